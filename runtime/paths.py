@@ -1,0 +1,105 @@
+"""Values: where everything lies on disk (architecture, section 4). Pure path arithmetic plus atomic writing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_ROOT = Path("/var/lib/stead")
+DEFAULT_RUN = Path("/run/stead")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """`root` survives a reboot, `run` does not. Both are 0700 and owned by root."""
+
+    root: Path = DEFAULT_ROOT
+    run: Path = DEFAULT_RUN
+
+    # -- root
+    @property
+    def database(self) -> Path:
+        return self.root / "stead.db"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.db"
+
+    @property
+    def lock(self) -> Path:
+        """flock'ed by the one agent (or `stead apply`) that holds this root; holds its pid as text."""
+        return self.root / "lock"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs" / "sha256"
+
+    @property
+    def layers(self) -> Path:
+        return self.root / "layers"
+
+    @property
+    def volumes(self) -> Path:
+        return self.root / "volumes"
+
+    @property
+    def sources(self) -> Path:
+        return self.root / "sources"
+
+    def container(self, id: str) -> Path:
+        """config.json, supervise.json, upper/, work/, log/, hosts, hostname, resolv.conf, exit.json"""
+        return self.root / "containers" / id
+
+    # -- run
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def events_socket(self) -> Path:
+        return self.run / "events.sock"
+
+    def live(self, id: str) -> Path:
+        """state.json, shim.sock, rootfs/ (mount point of the overlay), netns (bind of the network namespace)"""
+        return self.run / "containers" / id
+
+    def rootfs(self, id: str) -> Path:
+        return self.live(id) / "rootfs"
+
+    def netns(self, id: str) -> Path:
+        return self.live(id) / "netns"
+
+    def make(self) -> None:
+        """Create both trees with mode 0700. Repeatable."""
+        for path in (self.root, self.run):
+            path.mkdir(parents=True, exist_ok=True)
+            os.chmod(path, 0o700)
+        for path in (self.blobs, self.layers, self.volumes, self.sources, self.root / "containers"):
+            path.mkdir(parents=True, exist_ok=True)
+        (self.run / "containers").mkdir(exist_ok=True)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory. No reader sees half a file.
+
+    `durable=False` leaves out both fsyncs: for files under `run`, which no power cut survives anyway.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

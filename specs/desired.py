@@ -1,0 +1,213 @@
+"""Values: what is wanted, with every name resolved. The output of specs.resolve, an input of the planner.
+
+Frozen, compared by content. Names are full names: `project/name` (`shop/db`). A field that is None or empty was not set by the
+user and the image's or the engine's default holds. Durations are seconds (float), sizes are bytes (int).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from specs.values import ImageRef, MountPoint, PortBinding
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a person wrote it. `line` and `column` count from 1; `str()` is file:line."""
+
+    file: str
+    line: int
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredImage:
+    """One reference that containers use or that [image.NAME] declares. Keyed by str(ref)."""
+
+    ref: ImageRef
+    pull: str = "missing"  # always | missing | never
+    platform: str = ""  # os/arch[/variant]; empty: this machine's
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredNetwork:
+    name: str
+    subnet: str = ""  # CIDR (IPv4); empty: from the node's pool
+    gateway: str = ""
+    internal: bool = False
+    mtu: int = 0  # 0: the host's default
+    labels: Mapping[str, str] = _EMPTY
+    fingerprint: str = ""
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredVolume:
+    name: str
+    labels: Mapping[str, str] = _EMPTY
+    fingerprint: str = ""
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Membership of one network (full name). `aliases` are further names for the container there."""
+
+    network: str
+    aliases: tuple[str, ...] = ()
+    ipv4_address: str = ""
+    mac_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Exactly one of exec (argv run in the container), shell, http (URL; host part empty = 127.0.0.1 of the container), tcp.
+
+    `tcp` is "host:port" or ":port". After `retries` failures in a row the container is unhealthy and on_failure acts.
+    """
+
+    exec: tuple[str, ...] = ()
+    shell: str = ""
+    http: str = ""
+    tcp: str = ""
+    disabled: bool = False  # test = ["NONE"]: switches the image's HEALTHCHECK off
+    interval: float = 30.0
+    timeout: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+    start_interval: float = 5.0
+    on_failure: str = "restart"  # restart | stop | none
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    policy: str = "always"  # no | always | on-failure | unless-stopped
+    max_retries: int = 0  # for on-failure; 0: no limit
+    initial: float = 0.1  # the first restart is at once, the second after `initial`, then doubling
+    max: float = 60.0
+    reset_after: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class IoLimit:
+    """Limits of one block device, in bytes or operations a second; 0: none."""
+
+    device: str  # path or major:minor
+    read_bps: int = 0
+    write_bps: int = 0
+    read_iops: int = 0
+    write_iops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None or 0 means: no limit of our own."""
+
+    cpus: float = 0.0
+    cpu_weight: int = 0  # 1..10000, 100 is the kernel's default
+    cpuset: str = ""
+    memory: int = 0
+    memory_reservation: int = 0
+    memory_swap: int = 0  # memory + swap together, as in Compose; -1: unlimited swap
+    pids: int = 0
+    io_weight: int = 0
+    io: tuple[IoLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    source: str
+    target: str
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    max_size: int = 10 * 1024 * 1024
+    max_files: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    container: str  # full name
+    condition: str = "started"  # started | healthy | completed
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredContainer:
+    name: str
+    image: str  # key of Desired.images
+    project: str = ""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = _EMPTY
+    working_dir: str = ""
+    user: str = ""
+    group_add: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    labels: Mapping[str, str] = _EMPTY
+    annotations: Mapping[str, str] = _EMPTY
+    ports: tuple[PortBinding, ...] = ()
+    expose: tuple[str, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()  # a volume's source is a full name; a bind's source is absolute
+    networks: tuple[Attachment, ...] = ()
+    network_mode: str = "bridge"  # bridge | none | host
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_opt: tuple[str, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, address or "host-gateway")
+    probe: Probe | None = None
+    restart: Restart = Restart()
+    stop_signal: str = ""
+    stop_grace_period: float = 10.0
+    depends_on: tuple[Dependency, ...] = ()
+    read_only: bool = False
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    seccomp_unconfined: bool = False
+    devices: tuple[Device, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: Mapping[str, str] = _EMPTY
+    shm_size: int = 0
+    pid_mode: str = ""  # "" | host
+    ipc_mode: str = ""  # "" | host
+    uts_mode: str = ""  # "" | host
+    tty: bool = False
+    stdin_open: bool = False
+    logging: LogLimits = LogLimits()
+    limits: Limits = Limits()
+    desired: str = "running"  # running | stopped
+    suspend: str = ""  # a reason: nothing is done to this container while it stands
+    identity: str = ""  # fingerprint: a change is a replacement
+    adjustable: str = ""  # fingerprint: a change is made in place
+    facets: str = ""  # canonical JSON of what was fingerprinted, for "field: old -> new"
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """All that one source wants. Two sources are planned side by side and never touch each other's things."""
+
+    source: str = ""
+    images: Mapping[str, DesiredImage] = field(default_factory=dict)
+    networks: Mapping[str, DesiredNetwork] = field(default_factory=dict)
+    volumes: Mapping[str, DesiredVolume] = field(default_factory=dict)
+    containers: Mapping[str, DesiredContainer] = field(default_factory=dict)
