@@ -47,7 +47,9 @@ CODES: dict[str, str] = {
 }
 
 #: Faults that pass by themselves; the agent retries with backoff without telling a person to act.
-TRANSIENT = frozenset({"registry-unreachable", "registry-busy", "shim-unreachable", "kernel-error", "firewall-failed"})
+TRANSIENT = frozenset(
+    {"registry-unreachable", "registry-busy", "shim-unreachable", "kernel-error", "firewall-failed"}
+)
 
 
 class Fault(Exception):

@@ -1,0 +1,364 @@
+"""Values and the one door: what the agent may ask of the runtime. `Runtime` is implemented by LocalRuntime and FakeRuntime.
+
+Every call is synchronous, thread-safe, an "ensure" (repeating it is harmless), does one thing and raises Fault when it cannot.
+Names are full names (`project/name`), sizes are bytes, durations are seconds, times are seconds since the epoch.
+`source` marks who declared a thing; only things whose source matches are ever changed on that source's behalf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from specs.values import ImageRef, MountPoint, PortBinding
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+
+# ---------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    name: str
+    source: str
+    fingerprint: str
+    subnet: str = ""  # CIDR; empty: the next free one of the node's pool
+    gateway: str = ""
+    internal: bool = False
+    mtu: int = 0
+    labels: Mapping[str, str] = _EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRequest:
+    name: str
+    source: str
+    fingerprint: str
+    labels: Mapping[str, str] = _EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    network: str  # full name
+    aliases: tuple[str, ...] = ()
+    ipv4_address: str = ""
+    mac_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """Exactly one of exec, shell, http, tcp; the rest as in specs.desired.Probe."""
+
+    exec: tuple[str, ...] = ()
+    shell: str = ""
+    http: str = ""
+    tcp: str = ""
+    disabled: bool = False
+    interval: float = 30.0
+    timeout: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+    start_interval: float = 5.0
+    on_failure: str = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequest:
+    policy: str = "always"
+    max_retries: int = 0
+    initial: float = 0.1
+    max: float = 60.0
+    reset_after: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class IoLimit:
+    device: str
+    read_bps: int = 0
+    write_bps: int = 0
+    read_iops: int = 0
+    write_iops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsRequest:
+    cpus: float = 0.0
+    cpu_weight: int = 0
+    cpuset: str = ""
+    memory: int = 0
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    pids: int = 0
+    io_weight: int = 0
+    io: tuple[IoLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRequest:
+    """A container as its owner wants it; what is empty or None comes from the image's config, then from defaults."""
+
+    name: str
+    source: str
+    identity: str  # fingerprint: another one means replacement
+    adjustable: str  # fingerprint of what `adjust_container` changes in place
+    facets: str  # canonical JSON behind both fingerprints
+    image: ImageRef
+    project: str = ""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = _EMPTY
+    working_dir: str = ""
+    user: str = ""
+    group_add: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    labels: Mapping[str, str] = _EMPTY
+    annotations: Mapping[str, str] = _EMPTY
+    ports: tuple[PortBinding, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()
+    networks: tuple[Attachment, ...] = ()
+    network_mode: str = "bridge"  # bridge | none | host
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_opt: tuple[str, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    probe: ProbeRequest | None = None
+    restart: RestartRequest = RestartRequest()
+    stop_signal: str = ""
+    stop_grace_period: float = 10.0
+    read_only: bool = False
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    seccomp_unconfined: bool = False
+    devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm")
+    ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
+    sysctls: Mapping[str, str] = _EMPTY
+    shm_size: int = 0
+    pid_mode: str = ""
+    ipc_mode: str = ""
+    uts_mode: str = ""
+    tty: bool = False
+    stdin_open: bool = False
+    log_max_size: int = 10 * 1024 * 1024
+    log_max_files: int = 3
+    limits: LimitsRequest = LimitsRequest()
+
+
+# ---------------------------------------------------------------- observations
+
+
+class Phase(StrEnum):
+    CREATED = "created"  # never started
+    STARTING = "starting"  # the shim is about to run the program
+    RUNNING = "running"
+    BACKOFF = "backoff"  # the shim will restart it at `next_start_at`
+    STOPPING = "stopping"
+    EXITED = "exited"  # ended, and the policy says: leave it
+    STOPPED = "stopped"  # stopped on request
+    LOST = "lost"  # should have a shim and has none: killed, crashed, or the machine rebooted
+
+
+class Health(StrEnum):
+    NONE = "none"  # no probe
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One way in which the kernel differs from the record: drift. `kind` is stable (metrics), `text` is for people.
+
+    Kinds: cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding, hosts, layer, volume.
+    `restart` says that the repair needs the container's process to be started anew.
+    """
+
+    kind: str
+    text: str
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedContainer:
+    id: str
+    name: str
+    source: str
+    identity: str
+    adjustable: str
+    facets: str
+    image: str  # str(ImageRef) it was created from
+    image_id: str
+    phase: Phase
+    project: str = ""
+    pid: int = 0  # of the container's init, 0 when not running
+    created_at: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    exit_code: int | None = None  # of the last run that ended
+    oom_killed: bool = False
+    restarts: int = 0  # by the shim, since creation
+    next_start_at: float = 0.0
+    health: Health = Health.NONE
+    error: str = ""  # why the last start failed
+    log_tail: str = ""  # last lines of a crash-looping container
+    networks: tuple[tuple[str, str], ...] = ()  # (network, address)
+    ports: tuple[PortBinding, ...] = ()
+    volumes: tuple[str, ...] = ()
+    privileged: bool = False
+    defects: tuple[Defect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedNetwork:
+    name: str
+    source: str
+    fingerprint: str
+    bridge: str
+    subnet: str
+    gateway: str
+    members: tuple[str, ...] = ()  # container names with a lease
+    defects: tuple[Defect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedVolume:
+    name: str
+    source: str
+    fingerprint: str
+    path: str
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedImage:
+    id: str
+    names: tuple[str, ...]  # canonical references, str(ImageRef)
+    size: int = 0
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One snapshot, read from kernel, disk and shims. All sources' things are in it."""
+
+    images: Mapping[str, ObservedImage] = field(default_factory=dict)  # by every canonical reference
+    networks: Mapping[str, ObservedNetwork] = field(default_factory=dict)
+    volumes: Mapping[str, ObservedVolume] = field(default_factory=dict)
+    containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
+    firewall: tuple[Defect, ...] = ()  # of the table as a whole, and of host settings that forwarding needs
+    leftovers: tuple[
+        str, ...
+    ] = ()  # half-made things of a crash (cgroups, mounts, directories) that no record knows
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Resource use of one running container; counters are since its cgroup was made. Units as cAdvisor has them."""
+
+    id: str
+    name: str
+    image: str
+    cpu_seconds: float = 0.0
+    cpu_user_seconds: float = 0.0
+    cpu_system_seconds: float = 0.0
+    cpu_throttled_seconds: float = 0.0
+    memory_usage: int = 0
+    memory_working_set: int = 0
+    memory_rss: int = 0
+    memory_cache: int = 0
+    memory_swap: int = 0
+    memory_limit: int = 0
+    oom_events: int = 0
+    pids: int = 0
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
+    io_reads: int = 0
+    io_writes: int = 0
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
+    rx_errors: int = 0
+    tx_errors: int = 0
+    rx_dropped: int = 0
+    tx_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pull is. `total` 0: unknown."""
+
+    subject: str
+    what: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Runtime(Protocol):
+    """What the planner's actions become. One method an action; no method decides anything."""
+
+    def observe(self) -> Observed: ...
+    def sample(self) -> tuple[Sample, ...]: ...
+
+    def pull_image(
+        self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None
+    ) -> str:
+        """Bring `ref` into the store, unpacked. Returns the image id."""
+        ...
+
+    def import_image(self, path: Path, name: ImageRef) -> str:
+        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`. Returns the image id."""
+        ...
+
+    def remove_image(self, name: str) -> tuple[str, ...]:
+        """Returns the lines to print: `Untagged: ...`, `Deleted: ...`."""
+        ...
+
+    def create_network(self, request: NetworkRequest) -> None: ...
+    def repair_network(self, name: str) -> None: ...
+    def remove_network(self, name: str) -> None: ...
+
+    def create_volume(self, request: VolumeRequest) -> None: ...
+    def remove_volume(self, name: str) -> None: ...
+
+    def create_container(self, request: ContainerRequest) -> str:
+        """Record, addresses, bundle; nothing runs yet. Returns the id. `container-exists` when the name is taken."""
+        ...
+
+    def start_container(self, name: str) -> None:
+        """cgroup, network namespace, links, root filesystem, ports, shim. Returns when the program was exec'ed;
+        `start-failed` (with the exit code 125, 126 or 127 in the cause) when it could not be."""
+        ...
+
+    def stop_container(self, name: str) -> None:
+        """Stop signal, grace period, SIGKILL; the container stays stopped until started."""
+        ...
+
+    def adjust_container(self, request: ContainerRequest) -> None:
+        """Change in place what `adjustable` covers, without touching the process."""
+        ...
+
+    def repair_container(self, name: str) -> None:
+        """Mend every defect of the container that needs no new process."""
+        ...
+
+    def remove_container(self, name: str) -> None:
+        """Stop if need be; unpublish, unmount, release addresses, delete the writable layer and the record."""
+        ...
+
+    def repair_firewall(self) -> None:
+        """Our nftables table and the sysctls of forwarding, in one transaction, as the records want them."""
+        ...
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove what a crash left half-made. Returns what was removed."""
+        ...
