@@ -1,7 +1,9 @@
 """Values: what went wrong in the runtime, and who must act next.
 
-A Fault is the only exception that leaves `runtime` (besides programming errors). The agent decides by `code` whether to
-retry (`TRANSIENT`), to wait for something, or to ask a person. The kernel layer raises OSError; runtime turns it into a Fault.
+A Fault is the only exception that leaves `runtime` (besides programming errors). The agent decides by
+`code` whether to
+retry (`TRANSIENT`), to wait for something, or to ask a person. The kernel layer raises OSError; runtime
+turns it into a Fault.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Values and the one door: what the agent may ask of the runtime. `Runtime` is implemented by LocalRuntime and FakeRuntime.
+"""Values and the one door: what the agent may ask of the runtime. `Runtime` is implemented by LocalRuntime
+and FakeRuntime.
 
 Every call is synchronous, thread-safe, an "ensure" (repeating it is harmless), does one thing and raises Fault when it cannot.
-Names are full names (`project/name`), sizes are bytes, durations are seconds, times are seconds since the epoch.
-`source` marks who declared a thing; only things whose source matches are ever changed on that source's behalf.
+Names are full names (`project/name`), sizes are bytes, durations are seconds, times are seconds since the
+epoch.
+`source` marks who declared a thing; only things whose source matches are ever changed on that source's
+behalf.
 """
 
 from __future__ import annotations
@@ -99,7 +102,9 @@ class LimitsRequest:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
-    """A container as its owner wants it; what is empty or None comes from the image's config, then from defaults."""
+    """A container as its owner wants it; what is empty or None comes from the image's config, then
+    from defaults.
+    """
 
     name: str
     source: str
@@ -173,9 +178,11 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One way in which the kernel differs from the record: drift. `kind` is stable (metrics), `text` is for people.
+    """One way in which the kernel differs from the record: drift. `kind` is stable (metrics), `text` is for
+    people.
 
-    Kinds: cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding, hosts, layer, volume.
+    Kinds: cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding, hosts,
+    layer, volume.
     `restart` says that the repair needs the container's process to be started anew.
     """
 
@@ -259,7 +266,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Resource use of one running container; counters are since its cgroup was made. Units as cAdvisor has them."""
+    """Resource use of one running container; counters are since its cgroup was made. Units as
+    cAdvisor has them.
+    """
 
     id: str
     name: str
@@ -316,7 +325,9 @@ class Runtime(Protocol):
         ...
 
     def import_image(self, path: Path, name: ImageRef) -> str:
-        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`. Returns the image id."""
+        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`. Returns
+        the image id.
+        """
         ...
 
     def remove_image(self, name: str) -> tuple[str, ...]:
@@ -331,11 +342,14 @@ class Runtime(Protocol):
     def remove_volume(self, name: str) -> None: ...
 
     def create_container(self, request: ContainerRequest) -> str:
-        """Record, addresses, bundle; nothing runs yet. Returns the id. `container-exists` when the name is taken."""
+        """Record, addresses, bundle; nothing runs yet. Returns the id. `container-exists` when the
+        name is taken.
+        """
         ...
 
     def start_container(self, name: str) -> None:
-        """cgroup, network namespace, links, root filesystem, ports, shim. Returns when the program was exec'ed;
+        """cgroup, network namespace, links, root filesystem, ports, shim. Returns when the program was
+        exec'ed;
         `start-failed` (with the exit code 125, 126 or 127 in the cause) when it could not be."""
         ...
 
@@ -352,7 +366,9 @@ class Runtime(Protocol):
         ...
 
     def remove_container(self, name: str) -> None:
-        """Stop if need be; unpublish, unmount, release addresses, delete the writable layer and the record."""
+        """Stop if need be; unpublish, unmount, release addresses, delete the writable layer and the
+        record.
+        """
         ...
 
     def repair_firewall(self) -> None:

@@ -1,4 +1,6 @@
-"""Values: where everything lies on disk (architecture, section 4). Pure path arithmetic plus atomic writing."""
+"""Values: where everything lies on disk (architecture, section 4). Pure path arithmetic plus atomic
+writing.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Paths:
         return self.run / "events.sock"
 
     def live(self, id: str) -> Path:
-        """state.json, shim.sock, rootfs/ (mount point of the overlay), netns (bind of the network namespace)"""
+        """state.json, shim.sock, rootfs/ (mount point of the overlay), netns (bind of the network
+        namespace)
+        """
         return self.run / "containers" / id
 
     def rootfs(self, id: str) -> Path:
@@ -81,7 +85,8 @@ class Paths:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory. No reader sees half a file.
+    """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory. No reader sees half
+    a file.
 
     `durable=False` leaves out both fsyncs: for files under `run`, which no power cut survives anyway.
     """

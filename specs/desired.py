@@ -1,6 +1,7 @@
 """Values: what is wanted, with every name resolved. The output of specs.resolve, an input of the planner.
 
-Frozen, compared by content. Names are full names: `project/name` (`shop/db`). A field that is None or empty was not set by the
+Frozen, compared by content. Names are full names: `project/name` (`shop/db`). A field that is None or empty
+was not set by the
 user and the image's or the engine's default holds. Durations are seconds (float), sizes are bytes (int).
 """
 
@@ -69,9 +70,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Exactly one of exec (argv run in the container), shell, http (URL; host part empty = 127.0.0.1 of the container), tcp.
+    """Exactly one of exec (argv run in the container), shell, http (URL; host part empty = 127.0.0.1 of the
+    container), tcp.
 
-    `tcp` is "host:port" or ":port". After `retries` failures in a row the container is unhealthy and on_failure acts.
+    `tcp` is "host:port" or ":port". After `retries` failures in a row the container is unhealthy and
+    on_failure acts.
     """
 
     exec: tuple[str, ...] = ()

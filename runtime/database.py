@@ -1,0 +1,120 @@
+"""Effects: the SQLite file in which the runtime remembers what it made (`stead.db`, WAL).
+
+One process writes at a time (the holder of the root's lock, and short `stead image` commands); any may
+read. Every thread
+gets a connection of its own; `write()` serialises the writers of this process and is one durable transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.faults import Fault
+
+#: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
+VERSION = 1
+
+CONTAINERS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (
+    id          TEXT PRIMARY KEY,
+    name        TEXT NOT NULL UNIQUE,
+    source      TEXT NOT NULL,
+    project     TEXT NOT NULL,
+    identity    TEXT NOT NULL,
+    adjustable  TEXT NOT NULL,
+    image       TEXT NOT NULL,
+    image_id    TEXT NOT NULL,
+    request     TEXT NOT NULL,
+    wanted      TEXT NOT NULL,
+    created_at  REAL NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS containers_by_source ON containers(source);
+"""
+
+
+def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+    """An autocommit connection with WAL, full durability and a busy time-out of 10 s. Raises Fault
+    database-invalid.
+    """
+    try:
+        if readonly:
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10)
+        else:
+            connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+        connection.row_factory = sqlite3.Row
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise Fault("database-invalid", "open database", str(path), str(error).lower()) from error
+    if found > VERSION:
+        connection.close()
+        raise Fault(
+            "database-invalid",
+            "open database",
+            str(path),
+            f"it has layout {found}, this release knows {VERSION}",
+            "install the newer release again",
+        )
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, schemas: tuple[str, ...]) -> None:
+    """Bring an empty or older file to VERSION. `schemas` are the rooms' DDL scripts. Repeatable."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        return
+    for script in (CONTAINERS_SCHEMA, *schemas):
+        connection.executescript(script)
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+class Database:
+    """Thread-local connections over one file. `read()` for queries, `write()` for a transaction."""
+
+    def __init__(self, path: Path, schemas: tuple[str, ...] = ()) -> None:
+        self.path = path
+        self._schemas = schemas
+        self._local = threading.local()
+        self._writer = threading.RLock()
+        self._all: list[sqlite3.Connection] = []
+        with self._writer:
+            migrate(self.read(), schemas)
+
+    def read(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect(self.path)
+            self._local.connection = connection
+            with self._writer:
+                self._all.append(connection)
+        return connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed at the end, rolled back on an exception. Nests into the outer one."""
+        connection = self.read()
+        with self._writer:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close every thread's connection; no thread may use the database afterwards."""
+        with self._writer:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()
+            self._local = threading.local()
