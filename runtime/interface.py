@@ -1,8 +1,8 @@
 """Values and the one door: what the agent may ask of the runtime. `Runtime` is implemented by LocalRuntime
 and FakeRuntime.
 
-Every call is synchronous, thread-safe, an "ensure" (repeating it is harmless), does one thing and raises Fault
-when it cannot.
+Every call is synchronous, thread-safe, an "ensure" (repeating it is harmless), does one thing and raises
+Fault when it cannot.
 Names are full names (`project/name`), sizes are bytes, durations are seconds, times are seconds since the
 epoch.
 `source` marks who declared a thing; only things whose source matches are ever changed on that source's
@@ -349,8 +349,8 @@ class Runtime(Protocol):
         ...
 
     def start_container(self, name: str) -> None:
-        """cgroup, network namespace, links, root filesystem, ports, shim. Returns when the program was exec'ed;
-        `start-failed` (with the exit code 125, 126 or 127 in the cause) when it could not be."""
+        """cgroup, network namespace, links, root filesystem, ports, shim. Returns when the program is
+        exec'ed; `start-failed` (with the exit code 125, 126 or 127 in the cause) when it could not be."""
         ...
 
     def stop_container(self, name: str) -> None:

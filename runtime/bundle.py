@@ -1,0 +1,265 @@
+"""Decisions: a container's request and its image's config become an OCI runtime-spec config.json.
+
+Source: OCI runtime-spec 1.1 (config.md, config-linux.md); defaults as Docker has them.
+What the spec has no word for (restart policy, probes, log limits) goes into supervise.json, see
+runtime.shim.messages; our own seccomp list is asked for by the annotation `stead.seccomp`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.faults import Fault
+from runtime.interface import ContainerRequest, ProbeRequest
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHM = 64 * 1024 * 1024
+OCI_VERSION = "1.1.0"
+
+DEFAULT_CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+)
+
+MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as the image's own files know it. `groups` are supplementary."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the host adds to a request: where things are. `mounts` are OCI mounts: volumes, /etc/hosts …"""
+
+    id: str
+    rootfs: str
+    cgroup: str
+    netns: str | None  # None: the host's network
+    hostname: str
+    user: User
+    mounts: tuple[Mapping[str, Any], ...] = ()
+    all_capabilities: tuple[str, ...] = ()  # what `privileged` and ALL mean on this kernel
+
+
+ImageConfig = Mapping[str, Any]  # the `config` object of an OCI image configuration
+
+
+def oci_config(request: ContainerRequest, image: ImageConfig, setting: Setting) -> dict[str, Any]:
+    """The whole config.json. Raises Fault request-invalid where request and image leave no program to run."""
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": _process(request, image, setting),
+        "root": {"path": setting.rootfs, "readonly": request.read_only},
+        "hostname": setting.hostname,
+        **({"domainname": request.domainname} if request.domainname else {}),
+        "mounts": _mounts(request, setting),
+        "linux": _linux(request, setting),
+        "annotations": {
+            "stead.name": request.name,
+            "stead.seccomp": "unconfined" if request.privileged or request.seccomp_unconfined else "default",
+            **request.annotations,
+        },
+    }
+
+
+def argv(request: ContainerRequest, image: ImageConfig) -> list[str]:
+    """Docker's rule: an entrypoint of the user's own drops the image's command as well."""
+    if request.entrypoint is not None:
+        words = [*request.entrypoint, *(request.command or ())]
+    else:
+        command = request.command if request.command is not None else image.get("Cmd") or ()
+        words = [*(image.get("Entrypoint") or ()), *command]
+    if not words:
+        raise Fault(
+            "request-invalid",
+            "start container",
+            request.name,
+            "neither the spec nor the image says which program to run",
+            "set command",
+        )
+    return [str(word) for word in words]
+
+
+def environment(request: ContainerRequest, image: ImageConfig, setting: Setting) -> dict[str, str]:
+    """Defaults, then the image's, then the user's; HOME from the image's passwd file unless set."""
+    result = {"PATH": DEFAULT_PATH, "HOSTNAME": setting.hostname}
+    if request.tty:
+        result["TERM"] = "xterm"
+    for entry in image.get("Env") or ():
+        key, _, value = str(entry).partition("=")
+        result[key] = value
+    result.update(request.environment)
+    result.setdefault("HOME", setting.user.home)
+    return result
+
+
+def capabilities(request: ContainerRequest, available: Sequence[str]) -> list[str]:
+    """cap_drop before cap_add, as Docker has it: `drop ALL` and `add X` leaves X."""
+    everything = list(available)
+    if request.privileged:
+        return everything
+    add, drop = ({_capability(name) for name in names} for names in (request.cap_add, request.cap_drop))
+    kept = everything if "CAP_ALL" in add else list(DEFAULT_CAPABILITIES)
+    if "CAP_ALL" in drop:
+        kept = []
+    kept = [name for name in kept if name not in drop]
+    return kept + sorted(name for name in add if name != "CAP_ALL" and name not in kept)
+
+
+def _capability(name: str) -> str:
+    upper = name.upper()
+    return upper if upper.startswith("CAP_") else f"CAP_{upper}"
+
+
+def _process(request: ContainerRequest, image: ImageConfig, setting: Setting) -> dict[str, Any]:
+    granted = capabilities(request, setting.all_capabilities)
+    held = granted if setting.user.uid == 0 else []
+    return {
+        "terminal": request.tty,
+        "args": argv(request, image),
+        "env": [f"{key}={value}" for key, value in environment(request, image, setting).items()],
+        "cwd": request.working_dir or image.get("WorkingDir") or "/",
+        "user": {
+            "uid": setting.user.uid,
+            "gid": setting.user.gid,
+            "additionalGids": list(setting.user.groups),
+            "umask": 0o022,
+        },
+        "capabilities": {
+            "bounding": granted,
+            "effective": held,
+            "permitted": held,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [
+            {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard}
+            for name, soft, hard in request.ulimits
+        ],
+        "noNewPrivileges": request.no_new_privileges,
+    }
+
+
+def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]:
+    writable = request.privileged
+    shm = request.shm_size or DEFAULT_SHM
+
+    def entry(destination: str, kind: str, options: list[str], source: str = "") -> dict[str, Any]:
+        return {"destination": destination, "type": kind, "source": source or kind, "options": options}
+
+    sealed = ["nosuid", "noexec", "nodev"]
+    mounts = [
+        entry("/proc", "proc", sealed),
+        entry("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        entry(
+            "/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+        ),
+        entry("/dev/shm", "tmpfs", [*sealed, "mode=1777", f"size={shm}"], "shm"),
+        entry("/dev/mqueue", "mqueue", sealed),
+        entry("/sys", "sysfs", sealed if writable else [*sealed, "ro"]),
+        entry("/sys/fs/cgroup", "cgroup", sealed if writable else [*sealed, "ro"]),
+    ]
+    if request.ipc_mode == "host":
+        mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], "/dev/shm")
+        mounts[4] = entry("/dev/mqueue", "bind", ["rbind", *sealed], "/dev/mqueue")
+    given = [dict(mount) for mount in setting.mounts]
+    taken = {mount["destination"] for mount in given}
+    mounts = [mount for mount in mounts if mount["destination"] not in taken]
+    return sorted([*mounts, *given], key=lambda mount: str(mount["destination"]).count("/"))
+
+
+def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
+    namespaces: list[dict[str, Any]] = [{"type": "mount"}, {"type": "cgroup"}]
+    if request.pid_mode != "host":
+        namespaces.append({"type": "pid"})
+    if request.ipc_mode != "host":
+        namespaces.append({"type": "ipc"})
+    if request.uts_mode != "host":
+        namespaces.append({"type": "uts"})
+    if setting.netns is not None:
+        namespaces.append({"type": "network", "path": setting.netns})
+    sysctls = dict(request.sysctls)
+    if setting.netns is not None:
+        sysctls.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
+    devices = [
+        {"source": source, "path": target, "access": access} for source, target, access in request.devices
+    ]
+    rule: dict[str, Any] = {"allow": True, "access": "rwm"} if request.privileged else {"allow": False}
+    return {
+        "namespaces": namespaces,
+        "cgroupsPath": setting.cgroup,
+        "maskedPaths": [] if request.privileged else list(MASKED),
+        "readonlyPaths": [] if request.privileged else list(READ_ONLY),
+        "sysctl": sysctls,
+        "devices": devices,
+        "resources": {"devices": [rule]},
+        "rootfsPropagation": "private",
+    }
+
+
+def stop_signal(request: ContainerRequest, image: ImageConfig) -> str:
+    return request.stop_signal or str(image.get("StopSignal") or "SIGTERM")
+
+
+def probe(request: ContainerRequest, image: ImageConfig) -> ProbeRequest | None:
+    """The spec's probe, else the image's HEALTHCHECK (times in ns), else none."""
+    if request.probe is not None:
+        return None if request.probe.disabled else request.probe
+    check = image.get("Healthcheck") or {}
+    test = [str(word) for word in check.get("Test") or ()]
+    if not test or test[0] == "NONE":
+        return None
+
+    def seconds(key: str, default: float) -> float:
+        value = check.get(key) or 0
+        return float(value) / 1e9 if value else default
+
+    return ProbeRequest(
+        exec=tuple(test[1:]) if test[0] == "CMD" else (),
+        shell=test[1] if test[0] == "CMD-SHELL" and len(test) > 1 else "",
+        interval=seconds("Interval", 30.0),
+        timeout=seconds("Timeout", 30.0),
+        retries=int(check.get("Retries") or 3),
+        start_period=seconds("StartPeriod", 0.0),
+        start_interval=seconds("StartInterval", 5.0),
+    )
+
+
+def describe_command(words: Sequence[str]) -> str:
+    return shlex.join(words)
