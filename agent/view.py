@@ -1,0 +1,91 @@
+"""Values: one frozen picture of the agent for those who show it: status, ps, explain, the HTTP API, metrics.
+
+The loop replaces the whole View after every round; readers take the reference once and never wait for anything.
+All times are seconds since the epoch (0.0: never); `retry_in` is seconds from `View.at`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runtime.interface import Observed, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """One source. `revision` is the one in force; `errors` belong to `seen`, the newest one looked at."""
+
+    name: str
+    kind: str  # directory | git
+    location: str  # path or URL (credentials left out)
+    revision: str = ""  # in force; "" when there never was a good one
+    revision_note: str = ""  # subject and author of the commit, or the number of files
+    revision_at: float = 0.0  # when it was put in force
+    seen: str = ""
+    seen_at: float = 0.0
+    errors: tuple[str, ...] = ()  # file:line:column: problem, of `seen`
+    fetch_error: str = ""  # why the source itself could not be read
+    last_success: float = 0.0  # when everything it declares was last converged
+    containers: int = 0  # declared
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    id: str  # "start container shop/web"
+    verb: str
+    kind: str
+    name: str
+    source: str
+    reason: str  # Cause.reason
+    cause: str
+    started_at: float = 0.0  # in flight since; 0.0: not started
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedView:
+    kind: str
+    name: str
+    source: str
+    code: str
+    reason: str
+    retry_in: float | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the agent's start; for metrics. Keys are label values in the order of the comment."""
+
+    steps: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)  # kind, verb, reason, result
+    step_seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)  # kind, verb
+    rounds: Mapping[str, int] = field(
+        default_factory=dict
+    )  # outcome: converged | progressing | blocked | error
+    round_seconds: float = 0.0
+    last_round_seconds: float = 0.0
+    drift: Mapping[str, int] = field(default_factory=dict)  # defect kind -> times a repair was begun for it
+    revisions: Mapping[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # source, result: accepted | refused
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    at: float = 0.0
+    started_at: float = 0.0
+    pid: int = 0
+    version: str = ""
+    node: str = ""
+    state: str = "starting"  # starting | converged | progressing | blocked | stopping
+    sources: tuple[SourceView, ...] = ()
+    observed: Observed = Observed()
+    observed_at: float = 0.0
+    plan: tuple[StepView, ...] = ()  # not yet started
+    in_flight: tuple[StepView, ...] = ()
+    blocked: tuple[BlockedView, ...] = ()
+    counters: Counters = Counters()
+    samples: tuple[Sample, ...] = ()
+    sampled_at: float = 0.0
+    error: str = ""  # why the last round failed as a whole (observe failed)
