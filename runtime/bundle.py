@@ -2,7 +2,7 @@
 
 Source: OCI runtime-spec 1.1 (config.md, config-linux.md); defaults as Docker has them.
 What the spec has no word for (restart policy, probes, log limits) goes into supervise.json, see
-runtime.shim.messages; our own seccomp list is asked for by the annotation `stead.seccomp`.
+runtime.shim.messages. The annotation `stead.seccomp` names a file with a compiled filter, or says unconfined.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Setting:
     user: User
     mounts: tuple[Mapping[str, Any], ...] = ()
     all_capabilities: tuple[str, ...] = ()  # what `privileged` and ALL mean on this kernel
+    seccomp: str = "unconfined"  # path of the compiled filter
 
 
 ImageConfig = Mapping[str, Any]  # the `config` object of an OCI image configuration
@@ -92,7 +93,7 @@ def oci_config(request: ContainerRequest, image: ImageConfig, setting: Setting) 
         "linux": _linux(request, setting),
         "annotations": {
             "stead.name": request.name,
-            "stead.seccomp": "unconfined" if request.privileged or request.seccomp_unconfined else "default",
+            "stead.seccomp": setting.seccomp,
             **request.annotations,
         },
     }
