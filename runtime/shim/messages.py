@@ -1,0 +1,185 @@
+"""Values: what shims write on disk and what is said to them, in bytes that later releases must still understand.
+
+Every document carries `"v": 1`. A reader ignores keys that it does not know and takes a default for keys that
+are missing, so a newer agent adopts the shims of an older one and the other way round; `v` grows only when an
+old meaning changes. The golden bytes stand in tests/unit/test_messages.py. Times are seconds since the epoch.
+
+Requests on shim.sock (SEQPACKET, one JSON object a packet, descriptors by SCM_RIGHTS), each answered by one
+packet `{"v":1,"ok":true,...}` or `{"v":1,"ok":false,"error":text}`:
+
+    ping | state                     -> "state": the record below
+    stop   signal, timeout           -> answered when the container has ended and exit.json is written
+    kill   signal                    -> sends the signal to the container's first process
+    start                            -> ends a backoff: the next start is tried now
+    adjust supervise                 -> keys of the supervise document to be changed in place
+    resize rows, columns             -> of the container's terminal
+    exec   process, tty   fds 0 1 2  -> "pid"; later an event packet {"v":1,"event":"exited","exit_code":n};
+                          or console    meanwhile `signal` and number may be sent on the same connection
+    attach close_stdin    fd  stdin  -> "tty"; an event packet `ended` when the container is gone for good
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+VERSION = 1
+
+#: One packet on shim.sock, and a report of the zygote, are never larger (bytes).
+MAX_PACKET = 200_000
+#: Results of probes that a state record keeps, and bytes of output kept of each.
+HEALTH_LOG_ENTRIES = 5
+HEALTH_LOG_BYTES = 4096
+
+# ---------------------------------------------------------------- log index
+
+#: offset u64, length u32, stream u8, flags u8, 2 spare bytes, time in ns u64; little endian
+INDEX_RECORD = struct.Struct("<QIBBHQ")
+STDOUT, STDERR = 1, 2
+#: output was lost before this chunk: the disk was full
+FLAG_DROPPED = 1
+#: bytes that a killed shim had written without an index record; their time is when they were found
+FLAG_RECOVERED = 2
+
+
+def index_record(offset: int, length: int, stream: int, flags: int, time_ns: int) -> bytes:
+    return INDEX_RECORD.pack(offset, length, stream, flags, 0, time_ns)
+
+
+# ---------------------------------------------------------------- packets
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Compact JSON with `v` first; keys stay in the order given."""
+    return json.dumps({"v": VERSION, **message}, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Raises ValueError when the bytes are no JSON object or speak of a later version."""
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise ValueError("cannot read message: not an object")
+    if int(message.get("v", VERSION)) > VERSION:
+        raise ValueError(f"cannot read message: version {message['v']} is newer than {VERSION}")
+    return message
+
+
+# ---------------------------------------------------------------- state record
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """`exit_code` 0 is a success; -1 means that the probe did not end in time or could not be run."""
+
+    started_at: float
+    finished_at: float
+    exit_code: int
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A container as its shim last wrote it (state.json), or as it ended (exit.json).
+
+    `phase` is a word of runtime.interface.Phase, `health` one of runtime.interface.Health. `pid` is 0 while
+    nothing runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts` counts
+    since the container's creation; `next_start_at` is 0 outside backoff. The start times are in clock ticks
+    since boot: a process is the one meant only when pid and start time agree.
+    """
+
+    id: str = ""
+    name: str = ""
+    shim_pid: int = 0
+    shim_start: int = 0
+    pid: int = 0
+    pid_start: int = 0
+    phase: str = "created"
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    exit_code: int | None = None
+    oom_killed: bool = False
+    restarts: int = 0
+    next_start_at: float = 0.0
+    health: str = "none"
+    error: str = ""
+    health_log: tuple[ProbeResult, ...] = ()
+    log_dropped: int = 0  # bytes of output lost to a full disk
+    bundle: str = ""
+    cgroup: str = ""
+
+
+def state_document(state: State) -> dict[str, Any]:
+    document = {name: getattr(state, name) for name in _STATE_FIELDS}
+    document["health_log"] = [
+        {
+            "started_at": r.started_at,
+            "finished_at": r.finished_at,
+            "exit_code": r.exit_code,
+            "output": r.output,
+        }
+        for r in state.health_log
+    ]
+    return document
+
+
+def state_from(document: Mapping[str, Any]) -> State:
+    """Unknown keys are ignored, missing ones keep their default."""
+    known = {key: value for key, value in document.items() if key in _STATE_FIELDS}
+    log = known.get("health_log") or ()
+    known["health_log"] = tuple(
+        ProbeResult(**{k: v for k, v in entry.items() if k in _RESULT_FIELDS}) for entry in log
+    )
+    return State(**known)
+
+
+_STATE_FIELDS = tuple(field.name for field in fields(State))
+_RESULT_FIELDS = tuple(field.name for field in fields(ProbeResult))
+
+
+# ---------------------------------------------------------------- supervise.json
+
+
+def supervise_document(
+    *,
+    id: str,
+    name: str,
+    cgroup: str,
+    restart: Mapping[str, Any],
+    probe: Mapping[str, Any] | None,
+    stop_signal: str,
+    stop_timeout: float,
+    log_max_size: int,
+    log_max_files: int,
+    tty: bool,
+    stdin_open: bool,
+    restarts: int,
+    events_socket: str,
+) -> dict[str, Any]:
+    """What a shim must know besides config.json. `restart` and `probe` are the fields of RestartRequest and
+    ProbeRequest; `cgroup` is relative to each hierarchy's root; sizes are bytes, times seconds."""
+    return {
+        "v": VERSION,
+        "id": id,
+        "name": name,
+        "cgroup": cgroup,
+        "restart": dict(restart),
+        "probe": None if probe is None else dict(probe),
+        "stop_signal": stop_signal,
+        "stop_timeout": stop_timeout,
+        "log_max_size": log_max_size,
+        "log_max_files": log_max_files,
+        "tty": tty,
+        "stdin_open": stdin_open,
+        "restarts": restarts,
+        "events_socket": events_socket,
+    }
+
+
+#: What `adjust` may change in a running shim; other keys are ignored.
+ADJUSTABLE = ("restart", "probe", "stop_signal", "stop_timeout", "log_max_size", "log_max_files", "name")

@@ -1,0 +1,239 @@
+"""Decisions: when a container is started anew, when it is healthy, and which phase follows which. Pure tables;
+the time is an argument (seconds of any monotonic clock).
+
+Restart. The first restart happens at once, later ones after `initial` doubling up to `max`. A run that did
+well for `reset_after` seconds ends the streak, so that the next restart happens at once again. "Did well" is
+the time since exec, but for a run that ended because its probe failed it is the time since the probe first
+succeeded: a container that never becomes healthy is restarted ever more seldom, however long each run lasts.
+`on-failure:N` counts restarts since the shim was started, as Docker counts them since `docker start`.
+A start that fails counts as a run of 0 s which ended with a failure.
+
+Health. Failures do not count while the container is starting: within `start_period`, and within the first
+`interval`, in which Docker would not probe at all; probing there only lets a success be seen sooner. The first
+success ends the starting. While starting, probes are `start_interval` apart (never more than `interval`), then
+`interval`, measured from the end of one to the start of the next. `retries` failures in a row are unhealthy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+# ---------------------------------------------------------------- phases
+
+CREATED, STARTING, RUNNING, BACKOFF = "created", "starting", "running", "backoff"
+STOPPING, EXITED, STOPPED = "stopping", "exited", "stopped"
+
+#: (phase, event) -> phase. Events: start (fork the program), execed, retry (it ended or could not be started,
+#: and is to be started anew), leave (… and is to be left), stop (end it), stopped (it ended as requested).
+TRANSITIONS: dict[tuple[str, str], str] = {
+    (CREATED, "start"): STARTING,
+    (CREATED, "stop"): STOPPING,
+    (STARTING, "execed"): RUNNING,
+    (STARTING, "retry"): BACKOFF,
+    (STARTING, "leave"): EXITED,
+    (STARTING, "stop"): STOPPING,
+    (RUNNING, "retry"): BACKOFF,
+    (RUNNING, "leave"): EXITED,
+    (RUNNING, "stop"): STOPPING,
+    (BACKOFF, "start"): STARTING,
+    (BACKOFF, "leave"): EXITED,
+    (BACKOFF, "stop"): STOPPING,
+    (STOPPING, "stop"): STOPPING,
+    (STOPPING, "execed"): STOPPING,
+    (STOPPING, "retry"): BACKOFF,
+    (STOPPING, "leave"): EXITED,
+    (STOPPING, "stopped"): STOPPED,
+}
+
+FINAL = (EXITED, STOPPED)
+
+
+class InvalidTransition(Exception):
+    """A programming error: the event cannot happen in this phase."""
+
+
+def advance(phase: str, event: str) -> str:
+    """The phase that follows. Raises InvalidTransition for what is not in the table."""
+    try:
+        return TRANSITIONS[phase, event]
+    except KeyError:
+        raise InvalidTransition(f"{event} in phase {phase}") from None
+
+
+# ---------------------------------------------------------------- restart
+
+NO, ALWAYS, ON_FAILURE, UNLESS_STOPPED = "no", "always", "on-failure", "unless-stopped"
+POLICIES = (NO, ALWAYS, ON_FAILURE, UNLESS_STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """`max_retries` 0: no limit (it matters for on-failure only). Times in seconds."""
+
+    policy: str = ALWAYS
+    max_retries: int = 0
+    initial: float = 0.1
+    max: float = 60.0
+    reset_after: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RestartMemory:
+    """`streak`: restarts since a run last did well; `attempts`: restarts since the shim was started."""
+
+    streak: int = 0
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended. `well_for`: seconds for which it did well (see above)."""
+
+    exit_code: int
+    well_for: float = 0.0
+    unhealthy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start anew after `delay` seconds (0: at once)."""
+
+    delay: float
+    memory: RestartMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    reason: str
+
+
+def restart_policy(document: Mapping[str, Any]) -> RestartPolicy:
+    """From the `restart` object of supervise.json; "on-failure:3" is understood too. ValueError when unknown."""
+    name, _, count = str(document.get("policy") or ALWAYS).partition(":")
+    if name not in POLICIES:
+        raise ValueError(f"cannot read restart policy: {name!r} is none of {', '.join(POLICIES)}")
+    default = RestartPolicy()
+    return RestartPolicy(
+        policy=name,
+        max_retries=int(count or document.get("max_retries") or 0),
+        initial=_seconds(document, "initial", default.initial),
+        max=_seconds(document, "max", default.max),
+        reset_after=_seconds(document, "reset_after", default.reset_after),
+    )
+
+
+def after_end(policy: RestartPolicy, memory: RestartMemory, end: End) -> Restart | Leave:
+    """What follows the end of a run that nobody asked for."""
+    failed = end.exit_code != 0 or end.unhealthy
+    if policy.policy == NO:
+        return Leave("restart policy is no")
+    if policy.policy == ON_FAILURE and not failed:
+        return Leave("it ended successfully")
+    if policy.policy == ON_FAILURE and 0 < policy.max_retries <= memory.attempts:
+        return Leave(f"it failed after {memory.attempts} of {policy.max_retries} restarts")
+    streak = 0 if end.well_for >= policy.reset_after else memory.streak
+    return Restart(backoff_delay(policy, streak), RestartMemory(streak + 1, memory.attempts + 1))
+
+
+def backoff_delay(policy: RestartPolicy, streak: int) -> float:
+    """Seconds before the restart that follows `streak` others: 0, initial, 2 initial, 4 initial … max."""
+    if streak <= 0:
+        return 0.0
+    if streak > 64:  # 2**64 times the smallest initial is beyond any max; a float would overflow at 1024
+        return policy.max
+    return min(policy.max, policy.initial * float(1 << (streak - 1)))
+
+
+# ---------------------------------------------------------------- health
+
+NONE, HEALTHY, UNHEALTHY = "none", "healthy", "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    interval: float = 30.0
+    timeout: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+    start_interval: float = 5.0
+    on_failure: str = "restart"  # restart | stop | none
+
+
+@dataclass(frozen=True, slots=True)
+class HealthMemory:
+    """`failures` in a row that count; `healthy_since` is None until the first success of this run."""
+
+    status: str
+    started_at: float
+    next_at: float
+    failures: int = 0
+    healthy_since: float | None = None
+
+
+def health_policy(document: Mapping[str, Any]) -> HealthPolicy:
+    default = HealthPolicy()
+    on_failure = str(document.get("on_failure") or default.on_failure)
+    if on_failure not in ("restart", "stop", "none"):
+        raise ValueError(f"cannot read probe: on_failure {on_failure!r} is none of restart, stop, none")
+    return HealthPolicy(
+        interval=_seconds(document, "interval", default.interval) or default.interval,
+        timeout=_seconds(document, "timeout", default.timeout) or default.timeout,
+        retries=max(1, int(document.get("retries") or default.retries)),
+        start_period=_seconds(document, "start_period", default.start_period),
+        start_interval=_seconds(document, "start_interval", default.start_interval) or default.start_interval,
+        on_failure=on_failure,
+    )
+
+
+def begin_health(policy: HealthPolicy, now: float) -> HealthMemory:
+    """At exec of the program."""
+    return HealthMemory(STARTING, now, now + min(policy.start_interval, policy.interval))
+
+
+def after_probe(
+    policy: HealthPolicy, memory: HealthMemory, *, success: bool, began: float, now: float
+) -> HealthMemory:
+    """`began`: when the probe was started, which decides whether its failure counts."""
+    if success:
+        since = now if memory.healthy_since is None else memory.healthy_since
+        return HealthMemory(HEALTHY, memory.started_at, now + policy.interval, 0, since)
+    grace = memory.started_at + max(policy.start_period, policy.interval)
+    if memory.healthy_since is None and memory.failures == 0 and began < grace:
+        pause = min(policy.start_interval, policy.interval)
+        if now < grace < now + pause:  # do not step over the first probe that counts
+            pause = grace - now
+        return replace(memory, next_at=now + pause)
+    failures = memory.failures + 1
+    status = UNHEALTHY if failures >= policy.retries else memory.status
+    return replace(memory, status=status, failures=failures, next_at=now + policy.interval)
+
+
+def on_unhealthy(
+    health: HealthPolicy, restart: RestartPolicy, before: HealthMemory, after: HealthMemory
+) -> str:
+    """What to do about a probe's result: "restart", "stop" or "" (nothing). A container whose policy is `no`
+    is not restarted; it stays, marked unhealthy."""
+    if after.status != UNHEALTHY or before.status == UNHEALTHY:
+        return ""
+    if health.on_failure == "restart":
+        return "" if restart.policy == NO else "restart"
+    return "stop" if health.on_failure == "stop" else ""
+
+
+def well_for(started_at: float, now: float, memory: HealthMemory | None, *, unhealthy: bool) -> float:
+    """Seconds for which a run that ends at `now` did well, for End."""
+    if not unhealthy:
+        return now - started_at
+    if memory is None or memory.healthy_since is None:
+        return 0.0
+    return now - memory.healthy_since
+
+
+def _seconds(document: Mapping[str, Any], key: str, default: float) -> float:
+    value = document.get(key)
+    return default if value is None else max(0.0, float(value))
