@@ -1,0 +1,251 @@
+"""Effects: the life of one container, one method an action. No method decides whether it should happen.
+
+Every method is an ensure: it looks at what is there and does what is missing, so that it may be repeated after a
+crash at any line. The order of writes is what makes that true: `wanted` is recorded before the world is changed
+towards it, a record is deleted after the things it names are gone from the kernel.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.database import Database
+from runtime.faults import Fault, faults
+from runtime.images.store import ImageStore
+from runtime.interface import ContainerRequest
+from runtime.net.fabric import Fabric
+from runtime.paths import Paths
+from runtime.prepare import Preparation, same_process
+from runtime.records import (
+    CREATED,
+    RUNNING,
+    STOPPED,
+    ContainerRecord,
+    delete_container,
+    encode_request,
+    insert_container,
+    read_container,
+    set_wanted,
+    update_request,
+)
+from runtime.shim import client
+from specs.values import PortBinding
+
+
+class Containers:
+    """Thread-safe. Two actions on one container wait for each other; different containers run side by side."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        database: Database,
+        images: ImageStore,
+        fabric: Fabric,
+        preparation: Preparation,
+        zygote: client.Zygote,
+    ) -> None:
+        self._paths = paths
+        self._database = database
+        self._images = images
+        self._fabric = fabric
+        self._preparation = preparation
+        self._zygote = zygote
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+
+    # ------------------------------------------------------------ create, start
+
+    def create(self, request: ContainerRequest, *, now: float) -> str:
+        """The record with its leases of addresses and ports, in one transaction. Nothing on disk yet."""
+        with self._alone(request.name):
+            image = self._images.get(str(request.image))
+            if image is None:
+                raise Fault(
+                    "image-not-found",
+                    "create container",
+                    request.name,
+                    f"image {request.image.familiar} is not in the store",
+                    "pull or import it",
+                )
+            id = secrets.token_hex(16)
+            with self._database.write() as connection:
+                if read_container(connection, request.name) is not None:
+                    raise Fault("container-exists", "create container", request.name, "the name is taken")
+                insert_container(connection, _record(id, request, image.id, now))
+                self._fabric.reserve(connection, id, request.name, request.networks, request.ports)
+            self._fabric.refresh_hosts([item.network for item in request.networks])
+            return id
+
+    def start(self, name: str) -> None:
+        """From any phase to running; nothing to do where the program runs already."""
+        with self._alone(name):
+            record = self.record(name, "start container")
+            state = client.read_state(self._paths.live(record.id))
+            if state is not None and client.is_alive(state):
+                return
+            request = record.decode()
+            restarts = state.restarts if state is not None else 0
+            self._preparation.clear(record.id)
+            self._fabric.check_ports(record.id)
+            self._want(record.id, RUNNING)
+            try:
+                self._preparation.make(record, request, restarts=restarts)
+                self._fabric.activate(record.id)
+                self._fabric.publish()
+                self._spawn(record)
+            except BaseException:
+                self._undo(record.id)
+                raise
+
+    def _spawn(self, record: ContainerRecord) -> None:
+        try:
+            self._zygote.spawn(self._paths.container(record.id), self._paths.live(record.id))
+        except client.ShimError as error:
+            raise Fault(
+                "start-failed",
+                "start container",
+                record.name,
+                f"{error.message} (exit code {error.exit_code})",
+            ) from error
+
+    def _undo(self, id: str) -> None:
+        """After a failed start: nothing of it stays in the kernel; what fails here is left to `sweep`."""
+        try:
+            client.stop(self._paths.live(id), timeout=0.0)
+            self._fabric.deactivate(id)
+            self._fabric.publish()
+            self._preparation.clear(id)
+        except (Fault, OSError, client.ShimError):
+            pass
+
+    # ------------------------------------------------------------ stop, remove
+
+    def stop(self, name: str) -> None:
+        """Unpublish, stop signal, grace period, SIGKILL; then its mounts, links and cgroup go."""
+        with self._alone(name):
+            record = self.record(name, "stop container")
+            self._want(record.id, STOPPED)
+            self._halt(record)
+
+    def _halt(self, record: ContainerRecord) -> None:
+        id = record.id
+        self._fabric.deactivate(id)
+        self._fabric.publish()
+        try:
+            client.stop(self._paths.live(id))
+        except client.ShimError as error:
+            raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
+        self._preparation.clear(id)
+
+    def remove(self, name: str) -> None:
+        """Everything of the container goes; repeating it for a name that is gone is harmless."""
+        with self._alone(name):
+            record = read_container(self._database.read(), name)
+            if record is None:
+                return
+            networks = [item.network for item in record.decode().networks]
+            self._want(record.id, STOPPED)
+            self._halt(record)
+            with self._database.write() as connection:
+                self._fabric.release(connection, record.id)
+                delete_container(connection, record.id)
+            with faults("remove container", name):
+                delete_tree(self._paths.container(record.id))
+            self._fabric.refresh_hosts(networks)
+
+    # ------------------------------------------------------------ adjust, repair
+
+    def adjust(self, request: ContainerRequest) -> None:
+        """Limits, supervision, published ports, aliases and labels change; the process goes on."""
+        with self._alone(request.name):
+            record = self.record(request.name, "adjust container")
+            before = record.decode()
+            with self._database.write() as connection:
+                update_request(connection, record.id, request)
+                if _published(before.ports) != _published(request.ports):
+                    self._fabric.set_ports(connection, record.id, request.name, request.ports)
+                if before.networks != request.networks:
+                    self._fabric.set_aliases(connection, record.id, request.networks)
+            self._fabric.publish()
+            self._fabric.refresh_hosts([item.network for item in request.networks])
+            live = self._paths.live(record.id)
+            state = client.read_state(live)
+            if state is None or not client.is_alive(state):
+                return
+            if before.limits != request.limits:
+                self._preparation.limits(record.id, request)
+            document = self._preparation.supervise(
+                record, request, self._preparation.image(record), state.restarts
+            )
+            try:
+                client.adjust(live, document)
+            except client.ShimError as error:
+                raise Fault("shim-unreachable", "adjust container", request.name, error.message) from error
+
+    def repair(self, name: str) -> None:
+        """Mend what drifted around a running container; its process is not touched."""
+        with self._alone(name):
+            record = self.record(name, "repair container")
+            state = client.read_state(self._paths.live(record.id))
+            if state is None or not same_process(state.pid, state.pid_start):
+                raise Fault(
+                    "container-not-running", "repair container", name, "its process is gone", "start it"
+                )
+            self._preparation.mend(record, record.decode(), state.pid)
+            self._fabric.activate(record.id)
+            self._fabric.publish()
+
+    # ------------------------------------------------------------ records
+
+    def record(self, name: str, operation: str) -> ContainerRecord:
+        """Fault container-not-found."""
+        record = read_container(self._database.read(), name)
+        if record is None:
+            raise Fault("container-not-found", operation, name, "there is no container of this name")
+        return record
+
+    def _want(self, id: str, wanted: str) -> None:
+        with self._database.write() as connection:
+            set_wanted(connection, id, wanted)
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        with self._locks_lock:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            yield
+
+
+def delete_tree(path: Path) -> None:
+    """`rm -r`; what another thread removes meanwhile is not missed."""
+
+    def gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
+        if not isinstance(info[1], FileNotFoundError):
+            raise info[1]
+
+    shutil.rmtree(path, onerror=gone)
+
+
+def _record(id: str, request: ContainerRequest, image_id: str, now: float) -> ContainerRecord:
+    return ContainerRecord(
+        id=id,
+        name=request.name,
+        source=request.source,
+        project=request.project,
+        identity=request.identity,
+        adjustable=request.adjustable,
+        image=str(request.image),
+        image_id=image_id,
+        request=encode_request(request),
+        wanted=CREATED,
+        created_at=now,
+    )
+
+
+def _published(ports: tuple[PortBinding, ...]) -> frozenset[PortBinding]:
+    return frozenset(ports)

@@ -1,0 +1,176 @@
+"""Effects: LocalRuntime, the interface composed from the rooms of this package. It decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.containers import Containers, delete_tree
+from runtime.database import Database
+from runtime.faults import Fault, faults
+from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
+from runtime.interface import (
+    ContainerRequest,
+    NetworkRequest,
+    Observed,
+    ProgressCallback,
+    Sample,
+    VolumeRequest,
+)
+from runtime.linux import cgroups
+from runtime.net.fabric import NET_SCHEMA, Fabric
+from runtime.observe import Observer
+from runtime.paths import Paths
+from runtime.prepare import Preparation
+from runtime.records import read_containers
+from runtime.shim import client
+from runtime.volumes import VOLUMES_SCHEMA, Volumes
+from specs.values import ImageRef
+
+DEFAULT_POOL = "10.88.0.0/16"
+
+
+class LocalRuntime:
+    """The machine this process runs on. Opening makes the directories and the database, and changes nothing else.
+
+    `registries` are settings by host, `pool` is where networks without a subnet of their own are cut from.
+    The caller holds the root's lock whenever it changes anything.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        registries: Mapping[str, RegistrySettings] | None = None,
+        pool: str = DEFAULT_POOL,
+    ) -> None:
+        with faults("open state in", str(paths.root)):
+            paths.make()
+        self.paths = paths
+        self.database = Database(paths.database, (IMAGES_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA))
+        self.images = ImageStore(paths, self.database, registries=registries or {})
+        self.fabric = Fabric(paths, self.database, pool=pool)
+        self.volumes = Volumes(paths, self.database)
+        self._cgroups = cgroups.detect()
+        self._zygote = client.Zygote(paths.run)
+        self._preparation = Preparation(paths, self.images, self.fabric, self.volumes, self._cgroups)
+        self.containers = Containers(
+            paths, self.database, self.images, self.fabric, self._preparation, self._zygote
+        )
+        self._observer = Observer(paths, self.database, self.images, self.fabric, self.volumes, self._cgroups)
+
+    def close(self) -> None:
+        """Containers live on; only what belongs to this process ends."""
+        self._observer.close()
+        self._zygote.close()
+        self.fabric.close()
+        self.database.close()
+
+    def __enter__(self) -> LocalRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ look
+
+    def observe(self) -> Observed:
+        return self._observer.observe()
+
+    def sample(self) -> tuple[Sample, ...]:
+        return self._observer.sample()
+
+    # ------------------------------------------------------------ images
+
+    def pull_image(
+        self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None
+    ) -> str:
+        return self.images.pull(ref, platform=platform, progress=progress)
+
+    def import_image(self, path: Path, name: ImageRef) -> str:
+        return self.images.import_path(path, name)
+
+    def remove_image(self, name: str) -> tuple[str, ...]:
+        image = self.images.get(name)
+        if image is None:
+            raise Fault("image-not-found", "remove image", name, "it is not in the store")
+        users = [
+            record.name
+            for record in read_containers(self.database.read())
+            if record.image_id == image.id and (len(image.names) <= 1 or record.image == name)
+        ]
+        if users:
+            raise Fault(
+                "image-in-use",
+                "remove image",
+                name,
+                f"used by {', '.join(users[:5])}",
+                "remove its containers first",
+            )
+        return self.images.remove(name)
+
+    # ------------------------------------------------------------ networks, volumes
+
+    def create_network(self, request: NetworkRequest) -> None:
+        self.fabric.create_network(request)
+
+    def repair_network(self, name: str) -> None:
+        self.fabric.repair_network(name)
+
+    def remove_network(self, name: str) -> None:
+        self.fabric.remove_network(name)
+
+    def create_volume(self, request: VolumeRequest) -> None:
+        self.volumes.create(request)
+
+    def remove_volume(self, name: str) -> None:
+        users = [
+            record.name
+            for record in read_containers(self.database.read())
+            if any(mount.kind == "volume" and mount.source == name for mount in record.decode().mounts)
+        ]
+        self.volumes.remove(name, users)
+
+    # ------------------------------------------------------------ containers
+
+    def create_container(self, request: ContainerRequest) -> str:
+        return self.containers.create(request, now=time.time())
+
+    def start_container(self, name: str) -> None:
+        self.containers.start(name)
+
+    def stop_container(self, name: str) -> None:
+        self.containers.stop(name)
+
+    def adjust_container(self, request: ContainerRequest) -> None:
+        self.containers.adjust(request)
+
+    def repair_container(self, name: str) -> None:
+        self.containers.repair(name)
+
+    def remove_container(self, name: str) -> None:
+        self.containers.remove(name)
+
+    # ------------------------------------------------------------ the machine
+
+    def repair_firewall(self) -> None:
+        self.fabric.publish(force=True)
+
+    def sweep(self) -> tuple[str, ...]:
+        """Directories are listed before the records are read: a record is always made before its directory."""
+        directories = self._observer.directories()
+        known = {record.id for record in read_containers(self.database.read())}
+        removed = []
+        for id in sorted(directories - known):
+            try:
+                client.stop(self.paths.live(id), timeout=0.0)
+            except client.ShimError as error:
+                raise Fault("shim-unreachable", "sweep container", id, error.message) from error
+            self._preparation.clear(id)
+            with faults("sweep container", id):
+                delete_tree(self.paths.container(id))
+            removed.append(f"container {id}")
+        self.images.sweep()
+        self.fabric.sweep(known)
+        return tuple(removed)

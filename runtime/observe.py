@@ -1,0 +1,272 @@
+"""Effects: one Observed snapshot, read from records, shims' state, cgroups, mounts, netlink, nftables and the store.
+
+Nothing here is remembered between two snapshots but decoded requests, which never change under their fingerprints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from runtime import logs
+from runtime.database import Database
+from runtime.images.store import ImageStore
+from runtime.interface import (
+    ContainerRequest,
+    Defect,
+    Health,
+    Observed,
+    ObservedContainer,
+    ObservedImage,
+    ObservedVolume,
+    Phase,
+    Sample,
+)
+from runtime.linux import mounts
+from runtime.linux.cgroups import Cgroups, Limits, normalize
+from runtime.net.fabric import Fabric, NetObservation
+from runtime.paths import Paths
+from runtime.prepare import cgroup_path, kernel_limits, same_process
+from runtime.records import CREATED, STOPPED, ContainerRecord, read_containers
+from runtime.shim import client
+from runtime.volumes import Volumes
+
+#: Lines and bytes of output shown of a container that does not stay up.
+TAIL_LINES = 10
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What follows from a request alone; kept until the record's request changes."""
+
+    text: str
+    request: ContainerRequest
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """A record beside its shim's last word."""
+
+    record: ContainerRecord
+    state: client.State | None
+    phase: Phase
+    alive: bool  # the shim lives
+
+
+class Observer:
+    """Thread-safe; snapshots may be taken at the same time."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        database: Database,
+        images: ImageStore,
+        fabric: Fabric,
+        volumes: Volumes,
+        cgroups: Cgroups,
+    ) -> None:
+        self._paths = paths
+        self._database = database
+        self._images = images
+        self._fabric = fabric
+        self._volumes = volumes
+        self._cgroups = cgroups
+        self._known: dict[str, _Known] = {}
+        self._pool = ThreadPoolExecutor(1, "stead-observe-net")
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def observe(self) -> Observed:
+        """A directory without a record is a leftover; records are read last, since they are made first."""
+        network = self._pool.submit(self._fabric.observe)
+        directories = self.directories()
+        records = read_containers(self._database.read())
+        table = _mount_table()
+        images = self._images.list()
+        broken = {image.id: not self._images.check(image.id) for image in images}
+        lives = [self._life(record) for record in records]
+        net = network.result()
+        containers = {life.record.name: self._container(life, table, net, broken) for life in lives}
+        return Observed(
+            images=_by_reference(images),
+            networks={item.name: item for item in net.networks},
+            volumes=self._observed_volumes(records),
+            containers=containers,
+            firewall=net.firewall,
+            leftovers=tuple(sorted(directories - {record.id for record in records})),
+        )
+
+    def directories(self) -> set[str]:
+        """Ids that have a directory under run or root."""
+        found: set[str] = set()
+        for parent in (self._paths.run / "containers", self._paths.root / "containers"):
+            if parent.is_dir():
+                found.update(os.listdir(parent))
+        return found
+
+    def sample(self) -> tuple[Sample, ...]:
+        """Resource use of every running container."""
+        counters = self._fabric.counters()
+        samples = []
+        for record in read_containers(self._database.read()):
+            life = self._life(record)
+            if life.alive and life.state is not None and life.state.pid:
+                samples.append(self._sample(record, counters.get(record.id) or {}))
+        return tuple(samples)
+
+    def _sample(self, record: ContainerRecord, network: Mapping[str, int]) -> Sample:
+        try:
+            stats = self._cgroups.stats(cgroup_path(record.id))._asdict()
+        except OSError:
+            stats = {}
+        return Sample(id=record.id, name=record.name, image=record.image, **stats, **network)
+
+    # ------------------------------------------------------------ containers
+
+    def _life(self, record: ContainerRecord) -> _Life:
+        state = client.read_state(self._paths.live(record.id))
+        alive = state is not None and client.is_alive(state)
+        if alive:
+            assert state is not None
+            return _Life(record, state, Phase(state.phase), True)
+        ended = client.read_exit(self._paths.container(record.id))
+        if record.wanted == CREATED:
+            return _Life(record, None, Phase.CREATED, False)
+        if record.wanted == STOPPED:
+            return _Life(record, ended or state, Phase.STOPPED, False)
+        return _Life(record, ended or state, Phase.EXITED if ended else Phase.LOST, False)
+
+    def _container(
+        self, life: _Life, table: Mapping[str, str], net: NetObservation, broken: Mapping[str, bool]
+    ) -> ObservedContainer:
+        record, state, known = life.record, life.state, self._decode(life.record)
+        up = life.alive and state is not None and state.pid > 0
+        defects: tuple[Defect, ...] = ()
+        if life.alive and state is not None:
+            defects = self._defects(life, state, known, table)
+            defects += net.containers.get(record.id, ())
+        if broken.get(record.image_id, False):
+            defects += (Defect("layer", "a layer of its image is missing", restart=True),)
+        return ObservedContainer(
+            id=record.id,
+            name=record.name,
+            source=record.source,
+            identity=record.identity,
+            adjustable=record.adjustable,
+            facets=known.request.facets,
+            image=record.image,
+            image_id=record.image_id,
+            phase=life.phase,
+            project=record.project,
+            pid=state.pid if up and state is not None else 0,
+            created_at=record.created_at,
+            started_at=state.started_at if state else 0.0,
+            finished_at=state.finished_at if state else 0.0,
+            exit_code=state.exit_code if state else None,
+            oom_killed=state.oom_killed if state else False,
+            restarts=state.restarts if state else 0,
+            next_start_at=state.next_start_at if state and life.phase is Phase.BACKOFF else 0.0,
+            health=Health(state.health) if life.alive and state and state.health else Health.NONE,
+            error=state.error if state else "",
+            log_tail=self._tail(life),
+            networks=tuple(self._fabric.addresses(record.id)),
+            ports=known.request.ports,
+            volumes=tuple(mount.source for mount in known.request.mounts if mount.kind == "volume"),
+            privileged=known.request.privileged,
+            defects=defects,
+        )
+
+    def _decode(self, record: ContainerRecord) -> _Known:
+        known = self._known.get(record.id)
+        if known is None or known.text != record.request:
+            request = record.decode()
+            known = _Known(record.request, request, normalize(kernel_limits(request.limits)))
+            self._known[record.id] = known
+        return known
+
+    def _defects(
+        self, life: _Life, state: client.State, known: _Known, table: Mapping[str, str]
+    ) -> tuple[Defect, ...]:
+        """What is missing around a living shim, in the order in which it would be mended."""
+        id, request = life.record.id, known.request
+        found = []
+        path = cgroup_path(id)
+        if not self._cgroups.exists(path):
+            found.append(Defect("cgroup", "its cgroup is gone"))
+        else:
+            found += self._limit_defects(path, known.limits)
+        if str(self._paths.rootfs(id)) not in table:
+            found.append(Defect("rootfs", "its root filesystem is not mounted"))
+        if request.network_mode != "host":
+            bound = table.get(str(self._paths.netns(id)))
+            if bound is None:
+                found.append(Defect("netns", "its network namespace is not bound"))
+            elif same_process(state.pid, state.pid_start) and bound != _namespace(state.pid):
+                found.append(Defect("netns", "its process is in another network namespace", restart=True))
+        if state.pid == 0:  # between two runs there is no process to mend it around
+            found = [Defect(item.kind, item.text, restart=True) for item in found]
+        return tuple(found)
+
+    def _limit_defects(self, path: str, wanted: Limits) -> list[Defect]:
+        try:
+            found = self._cgroups.read_limits(path)
+        except OSError as error:
+            return [Defect("limits", f"its limits cannot be read: {error.strerror}".lower())]
+        return [
+            Defect("limits", f"{name} is {getattr(found, name)!r} instead of {getattr(wanted, name)!r}")
+            for name in wanted._fields
+            if getattr(found, name) != getattr(wanted, name)
+        ]
+
+    def _tail(self, life: _Life) -> str:
+        """The last output of a container that failed; empty while all is well."""
+        state = life.state
+        failing = life.phase in (Phase.BACKOFF, Phase.EXITED) and state is not None and state.exit_code
+        if not failing:
+            return ""
+        try:
+            lines = list(logs.read(self._paths.container(life.record.id) / "log", tail=TAIL_LINES))
+        except OSError:
+            return ""
+        text = b"".join(line for _, _, line in lines)
+        return text[-TAIL_BYTES:].decode("utf-8", "replace").rstrip("\n")
+
+    # ------------------------------------------------------------ the rest
+
+    def _observed_volumes(self, records: list[ContainerRecord]) -> dict[str, ObservedVolume]:
+        users: dict[str, list[str]] = {}
+        for record in records:
+            for mount in self._decode(record).request.mounts:
+                if mount.kind == "volume":
+                    users.setdefault(mount.source, []).append(record.name)
+        return {
+            volume.name: ObservedVolume(
+                name=volume.name,
+                source=volume.source,
+                fingerprint=volume.fingerprint,
+                path=str(volume.path),
+                users=tuple(users.get(volume.name, ())),
+            )
+            for volume in self._volumes.list()
+        }
+
+
+def _by_reference(images: list[ObservedImage]) -> dict[str, ObservedImage]:
+    return {name: image for image in images for name in image.names}
+
+
+def _mount_table() -> dict[str, str]:
+    """Mount point -> the root of the mount within its filesystem (`net:[...]` for a bound namespace)."""
+    return {str(mount.target): mount.root for mount in mounts.table()}
+
+
+def _namespace(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""

@@ -1,0 +1,396 @@
+"""Effects: what a container needs before its program runs, each an "ensure" that mends what it finds broken.
+
+The cgroup, the network namespace and the overlay mount belong to the container, not to one run of its process.
+`Preparation.make` builds them in the order of dependence, `clear` takes them away in the reverse order. Both
+may be repeated from any point at which a crash left them. The directory `run/containers/<id>` is made first and
+removed last: what a crash leaves is always found through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runtime import bundle
+from runtime.bundle import Setting, User
+from runtime.faults import Fault, faults
+from runtime.images.store import ImageStore, StoredImage
+from runtime.interface import ContainerRequest, LimitsRequest
+from runtime.linux import capabilities, mounts, namespaces, openat2, overlay, pidfd, seccomp
+from runtime.linux.cgroups import Cgroups, IoLimit, Limits
+from runtime.net.fabric import Fabric
+from runtime.paths import Paths, write_atomically
+from runtime.records import ContainerRecord
+from runtime.shim import messages
+from runtime.users import find_user
+from runtime.volumes import Volumes
+
+SLICE = "stead.slice"
+
+#: An /etc/passwd or /etc/group of an image larger than this is not read.
+MAX_ACCOUNTS = 4 * 1024 * 1024
+
+
+def cgroup_path(id: str) -> str:
+    """Relative to the root of each hierarchy."""
+    return f"{SLICE}/{id}"
+
+
+def kernel_limits(limits: LimitsRequest) -> Limits:
+    """The same values in the kernel layer's type."""
+    values = asdict(limits)
+    values["io"] = tuple(IoLimit(**item) for item in values["io"])
+    return Limits(**values)
+
+
+class Preparation:
+    """Thread-safe for different containers; the caller keeps one step a container at a time."""
+
+    def __init__(
+        self, paths: Paths, images: ImageStore, fabric: Fabric, volumes: Volumes, cgroups: Cgroups
+    ) -> None:
+        self._paths = paths
+        self._images = images
+        self._fabric = fabric
+        self._volumes = volumes
+        self._cgroups = cgroups
+        self._filters: dict[tuple[str, ...], Path] = {}
+        self._filters_lock = threading.Lock()
+
+    # ------------------------------------------------------------ make
+
+    def make(self, record: ContainerRecord, request: ContainerRequest, *, restarts: int = 0) -> None:
+        """Everything up to, and without, the program. Raises Fault; the caller clears."""
+        paths, id = self._paths, record.id
+        live, home = paths.live(id), paths.container(id)
+        with faults("prepare container", record.name):
+            for directory in (live, home, home / "upper", home / "work", home / "log"):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (home / "exit.json").unlink(missing_ok=True)
+        image = self.image(record)
+        self.cgroup(id, request)
+        self.network(record, request)
+        self.rootfs(record)
+        with faults("prepare volumes of", record.name):
+            given = self._volumes.prepare(request, paths.rootfs(id))
+        self._fabric.write_files(id, request, home)
+        setting = self._setting(record, request, image, tuple(given))
+        config = bundle.oci_config(request, image.config.get("config") or {}, setting)
+        document = self.supervise(record, request, image, restarts)
+        with faults("write bundle of", record.name):
+            write_atomically(home / "config.json", _json(config), durable=False)
+            write_atomically(home / "supervise.json", _json(document), durable=False)
+
+    def image(self, record: ContainerRecord) -> StoredImage:
+        """The image that the record was created from."""
+        image = self._images.get(record.image_id)
+        if image is None:
+            raise Fault(
+                "image-not-found",
+                "start container",
+                record.name,
+                f"its image {record.image} is gone",
+                "pull it",
+            )
+        return image
+
+    def cgroup(self, id: str, request: ContainerRequest) -> None:
+        """The container's cgroup with its limits and device rules. Processes of its own are moved back in."""
+        path, subject = cgroup_path(id), request.name
+        with faults("make cgroup of", subject):
+            self._cgroups.create(path)
+            self._cgroups.allow_devices(path, _device_rules(request))
+        self.limits(id, request)
+
+    def limits(self, id: str, request: ContainerRequest) -> None:
+        """Make the kernel's limits equal the request's. Fault limit-unsupported where it cannot."""
+        try:
+            self._cgroups.apply(cgroup_path(id), kernel_limits(request.limits))
+        except OSError as error:
+            raise Fault(
+                "limit-unsupported",
+                "limit container",
+                request.name,
+                str(error.strerror or error).lower(),
+                f"see {error.filename}" if error.filename else "",
+            ) from error
+
+    def network(self, record: ContainerRecord, request: ContainerRequest) -> None:
+        """The bound network namespace with its links; nothing for the host's network."""
+        if request.network_mode == "host":
+            return
+        netns = self._paths.netns(record.id)
+        with faults("make network namespace of", record.name):
+            namespaces.create_netns(netns)
+        if request.network_mode == "bridge":
+            self._fabric.attach(record.id, netns)
+
+    def rootfs(self, record: ContainerRecord) -> None:
+        """The image's layers under the container's writable one, mounted at run/containers/<id>/rootfs."""
+        target, home = self._paths.rootfs(record.id), self._paths.container(record.id)
+        layers = self._images.ensure_layers(record.image_id)
+        with faults("mount root filesystem of", record.name):
+            target.mkdir(mode=0o755, exist_ok=True)
+            if not mounts.is_mounted(target):
+                overlay.mount(list(reversed(layers)), home / "upper", home / "work", target)
+
+    def supervise(
+        self, record: ContainerRecord, request: ContainerRequest, image: StoredImage, restarts: int
+    ) -> dict[str, Any]:
+        """The content of supervise.json."""
+        config = image.config.get("config") or {}
+        probe = bundle.probe(request, config)
+        return messages.supervise_document(
+            id=record.id,
+            name=record.name,
+            cgroup=cgroup_path(record.id),
+            restart=asdict(request.restart),
+            probe=asdict(probe) if probe is not None else None,
+            stop_signal=bundle.stop_signal(request, config),
+            stop_timeout=request.stop_grace_period,
+            log_max_size=request.log_max_size,
+            log_max_files=request.log_max_files,
+            tty=request.tty,
+            stdin_open=request.stdin_open,
+            restarts=restarts,
+            events_socket=str(self._paths.events_socket),
+        )
+
+    def _setting(
+        self,
+        record: ContainerRecord,
+        request: ContainerRequest,
+        image: StoredImage,
+        given: tuple[Mapping[str, Any], ...],
+    ) -> Setting:
+        rootfs, home = self._paths.rootfs(record.id), self._paths.container(record.id)
+        image_user = str((image.config.get("config") or {}).get("User") or "")
+        user = self._user(rootfs, request.user or image_user, request)
+        taken = {mount["destination"] for mount in given}
+        files = tuple(
+            {"destination": f"/etc/{name}", "type": "bind", "source": str(home / name), "options": ["bind"]}
+            for name in ("hosts", "hostname", "resolv.conf")
+            if f"/etc/{name}" not in taken and (home / name).exists()
+        )
+        own = capabilities.bounding()
+        return Setting(
+            id=record.id,
+            rootfs=str(rootfs),
+            cgroup=cgroup_path(record.id),
+            netns=None if request.network_mode == "host" else str(self._paths.netns(record.id)),
+            hostname=hostname(request),
+            user=user,
+            mounts=given + files,
+            all_capabilities=own,
+            seccomp=self._filter(request, own),
+        )
+
+    def _user(self, rootfs: Path, spec: str, request: ContainerRequest) -> User:
+        with faults("read accounts of", request.name):
+            return find_user(
+                spec,
+                request.group_add,
+                read_in_root(rootfs, "etc/passwd"),
+                read_in_root(rootfs, "etc/group"),
+            )
+
+    def _filter(self, request: ContainerRequest, own: tuple[str, ...]) -> str:
+        """The path of the compiled seccomp filter for this container's capabilities, compiled once."""
+        if request.privileged or request.seccomp_unconfined:
+            return "unconfined"
+        granted = tuple(sorted(set(bundle.capabilities(request, own)) & set(own)))
+        with self._filters_lock:
+            found = self._filters.get(granted)
+            if found is None or not found.exists():
+                name = hashlib.sha256(" ".join(granted).encode()).hexdigest()[:16]
+                found = self._paths.run / "seccomp" / f"{name}.bpf"
+                with faults("compile seccomp filter for", request.name):
+                    found.parent.mkdir(mode=0o700, exist_ok=True)
+                    write_atomically(found, seccomp.compile_default(granted), durable=False)
+                self._filters[granted] = found
+        return str(found)
+
+    # ------------------------------------------------------------ mend, while the program runs
+
+    def mend(self, record: ContainerRecord, request: ContainerRequest, pid: int) -> None:
+        """Bring back what was taken away under a running container, without touching its processes."""
+        id = record.id
+        home, target = self._paths.container(id), self._paths.rootfs(id)
+        home.joinpath("log").mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        with faults("mend cgroup of", record.name):
+            self._mend_cgroup(id, request, pid)
+        with faults("mend network namespace of", record.name):
+            self._mend_netns(id, request, pid)
+        if request.network_mode == "bridge":
+            self._fabric.attach(id, self._paths.netns(id))
+        with faults("mend root filesystem of", record.name):
+            if not mounts.is_mounted(target):
+                clone_root(pid, target)
+        self._fabric.write_files(id, request, home)
+
+    def _mend_cgroup(self, id: str, request: ContainerRequest, pid: int) -> None:
+        path = cgroup_path(id)
+        if not self._cgroups.exists(path):
+            self._cgroups.create(path)
+            self._cgroups.allow_devices(path, _device_rules(request))
+        self.limits(id, request)
+        inside = set(self._cgroups.pids(path))
+        for member in processes_of(pid, request.pid_mode == "host"):
+            if member not in inside:
+                _ignore_gone(lambda member=member: self._cgroups.add(path, member))  # type: ignore[misc]
+
+    def _mend_netns(self, id: str, request: ContainerRequest, pid: int) -> None:
+        if request.network_mode == "host":
+            return
+        netns = self._paths.netns(id)
+        if not mounts.is_mounted(netns):
+            netns.touch(mode=0o600)
+            mounts.bind(Path(f"/proc/{pid}/ns/net"), netns, recursive=False)
+
+    # ------------------------------------------------------------ clear
+
+    def clear(self, id: str) -> None:
+        """Take away processes, mounts, links, namespace and cgroup; the writable layer and the log stay."""
+        live, path = self._paths.live(id), cgroup_path(id)
+        with faults("clear container", id):
+            self._cgroups.kill(path)
+        self._fabric.detach(id)
+        with faults("clear container", id):
+            mounts.unmount(self._paths.rootfs(id))
+            namespaces.delete_netns(self._paths.netns(id))
+            self._cgroups.remove(path)
+            _remove_live(live)
+
+
+def _remove_live(live: Path) -> None:
+    """Files and empty directories only: a root filesystem that is still mounted is never descended into."""
+    if not live.is_dir():
+        return
+    for entry in os.scandir(live):
+        if entry.is_dir(follow_symlinks=False):
+            os.rmdir(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(live)
+
+
+def hostname(request: ContainerRequest) -> str:
+    """As asked, the host's own where the container shares its network, else the last part of the name."""
+    if request.hostname:
+        return request.hostname
+    if request.network_mode == "host" or request.uts_mode == "host":
+        return os.uname().nodename
+    return request.name.rpartition("/")[2][:63]
+
+
+def read_in_root(rootfs: Path, name: str) -> str:
+    """A text file under `rootfs`, never through a link out of it; empty when it is not there."""
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = openat2.open_in_root(root, name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    finally:
+        os.close(root)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(MAX_ACCOUNTS).decode("utf-8", "replace")
+
+
+def clone_root(pid: int, target: Path) -> None:
+    """Mount at `target` what process `pid` has as its root file system.
+
+    A mount can only be cloned from within its own mount namespace (open_tree(2)), and a thread may change its
+    mount namespace only when it shares no file system attributes with others (setns(2)): so a thread of its own.
+    """
+
+    def clone() -> int:
+        with open(f"/proc/{pid}/ns/mnt", "rb") as namespace:
+            namespaces.unshare(namespaces.CLONE_FS)
+            namespaces.setns(namespace.fileno(), namespaces.CLONE_NEWNS)
+        return mounts.open_tree("/", clone=True)
+
+    tree = in_own_thread(clone)
+    try:
+        mounts.attach(tree, target)
+    finally:
+        os.close(tree)
+
+
+def in_own_thread(work: Callable[[], int]) -> int:
+    """Run `work` in a thread that ends afterwards, so that its namespaces end with it; re-raises."""
+    result: list[int] = []
+    failure: list[OSError] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="stead-namespace")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def processes_of(pid: int, shared: bool) -> list[int]:
+    """Processes in the pid namespace of `pid`; where that is the host's, `pid` and its descendants."""
+    if shared:
+        found, queue = [], [pid]
+        while queue:
+            current = queue.pop()
+            found.append(current)
+            queue += _children(current)
+        return found
+    namespace = os.readlink(f"/proc/{pid}/ns/pid")
+    return [candidate for candidate in _all_pids() if _link(f"/proc/{candidate}/ns/pid") == namespace]
+
+
+def same_process(pid: int, start: int) -> bool:
+    """Whether `pid` is still the process that began at `start` (clock ticks since boot)."""
+    return pid > 0 and pidfd.start_time(pid) == start
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _ignore_gone(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+
+
+def _device_rules(request: ContainerRequest) -> list[dict[str, Any]]:
+    """OCI device rules beyond the default set; a privileged container may use every device."""
+    if request.privileged:
+        return [{"allow": True, "access": "rwm"}]
+    return [{"allow": True, "path": source, "access": access} for source, _, access in request.devices]
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1).encode()
