@@ -1,4 +1,4 @@
-"""Values: what shims write on disk and what is said to them, in bytes that later releases must still understand.
+"""Values: what shims write on disk and what is said to them, in bytes that later releases still understand.
 
 Every document carries `"v": 1`. A reader ignores keys that it does not know and takes a default for keys that
 are missing, so a newer agent adopts the shims of an older one and the other way round; `v` grows only when an
@@ -88,8 +88,8 @@ class State:
     """A container as its shim last wrote it (state.json), or as it ended (exit.json).
 
     `phase` is a word of runtime.interface.Phase, `health` one of runtime.interface.Health. `pid` is 0 while
-    nothing runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts` counts
-    since the container's creation; `next_start_at` is 0 outside backoff. The start times are in clock ticks
+    nothing runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts`
+    counts since the container's creation; `next_start_at` is 0 outside backoff. The start times are in clock ticks
     since boot: a process is the one meant only when pid and start time agree.
     """
 

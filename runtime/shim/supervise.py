@@ -1,4 +1,4 @@
-"""Decisions: when a container is started anew, when it is healthy, and which phase follows which. Pure tables;
+"""Decisions: when a container is started anew, when it is healthy, which phase follows which. Pure tables;
 the time is an argument (seconds of any monotonic clock).
 
 Restart. The first restart happens at once, later ones after `initial` doubling up to `max`. A run that did
@@ -9,9 +9,10 @@ succeeded: a container that never becomes healthy is restarted ever more seldom,
 A start that fails counts as a run of 0 s which ended with a failure.
 
 Health. Failures do not count while the container is starting: within `start_period`, and within the first
-`interval`, in which Docker would not probe at all; probing there only lets a success be seen sooner. The first
-success ends the starting. While starting, probes are `start_interval` apart (never more than `interval`), then
-`interval`, measured from the end of one to the start of the next. `retries` failures in a row are unhealthy.
+`interval`, in which Docker would not probe at all; probing there only lets a success be seen sooner. The
+first success ends the starting. While starting, probes are `start_interval` apart (never more than
+`interval`), then `interval`, measured from the end of one to the start of the next. `retries` failures in a
+row are unhealthy.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Leave:
 
 
 def restart_policy(document: Mapping[str, Any]) -> RestartPolicy:
-    """From the `restart` object of supervise.json; "on-failure:3" is understood too. ValueError when unknown."""
+    """From the `restart` object of supervise.json; "on-failure:3" is understood too. ValueError when not."""
     name, _, count = str(document.get("policy") or ALWAYS).partition(":")
     if name not in POLICIES:
         raise ValueError(f"cannot read restart policy: {name!r} is none of {', '.join(POLICIES)}")
