@@ -1,7 +1,9 @@
 """Effects: the life of one container, one method an action. No method decides whether it should happen.
 
-Every method is an ensure: it looks at what is there and does what is missing, so that it may be repeated after a
-crash at any line. The order of writes is what makes that true: `wanted` is recorded before the world is changed
+Every method is an ensure: it looks at what is there and does what is missing, so that it may be repeated
+after a
+crash at any line. The order of writes is what makes that true: `wanted` is recorded before the world is
+changed
 towards it, a record is deleted after the things it names are gone from the kernel.
 """
 
@@ -17,10 +19,11 @@ from pathlib import Path
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.images.store import ImageStore
+from runtime.inside import same_process
 from runtime.interface import ContainerRequest
 from runtime.net.fabric import Fabric
 from runtime.paths import Paths
-from runtime.prepare import Preparation, same_process
+from runtime.prepare import Preparation
 from runtime.records import (
     CREATED,
     RUNNING,
@@ -38,7 +41,9 @@ from specs.values import PortBinding
 
 
 class Containers:
-    """Thread-safe. Two actions on one container wait for each other; different containers run side by side."""
+    """Thread-safe. Two actions on one container wait for each other; different containers run side by
+    side.
+    """
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ DEFAULT_POOL = "10.88.0.0/16"
 
 
 class LocalRuntime:
-    """The machine this process runs on. Opening makes the directories and the database, and changes nothing else.
+    """The machine this process runs on. Opening makes the directories and the database, and changes nothing
+    else.
 
     `registries` are settings by host, `pool` is where networks without a subnet of their own are cut from.
     The caller holds the root's lock whenever it changes anything.
@@ -158,7 +159,9 @@ class LocalRuntime:
         self.fabric.publish(force=True)
 
     def sweep(self) -> tuple[str, ...]:
-        """Directories are listed before the records are read: a record is always made before its directory."""
+        """Directories are listed before the records are read: a record is always made before its
+        directory.
+        """
         directories = self._observer.directories()
         known = {record.id for record in read_containers(self.database.read())}
         removed = []

@@ -1,6 +1,8 @@
-"""Effects: one Observed snapshot, read from records, shims' state, cgroups, mounts, netlink, nftables and the store.
+"""Effects: one Observed snapshot, read from records, shims' state, cgroups, mounts, netlink, nftables and
+the store.
 
-Nothing here is remembered between two snapshots but decoded requests, which never change under their fingerprints.
+Nothing here is remembered between two snapshots but decoded requests, which never change under their
+fingerprints.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from runtime import logs
 from runtime.database import Database
 from runtime.images.store import ImageStore
+from runtime.inside import same_process
 from runtime.interface import (
     ContainerRequest,
     Defect,
@@ -28,7 +31,7 @@ from runtime.linux import mounts
 from runtime.linux.cgroups import Cgroups, Limits, normalize
 from runtime.net.fabric import Fabric, NetObservation
 from runtime.paths import Paths
-from runtime.prepare import cgroup_path, kernel_limits, same_process
+from runtime.prepare import cgroup_path, kernel_limits
 from runtime.records import CREATED, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
 from runtime.volumes import Volumes

@@ -1,8 +1,10 @@
 """Effects: what a container needs before its program runs, each an "ensure" that mends what it finds broken.
 
-The cgroup, the network namespace and the overlay mount belong to the container, not to one run of its process.
+The cgroup, the network namespace and the overlay mount belong to the container, not to one run of its
+process.
 `Preparation.make` builds them in the order of dependence, `clear` takes them away in the reverse order. Both
-may be repeated from any point at which a crash left them. The directory `run/containers/<id>` is made first and
+may be repeated from any point at which a crash left them. The directory `run/containers/<id>` is made first
+and
 removed last: what a crash leaves is always found through it.
 """
 
@@ -21,8 +23,9 @@ from runtime import bundle
 from runtime.bundle import Setting, User
 from runtime.faults import Fault, faults
 from runtime.images.store import ImageStore, StoredImage
+from runtime.inside import clone_root, processes_of, read_in_root
 from runtime.interface import ContainerRequest, LimitsRequest
-from runtime.linux import capabilities, mounts, namespaces, openat2, overlay, pidfd, seccomp
+from runtime.linux import capabilities, mounts, namespaces, overlay, seccomp
 from runtime.linux.cgroups import Cgroups, IoLimit, Limits
 from runtime.net.fabric import Fabric
 from runtime.paths import Paths, write_atomically
@@ -32,9 +35,6 @@ from runtime.users import find_user
 from runtime.volumes import Volumes
 
 SLICE = "stead.slice"
-
-#: An /etc/passwd or /etc/group of an image larger than this is not read.
-MAX_ACCOUNTS = 4 * 1024 * 1024
 
 
 def cgroup_path(id: str) -> str:
@@ -288,94 +288,6 @@ def hostname(request: ContainerRequest) -> str:
     if request.network_mode == "host" or request.uts_mode == "host":
         return os.uname().nodename
     return request.name.rpartition("/")[2][:63]
-
-
-def read_in_root(rootfs: Path, name: str) -> str:
-    """A text file under `rootfs`, never through a link out of it; empty when it is not there."""
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = openat2.open_in_root(root, name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    finally:
-        os.close(root)
-    with os.fdopen(fd, "rb") as file:
-        return file.read(MAX_ACCOUNTS).decode("utf-8", "replace")
-
-
-def clone_root(pid: int, target: Path) -> None:
-    """Mount at `target` what process `pid` has as its root file system.
-
-    A mount can only be cloned from within its own mount namespace (open_tree(2)), and a thread may change its
-    mount namespace only when it shares no file system attributes with others (setns(2)): so a thread of its own.
-    """
-
-    def clone() -> int:
-        with open(f"/proc/{pid}/ns/mnt", "rb") as namespace:
-            namespaces.unshare(namespaces.CLONE_FS)
-            namespaces.setns(namespace.fileno(), namespaces.CLONE_NEWNS)
-        return mounts.open_tree("/", clone=True)
-
-    tree = in_own_thread(clone)
-    try:
-        mounts.attach(tree, target)
-    finally:
-        os.close(tree)
-
-
-def in_own_thread(work: Callable[[], int]) -> int:
-    """Run `work` in a thread that ends afterwards, so that its namespaces end with it; re-raises."""
-    result: list[int] = []
-    failure: list[OSError] = []
-
-    def run() -> None:
-        try:
-            result.append(work())
-        except OSError as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="stead-namespace")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
-
-
-def processes_of(pid: int, shared: bool) -> list[int]:
-    """Processes in the pid namespace of `pid`; where that is the host's, `pid` and its descendants."""
-    if shared:
-        found, queue = [], [pid]
-        while queue:
-            current = queue.pop()
-            found.append(current)
-            queue += _children(current)
-        return found
-    namespace = os.readlink(f"/proc/{pid}/ns/pid")
-    return [candidate for candidate in _all_pids() if _link(f"/proc/{candidate}/ns/pid") == namespace]
-
-
-def same_process(pid: int, start: int) -> bool:
-    """Whether `pid` is still the process that began at `start` (clock ticks since boot)."""
-    return pid > 0 and pidfd.start_time(pid) == start
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 def _ignore_gone(action: Callable[[], None]) -> None:

@@ -1,0 +1,158 @@
+"""Effects: what people do with a running container without the agent: find it, run a program in it, read of it.
+
+Opened by the command line directly on `root` and `run`; imports neither networking nor image code, so that it
+answers at once. Everything here only reads the records.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.database import connect
+from runtime.faults import Fault
+from runtime.inside import read_in_root
+from runtime.paths import Paths
+from runtime.records import ContainerRecord, read_containers
+from runtime.shim import client
+from runtime.users import find_user
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOptions:
+    """How `exec` differs from the container's own process; empty: as that one."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    working_dir: str = ""
+    user: str = ""
+    tty: bool = False
+    privileged: bool = False
+
+
+def read_all(paths: Paths) -> list[ContainerRecord]:
+    """Every record; an empty list where nothing was ever made under this root."""
+    if not paths.database.exists():
+        return []
+    try:
+        with closing(connect(paths.database, readonly=True)) as connection:
+            return read_containers(connection)
+    except sqlite3.OperationalError:  # made, and not yet migrated
+        return []
+
+
+def find(paths: Paths, name: str) -> ContainerRecord:
+    """By full name, by the name without its project where that is unique, by id or a unique prefix of one.
+
+    Raises Fault container-not-found, also when several fit, naming them.
+    """
+    records = read_all(paths)
+    for record in records:
+        if name in (record.name, record.id):
+            return record
+    short = [record for record in records if record.name.rpartition("/")[2] == name]
+    fits = short or [record for record in records if len(name) >= 3 and record.id.startswith(name)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise Fault(
+            "container-not-found",
+            "find container",
+            name,
+            f"{len(fits)} containers fit: {', '.join(record.name for record in fits[:5])}",
+            "write the full name",
+        )
+    raise Fault(
+        "container-not-found",
+        "find container",
+        name,
+        "there is no container of this name",
+        "see `stead ps`",
+    )
+
+
+def log_directory(paths: Paths, name: str) -> Path:
+    """Where runtime.logs reads a container's output."""
+    return paths.container(find(paths, name).id) / "log"
+
+
+def live_state(paths: Paths, record: ContainerRecord) -> client.State | None:
+    """What a living shim last said, None when there is none."""
+    state = client.read_state(paths.live(record.id))
+    return state if state is not None and client.is_alive(state) else None
+
+
+def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) -> dict[str, Any]:
+    """The OCI `process` of an exec session: the container's own with what was asked for changed.
+
+    Raises Fault container-not-running.
+    """
+    state = live_state(paths, record)
+    if state is None or not state.pid:
+        raise Fault("container-not-running", "exec in container", record.name, "it is not running")
+    process: dict[str, Any] = dict(read_config(paths, record)["process"])
+    environment = dict(entry.partition("=")[::2] for entry in process["env"])
+    if options.tty:
+        environment.setdefault("TERM", "xterm")
+    if options.user:
+        process["user"], environment["HOME"] = _user(state.pid, options.user, process["user"])
+    environment.update(options.environment)
+    bounding = process["capabilities"]["bounding"]
+    held = bounding if process["user"]["uid"] == 0 else []
+    process.update(
+        args=list(options.command),
+        env=[f"{key}={value}" for key, value in environment.items()],
+        cwd=options.working_dir or process["cwd"],
+        terminal=options.tty,
+        capabilities={**process["capabilities"], "effective": held, "permitted": held},
+    )
+    return process
+
+
+def read_config(paths: Paths, record: ContainerRecord) -> dict[str, Any]:
+    """The container's config.json as it was last started."""
+    document: dict[str, Any] = json.loads((paths.container(record.id) / "config.json").read_text())
+    return document
+
+
+def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
+    """Record, request, state and bundle in one JSON document."""
+    record = find(paths, name)
+    home = paths.container(record.id)
+    state = live_state(paths, record) or client.read_exit(home)
+    config = home / "config.json"
+    return {
+        "id": record.id,
+        "name": record.name,
+        "source": record.source,
+        "project": record.project,
+        "image": record.image,
+        "image_id": record.image_id,
+        "created_at": record.created_at,
+        "wanted": record.wanted,
+        "identity": record.identity,
+        "adjustable": record.adjustable,
+        "request": json.loads(record.request),
+        "state": dict(state._asdict()) if state is not None else None,
+        "config": json.loads(config.read_text()) if config.exists() else None,
+        "paths": {
+            "home": str(home),
+            "log": str(home / "log"),
+            "rootfs": str(paths.rootfs(record.id)),
+            "netns": str(paths.netns(record.id)),
+        },
+    }
+
+
+def _user(pid: int, spec: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """An OCI `user` and its home, from the files that the running container has now."""
+    root = Path(f"/proc/{pid}/root")
+    texts: Sequence[str] = [read_in_root(root, name) for name in ("etc/passwd", "etc/group")]
+    user = find_user(spec, (), *texts)
+    fields = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
+    return {**own, **fields}, user.home
