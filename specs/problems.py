@@ -1,0 +1,28 @@
+"""Values: what is wrong in a spec, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake in one place. `line` and `column` count from 1, in characters. Sorts by place."""
+
+    file: str
+    line: int
+    column: int
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.text}{hint}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'X'?` for the known word most like `word`, or nothing when none is near."""
+    found = difflib.get_close_matches(word.lower(), sorted(known), n=1, cutoff=0.6)
+    return f"did you mean {found[0]!r}?" if found else ""
