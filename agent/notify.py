@@ -7,7 +7,7 @@ import socket
 
 
 def notify(*lines: str) -> bool:
-    """Send `lines` (READY=1, STATUS=..., WATCHDOG=1, STOPPING=1 ...) as one datagram. False when nobody listens."""
+    """Send `lines` (READY=1, STATUS=..., WATCHDOG=1 ...) as one datagram. False: nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or address[0] not in "/@":
         return False

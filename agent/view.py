@@ -1,6 +1,6 @@
 """Values: one frozen picture of the agent for those who show it: status, ps, explain, the HTTP API, metrics.
 
-The loop replaces the whole View after every round; readers take the reference once and never wait for anything.
+The loop replaces the whole View after every round; readers take the reference once and never wait.
 All times are seconds since the epoch (0.0: never); `retry_in` is seconds from `View.at`.
 """
 
@@ -80,7 +80,7 @@ class View:
     node: str = ""
     state: str = "starting"  # starting | converged | progressing | blocked | stopping
     sources: tuple[SourceView, ...] = ()
-    observed: Observed = Observed()
+    observed: Observed = field(default_factory=Observed)
     observed_at: float = 0.0
     plan: tuple[StepView, ...] = ()  # not yet started
     in_flight: tuple[StepView, ...] = ()

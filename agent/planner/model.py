@@ -1,17 +1,18 @@
-"""Values: what the planner takes and gives. Steps, blocked things, the plan, and what is remembered between plans.
+"""Values: what the planner takes and gives: steps, blocked things, the plan, and what is remembered.
 
-Everything here is frozen and compares by content. `str()` of a Plan is stable text: golden files, `stead plan`,
-`stead explain` and the journal all show the same lines. Times are seconds of one monotonic clock.
+Everything here is frozen and compares by content. `str()` of a Plan is stable text: golden files, `stead
+plan`, `stead explain` and the journal all show the same lines. Times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from specs.desired import DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
+from runtime.interface import Observed
+from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
 
 Kind = Literal["image", "network", "volume", "container", "firewall", "leftovers"]
 
@@ -148,8 +149,8 @@ VERBS: Mapping[type[Action], str] = MappingProxyType(
 class Cause:
     """Why a step is needed.
 
-    `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network, phase,
-    drift, revision, crash. `text` is for people; `place` is the file and line that says so.
+    `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network,
+    phase, drift, revision, leftovers. `text` is for people; `place` is the file and line that says so.
     """
 
     reason: str
@@ -235,30 +236,26 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last attempts at one subject: `count` in a row with the same step id and basis.
+    """The attempts at one step id: `count` in a row with the same basis.
 
-    `code` is "" when they succeeded (a success that must be repeated again and again is paced, too).
+    `code` is "" when the last one succeeded: a success that must be repeated again and again is paced, too.
     """
 
-    step_id: str
+    subject: Subject
     basis: str
     count: int
     at: float
-    until: float
+    until: float  # not before
     code: str = ""
     reason: str = ""
     source: str = ""
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.code)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """All that is remembered between plans. Small and safe to lose: losing it costs a retry or a pull."""
 
-    attempts: Mapping[Subject, Attempt] = field(default_factory=dict)
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)  # by step id
     pulled: frozenset[tuple[str, str]] = frozenset()  # (source, reference) with pull = always, this revision
     depends: Mapping[str, frozenset[str]] = field(
         default_factory=dict
@@ -277,21 +274,21 @@ class Limits:
     failure_max: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """A source that is being taken down: its containers and networks go, its volumes only when told."""
-
-    source: str
-    volumes: bool = False
-
-
 InFlight = Mapping[Subject, Step]
 
 
-def by_subject(steps: Iterable[Step]) -> dict[Subject, Step]:
-    """Steps in flight by their subject. A second one for the same subject is a bug and raises."""
-    found: dict[Subject, Step] = {}
-    for step in steps:
-        assert step.subject not in found, f"two steps in flight for {step.subject}"
-        found[step.subject] = step
-    return found
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything a plan is made from.
+
+    `desired` is by source; a source that is not in it is not touched. `drop_volumes` names the sources whose
+    undeclared volumes go, too (`stead down --volumes`).
+    """
+
+    desired: Mapping[str, Desired]
+    observed: Observed
+    memory: Memory = field(default_factory=Memory)
+    in_flight: InFlight = field(default_factory=dict)
+    now: float = 0.0
+    limits: Limits = field(default_factory=Limits)
+    drop_volumes: frozenset[str] = frozenset()

@@ -1,0 +1,90 @@
+"""Decisions: when a step that failed, or that did not last, may be tried again. Memory in, Memory out.
+
+Two kinds of waiting, both by step id and basis (what exactly was attempted):
+
+- a failure waits 1 s doubling to 60 s when it passes by itself (faults.TRANSIENT), else 5 s doubling to
+  300 s;
+- a success that is needed again at once is allowed twice, then paced 1 s doubling to 60 s, so that a repair
+  that cures nothing, or somebody who keeps killing a thing, never makes a busy loop.
+
+Another basis (a corrected spec, another defect, a new container of the same name) starts afresh.
+"""
+
+from __future__ import annotations
+
+from agent.planner.model import Attempt, Blocked, Limits, Memory, PullImage, Step
+from runtime.faults import TRANSIENT
+
+#: successes in a row that cost no waiting
+FREE = 2
+#: seconds without a repetition after which the count starts afresh (at least twice the wait)
+QUIET = 60.0
+
+
+def failure_delay(code: str, count: int, limits: Limits) -> float:
+    """Seconds to wait after the `count`th failure in a row (count >= 1)."""
+    if code in TRANSIENT:
+        return _doubled(limits.transient_initial, count, limits.transient_max)
+    return _doubled(limits.failure_initial, count, limits.failure_max)
+
+
+def _doubled(initial: float, count: int, maximum: float) -> float:
+    return min(maximum, initial * 2.0 ** min(count - 1, 30))
+
+
+def failed(memory: Memory, step: Step, code: str, reason: str, now: float, limits: Limits) -> Memory:
+    """What is remembered after `step` failed with `code`."""
+    last = memory.attempts.get(step.id)
+    count = last.count + 1 if last and last.basis == step.basis and last.code else 1
+    until = now + failure_delay(code, count, limits)
+    attempt = Attempt(step.subject, step.basis, count, now, until, code, reason, step.source)
+    return _with(memory, step, attempt, now)
+
+
+def succeeded(memory: Memory, step: Step, now: float, limits: Limits) -> Memory:
+    """What is remembered after `step` succeeded. A removal forgets all about its subject."""
+    if isinstance(step.action, PullImage):
+        reference = str(step.action.image.ref)
+        pulled = memory.pulled | {(source, reference) for source in step.action.sources}
+        memory = Memory(memory.attempts, pulled, memory.depends)
+    if step.verb == "remove":
+        kept = {key: a for key, a in memory.attempts.items() if a.subject != step.subject}
+        depends = {name: on for name, on in memory.depends.items() if name != step.subject.name}
+        return Memory(kept, memory.pulled, depends if step.subject.kind == "container" else memory.depends)
+    last = memory.attempts.get(step.id)
+    repeated = last is not None and last.basis == step.basis and not last.code
+    count = last.count + 1 if last and repeated and now < last.at + _quiet(last) else 1
+    wait = 0.0 if count <= FREE else _doubled(limits.transient_initial, count - FREE, limits.transient_max)
+    attempt = Attempt(step.subject, step.basis, count, now, now + wait, source=step.source)
+    return _with(memory, step, attempt, now)
+
+
+def _quiet(attempt: Attempt) -> float:
+    return max(QUIET, 2 * (attempt.until - attempt.at))
+
+
+def _with(memory: Memory, step: Step, attempt: Attempt, now: float) -> Memory:
+    """Old attempts that nobody repeated are dropped here, so that memory stays as small as the work."""
+    kept = {key: a for key, a in memory.attempts.items() if now < a.until + 10 * QUIET}
+    return Memory({**kept, step.id: attempt}, memory.pulled, memory.depends)
+
+
+def new_revision(memory: Memory, source: str, depends: dict[str, frozenset[str]]) -> Memory:
+    """`source` has a new revision: its failures are tried at once, its `pull = always` images pulled again.
+
+    `depends` (container -> containers it depends on) is kept for the order in which they are removed later.
+    """
+    attempts = {key: a for key, a in memory.attempts.items() if a.source != source or not a.code}
+    pulled = frozenset(entry for entry in memory.pulled if entry[0] != source)
+    return Memory(attempts, pulled, {**memory.depends, **depends})
+
+
+def gate(memory: Memory, step: Step, now: float) -> Blocked | None:
+    """Why `step` may not be started now, or None."""
+    last = memory.attempts.get(step.id)
+    if last is None or last.basis != step.basis or now >= last.until:
+        return None
+    if last.code:
+        return Blocked(step.subject, last.reason, last.until, last.code, step.source, last.count)
+    reason = f"was done {last.count} times in a row and is needed again: {step.cause.text}"
+    return Blocked(step.subject, reason, last.until, "no-effect", step.source, last.count)

@@ -1,0 +1,221 @@
+"""Decisions: what to do about each container.
+
+The table, for a container that a source declares (`have` is what exists, S its source):
+
+    nothing exists                       create, start
+    identity, image or network differ    remove, create, start (not before the new one can be made)
+    adjustable part differs              adjust in place, whatever its phase
+    wanted stopped   running somehow     stop
+    wanted running   created             start
+                     stopped             start: what is declared wins over what was done by hand
+                     lost                start: the supervisor is gone (killed, or the machine was rebooted)
+                     exited              left alone when its restart policy says so; else start
+                     backoff, stopping   left alone: that is the shim's matter
+                     running             defects are repaired; those that need a new process: stop, start
+
+Not declared any more: removed, dependents first. Suspended: blocked, nothing is touched.
+A create waits for its image, networks, volumes and for ports and addresses to be given up by others; a start
+waits for what the container depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.planner.causes import changes
+from agent.planner.decision import CONVERGED, Decision, chain
+from agent.planner.model import (
+    Action,
+    AdjustContainer,
+    Blocked,
+    Cause,
+    CreateContainer,
+    RemoveContainer,
+    RepairContainer,
+    StartContainer,
+    Step,
+    StopContainer,
+    Subject,
+    World,
+)
+from agent.planner.networks import Fate
+from runtime.interface import Health, ObservedContainer, Phase
+from specs.desired import DesiredContainer
+
+ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.BACKOFF})
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What containers stand on: decided before them."""
+
+    images: Mapping[str, Decision]
+    volumes: Mapping[str, Decision]
+    networks: Mapping[str, Fate]
+    network_blocks: Mapping[str, Blocked]  # networks that cannot be made now
+    network_owners: Mapping[str, str]
+
+
+def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, Decision]:
+    """By full name, for every container that belongs to a planned source. Waiting is not in it yet."""
+    found: dict[str, Decision] = {}
+    for name, source in sorted(owners.items()):
+        want, have = world.desired[source].containers.get(name), world.observed.containers.get(name)
+        if want is None:
+            assert have is not None
+            step = _step(
+                source, name, RemoveContainer(name), Cause("undeclared", "is no longer declared"), have.id
+            )
+            found[name] = chain(world, step)
+        elif want.suspend:
+            reason = f"suspended: {want.suspend}"
+            found[name] = Decision(
+                blocked=Blocked(Subject("container", name), reason, None, "suspended", source)
+            )
+        else:
+            found[name] = _declared(world, source, want, have, ground)
+    return found
+
+
+def _step(source: str, name: str, action: Action, cause: Cause, basis: str) -> Step:
+    return Step(Subject("container", name), action, cause, source=source, basis=basis)
+
+
+def _declared(
+    world: World, source: str, want: DesiredContainer, have: ObservedContainer | None, ground: Ground
+) -> Decision:
+    if have is None:
+        return _make(world, source, want, Cause("missing", "does not exist", want.place), None, ground)
+    if reason := _stale(world, want, have, ground):
+        return _make(world, source, want, reason, have, ground)
+    steps: list[Step] = []
+    basis = f"{have.id} {want.identity} {want.adjustable}"
+    if have.adjustable != want.adjustable:
+        text = changes(have.facets, want.facets) or "its definition changed"
+        action = AdjustContainer(want, world.desired[source].images[want.image])
+        steps.append(_step(source, want.name, action, Cause("changed", text, want.place), basis))
+    steps += _phase_steps(source, want, have, basis)
+    return chain(world, *steps) if steps else CONVERGED
+
+
+def _phase_steps(source: str, want: DesiredContainer, have: ObservedContainer, basis: str) -> list[Step]:
+    """The lower half of the table above."""
+    start = StartContainer(want.name)
+    if want.desired == "stopped":
+        if have.phase in ACTIVE or have.phase is Phase.LOST:
+            cause = Cause("phase", f"is {have.phase}, is wanted stopped", want.place)
+            return [_step(source, want.name, StopContainer(want.name), cause, basis)]
+        return []
+    if reason := start_reason(want, have):
+        return [_step(source, want.name, start, Cause("phase", reason), basis)]
+    if have.phase not in ACTIVE or not have.defects:
+        return []
+    text = "; ".join(sorted(defect.text for defect in have.defects))
+    cause, basis = Cause("drift", text), f"{have.id} {text}"
+    if any(defect.restart for defect in have.defects):
+        stop = StopContainer(want.name)
+        return [_step(source, want.name, stop, cause, basis), _step(source, want.name, start, cause, basis)]
+    return [_step(source, want.name, RepairContainer(want.name), cause, basis)]
+
+
+def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
+    """Why a container that is wanted running must be started; "" when it need not or must not be."""
+    match have.phase:
+        case Phase.CREATED:
+            return f"its last start failed: {have.error}" if have.error else "was never started"
+        case Phase.STOPPED:
+            return "was stopped, is wanted running"
+        case Phase.LOST:
+            return "has no supervisor any more"
+        case Phase.EXITED:
+            if have.error:
+                return f"its last start failed: {have.error}"
+            if want.restart.policy in ("always", "unless-stopped") and have.health is not Health.UNHEALTHY:
+                return f"exited with code {have.exit_code}, its restart policy is {want.restart.policy}"
+            return ""
+        case _:
+            return ""
+
+
+def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground: Ground) -> Cause | None:
+    """Why this container cannot be kept, or None."""
+    if have.identity != want.identity:
+        text = changes(have.facets, want.facets) or "its definition changed"
+        return Cause("changed", text, want.place)
+    image = world.observed.images.get(want.image)
+    if image is not None and image.id != have.image_id:
+        return Cause("image", f"image {want.image}: {_short(have.image_id)} -> {_short(image.id)}")
+    for attachment in want.networks:
+        if ground.networks.get(attachment.network) is Fate.REPLACE:
+            return Cause("network", f"network {attachment.network} is replaced")
+    return None
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12] or "(none)"
+
+
+def _make(
+    world: World,
+    source: str,
+    want: DesiredContainer,
+    cause: Cause,
+    have: ObservedContainer | None,
+    ground: Ground,
+) -> Decision:
+    """Create and start `want`, instead of `have` if there is one: stop-first, so that ports are free."""
+    name = want.name
+    after, waits = _prerequisites(source, want, ground)
+    if waits:
+        replacing = "its replacement " if have else ""
+        return Decision(
+            blocked=replace(waits, subject=Subject("container", name), reason=replacing + waits.reason)
+        )
+    basis = f"{want.identity} {want.adjustable}"
+    create = _step(
+        source, name, CreateContainer(want, world.desired[source].images[want.image]), cause, basis
+    )
+    steps = [replace(create, after=after)]
+    if have is not None:
+        pulls = frozenset(id for id in after if id.startswith("pull "))
+        remove = _step(source, name, RemoveContainer(name), cause, f"{have.id} {basis}")
+        steps.insert(0, replace(remove, after=pulls))
+    if want.desired == "running":
+        started = Cause(cause.reason, "is wanted running", want.place)
+        steps.append(_step(source, name, StartContainer(name), started, basis))
+    return chain(world, *steps)
+
+
+def _prerequisites(
+    source: str, want: DesiredContainer, ground: Ground
+) -> tuple[frozenset[str], Blocked | None]:
+    """(steps that must come before the create, why it cannot come at all for now)"""
+    subject = Subject("container", want.name)
+    after: set[str] = set()
+    needs = [("image", want.image, ground.images.get(want.image))]
+    for mount in want.mounts:
+        if mount.kind == "volume" and mount.source:
+            needs.append(("volume", mount.source, ground.volumes.get(mount.source)))
+    for kind, name, decision in needs:
+        if decision is None:
+            reason = f"waits for {kind} {name}, which belongs to another source"
+            return frozenset(), Blocked(subject, reason, None, "name-taken", source)
+        if decision.blocked is not None:
+            return frozenset(), _because(subject, source, decision.blocked)
+        after |= {step.id for step in decision.steps}
+    for attachment in want.networks:
+        network = attachment.network
+        if ground.network_owners.get(network) != source:
+            reason = f"waits for network {network}, which belongs to another source"
+            return frozenset(), Blocked(subject, reason, None, "name-taken", source)
+        if network in ground.network_blocks:
+            return frozenset(), _because(subject, source, ground.network_blocks[network])
+        if ground.networks[network] in (Fate.CREATE, Fate.REPLACE):
+            after.add(f"create {Subject('network', network)}")
+    return frozenset(after), None
+
+
+def _because(subject: Subject, source: str, blocked: Blocked) -> Blocked:
+    reason = f"waits for {blocked.subject}: {blocked.reason}"
+    return Blocked(subject, reason, blocked.until, blocked.code, source, blocked.attempts)

@@ -1,0 +1,46 @@
+"""Decisions: which images to pull.
+
+missing: pulled when the store lacks it. always: pulled once per revision of the source that says so.
+never: blocked until somebody imports or pulls it. Images are not removed here.
+"""
+
+from __future__ import annotations
+
+from agent.planner.decision import CONVERGED, Decision, chain
+from agent.planner.model import Blocked, Cause, PullImage, Step, Subject, World
+from specs.desired import DesiredImage
+
+_STRICTNESS = {"never": 0, "missing": 1, "always": 2}
+
+
+def decide(world: World) -> dict[str, Decision]:
+    """By canonical reference. Two sources that want one image share one pull; the strictest policy rules."""
+    wanted: dict[str, list[tuple[str, DesiredImage]]] = {}
+    for source in sorted(world.desired):
+        for reference, image in world.desired[source].images.items():
+            wanted.setdefault(reference, []).append((source, image))
+    return {reference: _one(world, reference, wanted[reference]) for reference in sorted(wanted)}
+
+
+def _one(world: World, reference: str, wanted: list[tuple[str, DesiredImage]]) -> Decision:
+    subject = Subject("image", reference)
+    present = reference in world.observed.images
+    due = [
+        (source, image)
+        for source, image in wanted
+        if (image.pull == "always" and (source, reference) not in world.memory.pulled)
+        or (image.pull == "missing" and not present)
+    ]
+    if due:
+        source, image = max(due, key=lambda entry: _STRICTNESS[entry[1].pull])
+        text = "is not in the store" if not present else "is to be pulled at every new revision"
+        cause = Cause("revision" if present else "missing", text, image.place)
+        action = PullImage(image, tuple(name for name, _ in due))
+        return chain(
+            world, Step(subject, action, cause, source=source, basis=f"{reference} {image.platform}")
+        )
+    if not present:
+        source, image = wanted[0]
+        reason = "is not in the store, and its pull policy is never; bring it with: stead image import"
+        return Decision(blocked=Blocked(subject, reason, None, "pull-never", source))
+    return CONVERGED

@@ -1,0 +1,66 @@
+"""Decisions: which volumes to make. Volumes hold data: none is removed unless `drop_volumes` says so."""
+
+from __future__ import annotations
+
+from agent.planner.decision import CONVERGED, Decision, chain
+from agent.planner.model import Blocked, Cause, CreateVolume, RemoveVolume, Step, Subject, World
+
+
+def decide(world: World, owners: dict[str, str]) -> dict[str, Decision]:
+    """By full name, for every volume that a source declares. An existing volume is left as it is."""
+    found: dict[str, Decision] = {}
+    for name, source in sorted(owners.items()):
+        want = world.desired[source].volumes.get(name)
+        if want is None:
+            continue
+        if name in world.observed.volumes:
+            found[name] = CONVERGED
+            continue
+        cause = Cause("missing", "does not exist", want.place)
+        step = Step(Subject("volume", name), CreateVolume(want), cause, source=source, basis=want.fingerprint)
+        found[name] = chain(world, step)
+    return found
+
+
+def removals(world: World, owners: dict[str, str], containers: dict[str, Decision]) -> dict[str, Decision]:
+    """Volumes that go because their source is taken down with them; after the containers that use them."""
+    found: dict[str, Decision] = {}
+    for name, have in sorted(world.observed.volumes.items()):
+        source = owners.get(name, "")
+        if have.source not in world.drop_volumes or source != have.source:
+            continue
+        if name in world.desired[source].volumes:
+            continue
+        after, users = leaving(world, source, set(have.users), containers)
+        subject = Subject("volume", name)
+        if users:
+            reason = f"is used by {', '.join(sorted(users))}"
+            found[name] = Decision(blocked=Blocked(subject, reason, None, "volume-in-use", source))
+            continue
+        cause = Cause("undeclared", "is removed with its source")
+        step = Step(subject, RemoveVolume(name), cause, after, source, basis=have.path)
+        found[name] = chain(world, step)
+    return found
+
+
+def leaving(
+    world: World, source: str, users: set[str], containers: dict[str, Decision]
+) -> tuple[frozenset[str], set[str]]:
+    """(steps after which `users` are gone, users that will not go).
+
+    Every step of a container of `source` that is in flight is waited for: the observation may be older.
+    """
+    after = {
+        step.id
+        for subject, step in world.in_flight.items()
+        if subject.kind == "container" and step.source == source
+    }
+    staying: set[str] = set()
+    for name in users:
+        subject = Subject("container", name)
+        remove = containers[name].step("remove") if name in containers else None
+        if remove is not None:
+            after.add(remove.id)
+        elif subject not in world.in_flight and name in world.observed.containers:
+            staying.add(name)
+    return frozenset(after), staying
