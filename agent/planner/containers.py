@@ -40,7 +40,7 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.networks import Fate
-from runtime.interface import Health, ObservedContainer, Phase
+from runtime.interface import ObservedContainer, Phase
 from specs.desired import DesiredContainer
 
 ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.BACKOFF})
@@ -131,7 +131,8 @@ def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
         case Phase.EXITED:
             if have.error:
                 return f"its last start failed: {have.error}"
-            if want.restart.policy in ("always", "unless-stopped") and have.health is not Health.UNHEALTHY:
+            probe_stops = want.probe is not None and want.probe.on_failure == "stop"
+            if want.restart.policy in ("always", "unless-stopped") and not probe_stops:
                 return f"exited with code {have.exit_code}, its restart policy is {want.restart.policy}"
             return ""
         case _:

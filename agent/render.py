@@ -1,0 +1,120 @@
+"""Decisions: Desired -> runtime requests. The only translator between the two vocabularies."""
+
+from __future__ import annotations
+
+from runtime import interface
+from specs import desired
+
+
+def network_request(source: str, want: desired.DesiredNetwork) -> interface.NetworkRequest:
+    return interface.NetworkRequest(
+        name=want.name,
+        source=source,
+        fingerprint=want.fingerprint,
+        subnet=want.subnet,
+        gateway=want.gateway,
+        internal=want.internal,
+        mtu=want.mtu,
+        labels=want.labels,
+    )
+
+
+def volume_request(source: str, want: desired.DesiredVolume) -> interface.VolumeRequest:
+    return interface.VolumeRequest(want.name, source, want.fingerprint, want.labels)
+
+
+def container_request(
+    source: str, want: desired.DesiredContainer, image: desired.DesiredImage
+) -> interface.ContainerRequest:
+    return interface.ContainerRequest(
+        name=want.name,
+        source=source,
+        identity=want.identity,
+        adjustable=want.adjustable,
+        facets=want.facets,
+        image=image.ref,
+        project=want.project,
+        command=want.command,
+        entrypoint=want.entrypoint,
+        environment=want.environment,
+        working_dir=want.working_dir,
+        user=want.user,
+        group_add=want.group_add,
+        hostname=want.hostname,
+        domainname=want.domainname,
+        labels=want.labels,
+        annotations=want.annotations,
+        ports=want.ports,
+        mounts=want.mounts,
+        networks=tuple(_attachment(item) for item in want.networks),
+        network_mode=want.network_mode,
+        dns=want.dns,
+        dns_search=want.dns_search,
+        dns_opt=want.dns_opt,
+        extra_hosts=want.extra_hosts,
+        probe=None if want.probe is None else _probe(want.probe),
+        restart=_restart(want.restart),
+        stop_signal=want.stop_signal,
+        stop_grace_period=want.stop_grace_period,
+        read_only=want.read_only,
+        privileged=want.privileged,
+        cap_add=want.cap_add,
+        cap_drop=want.cap_drop,
+        no_new_privileges=want.no_new_privileges,
+        seccomp_unconfined=want.seccomp_unconfined,
+        devices=tuple((item.source, item.target, item.permissions) for item in want.devices),
+        ulimits=tuple((item.name, item.soft, item.hard) for item in want.ulimits),
+        sysctls=want.sysctls,
+        shm_size=want.shm_size,
+        pid_mode=want.pid_mode,
+        ipc_mode=want.ipc_mode,
+        uts_mode=want.uts_mode,
+        tty=want.tty,
+        stdin_open=want.stdin_open,
+        log_max_size=want.logging.max_size,
+        log_max_files=want.logging.max_files,
+        limits=_limits(want.limits),
+    )
+
+
+def _attachment(item: desired.Attachment) -> interface.Attachment:
+    return interface.Attachment(item.network, item.aliases, item.ipv4_address, item.mac_address)
+
+
+def _probe(probe: desired.Probe) -> interface.ProbeRequest:
+    return interface.ProbeRequest(
+        exec=probe.exec,
+        shell=probe.shell,
+        http=probe.http,
+        tcp=probe.tcp,
+        disabled=probe.disabled,
+        interval=probe.interval,
+        timeout=probe.timeout,
+        retries=probe.retries,
+        start_period=probe.start_period,
+        start_interval=probe.start_interval,
+        on_failure=probe.on_failure,
+    )
+
+
+def _restart(restart: desired.Restart) -> interface.RestartRequest:
+    return interface.RestartRequest(
+        restart.policy, restart.max_retries, restart.initial, restart.max, restart.reset_after
+    )
+
+
+def _limits(limits: desired.Limits) -> interface.LimitsRequest:
+    return interface.LimitsRequest(
+        cpus=limits.cpus,
+        cpu_weight=limits.cpu_weight,
+        cpuset=limits.cpuset,
+        memory=limits.memory,
+        memory_reservation=limits.memory_reservation,
+        memory_swap=limits.memory_swap,
+        pids=limits.pids,
+        io_weight=limits.io_weight,
+        io=tuple(
+            interface.IoLimit(item.device, item.read_bps, item.write_bps, item.read_iops, item.write_iops)
+            for item in limits.io
+        ),
+    )

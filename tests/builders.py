@@ -1,0 +1,100 @@
+"""Values: short ways to say what is desired, for tests of the planner and the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from specs.desired import (
+    Attachment,
+    Dependency,
+    Desired,
+    DesiredContainer,
+    DesiredImage,
+    DesiredNetwork,
+    DesiredVolume,
+    Place,
+)
+from specs.values import ImageRef, MountPoint, PortBinding, parse_ports
+
+BUSYBOX = str(ImageRef.parse("busybox"))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def container(
+    name: str,
+    *,
+    image: str = "busybox",
+    env: Mapping[str, str] | None = None,
+    networks: Iterable[str] = (),
+    volumes: Mapping[str, str] | None = None,
+    ports: Iterable[str] = (),
+    memory: int = 0,
+    after: Mapping[str, str] | None = None,
+    line: int = 1,
+    **more: Any,
+) -> DesiredContainer:
+    """Identity covers image, environment, networks and volumes; memory and ports are adjustable."""
+    bindings: tuple[PortBinding, ...] = tuple(b for text in ports for b in parse_ports(text))
+    mounts = tuple(MountPoint("volume", source, target) for source, target in (volumes or {}).items())
+    reference = str(ImageRef.parse(image))
+    extra = {key: value for key, value in more.items() if key not in ("desired", "suspend", "place")}
+    identity = {
+        "image": reference,
+        "environment": dict(env or {}),
+        "networks": sorted(networks),
+        "mounts": [str(m) for m in mounts],
+        **{key: str(value) for key, value in extra.items()},
+    }
+    adjustable = {"memory": memory, "ports": [str(p) for p in bindings]}
+    from specs.desired import Limits
+
+    return DesiredContainer(
+        name=name,
+        image=reference,
+        project=name.partition("/")[0],
+        environment=dict(env or {}),
+        networks=tuple(Attachment(n) for n in networks),
+        mounts=mounts,
+        ports=bindings,
+        limits=Limits(memory=memory),
+        depends_on=tuple(Dependency(n, c) for n, c in (after or {}).items()),
+        identity=_digest(identity),
+        adjustable=_digest(adjustable),
+        facets=json.dumps({**identity, **adjustable}, sort_keys=True),
+        **{"place": Place("spec.toml", line), **more},
+    )
+
+
+def network(name: str, *, subnet: str = "") -> DesiredNetwork:
+    return DesiredNetwork(
+        name, subnet=subnet, fingerprint=_digest([name, subnet]), place=Place("net.toml", 1)
+    )
+
+
+def volume(name: str) -> DesiredVolume:
+    return DesiredVolume(name, fingerprint=_digest(name), place=Place("vol.toml", 1))
+
+
+def image(reference: str, *, pull: str = "missing") -> DesiredImage:
+    return DesiredImage(ImageRef.parse(reference), pull=pull, place=Place("images.toml", 1))
+
+
+def desired(source: str, *things: Any) -> Desired:
+    """A source that wants `things`; images that containers name and nobody declared are added."""
+    images = {str(t.ref): t for t in things if isinstance(t, DesiredImage)}
+    containers = {t.name: t for t in things if isinstance(t, DesiredContainer)}
+    for item in containers.values():
+        images.setdefault(item.image, DesiredImage(ImageRef.parse(item.image)))
+    return Desired(
+        source=source,
+        images=images,
+        networks={t.name: t for t in things if isinstance(t, DesiredNetwork)},
+        volumes={t.name: t for t in things if isinstance(t, DesiredVolume)},
+        containers=containers,
+    )

@@ -1,0 +1,365 @@
+"""Values and effects in memory: a Runtime without a machine. `tests/contract` proves it against LocalRuntime.
+
+Tests steer it by `available` (what registries hold), `faults` (what fails next), `crash` (where the process
+dies) and the methods at the end, which are what the world does to a machine: kill, flush, unplug.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runtime.faults import Fault
+from runtime.interface import (
+    ContainerRequest,
+    Defect,
+    Health,
+    NetworkRequest,
+    Observed,
+    ObservedContainer,
+    ObservedImage,
+    ObservedNetwork,
+    ObservedVolume,
+    Phase,
+    ProgressCallback,
+    Sample,
+    VolumeRequest,
+)
+from specs.values import ImageRef
+
+UP = (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF, Phase.STOPPING)
+
+
+class Crash(BaseException):
+    """The process died here. Nothing may catch it but the test."""
+
+
+@dataclass
+class _Container:
+    id: str
+    request: ContainerRequest
+    image_id: str
+    phase: Phase = Phase.CREATED
+    health: Health = Health.NONE
+    exit_code: int | None = None
+    restarts: int = 0
+    addresses: tuple[tuple[str, str], ...] = ()
+    defects: tuple[Defect, ...] = ()
+    error: str = ""
+
+
+@dataclass
+class _Network:
+    request: NetworkRequest
+    index: int
+    defects: tuple[Defect, ...] = ()
+    leased: int = 1
+
+
+@dataclass
+class FakeRuntime:
+    """Thread-safe. `calls` is every effect in the order in which it succeeded, as "verb kind name"."""
+
+    available: dict[str, str] = field(default_factory=dict)  # canonical reference -> image id
+    faults: dict[str, list[Fault]] = field(default_factory=dict)  # "start container x" -> raised one by one
+    crash: Callable[[str, str], bool] | None = None  # (call, "before" | "after") -> die here?
+    calls: list[str] = field(default_factory=list)
+    gate: Callable[[str], None] | None = None  # called before each effect, without the lock held
+
+    def __post_init__(self) -> None:
+        self._lock = threading.RLock()
+        self._images: dict[str, str] = {}
+        self._networks: dict[str, _Network] = {}
+        self._volumes: dict[str, VolumeRequest] = {}
+        self._containers: dict[str, _Container] = {}
+        self._firewall: tuple[Defect, ...] = ()
+        self._leftovers: set[str] = set()
+        self._count = 0
+
+    @contextmanager
+    def _effect(self, call: str) -> Iterator[None]:
+        if self.gate is not None:
+            self.gate(call)
+        with self._lock:
+            if self.crash is not None and self.crash(call, "before"):
+                raise Crash(call)
+            pending = self.faults.get(call)
+            if pending:
+                raise pending.pop(0)
+            yield
+            self.calls.append(call)
+            if self.crash is not None and self.crash(call, "after"):
+                raise Crash(call)
+
+    # ------------------------------------------------------------ look
+
+    def observe(self) -> Observed:
+        with self._lock:
+            images: dict[str, list[str]] = {}
+            for name, id in self._images.items():
+                images.setdefault(id, []).append(name)
+            by_id = {id: ObservedImage(id, tuple(sorted(names))) for id, names in images.items()}
+            return Observed(
+                images={name: by_id[id] for name, id in self._images.items()},
+                networks={name: self._observed_network(n) for name, n in self._networks.items()},
+                volumes={name: self._observed_volume(v) for name, v in self._volumes.items()},
+                containers={name: _observed(c) for name, c in self._containers.items()},
+                firewall=self._firewall,
+                leftovers=tuple(sorted(self._leftovers)),
+            )
+
+    def _observed_network(self, network: _Network) -> ObservedNetwork:
+        request = network.request
+        subnet = request.subnet or f"10.88.{network.index}.0/24"
+        members = [c.request.name for c in self._containers.values() if self._attached(c, request.name)]
+        return ObservedNetwork(
+            request.name,
+            request.source,
+            request.fingerprint,
+            f"st{network.index}",
+            subnet,
+            request.gateway or subnet.rsplit(".", 1)[0] + ".1",
+            tuple(sorted(members)),
+            network.defects,
+        )
+
+    @staticmethod
+    def _attached(container: _Container, network: str) -> bool:
+        return any(item.network == network for item in container.request.networks)
+
+    def _observed_volume(self, request: VolumeRequest) -> ObservedVolume:
+        path = f"/fake/volumes/{request.name}"
+        return ObservedVolume(
+            request.name, request.source, request.fingerprint, path, self._users(request.name)
+        )
+
+    def _users(self, volume: str) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                c.request.name
+                for c in self._containers.values()
+                if any(m.kind == "volume" and m.source == volume for m in c.request.mounts)
+            )
+        )
+
+    def sample(self) -> tuple[Sample, ...]:
+        with self._lock:
+            return tuple(
+                Sample(c.id, name, str(c.request.image))
+                for name, c in sorted(self._containers.items())
+                if c.phase is Phase.RUNNING
+            )
+
+    # ------------------------------------------------------------ images
+
+    def pull_image(
+        self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None
+    ) -> str:
+        with self._effect(f"pull image {ref}"):
+            if str(ref) not in self.available:
+                raise Fault("image-not-found", "pull image", str(ref), "no such image")
+            self._images[str(ref)] = self.available[str(ref)]
+            return self._images[str(ref)]
+
+    def import_image(self, path: Path, name: ImageRef) -> str:
+        with self._effect(f"import image {name}"):
+            if not path.exists():
+                raise Fault("archive-invalid", "import image", str(path), "no such file or directory")
+            self._images[str(name)] = f"sha256:{path.name}"
+            return self._images[str(name)]
+
+    def remove_image(self, name: str) -> tuple[str, ...]:
+        with self._effect(f"remove image {name}"):
+            id = self._images.get(name)
+            if id is None:
+                raise Fault("image-not-found", "remove image", name, "it is not in the store")
+            if any(c.image_id == id for c in self._containers.values()):
+                raise Fault("image-in-use", "remove image", name, "a container uses it")
+            del self._images[name]
+            return (f"Untagged: {name}", f"Deleted: {id}")
+
+    # ------------------------------------------------------------ networks, volumes
+
+    def create_network(self, request: NetworkRequest) -> None:
+        with self._effect(f"create network {request.name}"):
+            if request.name not in self._networks:
+                self._count += 1
+                self._networks[request.name] = _Network(request, self._count)
+
+    def repair_network(self, name: str) -> None:
+        with self._effect(f"repair network {name}"):
+            if name not in self._networks:
+                raise Fault("network-not-found", "repair network", name, "it does not exist")
+            self._networks[name].defects = ()
+
+    def remove_network(self, name: str) -> None:
+        with self._effect(f"remove network {name}"):
+            if any(self._attached(c, name) for c in self._containers.values()):
+                raise Fault("network-in-use", "remove network", name, "containers are attached")
+            self._networks.pop(name, None)
+
+    def create_volume(self, request: VolumeRequest) -> None:
+        with self._effect(f"create volume {request.name}"):
+            self._volumes.setdefault(request.name, request)
+
+    def remove_volume(self, name: str) -> None:
+        with self._effect(f"remove volume {name}"):
+            if self._users(name):
+                raise Fault("volume-in-use", "remove volume", name, "a container uses it")
+            self._volumes.pop(name, None)
+
+    # ------------------------------------------------------------ containers
+
+    def create_container(self, request: ContainerRequest) -> str:
+        with self._effect(f"create container {request.name}"):
+            what = ("create container", request.name)
+            image = self._images.get(str(request.image))
+            if image is None:
+                raise Fault("image-not-found", *what, f"image {request.image} is not in the store")
+            if request.name in self._containers:
+                raise Fault("container-exists", *what, "the name is taken")
+            addresses = []
+            for attachment in request.networks:
+                network = self._networks.get(attachment.network)
+                if network is None:
+                    raise Fault("network-not-found", *what, f"no network {attachment.network}")
+                network.leased += 1
+                address = attachment.ipv4_address or f"10.88.{network.index}.{network.leased}"
+                if any((attachment.network, address) in c.addresses for c in self._containers.values()):
+                    raise Fault("address-taken", *what, f"{address} is leased")
+                addresses.append((attachment.network, address))
+            self._count += 1
+            made = _Container(f"{self._count:032x}", request, image, addresses=tuple(addresses))
+            self._containers[request.name] = made
+            return made.id
+
+    def _find(self, name: str, operation: str) -> _Container:
+        if name not in self._containers:
+            raise Fault("container-not-found", operation, name, "it does not exist")
+        return self._containers[name]
+
+    def start_container(self, name: str) -> None:
+        with self._effect(f"start container {name}"):
+            container = self._find(name, "start container")
+            if container.phase in UP:
+                return
+            for other in self._containers.values():
+                taken = set(other.request.ports) & set(container.request.ports)
+                if other is not container and other.phase in UP and taken:
+                    port = min(taken).host_port
+                    raise Fault("port-taken", "start container", name, f"port {port} is in use")
+            for mount in container.request.mounts:
+                if mount.kind == "bind" and not mount.create_source and not Path(mount.source).exists():
+                    why = f"{mount.source} does not exist"
+                    raise Fault("mount-source-missing", "start container", name, why)
+            container.phase, container.defects = Phase.RUNNING, ()
+            probe = container.request.probe
+            container.health = Health.STARTING if probe and not probe.disabled else Health.NONE
+
+    def stop_container(self, name: str) -> None:
+        with self._effect(f"stop container {name}"):
+            container = self._find(name, "stop container")
+            container.phase, container.health, container.defects = Phase.STOPPED, Health.NONE, ()
+
+    def adjust_container(self, request: ContainerRequest) -> None:
+        with self._effect(f"adjust container {request.name}"):
+            container = self._find(request.name, "adjust container")
+            if container.request.identity != request.identity:
+                raise Fault("request-invalid", "adjust container", request.name, "it needs a replacement")
+            container.request = request
+
+    def repair_container(self, name: str) -> None:
+        with self._effect(f"repair container {name}"):
+            container = self._find(name, "repair container")
+            container.defects = tuple(d for d in container.defects if d.restart)
+
+    def remove_container(self, name: str) -> None:
+        with self._effect(f"remove container {name}"):
+            self._containers.pop(name, None)
+
+    def repair_firewall(self) -> None:
+        with self._effect("repair firewall"):
+            self._firewall = ()
+
+    def sweep(self) -> tuple[str, ...]:
+        with self._effect("sweep leftovers"):
+            removed = tuple(sorted(self._leftovers))
+            self._leftovers.clear()
+            return removed
+
+    # ------------------------------------------------------------ what the world does
+
+    def put_image(self, reference: str, id: str) -> None:
+        with self._lock:
+            self._images[str(ImageRef.parse(reference))] = id
+
+    def lose(self, name: str) -> None:
+        """Somebody killed the supervisor, or the machine was rebooted."""
+        with self._lock:
+            if self._containers[name].phase in UP:
+                self._containers[name].phase = Phase.LOST
+
+    def exit(self, name: str, code: int) -> None:
+        """The program ended and the policy says: leave it."""
+        with self._lock:
+            self._containers[name].phase = Phase.EXITED
+            self._containers[name].exit_code = code
+
+    def set_health(self, name: str, health: Health) -> None:
+        with self._lock:
+            self._containers[name].health = health
+
+    def set_phase(self, name: str, phase: Phase) -> None:
+        with self._lock:
+            self._containers[name].phase = phase
+
+    def damage(self, name: str, *defects: Defect) -> None:
+        """A container, a network, or "firewall" is not as recorded."""
+        with self._lock:
+            if name == "firewall":
+                self._firewall = defects
+            elif name in self._containers:
+                self._containers[name].defects = defects
+            else:
+                self._networks[name].defects = defects
+
+    def leave(self, *names: str) -> None:
+        """A crash left half-made things."""
+        with self._lock:
+            self._leftovers.update(names)
+
+    def reboot(self) -> None:
+        for name in self._containers:
+            self.lose(name)
+
+
+def _observed(container: _Container) -> ObservedContainer:
+    request = container.request
+    return ObservedContainer(
+        id=container.id,
+        name=request.name,
+        source=request.source,
+        identity=request.identity,
+        adjustable=request.adjustable,
+        facets=request.facets,
+        image=str(request.image),
+        image_id=container.image_id,
+        phase=container.phase,
+        project=request.project,
+        pid=4242 if container.phase is Phase.RUNNING else 0,
+        exit_code=container.exit_code,
+        restarts=container.restarts,
+        health=container.health,
+        error=container.error,
+        networks=container.addresses,
+        ports=request.ports,
+        volumes=tuple(m.source for m in request.mounts if m.kind == "volume"),
+        privileged=request.privileged,
+        defects=container.defects,
+    )
+
+
+__all__ = ["Crash", "FakeRuntime", "replace"]
