@@ -89,8 +89,8 @@ class State:
 
     `phase` is a word of runtime.interface.Phase, `health` one of runtime.interface.Health. `pid` is 0 while
     nothing runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts`
-    counts since the container's creation; `next_start_at` is 0 outside backoff. The start times are in clock ticks
-    since boot: a process is the one meant only when pid and start time agree.
+    counts since the container's creation; `next_start_at` is 0 outside backoff. The start times are in clock
+    ticks since boot: a process is the one meant only when pid and start time agree.
     """
 
     id: str = ""
@@ -112,6 +112,10 @@ class State:
     log_dropped: int = 0  # bytes of output lost to a full disk
     bundle: str = ""
     cgroup: str = ""
+
+    def _asdict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return state_document(self)
 
 
 def state_document(state: State) -> dict[str, Any]:

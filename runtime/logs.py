@@ -1,0 +1,271 @@
+"""Effects: reading what a container wrote, from the files that its shim keeps (runtime.shim.logs).
+
+Works without shim, agent or container; never disturbs the writer. Times are nanoseconds since the epoch, of
+the moment when the shim took the bytes from the pipe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from runtime.shim.logs import file_numbers
+from runtime.shim.messages import INDEX_RECORD, STDERR, STDOUT
+
+#: A line longer than this comes in pieces (bytes).
+MAX_LINE = 1024 * 1024
+#: Seconds after which a follower looks again although nothing told it to.
+LOOK_AGAIN = 0.5
+#: Seconds between two looks where inotify is not to be had (its instances are used up).
+POLL = 0.05
+
+Entry = tuple[int, int, bytes]  # time in ns, stream (1 stdout, 2 stderr), bytes
+Record = tuple[int, int, int, int, int, int]  # as messages.INDEX_RECORD
+
+
+def read(
+    log_dir: Path,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    tail: int | None = None,
+    follow: bool = False,
+    streams: tuple[int, ...] = (STDOUT, STDERR),
+    raw: bool = False,
+    ended: Callable[[], bool] | None = None,
+) -> Iterator[Entry]:
+    """Lines with their newline, oldest first; a line carries the time of its first byte.
+
+    `since` and `until` are seconds since the epoch, `tail` a number of lines. `follow` goes on with what
+    comes, across rotation, until `ended()` is true (default: the container has an exit record, or its files
+    are gone). `raw` yields chunks as they came rather than lines, for terminals; `tail` then counts chunks.
+    """
+    reader = _Reader(Path(log_dir), streams)
+    lines = _Lines(raw)
+    since_ns = 0 if since is None else int(since * 1e9)
+    until_ns = None if until is None else int(until * 1e9)
+    reader.seek_time(since_ns)
+    if tail is not None:
+        reader.seek_tail(tail)
+    kept = _present(reader, lines, not follow)
+    for entry in kept if tail is None else deque(kept, maxlen=tail):
+        if until_ns is not None and entry[0] >= until_ns:
+            return
+        yield entry
+    if follow:
+        with _Watch(reader.directory) as watch:
+            yield from _follow(reader, lines, watch, until_ns, ended or _has_ended(reader.directory))
+
+
+def _present(reader: _Reader, lines: _Lines, whole: bool) -> Iterator[Entry]:
+    for entry in reader.entries():
+        yield from lines.feed(entry)
+    if whole:
+        yield from lines.rest()
+
+
+def _follow(
+    reader: _Reader, lines: _Lines, watch: _Watch, until_ns: int | None, ended: Callable[[], bool]
+) -> Iterator[Entry]:
+    while True:
+        last = ended()  # asked before reading: what was written before the end is still found
+        last = last or (until_ns is not None and time.time_ns() >= until_ns)
+        for line in _present(reader, lines, last):
+            if until_ns is not None and line[0] >= until_ns:
+                return
+            yield line
+        if last:
+            return
+        watch.wait()
+
+
+def format_time(time_ns: int) -> str:
+    """UTC, RFC 3339 with nanoseconds: 2026-01-02T03:04:05.000000006Z."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
+
+
+def _has_ended(directory: Path) -> Callable[[], bool]:
+    exit_record, home = directory.parent / "exit.json", directory.parent
+    return lambda: exit_record.exists() or not home.exists()
+
+
+class _Reader:
+    """A place in a log directory: file number and position in its index."""
+
+    def __init__(self, directory: Path, streams: tuple[int, ...]) -> None:
+        self.directory = directory
+        self._streams = streams
+        self._number = -1  # of the file to be read; -1: the oldest there is
+        self._position = 0  # records of its index that are read
+
+    def seek_time(self, since_ns: int) -> None:
+        """To the first chunk that came at `since_ns` or later."""
+        if since_ns <= 0:
+            return
+        for number in file_numbers(self.directory):
+            records = self._records(number)
+            self._number = number
+            self._position = bisect_left(records, since_ns, key=lambda record: record[5])
+            if self._position < len(records):
+                return
+
+    def seek_tail(self, lines: int) -> None:
+        """Forward to a chunk from which on there are `lines` lines, if there are that many from here on."""
+        first, position = self._number, self._position
+        wanted = lines + len(self._streams)  # the window may begin within a line of each stream
+        seen = 0
+        for number in reversed([n for n in file_numbers(self.directory) if n >= first]):
+            records = self._records(number)
+            start = position if number == first else 0
+            with _Data(self.directory, number) as data:
+                for at in range(len(records) - 1, start - 1, -1):
+                    if records[at][2] not in self._streams:
+                        continue
+                    seen += data.read(records[at]).count(b"\n")
+                    if seen >= wanted:
+                        self._number, self._position = number, at
+                        return
+
+    def entries(self) -> Iterator[Entry]:
+        """Every chunk from here on to the present end."""
+        while True:
+            numbers = file_numbers(self.directory)
+            if not numbers:
+                return
+            if self._number not in numbers:  # not begun, or deleted by rotation before we came to it
+                later = [number for number in numbers if number > self._number]
+                if not later:
+                    return
+                self._number, self._position = later[0], 0
+            # A file that has a successor will not grow any more: listed before it is read.
+            yield from self._file(self._number)
+            if self._number == numbers[-1]:
+                return
+            self._number, self._position = min(n for n in numbers if n > self._number), 0
+
+    def _file(self, number: int) -> Iterator[Entry]:
+        records = self._records(number, self._position)
+        if not records:
+            return
+        with _Data(self.directory, number) as data:
+            for record in records:
+                self._position += 1
+                if record[2] in self._streams:
+                    yield record[5], record[2], data.read(record)
+
+    def _records(self, number: int, first: int = 0) -> list[Record]:
+        try:
+            with open(self.directory / f"{number}.idx", "rb") as file:
+                file.seek(first * INDEX_RECORD.size)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = len(data) - len(data) % INDEX_RECORD.size
+        return list(INDEX_RECORD.iter_unpack(data[:whole]))
+
+
+class _Data:
+    """The bytes of one log file; empty when rotation deleted it."""
+
+    def __init__(self, directory: Path, number: int) -> None:
+        try:
+            self._fd = os.open(directory / f"{number}.log", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._fd = -1
+
+    def read(self, record: Record) -> bytes:
+        return b"" if self._fd < 0 else os.pread(self._fd, record[1], record[0])
+
+    def __enter__(self) -> _Data:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class _Lines:
+    """Chunks become lines, each stream by itself."""
+
+    def __init__(self, raw: bool) -> None:
+        self._raw = raw
+        self._open: dict[
+            int, tuple[int, bytes]
+        ] = {}  # stream -> time, bytes of a line without end
+
+    def feed(self, entry: Entry) -> Iterator[Entry]:
+        moment, stream, data = entry
+        if not data:
+            return
+        if self._raw:
+            yield entry
+            return
+        began, before = self._open.pop(stream, (moment, b""))
+        lines = _split(before + data)
+        for line in lines[:-1]:
+            yield began, stream, line
+            began = moment
+        last = lines[-1]
+        if last.endswith(b"\n") or len(last) >= MAX_LINE:
+            yield began, stream, last
+        else:
+            self._open[stream] = (began, last)
+
+    def rest(self) -> list[Entry]:
+        """What has no newline yet, oldest first."""
+        rest = sorted((began, stream, data) for stream, (began, data) in self._open.items())
+        self._open.clear()
+        return rest
+
+
+def _split(data: bytes) -> list[bytes]:
+    """Like splitlines(keepends=True), at newlines only: a carriage return draws a progress bar."""
+    parts = data.split(b"\n")
+    lines = [part + b"\n" for part in parts[:-1]]
+    return [*lines, parts[-1]] if parts[-1] else lines
+
+
+class _Watch:
+    """Waits until something may have changed in a log directory or beside it: inotify(7), else by polling."""
+
+    _EVENTS = 0x2 | 0x100 | 0x80 | 0x200 | 0x400  # MODIFY CREATE MOVED_TO DELETE DELETE_SELF
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._watched: set[Path] = set()
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = int(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._add()
+
+    def _add(self) -> None:
+        for path in (self._directory, self._directory.parent):
+            if self._fd < 0 or path in self._watched:
+                continue
+            if self._libc.inotify_add_watch(self._fd, os.fsencode(path), self._EVENTS) >= 0:
+                self._watched.add(path)
+
+    def wait(self) -> None:
+        if self._directory not in self._watched:
+            self._add()
+        if self._directory not in self._watched:
+            time.sleep(POLL)
+            return
+        if select.select([self._fd], [], [], LOOK_AGAIN)[0]:
+            try:
+                os.read(self._fd, 65536)
+            except BlockingIOError:
+                pass
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)

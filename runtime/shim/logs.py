@@ -1,0 +1,215 @@
+"""Effects: a container's output goes from its pipes to disk by splice(2), beside an index of when it came.
+
+A log directory holds `<n>.log`, the raw bytes of both streams as they came, and `<n>.idx`, one
+messages.INDEX_RECORD a chunk; n grows, nothing is renamed, so a reader follows across rotation without a gap.
+A chunk is on disk before its record, a reader believes records only. At `max_size` the next number begins and
+the oldest files beyond `max_files` are deleted.
+
+The application never waits for us longer than for the disk itself: when the disk is full its output is thrown
+away and counted, and every second the disk is tried again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime.shim import messages
+
+#: Bytes taken from one pipe before the loop turns to others; also the size of an ordinary pipe.
+CHUNK = 65536
+#: Chunks taken from one pipe in one turn.
+TURN = 16
+#: Seconds between two tries to write to a disk that was full.
+RETRY = 1.0
+MIN_SIZE = 4096
+
+_SPLICE_F_NONBLOCK = 2
+
+
+def file_numbers(directory: str | os.PathLike[str]) -> list[int]:
+    """The numbers of the log files in `directory`, oldest first; none when it is not there."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    stems = (name[:-4] for name in names if name.endswith(".log"))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+class LogWriter:
+    """The one writer of a log directory, which is made when missing. Opening again continues the last file.
+
+    `dropped` counts bytes of output that were thrown away.
+    """
+
+    def __init__(self, directory: str, max_size: int, max_files: int) -> None:
+        self.directory = directory
+        self.dropped = 0
+        self._log = self._index = self._null = -1
+        self._offset = 0
+        self._flags = 0
+        self._retry_at = 0.0
+        self.limit(max_size, max_files)
+        numbers = file_numbers(directory)
+        self._number = numbers[-1] if numbers else 0
+        try:
+            self._open()
+        except OSError:
+            self._fail()
+
+    def limit(self, max_size: int, max_files: int) -> None:
+        """New limits; they hold from the next chunk and rotation on. Less than one page or file is not."""
+        self._max_size, self._max_files = max(MIN_SIZE, int(max_size)), max(1, int(max_files))
+
+    def splice(self, pipe: int, stream: int) -> bool:
+        """Take what is in the non-blocking `pipe`. False at its end."""
+        for _ in range(TURN):
+            try:
+                taken = self._take(pipe, stream)
+            except BlockingIOError:
+                return True
+            if taken == 0:
+                return False
+        return True
+
+    def write(self, data: bytes, stream: int) -> None:
+        """The same for bytes that came by read(2): a terminal cannot be spliced."""
+        view = memoryview(data)
+        while view:
+            if not self._usable():
+                self._drop(len(view))
+                return
+            try:
+                written = os.pwrite(self._log, view[: self._max_size - self._offset], self._offset)
+                view = view[written:]
+                self._record(written, stream)
+            except OSError:
+                self._fail()
+
+    def close(self) -> None:
+        for fd in (self._log, self._index, self._null):
+            if fd >= 0:
+                os.close(fd)
+        self._log = self._index = self._null = -1
+
+    # -- one chunk
+
+    def _take(self, pipe: int, stream: int) -> int:
+        """Bytes that left the pipe, 0 at its end. BlockingIOError when it is empty for now."""
+        if not self._usable():
+            return self._throw_away(pipe)
+        room = min(CHUNK, self._max_size - self._offset)
+        try:
+            taken = os.splice(pipe, self._log, room, offset_dst=self._offset, flags=_SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            raise
+        except OSError:  # ENOSPC, EDQUOT, EIO, EFBIG: the bytes are still in the pipe
+            self._fail()
+            return self._throw_away(pipe)
+        if taken:
+            try:
+                self._record(taken, stream)
+            except OSError:  # the bytes are on disk: opening the files again finds them
+                self._fail()
+        return taken
+
+    def _record(self, length: int, stream: int) -> None:
+        record = messages.index_record(self._offset, length, stream, self._flags, time.time_ns())
+        written = os.write(self._index, record)
+        if written != len(record):
+            os.ftruncate(self._index, os.lseek(self._index, 0, os.SEEK_END) - written)
+            raise OSError(28, "cannot write log index: no space left")
+        self._offset += length
+        self._flags = 0
+        if self._offset >= self._max_size:
+            self._rotate()
+
+    def _throw_away(self, pipe: int) -> int:
+        if self._null < 0:
+            self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        taken = os.splice(pipe, self._null, CHUNK, flags=_SPLICE_F_NONBLOCK)
+        self._drop(taken)
+        return taken
+
+    def _drop(self, length: int) -> None:
+        self.dropped += length
+        self._flags |= messages.FLAG_DROPPED
+
+    # -- files
+
+    def _usable(self) -> bool:
+        """Whether there is a file to write to; tries again when the last failure is long enough ago."""
+        now = time.monotonic()
+        if now < self._retry_at:
+            return False
+        if self._log < 0:
+            try:
+                self._open()
+            except OSError:
+                self._fail()
+                return False
+        if self._offset >= self._max_size:  # the limit was lowered
+            self._rotate()
+            return self._log >= 0
+        return True
+
+    def _fail(self) -> None:
+        """Give the disk a rest. The files are closed, since opening mends what was half written."""
+        self._retry_at = time.monotonic() + RETRY
+        for fd in (self._log, self._index):
+            if fd >= 0:
+                os.close(fd)
+        self._log = self._index = -1
+
+    def _open(self) -> None:
+        """Open the files of the present number at their end; mends what a killed shim or a full disk left."""
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        stem = f"{self.directory}/{self._number}"
+        self._log = os.open(f"{stem}.log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._index = os.open(f"{stem}.idx", flags, 0o600)
+            self._mend()
+        except OSError:
+            os.close(self._log)
+            self._log = -1
+            if self._index >= 0:
+                os.close(self._index)
+                self._index = -1
+            raise
+
+    def _mend(self) -> None:
+        """Bytes that no record knows get one; half a record is cut off."""
+        size = messages.INDEX_RECORD.size
+        count = os.fstat(self._index).st_size // size
+        os.ftruncate(self._index, count * size)
+        known = 0
+        if count:
+            last = messages.INDEX_RECORD.unpack(os.pread(self._index, size, (count - 1) * size))
+            known = last[0] + last[1]
+        self._offset = os.fstat(self._log).st_size
+        if self._offset > known:
+            flags = messages.FLAG_RECOVERED
+            length = self._offset - known
+            os.write(
+                self._index, messages.index_record(known, length, messages.STDOUT, flags, time.time_ns())
+            )
+        elif self._offset < known:  # cut by hand: go on where the records end
+            self._offset = known
+
+    def _rotate(self) -> None:
+        os.close(self._log)
+        os.close(self._index)
+        self._log = self._index = -1
+        self._number += 1
+        try:
+            self._open()
+            for number in file_numbers(self.directory)[: -self._max_files]:
+                for ending in ("log", "idx"):
+                    try:
+                        os.unlink(f"{self.directory}/{number}.{ending}")
+                    except FileNotFoundError:
+                        pass
+        except OSError:
+            self._fail()
