@@ -1,0 +1,330 @@
+"""Effects: the engine. It observes, asks the planner, starts what is ready, and remembers how it went.
+
+The agent's loop calls `round` at every wake; `apply` does so until a source is converged or cannot be.
+A round uses nothing but a fresh observation: a step counts as in flight until the first round that began
+after it ended, so that no snapshot that is older than a step's end is ever planned from.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from agent.clock import Clock, SystemClock
+from agent.execute import Executor, Outcome
+from agent.journal import Journal
+from agent.planner import backoff
+from agent.planner.model import (
+    Limits,
+    Memory,
+    Plan,
+    PullImage,
+    Step,
+    Subject,
+    World,
+)
+from agent.planner.plan import plan
+from agent.tally import Tally
+from agent.verdict import Verdict, judge
+from runtime.interface import Observed, Progress, Runtime
+from specs.desired import Desired
+
+#: seconds that everything must stay well before `apply` says so, after it changed something
+SETTLE = 0.3
+#: the longest pause between two rounds of `apply`, in seconds (health checks are seen by looking)
+LOOK = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something for people while `apply` runs. `kind`: begin | done | failed | blocked | progress."""
+
+    kind: str
+    text: str
+    step: Step | None = None
+    progress: Progress | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round saw and decided."""
+
+    observed: Observed
+    plan: Plan
+    in_flight: Mapping[Subject, Step]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How `apply` ended. `ok`: all is running and healthy. `steps`: how many steps were done."""
+
+    ok: bool
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    steps: int = 0
+    round: Round | None = None
+
+
+@dataclass(slots=True)
+class _Wanted:
+    desired: Desired
+    revision: str = ""
+    drop_volumes: bool = False
+
+
+@dataclass(slots=True)
+class _Flight:
+    step: Step
+    number: int = 0  # in the journal
+    begun_at: float = 0.0
+
+
+EventCallback = Callable[[Event], None]
+
+
+@dataclass
+class _State:
+    wanted: dict[str, _Wanted] = field(default_factory=dict)
+    changed: bool = False
+
+
+class Engine:
+    """One an opened runtime. `round`, `plan_once` and `apply` are called by one thread at a time."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        journal: Journal | None = None,
+        *,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+        on_wake: Callable[[], None] | None = None,
+        on_event: EventCallback | None = None,
+    ) -> None:
+        self._runtime, self._journal = runtime, journal
+        self._clock: Clock = clock or SystemClock()
+        self.limits = limits or Limits()
+        self.memory = Memory()
+        self.tally = Tally()
+        self._on_wake, self._on_event = on_wake, on_event
+        self._lock = threading.Lock()
+        self._state = _State()
+        self._flights: dict[Subject, _Flight] = {}
+        self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._woken = threading.Event()
+        self._last_plan = ""
+        self._executor = Executor(
+            runtime, self.limits, begun=self._begun, done=self._done, progress=self._progress
+        )
+
+    def close(self) -> None:
+        """Wait for the steps that have begun; what they did is written down."""
+        self._executor.close()
+        self._collect()
+
+    # ------------------------------------------------------------ what is wanted
+
+    def want(self, desired: Desired, revision: str = "", *, drop_volumes: bool = False) -> None:
+        """`desired` is in force for its source from the next round on. Thread-safe."""
+        with self._lock:
+            self._state.wanted[desired.source] = _Wanted(desired, revision, drop_volumes)
+            self._state.changed = True
+            depends = {
+                name: frozenset(d.container for d in c.depends_on) for name, c in desired.containers.items()
+            }
+            self.memory = backoff.new_revision(self.memory, desired.source, depends)
+            if self._journal is not None and revision:
+                pulled = self.memory.pulled | self._journal.pulled(desired.source, revision)
+                self.memory = replace(self.memory, pulled=pulled)
+        self.wake()
+
+    def forget(self, source: str) -> None:
+        """`source` is no longer planned; what it declared stays as it is."""
+        with self._lock:
+            self._state.wanted.pop(source, None)
+
+    def wake(self) -> None:
+        self._woken.set()
+        if self._on_wake is not None:
+            self._on_wake()
+
+    # ------------------------------------------------------------ rounds
+
+    def plan_once(self, desired: Desired | None = None, revision: str = "") -> Plan:
+        """What would be done now, for every source, or for `desired` alone. Nothing is started."""
+        return plan(self._world(self._runtime.observe(), desired, revision))
+
+    def _world(self, observed: Observed, only: Desired | None = None, revision: str = "") -> World:
+        with self._lock:
+            wanted = dict(self._state.wanted)
+            memory = self.memory
+            if only is not None:
+                wanted = {only.source: _Wanted(only, revision)}
+                if self._journal is not None and revision:
+                    memory = replace(memory, pulled=self._journal.pulled(only.source, revision))
+            return World(
+                desired={name: item.desired for name, item in wanted.items()},
+                observed=observed,
+                memory=memory,
+                in_flight={subject: flight.step for subject, flight in self._flights.items()},
+                now=self._clock.monotonic(),
+                limits=self.limits,
+                drop_volumes=frozenset(name for name, item in wanted.items() if item.drop_volumes),
+            )
+
+    def round(self) -> Round:
+        """Observe, plan, start what is ready. Raises Fault when the machine cannot be observed."""
+        begin = self._clock.monotonic()
+        self._woken.clear()
+        self._collect()
+        with self._lock:
+            changed, self._state.changed = self._state.changed, False
+        if changed:
+            for subject in self._executor.cancel_queued():
+                self._flights.pop(subject, None)
+        observed = self._runtime.observe()
+        decided = plan(self._world(observed))
+        for step in decided.ready:
+            self._flights[step.subject] = _Flight(step)
+            self.tally.begin(step, observed)
+            self._executor.start(step)
+        self._write_down(decided)
+        seconds = self._clock.monotonic() - begin
+        self.tally.round(decided, bool(self._flights), seconds)
+        flights = {subject: flight.step for subject, flight in self._flights.items()}
+        return Round(observed, decided, flights, seconds)
+
+    def in_flight(self) -> list[tuple[Step, float]]:
+        """(step, seconds since the epoch when it began; 0.0: it is queued)"""
+        return [(flight.step, flight.begun_at) for flight in list(self._flights.values())]
+
+    def wait(self, timeout: float) -> bool:
+        """Until a step ends or somebody calls `wake`. False when `timeout` seconds passed first."""
+        return self._woken.wait(timeout)
+
+    def _write_down(self, decided: Plan) -> None:
+        if self._journal is None:
+            return
+        now = self._clock.time()
+        self._journal.blocked(decided.blocked, now)
+        text = str(decided)
+        if decided.steps and text != self._last_plan:
+            self._journal.plan(text, now)
+        self._last_plan = text
+
+    # ------------------------------------------------------------ steps
+
+    def _begun(self, step: Step) -> None:
+        now = self._clock.time()
+        flight = self._flights[step.subject]
+        flight.begun_at = now
+        if self._journal is not None:
+            wanted = self._state.wanted.get(step.source)
+            flight.number = self._journal.begin(step, wanted.revision if wanted else "", now)
+        self._tell(Event("begin", str(replace(step, after=frozenset())), step))
+
+    def _done(self, outcome: Outcome) -> None:
+        self._finished.put(outcome)
+        self.wake()
+
+    def _progress(self, progress: Progress) -> None:
+        self._tell(Event("progress", progress.what, progress=progress))
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _collect(self) -> None:
+        """Take in how steps ended, since the last round."""
+        while not self._finished.empty():
+            outcome = self._finished.get()
+            step, now = outcome.step, self._clock.monotonic()
+            flight = self._flights.pop(step.subject)
+            self.tally.end(outcome)
+            with self._lock:
+                if outcome.ok:
+                    self.memory = backoff.succeeded(self.memory, step, now, self.limits)
+                else:
+                    self.memory = backoff.failed(
+                        self.memory, step, outcome.code, outcome.message, now, self.limits
+                    )
+            if self._journal is not None:
+                self._journal.end(flight.number, outcome.seconds, outcome.code, outcome.message)
+                self._remember_pull(step, outcome)
+            kind = "done" if outcome.ok else "failed"
+            self._tell(Event(kind, outcome.message or step.id, step, seconds=outcome.seconds))
+
+    def _remember_pull(self, step: Step, outcome: Outcome) -> None:
+        assert self._journal is not None
+        if not outcome.ok or not isinstance(step.action, PullImage):
+            return
+        for source in step.action.sources:
+            wanted = self._state.wanted.get(source)
+            if wanted is not None and wanted.revision and step.action.image.pull == "always":
+                self._journal.add_pulled(source, wanted.revision, str(step.action.image.ref))
+
+    # ------------------------------------------------------------ apply
+
+    def apply(
+        self,
+        desired: Desired,
+        revision: str = "",
+        *,
+        on_event: EventCallback | None = None,
+        timeout: float = 300.0,
+        drop_volumes: bool = False,
+    ) -> Result:
+        """Converge one source. Ends when all of it runs and is healthy, when what does not cannot, or late.
+
+        Things that fail do not keep others from converging. What was begun is finished before this returns.
+        """
+        self._on_event = on_event
+        self.want(desired, revision, drop_volumes=drop_volumes)
+        deadline = self._clock.monotonic() + timeout
+        restarts: dict[str, int] = {}
+        steps, well_since = 0, None
+        last: Round | None = None
+        while True:
+            last = self.round()
+            steps += sum(1 for step in last.plan.ready if step.subject in last.in_flight)
+            verdict = judge(desired, last, restarts, self._clock.time())
+            now = self._clock.monotonic()
+            if not verdict.pending:
+                well_since = now if well_since is None else well_since
+                if verdict.failures or not steps or now - well_since >= SETTLE:
+                    return Result(not verdict.failures, verdict.failures, verdict.notes, steps, last)
+            else:
+                well_since = None
+            if now >= deadline:
+                return self._too_late(verdict, timeout, steps, last)
+            self._pause(last, well_since, deadline - now)
+
+    def _too_late(self, verdict: Verdict, timeout: float, steps: int, last: Round) -> Result:
+        late = tuple(f"{text} (gave up after {timeout:g} s)" for text in verdict.pending)
+        return Result(False, verdict.failures + late, verdict.notes, steps, last)
+
+    def _pause(self, last: Round, well_since: float | None, left: float) -> None:
+        """Until something happens. While steps run, half of the time is left to them."""
+        longest = min(LOOK, SETTLE / 2) if well_since is not None else LOOK
+        if last.plan.wake_at is not None:
+            longest = min(longest, max(0.0, last.plan.wake_at - self._clock.monotonic()))
+        self.wait(max(0.001, min(longest, left)))
+        if last.in_flight:
+            threading.Event().wait(min(0.1, max(0.002, last.seconds)))
+
+    def down(
+        self,
+        desired: Desired,
+        *,
+        volumes: bool = False,
+        on_event: EventCallback | None = None,
+        timeout: float = 300.0,
+    ) -> Result:
+        """Remove all that `desired.source` declared, dependents first; its volumes only when told."""
+        self.want(desired)  # for the order in which its containers go
+        empty = Desired(source=desired.source)
+        return self.apply(empty, on_event=on_event, timeout=timeout, drop_volumes=volumes)

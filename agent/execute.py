@@ -1,0 +1,116 @@
+"""Effects: run steps in a bounded pool of threads. It decides nothing; a failure never cancels other steps.
+
+STEAD_CRASH_AT="<verb> <kind>:<before|after>[:n]" (for example "start container:after:2") is a hook for tests:
+this process kills itself with SIGKILL around the nth step of that sort.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from agent.perform import perform
+from agent.planner.model import Limits, PullImage, Step, Subject
+from runtime.faults import Fault
+from runtime.interface import Progress, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended. `code` is "" for success; "bug" stands for an exception that is no Fault."""
+
+    step: Step
+    code: str = ""
+    message: str = ""
+    started_at: float = 0.0  # seconds since the epoch
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.code
+
+
+class Executor:
+    """`done` is called, in a worker's thread, after each step; `begun` before it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        limits: Limits,
+        *,
+        begun: Callable[[Step], None],
+        done: Callable[[Outcome], None],
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._runtime, self._begun, self._done, self._progress = runtime, begun, done, progress
+        self._steps = ThreadPoolExecutor(limits.parallel, "stead-step")
+        self._pulls = ThreadPoolExecutor(limits.pulls, "stead-pull")
+        self._lock = threading.Lock()
+        self._futures: dict[Subject, Future[None]] = {}
+        self._crash = CrashPoint.from_environment()
+
+    def start(self, step: Step) -> None:
+        """Queue `step`. The caller sees to it that its subject has no other step here."""
+        pool = self._pulls if isinstance(step.action, PullImage) else self._steps
+        with self._lock:
+            assert step.subject not in self._futures
+            self._futures[step.subject] = pool.submit(self._run, step)
+
+    def cancel_queued(self) -> set[Subject]:
+        """Take back what has not begun. Returns the subjects that are free again."""
+        with self._lock:
+            freed = {subject for subject, future in self._futures.items() if future.cancel()}
+            for subject in freed:
+                del self._futures[subject]
+            return freed
+
+    def close(self) -> None:
+        """Take back what has not begun and wait for the rest."""
+        self.cancel_queued()
+        self._steps.shutdown(wait=True)
+        self._pulls.shutdown(wait=True)
+
+    def _run(self, step: Step) -> None:
+        begin, started_at = time.monotonic(), time.time()
+        self._begun(step)
+        self._crash.reach(step, "before")
+        code, message = "", ""
+        try:
+            perform(self._runtime, step, self._progress)
+        except Fault as fault:
+            code, message = fault.code, str(fault)
+        except Exception as error:  # the step runner: one bug must not stop the other steps
+            code, message = "bug", f"cannot {step.id}: {type(error).__name__}: {error}"
+        self._crash.reach(step, "after")
+        with self._lock:
+            self._futures.pop(step.subject, None)
+        self._done(Outcome(step, code, message, started_at, time.monotonic() - begin))
+
+
+class CrashPoint:
+    """Where STEAD_CRASH_AT says that this process dies; nowhere without it."""
+
+    def __init__(self, what: str = "", when: str = "", count: int = 1) -> None:
+        self._what, self._when, self._left = what, when, count
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_environment(cls) -> CrashPoint:
+        what, _, rest = os.environ.get("STEAD_CRASH_AT", "").partition(":")
+        when, _, count = rest.partition(":")
+        return cls(what, when or "before", int(count or "1")) if what else cls()
+
+    def reach(self, step: Step, when: str) -> None:
+        if not self._what or when != self._when:
+            return
+        if self._what not in (f"{step.verb} {step.subject.kind}", step.verb, "any"):
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)

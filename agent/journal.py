@@ -1,0 +1,294 @@
+"""Effects: what was decided and done, and why, in SQLite (`journal.db`). Nothing is decided from it.
+
+It is bounded (the newest KEEP rows of each table), readable while the agent writes, and safe to lose: the
+only thing that comes back from it is which images with `pull = always` were pulled for the revision in force.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.planner.model import Blocked, Step
+from runtime.faults import Fault
+
+#: newest rows that are kept, by table
+KEEP = {"actions": 20_000, "revisions": 2_000, "reasons": 5_000, "plans": 500}
+#: rows are dropped once in so many writes
+PRUNE_EVERY = 500
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS revisions (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, source TEXT NOT NULL, revision TEXT NOT NULL,
+    note TEXT NOT NULL, result TEXT NOT NULL, errors TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS actions (
+    id INTEGER PRIMARY KEY, started REAL NOT NULL, seconds REAL, source TEXT NOT NULL, revision TEXT NOT NULL,
+    kind TEXT NOT NULL, name TEXT NOT NULL, verb TEXT NOT NULL, reason TEXT NOT NULL, cause TEXT NOT NULL,
+    result TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS actions_by_name ON actions(name, id);
+CREATE TABLE IF NOT EXISTS reasons (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, until REAL, source TEXT NOT NULL, kind TEXT NOT NULL,
+    name TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS reasons_by_name ON reasons(name, id);
+CREATE TABLE IF NOT EXISTS plans (id INTEGER PRIMARY KEY, at REAL NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS pulled (
+    source TEXT NOT NULL, revision TEXT NOT NULL, reference TEXT NOT NULL,
+    PRIMARY KEY (source, revision, reference)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """`result`: accepted | refused; the errors of a refused one are lines for people."""
+
+    at: float
+    source: str
+    revision: str
+    note: str
+    result: str
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One step. `result`: running | ok | failed | interrupted (the agent ended before the step did)."""
+
+    id: int
+    started: float
+    seconds: float | None
+    source: str
+    revision: str
+    kind: str
+    name: str
+    verb: str
+    reason: str
+    cause: str
+    result: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a thing could not be converged between `at` and `until` (None: still so)."""
+
+    at: float
+    until: float | None
+    source: str
+    kind: str
+    name: str
+    code: str
+    reason: str
+
+
+class Journal:
+    """The one writer. Thread-safe. Every method is one transaction; none waits for the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._writes = 0
+        try:
+            self._connection = _connect(path)
+        except sqlite3.DatabaseError:  # damaged: nothing depends on it, so begin a new one
+            path.replace(path.with_suffix(".damaged"))
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._connection = _connect(path)
+        with self._write() as connection:
+            connection.execute("UPDATE actions SET result = 'interrupted' WHERE result = 'running'")
+        self._reasons: dict[tuple[str, str, str], tuple[str, str, int]] = {}
+        for row in self._connection.execute("SELECT * FROM reasons WHERE until IS NULL"):
+            key = (row["source"], row["kind"], row["name"])
+            self._reasons[key] = (row["code"], row["reason"], row["id"])
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                self._writes += 1
+                if self._writes % PRUNE_EVERY == 1:
+                    _prune(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def revision(self, entry: Revision) -> None:
+        """Remember that a revision was taken or refused; the same one twice in a row is kept once."""
+        row = (entry.source, entry.revision, entry.note, entry.result, json.dumps(entry.errors))
+        with self._write() as connection:
+            last = connection.execute(
+                "SELECT source, revision, note, result, errors FROM revisions WHERE source = ?"
+                " ORDER BY id DESC LIMIT 1",
+                (entry.source,),
+            ).fetchone()
+            if last is None or tuple(last) != row:
+                connection.execute(
+                    "INSERT INTO revisions (at, source, revision, note, result, errors)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (entry.at, *row),
+                )
+
+    def begin(self, step: Step, revision: str, at: float) -> int:
+        """A step was begun. Returns its number for `end`."""
+        with self._write() as connection:
+            cursor = connection.execute(
+                "INSERT INTO actions (started, source, revision, kind, name, verb, reason, cause, result,"
+                " code, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', '', '')",
+                (
+                    at,
+                    step.source,
+                    revision,
+                    step.subject.kind,
+                    step.subject.name,
+                    step.verb,
+                    step.cause.reason,
+                    str(step.cause),
+                ),
+            )
+            return cursor.lastrowid or 0
+
+    def end(self, number: int, seconds: float, code: str, message: str) -> None:
+        with self._write() as connection:
+            connection.execute(
+                "UPDATE actions SET seconds = ?, result = ?, code = ?, message = ? WHERE id = ?",
+                (seconds, "failed" if code else "ok", code, message, number),
+            )
+
+    def blocked(self, blocked: Iterable[Blocked], at: float) -> None:
+        """The blocked things of the newest plan: new reasons are begun, those that are gone are ended."""
+        now = {(b.source, b.subject.kind, b.subject.name): (b.code, b.reason) for b in blocked}
+        ended = [key for key, (code, reason, _) in self._reasons.items() if now.get(key) != (code, reason)]
+        begun = [key for key, value in now.items() if self._reasons.get(key, ("", "", 0))[:2] != value]
+        if not ended and not begun:
+            return
+        with self._write() as connection:
+            for key in ended:
+                number = self._reasons.pop(key)[2]
+                connection.execute("UPDATE reasons SET until = ? WHERE id = ?", (at, number))
+            for key in begun:
+                cursor = connection.execute(
+                    "INSERT INTO reasons (at, source, kind, name, code, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                    (at, *key, *now[key]),
+                )
+                self._reasons[key] = (*now[key], cursor.lastrowid or 0)
+
+    def plan(self, text: str, at: float) -> None:
+        """A plan that is not empty and differs from the last one."""
+        with self._write() as connection:
+            connection.execute("INSERT INTO plans (at, text) VALUES (?, ?)", (at, text))
+
+    def add_pulled(self, source: str, revision: str, reference: str) -> None:
+        with self._write() as connection:
+            connection.execute("DELETE FROM pulled WHERE source = ? AND revision != ?", (source, revision))
+            connection.execute("INSERT OR IGNORE INTO pulled VALUES (?, ?, ?)", (source, revision, reference))
+
+    def pulled(self, source: str, revision: str) -> frozenset[tuple[str, str]]:
+        """(source, reference) of what was pulled for this revision because it says `always`."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT reference FROM pulled WHERE source = ? AND revision = ?", (source, revision)
+            ).fetchall()
+        return frozenset((source, row[0]) for row in rows)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prune(connection: sqlite3.Connection) -> None:
+    for table, keep in KEEP.items():
+        connection.execute(f"DELETE FROM {table} WHERE id <= (SELECT MAX(id) FROM {table}) - ?", (keep,))
+
+
+# ---------------------------------------------------------------- reading, with or without an agent
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """A read-only connection; None when there is no journal yet. Raises Fault database-invalid."""
+    if not path.exists():
+        yield None
+        return
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+    connection.row_factory = sqlite3.Row
+    try:
+        yield connection
+    except sqlite3.DatabaseError as error:
+        raise Fault("database-invalid", "read journal", str(path), str(error).lower()) from error
+    finally:
+        connection.close()
+
+
+def read_actions(path: Path, *, name: str = "", source: str = "", limit: int = 100) -> list[Entry]:
+    """The newest steps, newest first. `name` is a full name, or its last part."""
+    with _reading(path) as connection:
+        if connection is None:
+            return []
+        where, values = _where(name, source)
+        rows = connection.execute(f"SELECT * FROM actions {where} ORDER BY id DESC LIMIT ?", (*values, limit))
+        return [Entry(**dict(row)) for row in rows]
+
+
+def read_reasons(path: Path, *, name: str = "", source: str = "", limit: int = 100) -> list[Reason]:
+    """Why things were blocked, newest first."""
+    with _reading(path) as connection:
+        if connection is None:
+            return []
+        where, values = _where(name, source)
+        rows = connection.execute(
+            f"SELECT at, until, source, kind, name, code, reason FROM reasons {where}"
+            " ORDER BY id DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [Reason(**dict(row)) for row in rows]
+
+
+def read_revisions(path: Path, *, source: str = "", limit: int = 100) -> list[Revision]:
+    """Revisions taken and refused, newest first."""
+    with _reading(path) as connection:
+        if connection is None:
+            return []
+        where, values = _where("", source)
+        rows = connection.execute(
+            f"SELECT at, source, revision, note, result, errors FROM revisions {where}"
+            " ORDER BY id DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [Revision(*row[:5], errors=tuple(json.loads(row[5]))) for row in map(tuple, rows)]
+
+
+def _where(name: str, source: str) -> tuple[str, list[str]]:
+    clauses, values = [], []
+    if name:
+        clauses.append("(name = ? OR name LIKE '%/' || ?)" if "/" not in name else "name = ?")
+        values += [name, name] if "/" not in name else [name]
+    if source:
+        clauses.append("source = ?")
+        values.append(source)
+    return (f"WHERE {' AND '.join(clauses)}" if clauses else "", values)

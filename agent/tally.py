@@ -1,0 +1,80 @@
+"""Effects: counters for metrics, kept in memory by the engine and handed out as frozen values."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from agent.execute import Outcome
+from agent.planner.model import Plan, Step
+from agent.view import Counters
+from runtime.interface import Defect, Observed
+
+
+class Tally:
+    """Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._steps: Counter[tuple[str, str, str, str]] = Counter()
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._rounds: Counter[str] = Counter()
+        self._drift: Counter[str] = Counter()
+        self._revisions: Counter[tuple[str, str]] = Counter()
+        self._round_seconds = self._last_round = 0.0
+
+    def begin(self, step: Step, observed: Observed) -> None:
+        if step.cause.reason != "drift":
+            return
+        with self._lock:
+            for defect in _defects(step, observed):
+                self._drift[defect.kind] += 1
+
+    def end(self, outcome: Outcome) -> None:
+        step = outcome.step
+        result = outcome.code or "ok"
+        with self._lock:
+            self._steps[(step.subject.kind, step.verb, step.cause.reason, result)] += 1
+            key = (step.subject.kind, step.verb)
+            self._seconds[key] = self._seconds.get(key, 0.0) + outcome.seconds
+
+    def round(self, plan: Plan, busy: bool, seconds: float) -> None:
+        outcome = "progressing" if busy else "blocked" if plan.blocked else "converged"
+        with self._lock:
+            self._rounds[outcome] += 1
+            self._round_seconds += seconds
+            self._last_round = seconds
+
+    def failed_round(self) -> None:
+        with self._lock:
+            self._rounds["error"] += 1
+
+    def revision(self, source: str, result: str) -> None:
+        with self._lock:
+            self._revisions[(source, result)] += 1
+
+    def counters(self) -> Counters:
+        with self._lock:
+            return Counters(
+                dict(self._steps),
+                dict(self._seconds),
+                dict(self._rounds),
+                self._round_seconds,
+                self._last_round,
+                dict(self._drift),
+                dict(self._revisions),
+            )
+
+
+def _defects(step: Step, observed: Observed) -> tuple[Defect, ...]:
+    match step.subject.kind:
+        case "container":
+            have = observed.containers.get(step.subject.name)
+            return have.defects if have else ()
+        case "network":
+            network = observed.networks.get(step.subject.name)
+            return network.defects if network else ()
+        case "firewall":
+            return observed.firewall
+        case _:
+            return ()

@@ -1,0 +1,316 @@
+"""The engine on a runtime in memory: what is applied, what fails, what is remembered, what is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import journal as reading
+from agent.converge import Engine, Event
+from agent.journal import Journal
+from agent.planner.model import Limits
+from runtime.faults import Fault
+from runtime.interface import Defect, Health, Phase
+from specs.desired import Probe, Restart
+from tests.builders import container, desired, image, network, volume
+from tests.fake_runtime import FakeRuntime
+
+QUICK = Limits(transient_initial=0.01, transient_max=0.02, failure_initial=0.01, failure_max=0.02)
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime(
+        available={
+            "docker.io/library/busybox:latest": "sha256:busybox",
+            "docker.io/library/nginx:latest": "sha256:nginx",
+        }
+    )
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(runtime: FakeRuntime, journal: Journal) -> Iterator[Engine]:
+    made = Engine(runtime, journal, limits=QUICK)
+    yield made
+    made.close()
+
+
+SHOP = desired(
+    "shop",
+    network("shop/back"),
+    volume("shop/data"),
+    container("shop/db", networks=["shop/back"], volumes={"shop/data": "/data"}),
+    container("shop/web", image="nginx", networks=["shop/back"], after={"shop/db": "started"}),
+)
+
+
+def test_apply_brings_up_all_that_is_declared_in_order(engine: Engine, runtime: FakeRuntime) -> None:
+    result = engine.apply(SHOP, timeout=10)
+    assert result.ok, result
+    calls = runtime.calls
+    assert set(calls) == {
+        "pull image docker.io/library/busybox:latest",
+        "pull image docker.io/library/nginx:latest",
+        "create network shop/back",
+        "create volume shop/data",
+        "create container shop/db",
+        "create container shop/web",
+        "start container shop/db",
+        "start container shop/web",
+    }
+    assert calls.index("start container shop/db") < calls.index("start container shop/web")
+    assert calls.index("create network shop/back") < calls.index("create container shop/db")
+
+
+def test_applying_twice_does_nothing_the_second_time(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(SHOP, timeout=10)
+    count = len(runtime.calls)
+    result = engine.apply(SHOP, timeout=10)
+    assert result.ok and result.steps == 0
+    assert len(runtime.calls) == count
+    assert engine.plan_once(SHOP).empty
+
+
+def test_a_changed_variable_replaces_exactly_that_container_and_says_why(
+    engine: Engine, runtime: FakeRuntime
+) -> None:
+    first = desired("s", container("s/a", env={"COLOR": "blue"}), container("s/b"))
+    engine.apply(first, timeout=10)
+    del runtime.calls[:]
+    second = desired("s", container("s/a", env={"COLOR": "green"}, line=7), container("s/b"))
+    text = str(engine.plan_once(second))
+    assert "remove container s/a: environment.COLOR: blue -> green (spec.toml:7)" in text
+    engine.apply(second, timeout=10)
+    assert runtime.calls == ["remove container s/a", "create container s/a", "start container s/a"]
+
+
+def test_a_failed_pull_does_not_stop_other_containers(engine: Engine, runtime: FakeRuntime) -> None:
+    want = desired("s", container("s/good"), container("s/bad", image="missing"))
+    result = engine.apply(want, timeout=10)
+    assert not result.ok
+    assert any("s/bad" in text and "no such image" in text for text in result.failures)
+    assert runtime.observe().containers["s/good"].phase is Phase.RUNNING
+
+
+def test_a_failure_that_passes_is_retried_until_it_does(engine: Engine, runtime: FakeRuntime) -> None:
+    fault = Fault("registry-unreachable", "pull image", "busybox", "connection refused")
+    runtime.faults["pull image docker.io/library/busybox:latest"] = [fault, fault]
+    assert engine.apply(desired("s", container("s/a")), timeout=10).ok
+
+
+def test_apply_waits_for_health_and_fails_when_it_is_bad(engine: Engine, runtime: FakeRuntime) -> None:
+    want = desired("s", container("s/a", probe=Probe(tcp=":80")))
+
+    def tell(event: Event) -> None:
+        if event.kind == "done" and event.text == "start container s/a":
+            timer.start()
+
+    timer = threading.Timer(0.05, runtime.set_health, ("s/a", Health.UNHEALTHY))
+    result = engine.apply(want, on_event=tell, timeout=10)
+    timer.join()
+    assert result.failures == ("container s/a is unhealthy",)
+    runtime.set_health("s/a", Health.HEALTHY)
+    assert engine.apply(want, timeout=10).ok
+
+
+def test_apply_gives_up_in_time_and_says_what_it_waited_for(engine: Engine, runtime: FakeRuntime) -> None:
+    want = desired("s", container("s/a", probe=Probe(tcp=":80")))
+    result = engine.apply(want, timeout=0.2)
+    assert result.failures == ("container s/a is not healthy yet (gave up after 0.2 s)",)
+
+
+def test_a_job_that_ended_well_lets_its_dependents_start(engine: Engine, runtime: FakeRuntime) -> None:
+    want = desired(
+        "s",
+        container("s/migrate", restart=Restart("no")),
+        container("s/web", after={"s/migrate": "completed"}),
+    )
+
+    def tell(event: Event) -> None:
+        if event.kind == "done" and event.text == "start container s/migrate":
+            runtime.exit("s/migrate", 0)
+
+    assert engine.apply(want, on_event=tell, timeout=10).ok
+    assert runtime.observe().containers["s/web"].phase is Phase.RUNNING
+    assert engine.plan_once(want).empty
+
+
+def test_a_job_that_failed_blocks_its_dependents_with_the_reason(
+    engine: Engine, runtime: FakeRuntime
+) -> None:
+    want = desired(
+        "s",
+        container("s/migrate", restart=Restart("no")),
+        container("s/web", after={"s/migrate": "completed"}),
+    )
+
+    def tell(event: Event) -> None:
+        if event.kind == "done" and event.text == "start container s/migrate":
+            runtime.exit("s/migrate", 3)
+
+    result = engine.apply(want, on_event=tell, timeout=10)
+    assert not result.ok
+    assert any("s/web" in text and "exited with code 3" in text for text in result.failures)
+
+
+def test_down_removes_dependents_first_and_keeps_volumes(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(SHOP, timeout=10)
+    del runtime.calls[:]
+    assert engine.down(SHOP, timeout=10).ok
+    assert runtime.calls == [
+        "remove container shop/web",
+        "remove container shop/db",
+        "remove network shop/back",
+    ]
+    assert "shop/data" in runtime.observe().volumes
+    engine.apply(SHOP, timeout=10)
+    assert engine.down(SHOP, volumes=True, timeout=10).ok
+    assert not runtime.observe().volumes
+
+
+def test_one_source_never_touches_what_another_one_declared(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(desired("one", container("shared/a")), timeout=10)
+    del runtime.calls[:]
+    result = engine.apply(desired("two", container("shared/a"), container("two/b")), timeout=10)
+    assert result.failures == ("container shared/a: the name belongs to source one",)
+    engine.down(desired("two"), timeout=10)
+    assert runtime.observe().containers["shared/a"].source == "one"
+    assert not any("shared/a" in call for call in runtime.calls)
+
+
+def test_drift_is_repaired_without_a_restart_where_that_is_enough(
+    engine: Engine, runtime: FakeRuntime
+) -> None:
+    engine.apply(SHOP, timeout=10)
+    del runtime.calls[:]
+    runtime.damage("shop/web", Defect("limits", "memory is 1 instead of 2"))
+    runtime.damage("shop/back", Defect("bridge", "its bridge is gone"))
+    runtime.damage("firewall", Defect("firewall", "table is gone"))
+    assert engine.apply(SHOP, timeout=10).ok
+    assert sorted(runtime.calls) == [
+        "repair container shop/web",
+        "repair firewall",
+        "repair network shop/back",
+    ]
+    assert engine.tally.counters().drift == {"limits": 1, "bridge": 1, "firewall": 1}
+
+
+def test_a_repair_that_cures_nothing_is_paced(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(SHOP, timeout=10)
+    slow = Engine(runtime)
+    slow.want(SHOP)
+    for _ in range(50):
+        runtime.damage("shop/web", Defect("limits", "memory is 1 instead of 2"))
+        slow.round()
+        slow.wait(0.01)
+    slow.close()
+    assert runtime.calls.count("repair container shop/web") <= 3
+    assert "needed again" in str(slow.plan_once())
+
+
+def test_a_suspended_container_is_left_alone(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(desired("s", container("s/a", env={"A": "1"})), timeout=10)
+    del runtime.calls[:]
+    result = engine.apply(
+        desired("s", container("s/a", env={"A": "2"}, suspend="being looked at")), timeout=10
+    )
+    assert result.ok and result.notes == ("container s/a: suspended: being looked at",)
+    assert runtime.calls == []
+
+
+def test_a_changed_network_takes_its_containers_along(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(desired("s", network("s/n"), container("s/a", networks=["s/n"])), timeout=10)
+    del runtime.calls[:]
+    changed = network("s/n", subnet="10.9.0.0/24")
+    assert engine.apply(desired("s", changed, container("s/a", networks=["s/n"])), timeout=10).ok
+    assert runtime.calls == [
+        "remove container s/a",
+        "remove network s/n",
+        "create network s/n",
+        "create container s/a",
+        "start container s/a",
+    ]
+
+
+def test_the_old_container_stays_until_the_new_image_is_there(engine: Engine, runtime: FakeRuntime) -> None:
+    engine.apply(desired("s", container("s/a")), timeout=10)
+    result = engine.apply(desired("s", container("s/a", image="missing")), timeout=10)
+    assert not result.ok
+    assert runtime.observe().containers["s/a"].phase is Phase.RUNNING
+
+
+def test_an_image_that_is_always_pulled_is_pulled_once_a_revision(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    want = desired("s", container("s/a"), image("busybox", pull="always"))
+    pull = "pull image docker.io/library/busybox:latest"
+    for revision in ("r1", "r1", "r2"):
+        engine = Engine(runtime, journal, limits=QUICK)
+        assert engine.apply(want, revision, timeout=10).ok
+        engine.close()
+    assert runtime.calls.count(pull) == 2
+    runtime.available["docker.io/library/busybox:latest"] = "sha256:newer"
+    engine = Engine(runtime, journal, limits=QUICK)
+    assert engine.apply(want, "r3", timeout=10).ok
+    engine.close()
+    assert runtime.calls[-4:] == [
+        pull,
+        "remove container s/a",
+        "create container s/a",
+        "start container s/a",
+    ]
+
+
+def test_a_new_revision_takes_back_steps_that_have_not_begun(runtime: FakeRuntime) -> None:
+    release = threading.Event()
+    runtime.gate = lambda call: release.wait(10) and None if "a0" in call else None
+    engine = Engine(runtime, limits=Limits(parallel=1))
+    engine.want(desired("s", *(container(f"s/a{n}") for n in range(5))))
+    runtime.put_image("busybox", "sha256:busybox")
+    engine.round()
+    engine.want(desired("s", container("s/a0")))
+    seen = engine.round()
+    release.set()
+    assert [str(subject) for subject in seen.in_flight] == ["container s/a0"]
+    engine.close()
+    assert runtime.calls == ["create container s/a0"]
+
+
+def test_the_journal_tells_what_was_done_and_why(engine: Engine, journal: Journal, tmp_path: Path) -> None:
+    engine.apply(desired("s", container("s/a"), container("s/b", image="missing")), "rev1", timeout=10)
+    entries = reading.read_actions(tmp_path / "journal.db", name="a")
+    assert [(e.verb, e.result, e.revision) for e in entries] == [
+        ("start", "ok", "rev1"),
+        ("create", "ok", "rev1"),
+    ]
+    assert entries[1].cause == "does not exist (spec.toml:1)"
+    reasons = reading.read_reasons(tmp_path / "journal.db", name="s/b")
+    assert reasons[0].code == "image-not-found" and reasons[0].until is None
+
+
+def test_a_damaged_journal_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"this is no database" * 100)
+    Journal(path).close()
+    assert (tmp_path / "journal.damaged").exists()
+    assert reading.read_actions(path) == []
+
+
+def test_the_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reading.KEEP, "plans", 10)
+    journal = Journal(tmp_path / "journal.db")
+    for n in range(2 * reading.PRUNE_EVERY):
+        journal.plan(f"plan {n}", float(n))
+    count = journal._connection.execute("SELECT count(*) FROM plans").fetchone()[0]
+    journal.close()
+    assert count <= 10 + reading.PRUNE_EVERY
