@@ -1,0 +1,120 @@
+"""Effects: namespaces of this thread, and network namespaces bound to files.
+
+namespaces(7), setns(2), unshare(2), network_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from contextlib import contextmanager
+
+from runtime.linux import libc, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    StrPath = str | os.PathLike[str]
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# By the names of the OCI runtime-spec (config-linux.md, namespaces).
+FLAGS = {
+    "mount": CLONE_NEWNS,
+    "cgroup": CLONE_NEWCGROUP,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+    "user": CLONE_NEWUSER,
+    "pid": CLONE_NEWPID,
+    "network": CLONE_NEWNET,
+}
+
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Move this thread into the namespace(s) of `fd`: a namespace file, or a pidfd with several flags."""
+    libc.call("setns", fd, flags, subject=f"fd {fd}")
+
+
+def unshare(flags: int) -> None:
+    """Give this thread (for pid: its next child) new namespaces."""
+    libc.call("unshare", flags, subject=f"flags {flags:#x}")
+
+
+def create_netns(path: StrPath) -> None:
+    """A new network namespace, its loopback up, bound to the file `path`, which is made. Repeatable: what is
+    already bound there stays. This thread is back in its own namespace afterwards."""
+    if mounts.is_mounted(path):
+        return
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        unshare(CLONE_NEWNET)
+        try:
+            raise_loopback()
+            mounts.mount("/proc/thread-self/ns/net", path, None, mounts.MS_BIND)
+        finally:
+            setns(own, CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
+def delete_netns(path: StrPath) -> None:
+    """Unbind and delete the file. Repeatable. The namespace lives as long as a process is in it."""
+    while mounts.is_mounted(path):
+        mounts.unmount(path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+@contextmanager
+def in_netns(path: StrPath) -> Iterator[None]:
+    """This thread, and no other, is in the network namespace at `path` inside the block."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(target, CLONE_NEWNET)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        finally:
+            os.close(target)
+        try:
+            yield
+        finally:
+            setns(own, CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
+def raise_loopback() -> None:
+    """Set `lo` of this thread's network namespace up: netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack("16sH14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+
+
+def is_netns(path: StrPath) -> bool:
+    """Whether a namespace is bound to `path` (a file on nsfs): cheap, for drift checks."""
+    try:
+        return mounts.is_mounted(path)
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return False
+        raise

@@ -1,0 +1,116 @@
+"""Effects: overlay mounts of any number of read-only layers (up to 500, OVL_MAX_STACK of the kernel).
+
+Documentation/filesystems/overlayfs.rst. Where the kernel takes layers one by one (`lowerdir+`, Linux 6.7), the
+new mount API is used. Before, all options must fit one page: then each directory is opened and named by its
+descriptor's number, relative to /proc/thread-self/fd, in a thread that has a working directory of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+from runtime.linux import libc, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    StrPath = str | os.PathLike[str]
+
+MAX_LAYERS = 500
+_CLONE_FS = 0x200
+_PLAIN = 255  # longest value that fsconfig(2) takes as a string
+
+
+def mount(
+    lowers: Sequence[StrPath],
+    upper: StrPath | None,
+    work: StrPath | None,
+    target: StrPath,
+    *,
+    legacy: bool = False,
+) -> None:
+    """Mount `lowers` (TOP layer first) with `upper` over them at `target`; without `upper` read-only.
+
+    `work` is an empty directory on the filesystem of `upper`. `legacy` forces the way of old kernels.
+    Raises OSError(E2BIG) for more than MAX_LAYERS.
+    """
+    layers = [os.fspath(layer) for layer in lowers]
+    if not layers or (upper is None) != (work is None):
+        raise ValueError("an overlay needs a lower layer, and upper and work together")
+    if len(layers) > MAX_LAYERS:
+        raise OSError(errno.E2BIG, f"mount overlay: more than {MAX_LAYERS} layers", os.fspath(target))
+    if upper is None and len(layers) == 1:
+        mounts.bind(layers[0], target, read_only=True, recursive=False)
+        return
+    if legacy:
+        _mount_by_number(layers, upper, work, target)
+        return
+    try:
+        _mount_one_by_one(layers, upper, work, target)
+    except OSError as error:
+        # An unknown parameter is EINVAL; so are other mistakes, which the second way then reports.
+        if error.errno != errno.EINVAL:
+            raise
+        _mount_by_number(layers, upper, work, target)
+
+
+def _mount_one_by_one(
+    layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath
+) -> None:
+    opened: list[int] = []
+
+    def name(path: StrPath) -> str:
+        """The path itself, or its descriptor where it is too long or holds what overlay would unescape."""
+        text = os.path.abspath(path)
+        if len(os.fsencode(text)) <= _PLAIN and not any(mark in text for mark in ":\\,"):
+            return text
+        opened.append(os.open(text, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY))
+        return f"/proc/thread-self/fd/{opened[-1]}"
+
+    try:
+        options: list[tuple[str, str | None]] = [("source", "overlay")]
+        options += [("lowerdir+", name(layer)) for layer in layers]
+        if upper is not None and work is not None:
+            options += [("upperdir", name(upper)), ("workdir", name(work))]
+        fd = mounts.new_filesystem("overlay", options)
+        try:
+            mounts.attach(fd, target)
+        finally:
+            os.close(fd)
+    finally:
+        for number in opened:
+            os.close(number)
+
+
+def _mount_by_number(layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath) -> None:
+    failures: list[BaseException] = []
+    opened: list[int] = []
+    destination = os.path.abspath(target)
+
+    def number(path: StrPath) -> str:
+        opened.append(os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY))
+        return str(opened[-1])
+
+    def run() -> None:
+        try:
+            libc.call("unshare", _CLONE_FS)
+            os.chdir("/proc/thread-self/fd")
+            mounts.mount("overlay", destination, "overlay", 0, data)
+        except BaseException as error:
+            failures.append(error)
+
+    try:
+        data = "lowerdir=" + ":".join(number(layer) for layer in layers)
+        if upper is not None and work is not None:
+            data += f",upperdir={number(upper)},workdir={number(work)}"
+        thread = threading.Thread(target=run, name="overlay")
+        thread.start()
+        thread.join()
+    finally:
+        for fd in opened:
+            os.close(fd)
+    if failures:
+        raise failures[0]
