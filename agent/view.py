@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from runtime.interface import Observed, Sample
 
@@ -89,3 +90,14 @@ class View:
     samples: tuple[Sample, ...] = ()
     sampled_at: float = 0.0
     error: str = ""  # why the last round failed as a whole (observe failed)
+
+
+class Provider(Protocol):
+    """What the HTTP API and metrics are given."""
+
+    @property
+    def view(self) -> View: ...
+
+    def scraped(self) -> None:
+        """Somebody reads samples: they are taken every few seconds for a while from now on."""
+        ...

@@ -1,0 +1,98 @@
+"""Effects: revision -> Desired, and the last good revision of each source kept on disk.
+
+What was in force survives agent and machine: after a reboot everything comes back without the source.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.sources import directory
+from agent.sources.revision import Revision
+from runtime.paths import Paths, write_atomically
+from specs.desired import Desired
+
+#: of the file in which a good revision is kept
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What specs may refer to besides their files: variables of the settings, the node's name and labels."""
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    node: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`desired` is None when there are problems; each is a line file:line:column: text."""
+
+    revision: Revision
+    desired: Desired | None
+    problems: tuple[str, ...] = ()
+
+
+def resolve(source: str, revision: Revision, around: Surroundings) -> Resolved:
+    """What `revision` says. Every problem is listed; with one or more of them nothing of it is taken."""
+    from specs.resolve import resolve as resolve_files
+
+    found, problems = resolve_files(
+        revision.files,
+        source=source,
+        variables=around.variables,
+        node={"name": around.node, "labels": around.labels},
+        source_root=revision.root,
+    )
+    texts = tuple(str(problem) for problem in problems)
+    return Resolved(revision, None if texts else found, texts)
+
+
+def load_directory(path: Path, *, name: str = "", around: Surroundings | None = None) -> Resolved:
+    """For `stead plan DIR`, `apply`, `down`, `validate`. Raises sources.directory.Unreadable."""
+    from agent.settings import source_name
+
+    where = Path(path).absolute()
+    revision, _ = directory.read(where)
+    return resolve(name or source_name(where.resolve().name), revision, around or Surroundings())
+
+
+class Shelf:
+    """The last good revision of one source, in root/sources/<name>/good.json."""
+
+    def __init__(self, paths: Paths, source: str) -> None:
+        self.directory = paths.sources / source
+        self._file = self.directory / "good.json"
+
+    def put(self, revision: Revision) -> None:
+        """Durable when it returns."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files = {name: base64.b64encode(data).decode() for name, data in sorted(revision.files.items())}
+        document = {
+            "version": VERSION,
+            "id": revision.id,
+            "note": revision.note,
+            "root": revision.root,
+            "files": files,
+        }
+        write_atomically(self._file, json.dumps(document).encode())
+
+    def get(self) -> Revision | None:
+        """None when there is none, or none that this release can read."""
+        try:
+            document = json.loads(self._file.read_bytes())
+            if document["version"] != VERSION:
+                return None
+            files = {name: base64.b64decode(data) for name, data in document["files"].items()}
+            return Revision(document["id"], document["note"], files, document["root"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def drop(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,398 @@
+"""Effects: the agent. It waits for a reason to look, looks, starts what is ready, and waits again.
+
+Reasons: a source changed, a step ended, a shim said something, a blocked step may be tried again, or nothing
+happened for a while (drift tells nobody). What is in force comes from disk first, so that after a reboot all
+comes back without its sources. Ending the agent leaves every container running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent import notify, picture
+from agent.clock import SystemClock
+from agent.converge import Engine, Event, Round
+from agent.desired import Resolved, Shelf, Surroundings, resolve
+from agent.journal import Journal
+from agent.journal import Revision as RevisionEntry
+from agent.lock import hold
+from agent.settings import Settings, Source
+from agent.sources.directory import DirectorySource
+from agent.sources.git import GitSettings, GitSource
+from agent.sources.revision import Failure, Revision, Yield
+from agent.verdict import judge
+from agent.view import SourceView, View
+from runtime.faults import Fault
+from runtime.interface import Runtime
+from runtime.paths import Paths
+from specs.desired import Desired
+
+log = logging.getLogger("stead")
+
+#: seconds between two looks when nothing happens: at least PERIOD, and RATIO times what a look costs, so that an
+#: idle agent stays under half a percent of a core
+PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 300.0
+#: how many times the length of the last round to wait until the next, by what woke us: people wait for sources
+SPACING = {"source": 0.0, "deadline": 0.0, "step": 1.0, "shim": 10.0}
+SPACING_MAX = {"source": 0.0, "deadline": 0.0, "step": 0.1, "shim": 1.0}
+#: seconds between two samples, and how long after the last scrape they are still taken
+SAMPLE_EVERY, SAMPLE_FOR = 5.0, 120.0
+#: seconds that a round which failed as a whole is waited for
+RETRY = 2.0
+
+
+class AnySource(Protocol):
+    """What the loop needs of a source."""
+
+    @property
+    def location(self) -> str: ...
+    def accept(self, revision: Revision) -> None: ...
+    def revisions(self, stop: asyncio.Event) -> Any: ...
+
+
+def open_source(settings: Source, paths: Paths) -> AnySource:
+    if settings.directory:
+        return DirectorySource(Path(settings.directory), settings.path)
+    chosen = GitSettings(
+        url=settings.git,
+        ref=settings.ref,
+        path=settings.path,
+        interval=settings.interval,
+        ssh_key=settings.ssh_key,
+        token_file=settings.token_file,
+    )
+    return GitSource(chosen, paths.sources / settings.label)
+
+
+class _Feed:
+    """One source with its last good revision and what is shown of it."""
+
+    def __init__(self, settings: Source, paths: Paths, around: Surroundings) -> None:
+        self.name = settings.label
+        self.source = open_source(settings, paths)
+        self.shelf = Shelf(paths, self.name)
+        self.around = replace(around, variables=settings.variables)
+        self.desired: Desired | None = None
+        kind = "directory" if settings.directory else "git"
+        self.view = SourceView(self.name, kind, self.source.location)
+
+    def resolve(self, revision: Revision) -> Resolved:
+        return resolve(self.name, revision, self.around)
+
+
+class Agent:
+    """`view` may be read from any thread at any time."""
+
+    def __init__(self, settings: Settings, paths: Paths, runtime: Runtime) -> None:
+        self.settings, self.paths, self.runtime = settings, paths, runtime
+        self._clock = SystemClock()
+        self._view = View(
+            started_at=self._clock.time(), pid=os.getpid(), version=_version(), node=settings.node_name
+        )
+        around = Surroundings({}, settings.node_name, settings.node.labels)
+        self._feeds = [_Feed(source, paths, around) for source in settings.source]
+        self._reasons: set[str] = set()
+        self._scraped = 0.0
+        self._sampled = 0.0
+        self._was_state = ""
+
+    # ------------------------------------------------------------ for those who show it
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    def scraped(self) -> None:
+        self._scraped = time.monotonic()
+
+    def look(self) -> None:
+        """Something outside of the agent changed (an image was imported): look now. Thread-safe."""
+        self._loop.call_soon_threadsafe(self._because, "source")
+
+    # ------------------------------------------------------------ life
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT. Raises Fault locked when another process holds the root."""
+        with ExitStack() as stack:
+            stack.enter_context(hold(self.paths, "agent"))
+            self._loop = asyncio.get_running_loop()
+            self._wake, self._stop = asyncio.Event(), asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self._stop.set)
+                stack.callback(self._loop.remove_signal_handler, number)
+            self._journal = Journal(self.paths.journal)
+            stack.callback(self._journal.close)
+            self._engine = Engine(
+                self.runtime,
+                self._journal,
+                limits=self.settings.planner_limits(),
+                on_wake=lambda: self._loop.call_soon_threadsafe(self._because, "step"),
+                on_event=_log_event,
+            )
+            stack.callback(self._listen())
+            await self._restore()
+            await self._live()
+        return 0
+
+    async def _live(self) -> None:
+        tasks = [asyncio.create_task(self._follow(feed)) for feed in self._feeds]
+        tasks.append(asyncio.create_task(self._sample()))
+        tasks += self._servers()
+        rounds = asyncio.create_task(self._rounds())
+        try:
+            await asyncio.wait([rounds, *tasks], return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            self._stop.set()
+            self._wake.set()
+            notify.notify("STOPPING=1", "STATUS=waiting for steps that have begun")
+            self._view = replace(self._view, state="stopping")
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(rounds, *tasks, return_exceptions=True)
+            await asyncio.to_thread(self._engine.close)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def _servers(self) -> list[asyncio.Task[Any]]:
+        try:
+            module = importlib.import_module("agent.http.server")
+        except ModuleNotFoundError as error:
+            if error.name not in ("agent.http.server", "agent.http"):
+                raise
+            return []
+        return [asyncio.create_task(module.serve(self, self.paths, self.settings))]
+
+    def _because(self, reason: str) -> None:
+        self._reasons.add(reason)
+        self._wake.set()
+
+    # ------------------------------------------------------------ sources
+
+    async def _restore(self) -> None:
+        """Put the last good revisions in force before any source was looked at."""
+        for feed in self._feeds:
+            revision = await asyncio.to_thread(feed.shelf.get)
+            if revision is not None:
+                await self._take(feed, revision, restored=True)
+
+    async def _follow(self, feed: _Feed) -> None:
+        async for found in feed.source.revisions(self._stop):
+            try:
+                await self._take(feed, found)
+            except (Fault, OSError) as error:
+                self._show(feed, fetch_error=str(error))
+                log.error("source %s: %s", feed.name, error)
+
+    async def _take(self, feed: _Feed, found: Yield, *, restored: bool = False) -> None:
+        now = self._clock.time()
+        if isinstance(found, Failure):
+            self._show(feed, fetch_error=found.text, seen_at=now)
+            log.warning("source %s: %s", feed.name, found.text)
+            return
+        self._show(feed, fetch_error="", seen=found.id, seen_at=now)
+        if feed.desired is not None and found.id == feed.view.revision:
+            self._show(feed, errors=())  # what was refused is gone again
+            return
+        resolved = await asyncio.to_thread(feed.resolve, found)
+        if resolved.desired is None:
+            await self._refuse(feed, resolved, now)
+            return
+        if not restored:
+            await asyncio.to_thread(feed.source.accept, found)
+        feed.desired = resolved.desired
+        self._show(
+            feed,
+            revision=found.id,
+            revision_note=found.note,
+            revision_at=now,
+            errors=(),
+            containers=len(resolved.desired.containers),
+        )
+        self._engine.want(resolved.desired, found.id)
+        self._because("source")
+        log.info("source %s: revision %s in force: %s", feed.name, found.id[:12], found.note)
+        self._engine.tally.revision(feed.name, "accepted")
+        entry = RevisionEntry(now, feed.name, found.id, found.note, "accepted")
+        await asyncio.to_thread(self._journal.revision, entry)
+        if not restored:
+            await asyncio.to_thread(feed.shelf.put, found)
+
+    async def _refuse(self, feed: _Feed, resolved: Resolved, now: float) -> None:
+        """A bad revision changes nothing; the last good one stays in force."""
+        revision = resolved.revision
+        self._show(feed, errors=resolved.problems)
+        for problem in resolved.problems:
+            log.error("source %s: %s", feed.name, problem)
+        self._engine.tally.revision(feed.name, "refused")
+        entry = RevisionEntry(now, feed.name, revision.id, revision.note, "refused", resolved.problems)
+        await asyncio.to_thread(self._journal.revision, entry)
+
+    def _show(self, feed: _Feed, **changes: Any) -> None:
+        feed.view = replace(feed.view, **changes)
+        views = tuple(item.view for item in self._feeds)
+        self._view = replace(self._view, sources=views, counters=self._engine.tally.counters())
+
+    # ------------------------------------------------------------ rounds
+
+    async def _rounds(self) -> None:
+        watchdog = notify.watchdog_interval()
+        ready = False
+        pause = 0.0
+        while not self._stop.is_set():
+            await self._until(pause, watchdog)
+            if self._stop.is_set():
+                return
+            self._wake.clear()
+            self._reasons.clear()
+            try:
+                done = await asyncio.to_thread(self._engine.round)
+            except (Fault, OSError) as error:
+                log.error("%s", error)
+                self._engine.tally.failed_round()
+                self._view = replace(self._view, error=str(error), counters=self._engine.tally.counters())
+                pause = RETRY
+            else:
+                self._publish(done)
+                pause = self._next(done)
+                await self._space(done)
+            if not ready:
+                ready = True
+                notify.notify("READY=1")
+            notify.notify("WATCHDOG=1", f"STATUS={self._status()}")
+
+    async def _until(self, pause: float, watchdog: float) -> None:
+        """Until there is a reason to look, at most `pause` seconds; the watchdog is fed meanwhile."""
+        deadline = time.monotonic() + pause
+        while not self._wake.is_set() and (left := deadline - time.monotonic()) > 0:
+            try:
+                await asyncio.wait_for(self._wake.wait(), min(left, watchdog) if watchdog else left)
+            except TimeoutError:
+                notify.notify("WATCHDOG=1")
+
+    def _next(self, done: Round) -> float:
+        """Seconds until the next look when nothing happens."""
+        period = min(PERIOD_MAX, max(PERIOD, RATIO * done.seconds))
+        if done.plan.wake_at is not None:
+            period = min(period, done.plan.wake_at - self._clock.monotonic())
+        return max(0.0, period)
+
+    async def _space(self, done: Round) -> None:
+        """Leave the machine to the steps and containers for a moment, unless a source changed."""
+        begun = time.monotonic()
+        while not self._stop.is_set():
+            reasons = self._reasons or {"shim"}
+            delay = min(min(SPACING[r] * done.seconds, SPACING_MAX[r]) for r in reasons)
+            left = begun + delay - time.monotonic()
+            if left <= 0 or not self._wake.is_set():
+                return
+            if "source" in reasons:
+                return
+            await asyncio.sleep(min(left, 0.02))
+
+    def _publish(self, done: Round) -> None:
+        now = self._clock.time()
+        for feed in self._feeds:
+            if feed.desired is not None and not feed.view.errors:
+                verdict = judge(feed.desired, done, {}, now)
+                if not verdict.pending and not verdict.failures:
+                    feed.view = replace(feed.view, last_success=now)
+        self._view = picture.with_round(
+            replace(
+                self._view,
+                sources=tuple(feed.view for feed in self._feeds),
+                counters=self._engine.tally.counters(),
+            ),
+            at=now,
+            monotonic=self._clock.monotonic(),
+            observed=done.observed,
+            plan=done.plan,
+            flights=self._engine.in_flight(),
+        )
+        if self._view.state != self._was_state:
+            self._was_state = self._view.state
+            log.info("%s", self._status())
+
+    def _status(self) -> str:
+        view = self._view
+        text = f"{view.state}: {len(view.observed.containers)} containers"
+        if view.blocked:
+            text += f", {len(view.blocked)} blocked ({view.blocked[0].reason[:80]})"
+        if refused := [source.name for source in view.sources if source.errors]:
+            text += f", bad revision of {', '.join(refused)}"
+        return text
+
+    # ------------------------------------------------------------ shims, samples
+
+    def _listen(self) -> Any:
+        """Take the shims' datagrams: each is a reason to look. Returns what ends it."""
+        path = self.paths.events_socket
+        path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        directory = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+        try:
+            sock.bind(f"/proc/self/fd/{directory}/{path.name}")  # however long the path is
+        finally:
+            os.close(directory)
+        path.chmod(0o600)
+        self._loop.add_reader(sock, self._heard, sock)
+
+        def end() -> None:
+            self._loop.remove_reader(sock)
+            sock.close()
+            path.unlink(missing_ok=True)
+
+        return end
+
+    def _heard(self, sock: socket.socket) -> None:
+        try:
+            for _ in range(1000):
+                sock.recv(65536)
+        except OSError:
+            pass  # read all there is
+        self._because("shim")
+
+    async def _sample(self) -> None:
+        """In the background, so that no scrape waits for a container."""
+        while not self._stop.is_set():
+            wanted = self._scraped and time.monotonic() - self._scraped < SAMPLE_FOR
+            if wanted and time.monotonic() - self._sampled >= SAMPLE_EVERY:
+                self._sampled = time.monotonic()
+                try:
+                    samples = await asyncio.to_thread(self.runtime.sample)
+                except (Fault, OSError) as error:
+                    log.warning("cannot sample containers: %s", error)
+                else:
+                    self._view = replace(self._view, samples=samples, sampled_at=self._clock.time())
+            await asyncio.sleep(0.5 if wanted or not self._sampled else 1.0)
+
+
+def _log_event(event: Event) -> None:
+    if event.kind == "failed":
+        log.warning("%s", event.text)
+    elif event.kind == "begin":
+        log.info("%s", event.text)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("stead")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def run_agent(settings: Settings, paths: Paths, runtime: Runtime) -> int:
+    """Run the agent until it is told to end. Returns the exit code. Raises Fault locked."""
+    return await Agent(settings, paths, runtime).run()

@@ -1,0 +1,196 @@
+"""Values: what /etc/stead/stead.toml says, checked at the edge: every problem at once, with its line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from agent.planner.model import Limits
+from specs.values import Duration
+
+DEFAULT_SETTINGS = Path("/etc/stead/stead.toml")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `problems` are lines "file:line:column: text"."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _seconds(value: object) -> object:
+    return float(Duration.parse(value)) if isinstance(value, str) else value
+
+
+def _absolute(value: object) -> object:
+    if isinstance(value, str) and value and not value.startswith("/"):
+        raise ValueError(f"{value!r} is not an absolute path")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Table):
+    """[[source]]: exactly one of directory and git."""
+
+    name: str = Field("", pattern=r"^[a-z0-9][a-z0-9_.-]*$|^$")
+    directory: AbsolutePath = ""
+    git: str = ""
+    ref: str = Field("", pattern=r"^[^-\s~^:?*\\\[][^\s~^:?*\\\[]*$|^$")
+    interval: Seconds = 30.0
+    ssh_key: AbsolutePath = ""
+    token_file: AbsolutePath = ""
+    path: str = Field("", pattern=r"^(?!/)(?!.*(^|/)\.\.(/|$)).*$")
+    variables: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.directory) == bool(self.git):
+            raise ValueError("a source has exactly one of directory and git")
+        if self.directory and (self.ref or self.ssh_key or self.token_file):
+            raise ValueError("ref, ssh_key and token_file belong to git sources")
+        if self.git.startswith("-"):
+            raise ValueError("git: not a URL or path")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name, or what the last part of the location gives."""
+        if self.name:
+            return self.name
+        base = (self.directory or self.git).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+        return source_name(base.removesuffix(".git"))
+
+
+def source_name(base: str) -> str:
+    """A name for what a directory or URL of this base name declares."""
+    kept = "".join(c if c.isalnum() or c in "_.-" else "-" for c in base.lower()).strip("-._")
+    return kept or "default"
+
+
+class Node(_Table):
+    name: str = ""
+    labels: dict[str, str] = {}
+
+
+class Registry(_Table):
+    """[registry."host:port"]: as runtime.images.store.RegistrySettings."""
+
+    insecure: bool = False
+    ca_file: AbsolutePath = ""
+    username: str = ""
+    password_file: AbsolutePath = ""
+    mirrors: list[str] = []
+
+
+class Listen(_Table):
+    metrics: str = Field("127.0.0.1:9420", pattern=r"^(\S+:\d{1,5})?$")  # empty: no TCP port
+
+
+class LimitSettings(_Table):
+    parallel: int = Field(8, ge=1, le=64)  # steps at once
+    pulls: int = Field(3, ge=1, le=32)  # pulls at once
+
+
+class Network(_Table):
+    pool: str = "10.88.0.0/16"
+
+
+class Settings(_Table):
+    source: list[Source] = []
+    node: Node = Node()
+    registry: dict[str, Registry] = {}
+    listen: Listen = Listen()
+    limits: LimitSettings = LimitSettings()
+    network: Network = Network()
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [source.label for source in self.source]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"two sources are named {', '.join(double)}; give one of them another name")
+        return self
+
+    @property
+    def node_name(self) -> str:
+        return self.node.name or socket.gethostname()
+
+    def planner_limits(self) -> Limits:
+        return Limits(parallel=self.limits.parallel, pulls=self.limits.pulls)
+
+
+def load(path: Path | None = None) -> Settings:
+    """Settings from `path`, or from DEFAULT_SETTINGS if there is such a file. Raises SettingsError."""
+    chosen = path or DEFAULT_SETTINGS
+    try:
+        text = chosen.read_text()
+    except FileNotFoundError:
+        if path is None:
+            return Settings()
+        raise SettingsError((f"cannot read settings {chosen}: no such file",)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError((f"cannot read settings {chosen}: {reason}".lower(),)) from error
+    return parse(text, str(chosen))
+
+
+def parse(text: str, file: str = "stead.toml") -> Settings:
+    """Raises SettingsError with every problem."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError((f"{file}: {error}",)) from error
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        problems = tuple(_line(text, file, item) for item in error.errors())
+        raise SettingsError(problems) from error
+
+
+def _line(text: str, file: str, error: Any) -> str:
+    """One problem; its place is that of the last key of its path that stands in the text."""
+    path = [part for part in error["loc"] if part != "float"]
+    line, column = _place(text, path)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "unknown key"
+    where = ".".join(str(part) for part in path)
+    return f"{file}:{line}:{column}: {where + ': ' if where else ''}{message[:1].lower() + message[1:]}"
+
+
+def _place(text: str, path: list[str | int]) -> tuple[int, int]:
+    """Line and column of the innermost part of `path` that can be found: a table header, then a key in it."""
+    lines = text.splitlines()
+    start, column, seen, wanted = 0, 1, -1, 0
+    keys = [part for part in path if isinstance(part, str)]
+    if len(path) > 1 and isinstance(path[1], int):
+        wanted = path[1]
+    for number, line in enumerate(lines):
+        stripped = line.strip().strip("[]").strip().replace('"', "")
+        if keys and line.strip().startswith("[") and stripped.split(".")[0] == keys[0]:
+            seen += 1
+            if seen == wanted or stripped == ".".join(keys[:2]):
+                start = number
+                if seen == wanted:
+                    break
+    for number in range(start, len(lines)):
+        if number > start and lines[number].strip().startswith("["):
+            break
+        name = lines[number].split("=")[0].strip().strip('"')
+        if (len(keys) > 1 and name == keys[-1]) or (len(keys) == 1 and name == keys[0]):
+            column = lines[number].index(name) + 1
+            return number + 1, column
+    return start + 1, column

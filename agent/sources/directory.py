@@ -1,0 +1,201 @@
+"""Effects: a directory as a source. Every change yields a whole new snapshot, never half of one.
+
+Changes are told by inotify (watchfiles). After the last of a burst it is quiet for QUIET ms; then everything
+is read, and read again when a file changed while it was read. Once a second the root's identity is looked at
+(it may be a symlink that somebody switches, or be replaced by a rename); every RESCAN seconds everything is
+compared, since inotify may lose events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from watchfiles import Change, awatch
+
+from agent.sources.revision import (
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_TOTAL_BYTES,
+    Failure,
+    Revision,
+    Yield,
+    digest,
+    relevant,
+)
+
+QUIET = 50  # ms without a change after which a burst has ended
+BURST = 500  # ms after which a burst that does not end is looked at all the same
+LOOK = 1.0  # s between two looks at the root itself
+RESCAN = 30.0  # s between two looks at everything
+TRIES = 20  # readings of a directory that changes under our eyes
+
+Signature = dict[str, tuple[int, int, int, int]]
+
+
+class Unreadable(Exception):
+    """The directory cannot be read as a revision. Its text is for people."""
+
+
+def scan(root: Path) -> Signature:
+    """(size, mtime, inode, ctime) of every relevant file, by relative path. Raises Unreadable."""
+    found: Signature = {}
+    todo = [("", str(root))]
+    while todo:
+        prefix, directory = todo.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except OSError as error:
+            if not prefix:
+                raise Unreadable(f"cannot read directory {root}: {error.strerror}".lower()) from error
+            continue  # gone since its parent was read, or not ours to read
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if not entry.name.startswith("."):
+                    todo.append((path + "/", entry.path))
+                continue
+            if not relevant(path):
+                continue
+            try:
+                info = entry.stat()  # a symlink's target
+            except OSError:
+                continue
+            if stat.S_ISREG(info.st_mode):
+                found[path] = (info.st_size, info.st_mtime_ns, info.st_ino, info.st_ctime_ns)
+        if len(found) > MAX_FILES:
+            raise Unreadable(f"cannot read directory {root}: it has more than {MAX_FILES} files")
+    return found
+
+
+def read(root: Path) -> tuple[Revision, Signature]:
+    """One consistent snapshot of `root`. Raises Unreadable."""
+    resolved = Path(os.path.realpath(root))
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(0.02)
+        before = scan(resolved)
+        files = _contents(resolved, before)
+        if files is not None and scan(resolved) == before:
+            count = len(files)
+            note = f"{count} file{'' if count == 1 else 's'}"
+            return Revision(digest(files), note, files, str(root)), before
+    raise Unreadable(f"cannot read directory {root}: it changes all the time")
+
+
+def _contents(root: Path, signature: Signature) -> dict[str, bytes] | None:
+    """None: a file changed meanwhile."""
+    files: dict[str, bytes] = {}
+    total = 0
+    for path in sorted(signature):
+        if signature[path][0] > MAX_FILE_BYTES:
+            if path.endswith((".toml", ".yaml", ".yml")):
+                raise Unreadable(f"cannot read {path}: larger than {MAX_FILE_BYTES >> 20} MiB")
+            continue
+        target = os.path.realpath(root / path)
+        if os.path.commonpath([target, root]) != str(root):
+            raise Unreadable(f"cannot read {path}: it is a link that leaves the source")
+        try:
+            files[path] = Path(target).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unreadable(f"cannot read {path}: {error.strerror}".lower()) from error
+        total += len(files[path])
+        if total > MAX_TOTAL_BYTES:
+            raise Unreadable(f"cannot read directory {root}: more than {MAX_TOTAL_BYTES >> 20} MiB of specs")
+    return files
+
+
+class DirectorySource:
+    """`revisions` yields the directory as it is, then each time it differs."""
+
+    def __init__(self, path: Path, subdirectory: str = "") -> None:
+        self.root = path / subdirectory if subdirectory else path
+        self._last: Yield | None = None
+        self._signature: Signature | None = None
+
+    @property
+    def location(self) -> str:
+        return str(self.root)
+
+    def accept(self, revision: Revision) -> None:
+        """`revision` is in force now. Nothing to do: the files lie where they are."""
+
+    async def revisions(self, stop: asyncio.Event) -> AsyncIterator[Yield]:
+        while not stop.is_set():
+            identity = self._identity()
+            if (found := await asyncio.to_thread(self._read)) is not None:
+                yield found
+            if identity is None:
+                await _pause(stop, LOOK)
+                continue
+            async for found in self._watch(identity, stop):
+                yield found
+
+    async def _watch(self, identity: tuple[str, int, int], stop: asyncio.Event) -> AsyncIterator[Yield]:
+        """Until the root is another directory, or `stop`."""
+        scanned = time.monotonic()
+        try:
+            async for changes in awatch(
+                identity[0],
+                watch_filter=self._matters,
+                step=QUIET,
+                debounce=BURST,
+                rust_timeout=int(LOOK * 1000),
+                yield_on_timeout=True,
+                stop_event=stop,
+                raise_interrupt=False,
+                ignore_permission_denied=True,
+            ):
+                if changes or time.monotonic() - scanned >= RESCAN:
+                    scanned = time.monotonic()
+                    if (found := await asyncio.to_thread(self._read)) is not None:
+                        yield found
+                if self._identity() != identity:
+                    return
+        except (FileNotFoundError, RuntimeError):  # the root went away; look again
+            await _pause(stop, 0.05)
+
+    def _matters(self, change: Change, path: str) -> bool:
+        """Directories may come and go whole, with files in them."""
+        relative = os.path.relpath(path, os.path.realpath(self.root))
+        name = os.path.basename(path)
+        return relevant(relative) or ("." not in name and os.path.isdir(path)) or change is Change.deleted
+
+    def _identity(self) -> tuple[str, int, int] | None:
+        """Where the root really is, and which directory that is."""
+        try:
+            real = os.path.realpath(self.root)
+            info = os.stat(real)
+        except OSError:
+            return None
+        return (real, info.st_dev, info.st_ino) if stat.S_ISDIR(info.st_mode) else None
+
+    def _read(self) -> Yield | None:
+        """The directory when it differs from what was yielded last; else None."""
+        try:
+            if self._signature is not None and scan(Path(os.path.realpath(self.root))) == self._signature:
+                return None
+            found: Yield
+            found, self._signature = read(self.root)
+        except Unreadable as error:
+            found, self._signature = Failure(str(error)), None
+        except OSError as error:
+            found = Failure(f"cannot read directory {self.root}: {error.strerror}".lower())
+            self._signature = None
+        last, self._last = self._last, found
+        if isinstance(found, Revision) and isinstance(last, Revision) and last.id == found.id:
+            return None
+        return None if found == last else found
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        pass
