@@ -40,12 +40,12 @@ def file_numbers(directory: str | os.PathLike[str]) -> list[int]:
 class LogWriter:
     """The one writer of a log directory, which is made when missing. Opening again continues the last file.
 
-    `dropped` counts bytes of output that were thrown away.
+    `taken` counts bytes of output, `dropped` those that were thrown away.
     """
 
     def __init__(self, directory: str, max_size: int, max_files: int) -> None:
         self.directory = directory
-        self.dropped = 0
+        self.dropped = self.taken = 0
         self._log = self._index = self._null = -1
         self._offset = 0
         self._flags = 0
@@ -107,6 +107,7 @@ class LogWriter:
         except OSError:  # ENOSPC, EDQUOT, EIO, EFBIG: the bytes are still in the pipe
             self._fail()
             return self._throw_away(pipe)
+        self.taken += taken
         if taken:
             try:
                 self._record(taken, stream)
@@ -129,6 +130,7 @@ class LogWriter:
         if self._null < 0:
             self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         taken = os.splice(pipe, self._null, CHUNK, flags=_SPLICE_F_NONBLOCK)
+        self.taken += taken
         self._drop(taken)
         return taken
 

@@ -22,18 +22,18 @@ class Timer:
 
     __slots__ = ("at", "call")
 
-    def __init__(self, at: float, call: Callable[[], None]) -> None:
+    def __init__(self, at: float, call: Callable[[], object]) -> None:
         self.at, self.call = at, call
 
 
 class Loop:
     def __init__(self) -> None:
         self._poll = select.epoll(flags=select.EPOLL_CLOEXEC)
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._calls: dict[int, Callable[[], object]] = {}
         self._timers: list[Timer] = []
         self.ended = False
 
-    def watch(self, fd: int, call: Callable[[], None], events: int = READ) -> None:
+    def watch(self, fd: int, call: Callable[[], object], events: int = READ) -> None:
         """Call when `fd` is ready, or has an error or hang-up, until `forget`. Watching again replaces."""
         if fd in self._calls:
             self._poll.modify(fd, events)
@@ -46,7 +46,7 @@ class Loop:
         if self._calls.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
-    def after(self, delay: float, call: Callable[[], None]) -> Timer:
+    def after(self, delay: float, call: Callable[[], object]) -> Timer:
         timer = Timer(time.monotonic() + delay, call)
         self._timers.append(timer)
         return timer

@@ -1,0 +1,255 @@
+"""Effects: the shim's socket. Takes requests (runtime.shim.messages), answers, and tells of ends.
+
+Only root reaches it: live_dir is 0700. A client that does not read its answers is hung up on; nothing here
+waits for a client.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+
+from runtime.shim import launch, messages
+from runtime.shim.loop import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.shim.monitor import Monitor
+
+    Message = dict[str, Any]
+
+NAME = "shim.sock"
+MAX_CLIENTS = 64
+MAX_DESCRIPTORS = 3
+
+
+class Refused(Exception):
+    """The request cannot be carried out; the text is for people."""
+
+
+class Control:
+    """The listening socket and its clients."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._loop: Loop = monitor.loop
+        self._clients: list[Client] = []
+        try:
+            os.unlink(NAME, dir_fd=monitor.live_fd)
+        except FileNotFoundError:
+            pass
+        kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._listener = socket.socket(socket.AF_UNIX, kind)
+        # sun_path holds 108 bytes, state directories may be deeper: unix(7)
+        self._listener.bind(f"/proc/self/fd/{monitor.live_fd}/{NAME}")
+        self._listener.listen(16)
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        self._clients = [client for client in self._clients if not client.closed or client.session]
+        if len(self._clients) >= MAX_CLIENTS:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._clients.append(Client(self._monitor, connection))
+
+    def sessions(self) -> list[launch.Child]:
+        return [client.session for client in self._clients if client.session is not None]
+
+    def ended(self, code: int | None) -> None:
+        """The container is gone for good: answer who waits for that, and close."""
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+        for client in self._clients:
+            client.ended(code)
+
+
+class Client:
+    """One connection: any number of requests one after the other."""
+
+    def __init__(self, monitor: Monitor, connection: socket.socket) -> None:
+        self._monitor, self._connection = monitor, connection
+        self._loop: Loop = monitor.loop
+        self._stopping = self._attached = self.closed = False
+        self.session: launch.Child | None = None
+        self._loop.watch(connection.fileno(), self._receive)
+
+    # -- packets
+
+    def _receive(self) -> None:
+        size = array.array("i").itemsize
+        space = socket.CMSG_SPACE(MAX_DESCRIPTORS * size)
+        try:
+            data, ancillary, _, _ = self._connection.recvmsg(
+                messages.MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        if not data:
+            self._close()
+            return
+        fds: list[int] = []
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds += array.array("i", content[: len(content) - len(content) % size])
+        try:
+            answer = self._answer(messages.decode(data), fds)
+        except (Refused, OSError, ValueError, TypeError, KeyError) as error:
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            answer = {"ok": False, "error": text}
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if answer is not None:
+            self._send(answer)
+
+    def _send(self, message: Message) -> None:
+        if self.closed:
+            return
+        try:
+            self._connection.send(messages.encode(message))
+        except OSError:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._loop.forget(self._connection.fileno())
+            self._connection.close()
+
+    def ended(self, code: int | None) -> None:
+        if self._stopping:
+            self._send({"ok": True, "state": self._monitor.state()})
+        elif self._attached:
+            self._send({"event": "ended", "exit_code": code})
+        if self.session is not None:  # killed with the container
+            self._session_exited(wait=True)
+        self._close()
+
+    # -- requests
+
+    def _answer(self, request: Message, fds: list[int]) -> Message | None:
+        monitor, operation = self._monitor, request.get("op")
+        if operation in ("ping", "state"):
+            return {"ok": True, "state": monitor.state()}
+        if operation == "stop":
+            self._stop(request)
+            return None
+        if operation == "kill":
+            self._child().signal(_signal(request))
+        elif operation == "signal":
+            if self.session is None:
+                raise Refused("cannot signal: no process was started on this connection")
+            self.session.signal(_signal(request))
+        elif operation == "start":
+            monitor.start_now()
+        elif operation == "adjust":
+            monitor.adjust(request["supervise"])
+        elif operation == "resize":
+            self._streams().resize(int(request["rows"]), int(request["columns"]))
+        elif operation == "exec":
+            return self._exec(request, fds)
+        elif operation == "attach":
+            return self._attach(request, fds)
+        else:
+            raise Refused(f"cannot do {operation!r}: unknown to this shim")
+        return {"ok": True}
+
+    def _stop(self, request: Message) -> None:
+        """Answered by `ended`."""
+        monitor = self._monitor
+        number = _signal(request) if request.get("signal") else monitor.stop_signal()
+        timeout = request.get("timeout")
+        self._stopping = True
+        if timeout is None:
+            timeout = monitor.document.get("stop_timeout", 10.0)
+        monitor.stop(number, float(timeout))
+
+    def _child(self) -> launch.Child:
+        if self._monitor.child is None:
+            raise Refused(f"cannot reach container: it is not running ({self._monitor.phase})")
+        return self._monitor.child
+
+    def _streams(self) -> Any:
+        if self._monitor.streams is None:
+            raise Refused(f"cannot reach container: it is not running ({self._monitor.phase})")
+        return self._monitor.streams
+
+    def _attach(self, request: Message, fds: list[int]) -> Message:
+        """Output is read from the log by whoever attaches; what passes here is input."""
+        streams = self._streams()
+        if fds:
+            streams.attach(fds.pop(), close_stdin=bool(request.get("close_stdin")))
+        self._attached = True
+        return {"ok": True, "tty": self._monitor.launcher.terminal}
+
+    # -- exec sessions
+
+    def _exec(self, request: Message, fds: list[int]) -> Message | None:
+        """Answered when the program is exec'ed, or could not be."""
+        if self.session is not None:
+            raise Refused("cannot exec: this connection has a process already")
+        init, process = self._child(), dict(request["process"])
+        null = -1
+        try:
+            if request.get("tty"):
+                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+                stdio, console = (null, null, null), fds[0]
+            elif len(fds) == 3:
+                stdio, console = (fds[0], fds[1], fds[2]), None
+            else:
+                raise Refused(f"cannot exec: 3 descriptors are needed, {len(fds)} came")
+            process["terminal"] = bool(request.get("tty"))
+            session = self._monitor.launcher.join(process, init.pidfd, stdio, console)
+        finally:
+            if null >= 0:
+                os.close(null)
+        self.session = session
+        self._loop.watch(session.report, self._session_reported)
+        self._loop.watch(session.pidfd, self._session_exited)
+        return None
+
+    def _session_reported(self) -> None:
+        session = self.session
+        if session is None or session.report < 0:
+            return
+        failure = launch.read_report(session)
+        self._loop.forget(session.report)
+        os.close(session.report)
+        session.report = -1
+        if failure is None:
+            self._send({"ok": True, "pid": session.pid})
+        else:
+            self._send({"ok": False, "error": failure.message, "exit_code": failure.exit_code})
+
+    def _session_exited(self, wait: bool = False) -> None:
+        session = self.session
+        if session is None:
+            return
+        if wait:
+            session.signal(signal.SIGKILL)
+            os.waitid(os.P_PIDFD, session.pidfd, os.WEXITED | os.WNOWAIT)
+        code = launch.exit_code(session)
+        if code is None:
+            return
+        self._session_reported()
+        self._loop.forget(session.pidfd)
+        session.close()
+        self.session = None
+        self._send({"event": "exited", "exit_code": code})
+
+
+def _signal(request: Message) -> int:
+    from runtime.shim.monitor import signal_number
+
+    return signal_number(request.get("signal") or "")

@@ -1,0 +1,214 @@
+"""Effects: forking a container's first process, and processes that join it. The forked child never returns
+here.
+
+The child is in the container's network and pid namespace from its first instruction on and joins the cgroup
+before anything else, so that limits hold before the program exists. setns(2), unshare(2), pid_namespaces(7):
+for a pid namespace both act on the next child only, so the shim itself never leaves its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from runtime.linux import cgroups as cgroup_files
+from runtime.linux import namespaces, pidfd
+from runtime.shim import init, messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    Config = dict[str, Any]
+
+#: Exit codes of a start that failed, as Docker has them.
+FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+MAX_REPORT = 65536
+
+
+class Child:
+    """A forked process of ours. `report` is readable when it was exec'ed (end of file) or failed (JSON)."""
+
+    __slots__ = ("pid", "pidfd", "report", "start")
+
+    def __init__(self, pid: int, report: int) -> None:
+        self.pid, self.report = pid, report
+        self.pidfd = pidfd.open_pidfd(pid)  # it cannot be reaped by anyone else: the pid is still its own
+        self.start = pidfd.start_time(pid)
+
+    def signal(self, number: int) -> None:
+        """No error when it has ended."""
+        try:
+            pidfd.send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        for fd in (self.pidfd, self.report):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.report = -1
+
+
+class Failure:
+    """Why a program was not started: `stage` of the start, an exit code of 125 to 127, a text for people."""
+
+    __slots__ = ("exit_code", "message", "stage")
+
+    def __init__(self, stage: str, message: str, exit_code: int = FAILED) -> None:
+        self.stage, self.message, self.exit_code = stage, message, exit_code
+
+
+class Launcher:
+    """Knows the shim's own namespaces and the container's bundle; forks."""
+
+    def __init__(self, config: Config, bundle: str, cgroup: str, host: cgroup_files.Cgroups) -> None:
+        self.config, self._cgroup, self._host = config, cgroup, host
+        self.rootfs = Path(bundle, str(config["root"]["path"]))  # an absolute path replaces the bundle's
+        spaces = {entry["type"]: entry.get("path") for entry in config["linux"]["namespaces"]}
+        self.private_pids = "pid" in spaces
+        self.netns: str | None = spaces.get("network")
+        self.terminal = bool(config["process"].get("terminal"))
+        self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._mounted = os.path.ismount(self.rootfs)
+
+    def check(self) -> Failure | None:
+        """What a start needs and has lost. The agent mends it; a later start finds it again."""
+        if not os.path.isdir(self.rootfs):
+            return Failure("rootfs", f"cannot start: root filesystem {self.rootfs} is gone")
+        mounted = os.path.ismount(self.rootfs)
+        if self._mounted and not mounted:
+            return Failure("rootfs", f"cannot start: root filesystem {self.rootfs} is not mounted any more")
+        self._mounted = mounted
+        if not self._host.exists(self._cgroup):
+            return Failure("cgroup", f"cannot start: cgroup {self._cgroup} is gone")
+        return None
+
+    def start(self, stdio: tuple[int, int, int], console: int | None) -> Child:
+        """Fork the container's first process. OSError when the network namespace is gone or no process is
+        to be had."""
+        if self.netns:
+            self._enter_net()
+        try:
+            if self.private_pids:
+                namespaces.unshare(namespaces.CLONE_NEWPID)
+
+            def program(report: int) -> NoReturn:
+                init.run_init(
+                    self.config, rootfs=self.rootfs, stdio=stdio, console_socket=console, report_fd=report
+                )
+
+            return self._fork(program)
+        finally:
+            self._return()
+
+    def join(
+        self, process: Config, init_pidfd: int, stdio: tuple[int, int, int], console: int | None
+    ) -> Child:
+        """Fork a process that joins the running container. OSError when the container has ended."""
+        try:
+            if self.private_pids:
+                namespaces.setns(init_pidfd, namespaces.CLONE_NEWPID)
+
+            def program(report: int) -> NoReturn:
+                init.run_exec(
+                    self.config,
+                    process,
+                    init_pidfd=init_pidfd,
+                    stdio=stdio,
+                    console_socket=console,
+                    report_fd=report,
+                )
+
+            return self._fork(program)
+        finally:
+            self._return()
+
+    def in_network(self, call: Callable[[], Any]) -> Any:
+        """Run a short call, such as socket(), in the container's network namespace."""
+        if not self.netns:
+            return call()
+        self._enter_net()
+        try:
+            return call()
+        finally:
+            namespaces.setns(self._net, namespaces.CLONE_NEWNET)
+
+    def _enter_net(self) -> None:
+        assert self.netns
+        try:
+            fd = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                namespaces.setns(fd, namespaces.CLONE_NEWNET)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise OSError(error.errno, f"network namespace is gone: {error.strerror}", self.netns) from None
+
+    def _return(self) -> None:
+        if self.private_pids:
+            namespaces.setns(self._pid, namespaces.CLONE_NEWPID)
+        if self.netns:
+            namespaces.setns(self._net, namespaces.CLONE_NEWNET)
+
+    def _fork(self, program: Callable[[int], NoReturn]) -> Child:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
+        if pid == 0:
+            self._child(program, writer)
+        os.close(writer)
+        os.set_blocking(reader, False)
+        return Child(pid, reader)
+
+    def _child(self, program: Callable[[int], NoReturn], report: int) -> NoReturn:
+        try:
+            self._host.add(self._cgroup, 0)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            os.umask(0o022)
+            oom_score(0)
+            program(report)
+        except BaseException as error:  # nothing of the shim may run twice
+            text = f"cannot start: {error}"
+            os.write(report, messages.encode({"stage": "fork", "message": text, "exit_code": FAILED}))
+        finally:
+            os._exit(FAILED)
+
+
+def oom_score(score: int) -> None:
+    """Lowering it takes CAP_SYS_RESOURCE: best effort. proc_pid_oom_score_adj(5)."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(str(score).encode())
+    except OSError:
+        pass
+
+
+def read_report(child: Child) -> Failure | None:
+    """What the child said before its exec; None: it was exec'ed. To be called when `report` is readable."""
+    data = os.read(child.report, MAX_REPORT)
+    if not data:
+        return None
+    try:
+        report = messages.decode(data)
+    except ValueError:
+        return Failure("unknown", f"cannot start: {data.decode(errors='replace')}")
+    return Failure(
+        str(report.get("stage") or "unknown"),
+        str(report.get("message") or "cannot start"),
+        int(report.get("exit_code") or FAILED),
+    )
+
+
+def exit_code(child: Child) -> int | None:
+    """Reap it: 0 to 255, 128 + signal for one that was killed; None while it runs."""
+    return pidfd.reap(child.pidfd)

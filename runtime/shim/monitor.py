@@ -1,0 +1,469 @@
+"""Effects: the shim. Parent of one container: starts it, keeps its output, probes it, starts it anew, and
+tells.
+
+Decides nothing by itself: runtime.shim.supervise says what follows an end or a probe. All truth about the
+container is in its state record (live_dir/state.json), rewritten at each change, and at the very end in
+bundle_dir/exit.json; whoever reads those needs no answer from here. The shim ends when the container is to be
+left alone. SIGTERM ends container and shim without an exit record: the machine goes down, and the container
+is still wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+from runtime.linux import cgroups as cgroup_files
+from runtime.linux import pidfd
+from runtime.shim import launch, messages, probes, supervise
+from runtime.shim.control import Control
+from runtime.shim.logs import LogWriter
+from runtime.shim.loop import Loop, Timer
+from runtime.shim.streams import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Document = dict[str, Any]
+
+STATE, EXIT = "state.json", "exit.json"
+#: Seconds that a whole cgroup is given to die of SIGKILL.
+KILL_TIMEOUT = 5.0
+#: shim.log is emptied at this size (bytes).
+MAX_NOTES = 65536
+
+# Why a run is being ended.
+NOTHING, STOP, SHUTDOWN, UNHEALTHY, UNHEALTHY_STOP = "", "stop", "shutdown", "unhealthy", "unhealthy-stop"
+
+
+def signal_number(name: str | int, default: int = signal.SIGTERM) -> int:
+    """ "SIGTERM", "term", "15", "SIGRTMIN+3". ValueError when there is no such signal."""
+    text = str(name or "").upper()
+    if not text:
+        return int(default)
+    if text.isdigit():
+        number = int(text)
+    else:
+        base, _, offset = text.removeprefix("SIG").partition("+")
+        found = getattr(signal, f"SIG{base}", None)
+        if found is None or base.startswith("_"):
+            raise ValueError(f"cannot send signal {name}: unknown")
+        number = int(found) + int(offset or 0)
+    if not 1 <= number <= 64:
+        raise ValueError(f"cannot send signal {name}: unknown")
+    return number
+
+
+class Monitor:
+    """One shim. `report` is called once: with None when the program is exec'ed, else with the Failure."""
+
+    def __init__(
+        self,
+        bundle: str,
+        live: str,
+        host: cgroup_files.Cgroups,
+        report: Callable[[launch.Failure | None, int], None],
+    ) -> None:
+        self.bundle, self.host = bundle, host
+        self._report: Callable[[launch.Failure | None, int], None] | None = report
+        self.live_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.loop = Loop()
+        self.document = _read(f"{bundle}/supervise.json")
+        self._read_policies()
+        self.cgroup = str(self.document["cgroup"])
+        self.launcher = launch.Launcher(_read(f"{bundle}/config.json"), bundle, self.cgroup, host)
+        self.log = LogWriter(
+            f"{bundle}/log", int(self.document["log_max_size"]), int(self.document["log_max_files"])
+        )
+        self.phase = supervise.CREATED
+        self.child: launch.Child | None = None
+        self.streams: Streams | None = None
+        self._memory = supervise.RestartMemory()
+        self._health: supervise.HealthMemory | None = None
+        self._probe: probes.Probe | None = None
+        self._ending = NOTHING
+        self._failure: launch.Failure | None = None
+        self._execed_at = 0.0  # monotonic; 0: this run was not exec'ed
+        self._oom_before = 0
+        self._timer: Timer | None = None  # end of backoff, or of the stop's grace period
+        self._health_timer: Timer | None = None
+        self._record: Document = messages.state_document(
+            messages.State(
+                id=str(self.document["id"]),
+                name=str(self.document["name"]),
+                shim_pid=os.getpid(),
+                shim_start=pidfd.start_time(os.getpid()),
+                restarts=int(self.document.get("restarts") or 0),
+                bundle=bundle,
+                cgroup=self.cgroup,
+            )
+        )
+        self.control = Control(self)
+
+    def _read_policies(self) -> None:
+        self._restart = supervise.restart_policy(self.document.get("restart") or {})
+        probe = self.document.get("probe")
+        self._probe_document: Document | None = probe if probe and not probe.get("disabled") else None
+        self._health_policy = supervise.health_policy(self._probe_document or {})
+
+    # -- one run
+
+    def start(self) -> None:
+        """Begin a run. What goes wrong here is the end of the run, like what goes wrong later."""
+        self._timer = None
+        self._advance("start")
+        self._failure, self._execed_at, self._ending = self.launcher.check(), 0.0, NOTHING
+        if self._failure is not None:
+            self._ended(self._failure.exit_code)
+            return
+        try:
+            self._oom_before = self.host.oom_kills(self.cgroup)
+            streams = Streams(
+                self.loop, self.log, self.launcher.terminal, bool(self.document.get("stdin_open"))
+            )
+            try:
+                self.child = child = self.launcher.start(streams.stdio, streams.console)
+            except BaseException:
+                streams.close()
+                raise
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"cannot start: {error.strerror or error}{where}".lower()
+            self._failure = launch.Failure("fork", text)
+            self._ended(self._failure.exit_code)
+            return
+        streams.started()
+        self.streams = streams
+        self.loop.watch(child.report, self._reported)
+        self.loop.watch(child.pidfd, self._exited)
+        self._save(pid=child.pid, pid_start=child.start)
+
+    def _reported(self) -> None:
+        """The program was exec'ed, or why not; in the latter case the child's end follows."""
+        assert self.child is not None
+        self.loop.forget(self.child.report)
+        self._failure = launch.read_report(self.child)
+        if self._failure is not None:
+            return
+        self._execed_at = time.monotonic()
+        if self._probe_document is not None:
+            self._health = supervise.begin_health(self._health_policy, self._execed_at)
+            self._schedule_probe()
+        self._advance(
+            "execed",
+            started_at=time.time(),
+            error="",
+            next_start_at=0.0,
+            health=self._health.status if self._health else supervise.NONE,
+        )
+        if not self._ending:
+            self._tell(None)
+
+    def _exited(self) -> None:
+        child = self.child
+        assert child is not None
+        code = launch.exit_code(child)
+        if code is None:
+            return
+        if not self._execed_at and self._failure is None:
+            self._reported()  # both came in the same round
+        self.loop.forget(child.report)
+        self.loop.forget(child.pidfd)
+        child.close()
+        self.child = None
+        self._ended(self._failure.exit_code if self._failure else code)
+
+    def _ended(self, code: int) -> None:
+        """The run is over: tidy up, and do what the tables say."""
+        now = time.monotonic()
+        self.loop.cancel(self._timer)
+        self.loop.cancel(self._health_timer)
+        self._timer = self._health_timer = None
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        if not self.launcher.private_pids:  # the kernel ends the others only where the first was PID 1
+            self.kill_all()
+        if self.streams is not None:
+            self.streams.close()
+            self.streams = None
+        unhealthy = self._ending in (UNHEALTHY, UNHEALTHY_STOP)
+        well = 0.0
+        if self._execed_at:
+            well = supervise.well_for(self._execed_at, now, self._health, unhealthy=unhealthy)
+        self._health = None
+        self._record.update(
+            pid=0,
+            pid_start=0,
+            exit_code=code,
+            finished_at=time.time(),
+            oom_killed=code == 128 + signal.SIGKILL and self._oom_kills() > self._oom_before,
+            error=self._failure.message if self._failure else "",
+            health=supervise.STARTING if self._probe_document else supervise.NONE,
+            log_dropped=self.log.dropped,
+        )
+        self._follow(supervise.End(code, well, unhealthy))
+
+    def _follow(self, end: supervise.End) -> None:
+        if self._ending in (STOP, SHUTDOWN):
+            self._finish("stopped")
+            return
+        if self._ending == UNHEALTHY_STOP:
+            self._record["error"] = "stopped because its probe failed"
+            self._finish("leave")
+            return
+        if self._report is not None and self._failure is not None:
+            self._finish("leave")  # it never ran: who asked for it is told, and decides
+            return
+        decision = supervise.after_end(self._restart, self._memory, end)
+        if isinstance(decision, supervise.Leave):
+            self._finish("leave")
+            return
+        self._memory = decision.memory
+        self._record["restarts"] += 1
+        self.phase = supervise.advance(self.phase, "retry")
+        if decision.delay <= 0:
+            self.start()
+            return
+        self._timer = self.loop.after(decision.delay, self.start)
+        self._save(next_start_at=time.time() + decision.delay)
+
+    def _finish(self, event: str) -> None:
+        """The last word: the container is left alone, and so the shim ends."""
+        self._advance(event, health=supervise.NONE, next_start_at=0.0)
+        if self._ending != SHUTDOWN:
+            self._write_exit()
+        self._tell(self._failure or launch.Failure("stop", "it was stopped while it started"))
+        self.control.ended(self._record["exit_code"])
+        self.loop.ended = True
+
+    def known_pids(self) -> set[int]:
+        """Children of the shim that are waited for elsewhere."""
+        children = [self.child, *self.control.sessions(), self._probe.child if self._probe else None]
+        return {child.pid for child in children if child is not None}
+
+    # -- ending a run
+
+    def stop(self, number: int, timeout: float, why: str = STOP) -> None:
+        """Signal now, SIGKILL to everything after `timeout` seconds. Repeatable: the nearer deadline
+        holds."""
+        if self.phase in supervise.FINAL:
+            return
+        if self._ending in (NOTHING, UNHEALTHY, UNHEALTHY_STOP):
+            self._ending = why
+        running = self.child is not None
+        self._advance("stop")
+        if (
+            running and not self._execed_at
+        ):  # PID 1 ignores signals that it has no handler for: pid_namespaces(7)
+            timeout = 0.0
+        if not running:
+            self.loop.cancel(self._timer)
+            self._timer = None
+            self._record.update(error="")
+            self._finish("stopped")
+            return
+        if timeout <= 0:
+            self.kill_all()
+            return
+        assert self.child is not None
+        self.child.signal(number)
+        deadline = time.monotonic() + timeout
+        if self._timer is None or self._timer.at > deadline:
+            self.loop.cancel(self._timer)
+            self._timer = self.loop.after(timeout, self.kill_all)
+
+    def stop_by_document(self, why: str) -> None:
+        self.stop(self.stop_signal(), float(self.document.get("stop_timeout", 10.0)), why)
+
+    def stop_signal(self) -> int:
+        return signal_number(self.document.get("stop_signal") or "SIGTERM")
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process of the container."""
+        if self.child is not None:
+            self.child.signal(signal.SIGKILL)
+        if not self.launcher.private_pids:
+            try:
+                self.host.kill(self.cgroup, KILL_TIMEOUT)
+            except OSError as error:
+                self.note(f"cannot kill cgroup {self.cgroup}: {error}")
+
+    def start_now(self) -> None:
+        """End a backoff early. Harmless in any other phase."""
+        if self.phase == supervise.BACKOFF and self._timer is not None:
+            self.loop.cancel(self._timer)
+            self.start()
+
+    def adjust(self, change: Document) -> None:
+        """New values for what may change while it runs. ValueError when they cannot be read; nothing is
+        changed then."""
+        before = self.document
+        self.document = {**before, **{k: v for k, v in change.items() if k in messages.ADJUSTABLE}}
+        try:
+            self.stop_signal()
+            self._read_policies()
+        except ValueError:
+            self.document = before
+            self._read_policies()
+            raise
+        self.log.limit(int(self.document["log_max_size"]), int(self.document["log_max_files"]))
+        self._record["name"] = str(self.document["name"])
+        if self.document.get("probe") != before.get("probe") and self.phase == supervise.RUNNING:
+            self._renew_probe()
+        self._save()
+
+    # -- health
+
+    def _renew_probe(self) -> None:
+        self.loop.cancel(self._health_timer)
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        self._health = None
+        if self._probe_document is not None:
+            self._health = supervise.begin_health(self._health_policy, time.monotonic())
+            self._schedule_probe()
+        self._record["health"] = self._health.status if self._health else supervise.NONE
+
+    def _schedule_probe(self) -> None:
+        assert self._health is not None
+        delay = max(0.0, self._health.next_at - time.monotonic())
+        self._health_timer = self.loop.after(delay, self._begin_probe)
+
+    def _begin_probe(self) -> None:
+        began, began_at = time.monotonic(), time.time()
+        if self.child is None or self._probe_document is None or self.phase != supervise.RUNNING:
+            return
+
+        def done(code: int, output: str) -> None:
+            self._probe = None
+            self._probed(code, output, began, began_at)
+
+        try:
+            self._probe = probes.begin(
+                self.loop,
+                self.launcher,
+                self._probe_document,
+                self._health_policy.timeout,
+                done,
+                init_pidfd=self.child.pidfd,
+                cgroup=self.cgroup,
+                host=self.host,
+            )
+        except (OSError, ValueError) as error:
+            done(probes.NO_ANSWER, str(error))
+
+    def _probed(self, code: int, output: str, began: float, began_at: float) -> None:
+        before = self._health
+        if before is None or self.phase != supervise.RUNNING:
+            return
+        now = time.monotonic()
+        self._health = after = supervise.after_probe(
+            self._health_policy, before, success=code == 0, began=began, now=now
+        )
+        result = {"started_at": began_at, "finished_at": time.time(), "exit_code": code, "output": output}
+        log = [*self._record["health_log"], result][-messages.HEALTH_LOG_ENTRIES :]
+        self._save(announce=after.status != before.status, health=after.status, health_log=log)
+        action = supervise.on_unhealthy(self._health_policy, self._restart, before, after)
+        if action:
+            self.stop_by_document(UNHEALTHY if action == "restart" else UNHEALTHY_STOP)
+        else:
+            self._schedule_probe()
+
+    # -- telling
+
+    def state(self) -> Document:
+        return {**self._record, "log_dropped": self.log.dropped}
+
+    def note(self, text: str) -> None:
+        """A line in bundle_dir/shim.log, for people; never fails."""
+        try:
+            path = f"{self.bundle}/shim.log"
+            with open(path, "a") as file:
+                if file.tell() > MAX_NOTES:
+                    file.truncate(0)
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
+        except OSError:
+            pass
+
+    def _advance(self, event: str, **changes: Any) -> None:
+        self.phase = supervise.advance(self.phase, event)
+        self._save(**changes)
+
+    def _save(self, announce: bool = True, **changes: Any) -> None:
+        """Rewrite state.json in one rename and tell the agent. What fails is noted: the container matters
+        more."""
+        self._record.update(changes, phase="lost" if self._lost() else self.phase)
+        try:
+            write_at(self.live_fd, STATE, messages.encode(self.state()))
+        except OSError as error:
+            self.note(f"cannot write {STATE}: {error}")
+        if announce:
+            self._announce()
+
+    def _lost(self) -> bool:
+        return self._ending == SHUTDOWN and self.phase in supervise.FINAL
+
+    def _announce(self) -> None:
+        path = str(self.document.get("events_socket") or "")
+        if not path:
+            return
+        event = {key: self._record[key] for key in ("id", "phase", "health", "restarts", "exit_code")}
+        directory, _, name = path.rpartition("/")
+        try:
+            fd = os.open(directory or "/", os.O_PATH | os.O_CLOEXEC)
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+                    sender.sendto(messages.encode(event), f"/proc/self/fd/{fd}/{name}")
+            finally:
+                os.close(fd)
+        except OSError:
+            pass  # no agent listens: it will read the record
+
+    def _write_exit(self) -> None:
+        try:
+            fd = os.open(self.bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                write_at(fd, EXIT, messages.encode(self.state()), durable=True)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.note(f"cannot write {EXIT}: {error}")
+
+    def _tell(self, failure: launch.Failure | None) -> None:
+        report, self._report = self._report, None
+        if report is not None:
+            report(failure, self._record["pid"])
+
+    def _oom_kills(self) -> int:
+        try:
+            return self.host.oom_kills(self.cgroup)
+        except OSError:
+            return 0
+
+
+def write_at(directory: int, name: str, data: bytes, *, durable: bool = False) -> None:
+    """Replace the file `name` in the open directory; no reader ever sees half of it."""
+    temporary = f".{name}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        written = os.write(fd, data)
+        if written != len(data):
+            raise OSError(28, "no space left", name)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    if durable:
+        os.fsync(directory)
+
+
+def _read(path: str) -> Document:
+    with open(path, "rb") as file:
+        return messages.decode(file.read())
