@@ -39,12 +39,13 @@ from specs.desired import Desired
 
 log = logging.getLogger("stead")
 
-#: seconds between two looks when nothing happens: at least PERIOD, and RATIO times what a look costs, so that an
-#: idle agent stays under half a percent of a core
+#: seconds between two looks when nothing happens: at least PERIOD, and RATIO times what a look costs, so that
+#: an idle agent stays under half a percent of a core
 PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 300.0
-#: how many times the length of the last round to wait until the next, by what woke us: people wait for sources
-SPACING = {"source": 0.0, "deadline": 0.0, "step": 1.0, "shim": 10.0}
-SPACING_MAX = {"source": 0.0, "deadline": 0.0, "step": 0.1, "shim": 1.0}
+#: how many times the length of the last round to wait until the next (and at most how many seconds), by what
+#: woke us: people wait for sources
+SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0}
+SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0}
 #: seconds between two samples, and how long after the last scrape they are still taken
 SAMPLE_EVERY, SAMPLE_FOR = 5.0, 120.0
 #: seconds that a round which failed as a whole is waited for
@@ -57,6 +58,7 @@ class AnySource(Protocol):
     @property
     def location(self) -> str: ...
     def accept(self, revision: Revision) -> None: ...
+    def abort(self) -> None: ...
     def revisions(self, stop: asyncio.Event) -> Any: ...
 
 
@@ -105,6 +107,7 @@ class Agent:
         self._scraped = 0.0
         self._sampled = 0.0
         self._was_state = ""
+        self._cost = self._ended = 0.0
 
     # ------------------------------------------------------------ for those who show it
 
@@ -128,7 +131,7 @@ class Agent:
             self._loop = asyncio.get_running_loop()
             self._wake, self._stop = asyncio.Event(), asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.add_signal_handler(number, self._stop.set)
+                self._loop.add_signal_handler(number, self._end)
                 stack.callback(self._loop.remove_signal_handler, number)
             self._journal = Journal(self.paths.journal)
             stack.callback(self._journal.close)
@@ -136,7 +139,7 @@ class Agent:
                 self.runtime,
                 self._journal,
                 limits=self.settings.planner_limits(),
-                on_wake=lambda: self._loop.call_soon_threadsafe(self._because, "step"),
+                on_wake=self._step_ended,
                 on_event=_log_event,
             )
             stack.callback(self._listen())
@@ -148,21 +151,30 @@ class Agent:
         tasks = [asyncio.create_task(self._follow(feed)) for feed in self._feeds]
         tasks.append(asyncio.create_task(self._sample()))
         tasks += self._servers()
+        for task in tasks:
+            task.add_done_callback(self._ended_badly)
         rounds = asyncio.create_task(self._rounds())
         try:
-            await asyncio.wait([rounds, *tasks], return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait([rounds])
         finally:
-            self._stop.set()
-            self._wake.set()
+            self._end()
             notify.notify("STOPPING=1", "STATUS=waiting for steps that have begun")
             self._view = replace(self._view, state="stopping")
             for task in tasks:
                 task.cancel()
+            for feed in self._feeds:
+                feed.source.abort()
             results = await asyncio.gather(rounds, *tasks, return_exceptions=True)
             await asyncio.to_thread(self._engine.close)
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    def _ended_badly(self, task: asyncio.Task[Any]) -> None:
+        """A part of the agent that fails ends the agent; systemd starts it anew, the containers live on."""
+        if not task.cancelled() and task.exception() is not None:
+            log.error("agent ends: %r", task.exception())
+            self._end()
 
     def _servers(self) -> list[asyncio.Task[Any]]:
         try:
@@ -172,6 +184,14 @@ class Agent:
                 raise
             return []
         return [asyncio.create_task(module.serve(self, self.paths, self.settings))]
+
+    def _step_ended(self) -> None:
+        """Called in any thread."""
+        self._loop.call_soon_threadsafe(self._because, "step")
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._wake.set()
 
     def _because(self, reason: str) -> None:
         self._reasons.add(reason)
@@ -251,6 +271,7 @@ class Agent:
         pause = 0.0
         while not self._stop.is_set():
             await self._until(pause, watchdog)
+            await self._space()
             if self._stop.is_set():
                 return
             self._wake.clear()
@@ -263,9 +284,10 @@ class Agent:
                 self._view = replace(self._view, error=str(error), counters=self._engine.tally.counters())
                 pause = RETRY
             else:
+                self._cost = done.seconds
                 self._publish(done)
                 pause = self._next(done)
-                await self._space(done)
+            self._ended = time.monotonic()
             if not ready:
                 ready = True
                 notify.notify("READY=1")
@@ -287,16 +309,12 @@ class Agent:
             period = min(period, done.plan.wake_at - self._clock.monotonic())
         return max(0.0, period)
 
-    async def _space(self, done: Round) -> None:
+    async def _space(self) -> None:
         """Leave the machine to the steps and containers for a moment, unless a source changed."""
-        begun = time.monotonic()
-        while not self._stop.is_set():
-            reasons = self._reasons or {"shim"}
-            delay = min(min(SPACING[r] * done.seconds, SPACING_MAX[r]) for r in reasons)
-            left = begun + delay - time.monotonic()
-            if left <= 0 or not self._wake.is_set():
-                return
-            if "source" in reasons:
+        while self._reasons and not self._stop.is_set():
+            delay = min(min(SPACING[r] * self._cost, SPACING_MAX[r]) for r in self._reasons)
+            left = self._ended + delay - time.monotonic()
+            if left <= 0:
                 return
             await asyncio.sleep(min(left, 0.02))
 

@@ -52,7 +52,7 @@ class Source(_Table):
     interval: Seconds = 30.0
     ssh_key: AbsolutePath = ""
     token_file: AbsolutePath = ""
-    path: str = Field("", pattern=r"^(?!/)(?!.*(^|/)\.\.(/|$)).*$")
+    path: str = ""
     variables: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -61,6 +61,8 @@ class Source(_Table):
             raise ValueError("a source has exactly one of directory and git")
         if self.directory and (self.ref or self.ssh_key or self.token_file):
             raise ValueError("ref, ssh_key and token_file belong to git sources")
+        if self.path.startswith("/") or ".." in self.path.split("/"):
+            raise ValueError("path is relative to the source and stays inside of it")
         if self.git.startswith("-"):
             raise ValueError("git: not a URL or path")
         return self

@@ -126,6 +126,9 @@ class DirectorySource:
     def accept(self, revision: Revision) -> None:
         """`revision` is in force now. Nothing to do: the files lie where they are."""
 
+    def abort(self) -> None:
+        """The agent ends. Nothing is under way."""
+
     async def revisions(self, stop: asyncio.Event) -> AsyncIterator[Yield]:
         while not stop.is_set():
             identity = self._identity()
@@ -149,7 +152,6 @@ class DirectorySource:
                 rust_timeout=int(LOOK * 1000),
                 yield_on_timeout=True,
                 stop_event=stop,
-                raise_interrupt=False,
                 ignore_permission_denied=True,
             ):
                 if changes or time.monotonic() - scanned >= RESCAN:

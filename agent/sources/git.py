@@ -13,6 +13,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
@@ -62,10 +63,21 @@ class GitSource:
         self._mirror = directory / "git"
         self._local = local_repository(settings.url)
         self._last: Yield | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._aborted = False
 
     @property
     def location(self) -> str:
         return without_credentials(self._settings.url)
+
+    def abort(self) -> None:
+        """The agent ends: do not wait for a git command that is under way. Callable from any thread."""
+        self._aborted = True
+        if (process := self._process) is not None:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     async def revisions(self, stop: asyncio.Event) -> AsyncIterator[Yield]:
         failures = 0
@@ -190,12 +202,17 @@ class GitSource:
             )
         except FileNotFoundError as error:
             raise GitFailed("cannot run git: it is not installed") from error
+        self._process = process
         try:
+            if self._aborted:
+                self.abort()
             output, errors = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired as error:
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             raise GitFailed(f"cannot {arguments[0]} {self.location}: no end after {TIMEOUT:g} s") from error
+        finally:
+            self._process = None
         if process.returncode:
             raise GitFailed(f"cannot {arguments[0]} {self.location}: {self._cause(errors)}")
         if len(output) > limit:

@@ -1,0 +1,88 @@
+"""Settings: what is read, and that every mistake is told with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.settings import Settings, SettingsError, load, parse
+
+GOOD = """
+[[source]]
+name = "shop"
+git = "git@example.org:team/shop.git"
+ref = "main"
+interval = "15s"
+ssh_key = "/etc/stead/key"
+path = "deploy"
+variables = { STAGE = "prod" }
+
+[[source]]
+directory = "/srv/hello"
+
+[node]
+name = "n1"
+labels = { role = "web" }
+
+[registry."registry.example:5000"]
+insecure = true
+mirrors = ["mirror.example"]
+
+[listen]
+metrics = "127.0.0.1:9999"
+
+[limits]
+parallel = 4
+pulls = 2
+"""
+
+
+def test_every_setting_is_read() -> None:
+    found = parse(GOOD)
+    assert [source.label for source in found.source] == ["shop", "hello"]
+    assert found.source[0].interval == 15.0
+    assert found.node_name == "n1"
+    assert found.registry["registry.example:5000"].insecure
+    assert found.planner_limits().parallel == 4
+
+
+def test_without_a_settings_file_the_defaults_hold(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no such file"):
+        load(tmp_path / "none.toml")
+    assert Settings().listen.metrics == "127.0.0.1:9420"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "[[source]]\nname = 'a'\n",
+            "stead.toml:1:1: source.0: a source has exactly one of directory and git",
+        ),
+        ("[node]\nnmae = 'x'\n", "stead.toml:2:1: node.nmae: unknown key"),
+        ("[listen]\n\nmetrics = 5\n", "stead.toml:3:1: listen.metrics: input should be a valid string"),
+        (
+            "[[source]]\ndirectory = '/a'\n[[source]]\ndirectory = 'b'\n",
+            "stead.toml:4:1: source.1.directory: 'b' is not an absolute path",
+        ),
+        (
+            "[[source]]\ndirectory='/x/a'\n[[source]]\ngit='/y/a.git'\n",
+            "stead.toml:1:1: two sources are named a; give one of them another name",
+        ),
+        ("[limits]\nparallel = 0\n", "greater than or equal to 1"),
+        ("[[source]\n", "line 1"),
+        ("[[source]]\ngit = 'x'\nref = '--upload-pack=x'\n", "source.0.ref"),
+        ("[[source]]\ngit = 'x'\npath = 'a/../../b'\n", "path is relative to the source and stays inside of it"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(text: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(text)
+    assert any(problem in line for line in caught.value.problems), caught.value.problems
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse("[node]\nfoo = 1\n[listen]\nbar = 2\n[limits]\npulls = 'x'\n")
+    assert len(caught.value.problems) == 3
