@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from watchfiles import Change, awatch
+from watchfiles.main import FileChange
 
 from agent.sources.revision import (
     MAX_FILE_BYTES,
@@ -132,36 +133,43 @@ class DirectorySource:
     async def revisions(self, stop: asyncio.Event) -> AsyncIterator[Yield]:
         while not stop.is_set():
             identity = self._identity()
-            if (found := await asyncio.to_thread(self._read)) is not None:
-                yield found
             if identity is None:
+                if (found := await asyncio.to_thread(self._read)) is not None:
+                    yield found
                 await _pause(stop, LOOK)
                 continue
             async for found in self._watch(identity, stop):
                 yield found
 
     async def _watch(self, identity: tuple[str, int, int], stop: asyncio.Event) -> AsyncIterator[Yield]:
-        """Until the root is another directory, or `stop`."""
-        scanned = time.monotonic()
+        """Until the root is another directory, or `stop`. Watches, then reads, so that nothing is missed."""
+        told = awatch(
+            identity[0],
+            watch_filter=self._matters,
+            step=QUIET,
+            debounce=BURST,
+            rust_timeout=int(LOOK * 1000),
+            yield_on_timeout=True,
+            stop_event=stop,
+            ignore_permission_denied=True,
+        )
+        following = asyncio.ensure_future(anext(told, None))
+        await asyncio.sleep(0)  # now the watches are set
+        scanned = 0.0
+        changes: set[FileChange] | None = set()
         try:
-            async for changes in awatch(
-                identity[0],
-                watch_filter=self._matters,
-                step=QUIET,
-                debounce=BURST,
-                rust_timeout=int(LOOK * 1000),
-                yield_on_timeout=True,
-                stop_event=stop,
-                ignore_permission_denied=True,
-            ):
-                if changes or time.monotonic() - scanned >= RESCAN:
+            while changes is not None and self._identity() == identity and not stop.is_set():
+                if changes or time.monotonic() - scanned >= RESCAN or not scanned:
                     scanned = time.monotonic()
                     if (found := await asyncio.to_thread(self._read)) is not None:
                         yield found
-                if self._identity() != identity:
-                    return
+                changes = await following
+                following = asyncio.ensure_future(anext(told, None))
         except (FileNotFoundError, RuntimeError):  # the root went away; look again
             await _pause(stop, 0.05)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     def _matters(self, change: Change, path: str) -> bool:
         """Directories may come and go whole, with files in them."""
