@@ -1,7 +1,7 @@
 """Effects: bridges, veth pairs, addresses and routes, each call an "ensure"; and one dump of what is there.
 
-Everything names links, never remembers indexes. A container's end of a pair is made inside its network namespace
-by one message from outside (IFLA_NET_NS_FD), its address and route by a socket opened inside. veth(4),
+Everything names links, never remembers indexes. A container's end of a pair is made inside its network
+namespace by one message from outside (IFLA_NET_NS_FD), its address and route by a socket opened inside. veth(4),
 rtnetlink(7), Documentation/networking/ip-sysctl.rst.
 """
 
@@ -56,7 +56,10 @@ DEFAULT_MTU = 1500
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One interface as the kernel shows it. `master` is an index, 0: none. Counters are the interface's own."""
+    """One interface as the kernel shows it. `master` is an index, 0: none.
+
+    `stats`: packets received and sent, bytes received and sent, then errors and drops likewise.
+    """
 
     index: int
     name: str
@@ -162,7 +165,7 @@ def routes() -> list[tuple[IPv4Network, int]]:
 
 
 def default_mtu() -> int:
-    """The MTU of the interface with the default route where that is below 1500: tunnels and clouds have less."""
+    """The MTU of the interface with the default route where that is below 1500, as in tunnels and clouds."""
     interface = ""
     try:
         for line in Path("/proc/thread-self/net/route").read_text().splitlines()[1:]:
@@ -187,11 +190,11 @@ def index_of(name: str) -> int:
 # ---------------------------------------------------------------- messages
 
 
-def _message(kind: int, flags: int = 0, **values: Any) -> Any:
+def _message(kind: int, how: int = 0, **values: Any) -> Any:
     cls = {RTM_NEWLINK: ifinfmsg, RTM_DELLINK: ifinfmsg, RTM_NEWADDR: ifaddrmsg, RTM_DELADDR: ifaddrmsg}
     message = cls.get(kind, rtmsg)()
     message["header"]["type"] = kind
-    message["header"]["flags"] = flags
+    message["header"]["flags"] = how
     for key, value in values.items():
         message[key] = value
     return message
@@ -420,7 +423,7 @@ def write_sysctl(name: str, value: str, *, optional: bool = False) -> None:
 
 
 def hairpin_needed() -> bool:
-    """Whether bridged packets pass the ip hooks (br_netfilter): then a container that reaches itself through its
-    published port comes back out of the port it came in by.
+    """Whether bridged packets pass the ip hooks (br_netfilter): then the packets of a container that reaches
+    itself through its published port leave by the bridge port they came in by.
     """
     return read_sysctl("bridge/bridge-nf-call-iptables") == "1"

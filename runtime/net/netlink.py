@@ -1,8 +1,8 @@
 """Effects: rtnetlink over a datagram socket of our own; pyroute2 packs the messages, the kernel answers.
 
-netlink(7), rtnetlink(7). A socket costs 20 us and belongs to the network namespace of the thread that opened it,
-whatever that thread does later; so one is opened for each piece of work and closed after it. pyroute2's own
-sockets bring an event loop each and decode 100 links in 30 ms; here a dump is cut with `struct` in 1 ms.
+netlink(7), rtnetlink(7). A socket costs 20 us and belongs to the network namespace of the thread that opened
+it, whatever that thread does later; so one is opened for each piece of work and closed after it. pyroute2's
+own sockets bring an event loop each and decode 100 links in 30 ms; here a dump is cut with `struct` in 1 ms.
 """
 
 from __future__ import annotations
