@@ -1,0 +1,201 @@
+"""The agent's loop on real directories, and a runtime in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import journal
+from agent.lock import hold
+from agent.loop import Agent
+from agent.settings import Settings, Source
+from agent.view import View
+from runtime.faults import Fault
+from runtime.interface import Phase
+from runtime.paths import Paths
+from tests.fake_runtime import FakeRuntime
+
+DEADLINE = 10.0
+
+SPEC = """
+project = "shop"
+[container.web]
+image = "busybox"
+environment = {{ COLOR = "{color}" }}
+"""
+
+
+class House:
+    """A node in a temporary directory: its specs, its state, its runtime."""
+
+    def __init__(self, base: Path) -> None:
+        self.specs = base / "specs"
+        self.specs.mkdir()
+        self.paths = Paths(base / "root", base / "run")
+        self.runtime = FakeRuntime(available={"docker.io/library/busybox:latest": "sha256:busybox"})
+        self.settings = Settings.model_validate(
+            {"source": [{"name": "shop", "directory": str(self.specs)}], "listen": {"metrics": ""}}
+        )
+
+    def write(self, color: str, name: str = "shop.toml") -> None:
+        (self.specs / name).write_text(SPEC.format(color=color))
+
+    def run(self, act: Callable[[Agent], Any]) -> None:
+        """Run an agent while `act` looks at it from another thread; then end it by SIGTERM."""
+
+        async def main() -> None:
+            agent = Agent(self.settings, self.paths, self.runtime)
+            task = asyncio.create_task(agent.run())
+            try:
+                await asyncio.to_thread(act, agent)
+            finally:
+                if not task.done():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                assert await asyncio.wait_for(task, DEADLINE) == 0
+
+        asyncio.run(main())
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def until(agent: Agent, met: Callable[[View], object]) -> View:
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        if met(agent.view):
+            return agent.view
+        time.sleep(0.002)
+    raise AssertionError(f"never happened: {agent.view}")
+
+
+def converged(view: View) -> bool:
+    return view.state == "converged" and bool(view.observed.containers) and view.sources[0].last_success > 0
+
+
+def color(view: View) -> str:
+    web = view.observed.containers.get("shop/web")
+    return web.facets if web is not None and web.phase is Phase.RUNNING else ""
+
+
+def test_a_changed_file_is_converged_to_at_once(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        begin = time.monotonic()
+        house.write("green")
+        until(agent, lambda view: "green" in color(view))
+        assert time.monotonic() - begin < 2.0
+        assert house.runtime.calls[-3:] == [
+            "remove container shop/web",
+            "create container shop/web",
+            "start container shop/web",
+        ]
+
+    house.run(act)
+
+
+def test_a_bad_revision_changes_nothing_and_its_errors_are_shown(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        good = until(agent, converged)
+        (house.specs / "bad.toml").write_text("[container.x\n")
+        bad = until(agent, lambda view: view.sources[0].errors)
+        assert bad.sources[0].errors[0].startswith("bad.toml:1:")
+        assert bad.sources[0].revision == good.sources[0].revision
+        assert bad.sources[0].seen != bad.sources[0].revision
+        assert list(bad.observed.containers) == ["shop/web"]
+        (house.specs / "bad.toml").unlink()
+        until(agent, lambda view: not view.sources[0].errors)
+
+    house.run(act)
+    assert house.runtime.calls.count("create container shop/web") == 1
+    results = [entry.result for entry in journal.read_revisions(house.paths.journal)]
+    assert results == ["refused", "accepted"]
+
+
+def test_after_a_reboot_all_comes_back_without_the_source(house: House) -> None:
+    house.write("blue")
+    house.run(lambda agent: until(agent, converged))
+    shutil.rmtree(house.specs)
+    house.runtime.reboot()
+    house.run(lambda agent: until(agent, lambda view: "blue" in color(view)))
+    assert house.runtime.calls.count("create container shop/web") == 1
+    assert house.runtime.calls.count("start container shop/web") == 2
+
+
+def test_restarting_the_agent_does_nothing_to_containers(house: House) -> None:
+    house.write("blue")
+    house.run(lambda agent: until(agent, converged))
+    count = len(house.runtime.calls)
+    house.run(lambda agent: until(agent, converged))
+    assert len(house.runtime.calls) == count
+    assert house.runtime.observe().containers["shop/web"].phase is Phase.RUNNING
+
+
+def test_a_word_of_a_shim_is_a_reason_to_look(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        house.runtime.lose("shop/web")
+        before = house.runtime.calls.count("start container shop/web")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b'{"v":1,"id":"x","phase":"exited"}', str(house.paths.events_socket))
+        until(agent, lambda _: house.runtime.calls.count("start container shop/web") > before)
+
+    house.run(act)
+
+
+def test_a_second_agent_on_the_same_state_is_refused(house: House) -> None:
+    with hold(house.paths, "agent"), pytest.raises(Fault) as caught:
+        asyncio.run(Agent(house.settings, house.paths, house.runtime).run())
+    assert caught.value.code == "locked"
+    assert f"the agent with pid {os.getpid()} holds it" in str(caught.value)
+
+
+def test_a_machine_that_cannot_be_observed_is_looked_at_again(house: House) -> None:
+    house.write("blue")
+    failing = [True]
+
+    def observe() -> Any:
+        if failing[0]:
+            raise Fault("kernel-error", "observe", "links", "no buffer space available")
+        return FakeRuntime.observe(house.runtime)
+
+    house.runtime.observe = observe  # type: ignore[method-assign]
+
+    def act(agent: Agent) -> None:
+        assert "no buffer space" in until(agent, lambda view: view.error).error
+        failing[0] = False
+        until(agent, converged)
+
+    house.run(act)
+
+
+def test_two_sources_side_by_side(house: House, tmp_path: Path) -> None:
+    house.write("blue")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.toml").write_text(SPEC.format(color="red").replace("shop", "other"))
+    sources = (*house.settings.source, Source(name="other", directory=str(other)))
+    house.settings = house.settings.model_copy(update={"source": list(sources)})
+
+    def act(agent: Agent) -> None:
+        until(agent, lambda view: len(view.observed.containers) == 2 and view.state == "converged")
+        (other / "x.toml").unlink()
+        until(agent, lambda view: list(view.observed.containers) == ["shop/web"])
+
+    house.run(act)
