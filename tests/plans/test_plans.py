@@ -1,0 +1,283 @@
+"""Golden plans: what is wanted + what exists + memory + now -> the text that users see.
+
+`STEAD_UPDATE_PLANS=1 pytest tests/plans` writes the files anew; read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.perform import perform
+from agent.planner import backoff
+from agent.planner.model import Limits, Memory, Plan, Step, Subject, World
+from agent.planner.plan import plan
+from runtime.faults import Fault
+from runtime.interface import Defect, Health, Phase
+from specs.desired import Desired, Probe, Restart
+from tests.builders import container, desired, image, network, volume
+from tests.fake_runtime import FakeRuntime
+
+HERE = Path(__file__).parent
+LIMITS = Limits()
+
+
+@dataclass
+class Scene:
+    """A machine, and what happened on it."""
+
+    runtime: FakeRuntime = field(default_factory=FakeRuntime)
+    wanted: dict[str, Desired] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    flying: dict[Subject, Step] = field(default_factory=dict)
+    now: float = 0.0
+    drop_volumes: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("busybox", "nginx", "postgres"):
+            self.runtime.available[f"docker.io/library/{name}:latest"] = f"sha256:{name}"
+
+    def want(self, want: Desired) -> Scene:
+        self.wanted[want.source] = want
+        depends = {n: frozenset(d.container for d in c.depends_on) for n, c in want.containers.items()}
+        self.memory = backoff.new_revision(self.memory, want.source, depends)
+        return self
+
+    def plan(self) -> Plan:
+        world = World(
+            self.wanted,
+            self.runtime.observe(),
+            self.memory,
+            self.flying,
+            self.now,
+            LIMITS,
+            self.drop_volumes,
+        )
+        return plan(world)
+
+    def converge(self) -> Scene:
+        while ready := self.plan().ready:
+            self.do(ready[0].id)
+        return self
+
+    def do(self, id: str, fault: str = "") -> Scene:
+        step = next(step for step in self.plan().ready if step.id == id)
+        if fault:
+            error = Fault(fault, *id.split(" ", 1), "it did not work")
+            self.memory = backoff.failed(self.memory, step, error.code, str(error), self.now, LIMITS)
+        else:
+            perform(self.runtime, step)
+            self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS)
+        return self
+
+    def start(self, id: str) -> Scene:
+        step = next(step for step in self.plan().ready if step.id == id)
+        self.flying[step.subject] = step
+        return self
+
+
+def shop(color: str = "blue", **db: str) -> Desired:
+    return desired(
+        "shop",
+        network("shop/back"),
+        volume("shop/data"),
+        container(
+            "shop/db",
+            image="postgres",
+            networks=["shop/back"],
+            volumes={"shop/data": "/data"},
+            line=3,
+            env=db,
+        ),
+        container(
+            "shop/web",
+            image="nginx",
+            env={"COLOR": color, "DB_PASSWORD": color},
+            networks=["shop/back"],
+            ports=["8080:80"],
+            after={"shop/db": "started"},
+            line=9,
+        ),
+    )
+
+
+def first_light() -> Scene:
+    return Scene().want(shop())
+
+
+def half_way() -> Scene:
+    scene = Scene().want(shop()).start("pull image docker.io/library/nginx:latest")
+    return scene.do("pull image docker.io/library/postgres:latest").do("create network shop/back")
+
+
+def nothing_to_do() -> Scene:
+    return first_light().converge()
+
+
+def changed_variable() -> Scene:
+    return nothing_to_do().want(shop("green"))
+
+
+def changed_limit() -> Scene:
+    scene = Scene().want(desired("s", container("s/a", memory=64 << 20))).converge()
+    return scene.want(desired("s", container("s/a", memory=128 << 20)))
+
+
+def changed_network() -> Scene:
+    scene = nothing_to_do()
+    want = shop()
+    networks = {"shop/back": network("shop/back", subnet="10.1.0.0/24")}
+    return scene.want(Desired(want.source, want.images, networks, want.volumes, want.containers))
+
+
+def new_image_of_the_same_name() -> Scene:
+    scene = nothing_to_do()
+    scene.runtime.put_image("nginx", "sha256:0123456789abcdef")
+    return scene
+
+
+def removed_from_the_specs() -> Scene:
+    return nothing_to_do().want(desired("shop"))
+
+
+def taken_down_with_volumes() -> Scene:
+    scene = removed_from_the_specs()
+    scene.drop_volumes = frozenset({"shop"})
+    return scene
+
+
+def rebooted() -> Scene:
+    scene = nothing_to_do()
+    scene.runtime.reboot()
+    return scene
+
+
+def drifted() -> Scene:
+    scene = nothing_to_do()
+    scene.runtime.damage("shop/web", Defect("limits", "memory is 1 instead of 2"))
+    scene.runtime.damage("shop/db", Defect("netns", "its process is in another network namespace", True))
+    scene.runtime.damage("shop/back", Defect("bridge", "its bridge is gone"))
+    scene.runtime.damage("firewall", Defect("firewall", "table stead is gone"))
+    return scene
+
+
+def after_a_crash() -> Scene:
+    scene = Scene().want(desired("s", container("s/a")))
+    scene.runtime.leave("container 1", "container 2", "container 3", "container 4")
+    return scene
+
+
+def failed_pull() -> Scene:
+    scene = Scene().want(desired("s", container("s/a"), container("s/b", image="nginx")))
+    return scene.do("pull image docker.io/library/nginx:latest", "registry-unreachable")
+
+
+def failed_start_and_its_dependents() -> Scene:
+    scene = Scene().want(
+        desired("s", container("s/a"), container("s/b", after={"s/a": "started"}), container("s/c"))
+    )
+    scene.do("pull image docker.io/library/busybox:latest")
+    for name in "abc":
+        scene.do(f"create container s/{name}")
+    return scene.do("start container s/a", "port-taken").do("start container s/c")
+
+
+def waiting_for_health() -> Scene:
+    scene = Scene().want(
+        desired("s", container("s/db", probe=Probe(tcp=":1")), container("s/web", after={"s/db": "healthy"}))
+    )
+    return scene.converge()
+
+
+def unhealthy_dependency() -> Scene:
+    scene = waiting_for_health()
+    scene.runtime.set_health("s/db", Health.UNHEALTHY)
+    return scene
+
+
+def failed_job() -> Scene:
+    job = container("s/job", restart=Restart("no"))
+    scene = Scene().want(desired("s", job, container("s/web", after={"s/job": "completed"}))).converge()
+    scene.runtime.exit("s/job", 3)
+    return scene
+
+
+def stopped_by_hand() -> Scene:
+    scene = nothing_to_do()
+    scene.runtime.set_phase("shop/web", Phase.STOPPED)
+    return scene
+
+
+def wanted_stopped() -> Scene:
+    scene = Scene().want(desired("s", container("s/a"))).converge()
+    return scene.want(desired("s", container("s/a", desired="stopped")))
+
+
+def suspended() -> Scene:
+    scene = Scene().want(desired("s", container("s/a"))).converge()
+    return scene.want(desired("s", container("s/a", env={"A": "1"}, suspend="debugging")))
+
+
+def name_of_another_source() -> Scene:
+    scene = Scene().want(desired("one", container("x/a"))).converge()
+    return scene.want(desired("two", network("x/n"), container("x/a"), container("x/b", networks=["x/n"])))
+
+
+def ports_that_swap() -> Scene:
+    scene = Scene().want(desired("s", container("s/a", ports=["1000:1"]), container("s/b", ports=["2000:1"])))
+    scene.converge()
+    return scene.want(
+        desired(
+            "s",
+            container("s/a", ports=["2000:1"], env={"V": "2"}),
+            container("s/b", ports=["1000:1"], env={"V": "2"}),
+        )
+    )
+
+
+def image_that_is_never_pulled() -> Scene:
+    return Scene().want(desired("s", container("s/a"), image("busybox", pull="never")))
+
+
+SCENES: list[Callable[[], Scene]] = [
+    first_light,
+    half_way,
+    nothing_to_do,
+    changed_variable,
+    changed_limit,
+    changed_network,
+    new_image_of_the_same_name,
+    removed_from_the_specs,
+    taken_down_with_volumes,
+    rebooted,
+    drifted,
+    after_a_crash,
+    failed_pull,
+    failed_start_and_its_dependents,
+    waiting_for_health,
+    unhealthy_dependency,
+    failed_job,
+    stopped_by_hand,
+    wanted_stopped,
+    suspended,
+    name_of_another_source,
+    ports_that_swap,
+    image_that_is_never_pulled,
+]
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_the_plan_reads_as_written(scene: Callable[[], Scene]) -> None:
+    file = HERE / f"{scene.__name__}.txt"
+    text = str(scene().plan()) + "\n"
+    if os.environ.get("STEAD_UPDATE_PLANS"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_every_golden_file_belongs_to_a_scene() -> None:
+    assert {file.stem for file in HERE.glob("*.txt")} == {scene.__name__ for scene in SCENES}
