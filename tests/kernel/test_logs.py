@@ -1,0 +1,199 @@
+"""The log from pipe to reader, on a real file system; needs no root but for the full disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import logs
+from runtime.shim.logs import LogWriter, file_numbers
+from runtime.shim.messages import FLAG_DROPPED, INDEX_RECORD, STDERR, STDOUT
+from tests.kernel.shim_box import until
+
+
+class Source:
+    """A pipe into a writer."""
+
+    def __init__(self, directory: Path, max_size: int = 1 << 20, max_files: int = 3) -> None:
+        self.directory = directory
+        self.writer = LogWriter(str(directory), max_size, max_files)
+        self.reader_fd, self.writer_fd = os.pipe()
+        os.set_blocking(self.reader_fd, False)
+
+    def say(self, data: bytes, stream: int = STDOUT) -> None:
+        os.write(self.writer_fd, data)
+        assert self.writer.splice(self.reader_fd, stream)
+
+    def close(self) -> None:
+        self.writer.close()
+        os.close(self.reader_fd)
+        os.close(self.writer_fd)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Source]:
+    made = Source(tmp_path / "log", max_size=4096)
+    yield made
+    made.close()
+
+
+def lines(source: Source, **options: object) -> list[bytes]:
+    return [data for _, _, data in logs.read(source.directory, **options)]  # type: ignore[arg-type]
+
+
+def flags(directory: Path) -> list[int]:
+    found = []
+    for number in file_numbers(directory):
+        found += [
+            record[3] for record in INDEX_RECORD.iter_unpack((directory / f"{number}.idx").read_bytes())
+        ]
+    return found
+
+
+def test_lines_come_back_with_time_and_stream(source: Source) -> None:
+    before = time.time_ns()
+    source.say(b"one\ntw")
+    source.say(b"error\n", STDERR)
+    source.say(b"o\nrest")
+    entries = list(logs.read(source.directory))
+    assert [(stream, data) for _, stream, data in entries] == [
+        (1, b"one\n"), (2, b"error\n"), (1, b"two\n"), (1, b"rest"),
+    ]  # fmt: skip
+    assert all(before <= moment <= time.time_ns() for moment, _, _ in entries)
+    assert lines(source, streams=(STDERR,)) == [b"error\n"]
+    assert lines(source, raw=True) == [b"one\ntw", b"error\n", b"o\nrest"]
+
+
+def test_since_until_and_tail_choose(source: Source) -> None:
+    for number in range(5):
+        source.say(b"%d\n" % number)
+    moments = [moment for moment, _, _ in logs.read(source.directory)]
+    assert lines(source, since=(moments[3] + 500) / 1e9)[-1:] == [b"4\n"]
+    assert lines(source, tail=2) == [b"3\n", b"4\n"]
+    assert lines(source, tail=0) == []
+    assert lines(source, tail=99) == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n"]
+    assert lines(source, until=0.0) == []
+
+
+def test_files_are_rotated_and_the_oldest_deleted(source: Source) -> None:
+    for number in range(2000):
+        source.say(b"line %07d\n" % number)
+    numbers = file_numbers(source.directory)
+    assert len(numbers) == 3
+    assert all((source.directory / f"{number}.log").stat().st_size <= 4096 for number in numbers)
+    kept = lines(source)
+    assert kept[-1] == b"line 0001999\n"
+    assert kept[1:] == [b"line %07d\n" % number for number in range(2001 - len(kept), 2000)]
+    assert lines(source, tail=500) == [b"line %07d\n" % number for number in range(1500, 2000)]
+    assert sorted(path.name for path in source.directory.iterdir()) == sorted(
+        f"{number}.{kind}" for number in numbers for kind in ("log", "idx")
+    )
+
+
+def test_a_follower_reads_on_across_rotation_and_ends_with_the_container(source: Source) -> None:
+    found: list[bytes] = []
+    source.writer.limit(4096, 100)
+    source.say(b"first\n")
+
+    def follow() -> None:
+        found.extend(data for _, _, data in logs.read(source.directory, follow=True))
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    until(lambda: found == [b"first\n"])
+    for number in range(1000):
+        source.say(b"line %07d\n" % number)
+        if number % 100 == 0:
+            until(lambda number=number: found[-1] == b"line %07d\n" % number)
+    source.say(b"last")
+    (source.directory.parent / "exit.json").write_text("{}")
+    reader.join(10)
+    assert not reader.is_alive()
+    assert found[-1] == b"last"
+    assert found[:-1] == [b"first\n"] + [b"line %07d\n" % number for number in range(1000)]
+
+
+def test_a_follower_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+    found: list[bytes] = []
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def follow() -> None:
+        found.extend(data for _, _, data in logs.read(home / "log", follow=True))
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    source = Source(home / "log")
+    source.say(b"hello\n")
+    (home / "exit.json").write_text("{}")
+    reader.join(10)
+    source.close()
+    assert found == [b"hello\n"]
+
+
+def test_bytes_that_a_killed_shim_left_without_a_record_are_found(source: Source) -> None:
+    source.say(b"one\n")
+    with open(source.directory / "0.log", "ab") as file:
+        file.write(b"two\n")
+    with open(source.directory / "0.idx", "ab") as file:
+        file.write(b"half")
+    again = Source(source.directory, 4096)
+    again.say(b"three\n")
+    again.close()
+    assert lines(source) == [b"one\n", b"two\n", b"three\n"]
+
+
+def test_a_terminals_bytes_are_rotated_too(source: Source) -> None:
+    source.writer.write(b"x" * 10000, STDOUT)
+    assert b"".join(lines(source)) == b"x" * 10000
+    assert len(file_numbers(source.directory)) == 3
+
+
+def test_limits_can_be_lowered(source: Source) -> None:
+    source.say(b"x" * 4000)
+    source.writer.limit(4096, 1)
+    source.say(b"y" * 500)
+    source.say(b"z\n")
+    assert len(file_numbers(source.directory)) == 1
+
+
+def test_the_end_of_the_pipe_is_told(tmp_path: Path) -> None:
+    source = Source(tmp_path / "log")
+    os.close(source.writer_fd)
+    assert source.writer.splice(source.reader_fd, STDOUT) is False
+    source.writer_fd = os.open(os.devnull, os.O_RDONLY)
+    source.close()
+
+
+def test_times_are_utc_with_nanoseconds() -> None:
+    assert logs.format_time(1_700_000_000_000_000_001) == "2023-11-14T22:13:20.000000001Z"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_full_disk_loses_output_and_never_blocks_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.shim.logs.RETRY", 0.0)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True)
+    try:
+        (disk / "filler").write_bytes(b"x" * 128 * 1024)
+        source = Source(disk / "log", max_size=10 << 20)
+        for _ in range(20):
+            source.say(b"x" * 60000)
+        assert source.writer.dropped > 20 * 60000 - 256 * 1024
+        (disk / "filler").unlink()
+        source.say(b"\nagain\n")
+        assert lines(source)[-1] == b"again\n"
+        assert flags(disk / "log")[-1] & FLAG_DROPPED
+    finally:
+        source.close()
+        subprocess.run(["umount", disk], check=True)
