@@ -173,7 +173,9 @@ class Journal:
 
     def blocked(self, blocked: Iterable[Blocked], at: float) -> None:
         """The blocked things of the newest plan: new reasons are begun, those that are gone are ended."""
-        now = {(b.source, b.subject.kind, b.subject.name): (b.code, b.reason) for b in blocked}
+        now: dict[tuple[str, str, str], tuple[str, str]] = {
+            (b.source, b.subject.kind, b.subject.name): (b.code, b.reason) for b in blocked
+        }
         ended = [key for key, (code, reason, _) in self._reasons.items() if now.get(key) != (code, reason)]
         begun = [key for key, value in now.items() if self._reasons.get(key, ("", "", 0))[:2] != value]
         if not ended and not begun:
@@ -280,7 +282,7 @@ def read_revisions(path: Path, *, source: str = "", limit: int = 100) -> list[Re
             " ORDER BY id DESC LIMIT ?",
             (*values, limit),
         )
-        return [Revision(*row[:5], errors=tuple(json.loads(row[5]))) for row in map(tuple, rows)]
+        return [Revision(row[0], row[1], row[2], row[3], row[4], tuple(json.loads(row[5]))) for row in rows]
 
 
 def _where(name: str, source: str) -> tuple[str, list[str]]:

@@ -1,0 +1,287 @@
+"""One suite over both runtimes, so that what the planner is proven on is what the machine does.
+
+LocalRuntime runs a real busybox in its own state directories; it needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.faults import Fault
+from runtime.interface import (
+    Attachment,
+    ContainerRequest,
+    LimitsRequest,
+    NetworkRequest,
+    ObservedContainer,
+    Phase,
+    Runtime,
+    VolumeRequest,
+)
+from runtime.paths import Paths
+from specs.values import ImageRef, MountPoint, parse_ports
+from tests.fake_runtime import FakeRuntime
+
+BUSYBOX = ImageRef.parse("contract/busybox:1")
+DEADLINE = 10.0
+
+
+def rootfs(base: Path) -> Path:
+    """A root filesystem with nothing but a static busybox."""
+    binary = shutil.which("busybox")
+    if binary is None or b"static" not in subprocess.run(["file", "-L", binary], capture_output=True).stdout:
+        pytest.skip("needs Debian's busybox-static")
+    root = base / "rootfs"
+    for name in ("bin", "tmp", "etc", "proc", "sys", "dev"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy2(binary, root / "bin" / "busybox")
+    for name in ("sh", "sleep", "true"):
+        (root / "bin" / name).symlink_to("busybox")
+    return root
+
+
+def local(base: Path) -> Any:
+    module = pytest.importorskip("runtime.local", reason="the runtime is not complete")
+    return module.LocalRuntime(Paths(base / "root", base / "run"), pool="10.213.0.0/16")
+
+
+@pytest.fixture(params=["fake", pytest.param("local", marks=pytest.mark.root)])
+def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
+    if request.param == "fake":
+        yield FakeRuntime()
+        return
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    made = local(tmp_path)
+    try:
+        yield made
+    finally:
+        for name in made.observe().containers:
+            made.remove_container(name)
+        for name in made.observe().networks:
+            made.remove_network(name)
+        made.close()
+
+
+@pytest.fixture
+def imported(runtime: Runtime, tmp_path: Path) -> Runtime:
+    runtime.import_image(rootfs(tmp_path), BUSYBOX)
+    return runtime
+
+
+def want(name: str = "s/a", **more: Any) -> ContainerRequest:
+    standard: dict[str, Any] = {
+        "name": name,
+        "source": "s",
+        "identity": "i1",
+        "adjustable": "a1",
+        "facets": '{"x": 1}',
+        "image": BUSYBOX,
+        "command": ("sleep", "3600"),
+        "network_mode": "none",
+        "stop_grace_period": 0.1,
+    }
+    return ContainerRequest(**{**standard, **more})
+
+
+def on(network: str, **more: Any) -> dict[str, Any]:
+    return {"network_mode": "bridge", "networks": (Attachment(network, **more),)}
+
+
+def net(name: str = "s/n", **more: Any) -> NetworkRequest:
+    return NetworkRequest(name, "s", "f1", **more)
+
+
+def seen(runtime: Runtime, name: str = "s/a") -> ObservedContainer:
+    return runtime.observe().containers[name]
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not check():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def code(call: Callable[[], object]) -> str:
+    with pytest.raises(Fault) as caught:
+        call()
+    return caught.value.code
+
+
+def test_an_empty_machine_has_nothing(runtime: Runtime) -> None:
+    observed = runtime.observe()
+    assert not observed.images and not observed.networks
+    assert not observed.containers and not observed.volumes and not observed.leftovers
+
+
+def test_an_imported_image_is_seen_by_its_canonical_name(imported: Runtime) -> None:
+    image = imported.observe().images[str(BUSYBOX)]
+    assert image.names == (str(BUSYBOX),)
+    imported.remove_image(str(BUSYBOX))
+    assert not imported.observe().images
+    assert code(lambda: imported.remove_image(str(BUSYBOX))) == "image-not-found"
+
+
+def test_a_container_lives_from_created_to_gone(imported: Runtime) -> None:
+    id = imported.create_container(want())
+    created = seen(imported)
+    assert (created.id, created.phase, created.pid) == (id, Phase.CREATED, 0)
+    assert (created.source, created.identity, created.adjustable) == ("s", "i1", "a1")
+    assert created.facets == '{"x": 1}' and created.image == str(BUSYBOX)
+    assert created.image_id == imported.observe().images[str(BUSYBOX)].id
+    imported.start_container("s/a")
+    running = seen(imported)
+    assert running.phase is Phase.RUNNING and running.pid > 0 and running.id == id
+    assert running.defects == ()
+    imported.stop_container("s/a")
+    stopped = seen(imported)
+    assert stopped.phase is Phase.STOPPED and stopped.pid == 0
+    imported.start_container("s/a")
+    assert seen(imported).phase is Phase.RUNNING
+    imported.remove_container("s/a")
+    assert imported.observe().containers == {}
+    assert imported.observe().leftovers == ()
+
+
+def test_repeating_an_action_is_harmless(imported: Runtime) -> None:
+    for _ in range(2):
+        imported.create_network(net())
+        imported.create_volume(VolumeRequest("s/v", "s", "f1"))
+    imported.create_container(want(**on("s/n")))
+    imported.start_container("s/a")
+    pid = seen(imported).pid
+    imported.start_container("s/a")
+    assert seen(imported).pid == pid
+    for _ in range(2):
+        imported.repair_network("s/n")
+        imported.repair_container("s/a")
+        imported.repair_firewall()
+        imported.sweep()
+    assert seen(imported).pid == pid
+    for _ in range(2):
+        imported.stop_container("s/a")
+    for _ in range(2):
+        imported.remove_container("s/a")
+        imported.remove_network("s/n")
+        imported.remove_volume("s/v")
+    observed = imported.observe()
+    assert not observed.containers and not observed.networks and not observed.volumes
+
+
+def test_a_name_is_taken_once(imported: Runtime) -> None:
+    imported.create_container(want())
+    assert code(lambda: imported.create_container(want())) == "container-exists"
+
+
+def test_what_is_missing_is_named(imported: Runtime) -> None:
+    missing = want("s/b", image=ImageRef.parse("contract/none"))
+    assert code(lambda: imported.create_container(missing)) == "image-not-found"
+    assert code(lambda: imported.create_container(want(**on("s/nowhere")))) == "network-not-found"
+    assert code(lambda: imported.start_container("s/none")) == "container-not-found"
+    assert code(lambda: imported.stop_container("s/none")) == "container-not-found"
+    assert imported.observe().containers == {}
+
+
+def test_a_network_knows_its_members_and_goes_after_them(imported: Runtime) -> None:
+    imported.create_network(net(subnet="10.213.7.0/24"))
+    imported.create_container(want(**on("s/n", ipv4_address="10.213.7.9")))
+    observed = imported.observe()
+    assert observed.networks["s/n"].members == ("s/a",)
+    assert observed.networks["s/n"].subnet == "10.213.7.0/24"
+    assert observed.networks["s/n"].fingerprint == "f1"
+    assert observed.containers["s/a"].networks == (("s/n", "10.213.7.9"),)
+    taken = want("s/b", **on("s/n", ipv4_address="10.213.7.9"))
+    assert code(lambda: imported.create_container(taken)) == "address-taken"
+    assert code(lambda: imported.remove_network("s/n")) == "network-in-use"
+    imported.remove_container("s/a")
+    imported.remove_network("s/n")
+    assert not imported.observe().networks
+
+
+def test_a_volume_knows_its_users_and_goes_after_them(imported: Runtime) -> None:
+    imported.create_volume(VolumeRequest("s/v", "s", "f1"))
+    imported.create_container(want(mounts=(MountPoint("volume", "s/v", "/data"),)))
+    volume = imported.observe().volumes["s/v"]
+    assert (volume.users, volume.source, volume.fingerprint) == (("s/a",), "s", "f1")
+    assert code(lambda: imported.remove_volume("s/v")) == "volume-in-use"
+    imported.remove_container("s/a")
+    imported.remove_volume("s/v")
+    assert not imported.observe().volumes
+
+
+def test_an_image_in_use_stays(imported: Runtime) -> None:
+    imported.create_container(want())
+    assert code(lambda: imported.remove_image(str(BUSYBOX))) == "image-in-use"
+    assert str(BUSYBOX) in imported.observe().images
+
+
+def test_a_missing_bind_source_is_told_and_cured_by_making_it(imported: Runtime, tmp_path: Path) -> None:
+    source = tmp_path / "later"
+    imported.create_container(want(mounts=(MountPoint("bind", str(source), "/data"),)))
+    assert code(lambda: imported.start_container("s/a")) == "mount-source-missing"
+    assert seen(imported).phase is not Phase.RUNNING
+    source.mkdir()
+    imported.start_container("s/a")
+    assert seen(imported).phase is Phase.RUNNING
+
+
+def test_adjusting_does_not_touch_the_process(imported: Runtime) -> None:
+    imported.create_container(want())
+    imported.start_container("s/a")
+    before = seen(imported)
+    request = want(adjustable="a2", facets='{"x": 2}', limits=LimitsRequest(memory=64 << 20))
+    imported.adjust_container(request)
+    after = seen(imported)
+    assert (after.pid, after.id, after.phase) == (before.pid, before.id, Phase.RUNNING)
+    assert (after.identity, after.adjustable, after.facets) == ("i1", "a2", '{"x": 2}')
+    assert after.defects == ()
+    missing = replace(request, name="s/none")
+    assert code(lambda: imported.adjust_container(missing)) == "container-not-found"
+
+
+def test_a_port_goes_to_one_container(imported: Runtime) -> None:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    imported.create_network(net())
+    ports = parse_ports(f"{port}:80")
+    imported.create_container(want("s/a", ports=ports, **on("s/n")))
+    imported.create_container(want("s/b", ports=ports, **on("s/n")))
+    imported.start_container("s/a")
+    assert code(lambda: imported.start_container("s/b")) == "port-taken"
+    assert seen(imported).ports == ports
+    imported.remove_container("s/a")
+    imported.start_container("s/b")
+    assert seen(imported, "s/b").phase is Phase.RUNNING
+
+
+def test_samples_are_of_what_runs(imported: Runtime) -> None:
+    imported.create_container(want("s/a"))
+    imported.create_container(want("s/b"))
+    imported.start_container("s/a")
+    samples = imported.sample()
+    assert [(s.name, s.image, s.id) for s in samples] == [("s/a", str(BUSYBOX), seen(imported).id)]
+
+
+def test_half_made_things_are_seen_and_swept(imported: Runtime) -> None:
+    imported.create_container(want())
+    if isinstance(imported, FakeRuntime):
+        imported.leave("0" * 32)
+    else:
+        imported.paths.container("0" * 32).mkdir(parents=True)  # type: ignore[attr-defined]
+    assert len(imported.observe().leftovers) == 1
+    assert len(imported.sweep()) == 1
+    assert imported.observe().leftovers == ()
+    assert "s/a" in imported.observe().containers
