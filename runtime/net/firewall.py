@@ -1,12 +1,12 @@
-"""Decisions and effects: the one nftables table of a state directory; published ports are elements of its maps.
+"""Decisions and effects: the one nftables table of a state directory; published ports are elements of maps.
 
 `Contents` says what the sets and maps should hold, `RULES` never changes with it: publishing a port is one
-element, never a rewrite of rules. `Firewall.publish` brings the kernel there in one transaction and `check` says
-how the kernel differs. nft(8), libnftables-json(5); the table is read as JSON and written as nft text.
+element, never a rewrite of rules. `Firewall.publish` brings the kernel there in one transaction and `check`
+says how the kernel differs. nft(8), libnftables-json(5); the table is read as JSON and written as nft text.
 
 What the rules promise, in the order of a packet's way:
 - a container cannot reach services on the host's loopback, though route_localnet is on for our bridges;
-- a published port is redirected for every local address (or the one asked for), also for the host's own packets;
+- a published port is redirected for every local address (or the one asked for), also for packets of the host;
 - between our networks and into them nothing passes but answers and what came by a published port;
 - an internal network has no way out;
 - packets leave with the host's address where they leave the host, where a container reaches its own network
@@ -252,9 +252,9 @@ def foreign_drops(document: Mapping[str, Any]) -> list[str]:
     found = []
     for item in document.get("nftables", ()):
         chain = item.get("chain")
-        if chain and chain.get("hook") == "forward" and chain.get("policy") == "drop":
-            if chain["family"] in ("ip", "inet") and not chain["table"].startswith("stead_"):
-                found.append(f"{chain['family']} {chain['table']} {chain['name']}")
+        drops = chain and chain.get("hook") == "forward" and chain.get("policy") == "drop"
+        if drops and chain["family"] in ("ip", "inet") and not chain["table"].startswith("stead_"):
+            found.append(f"{chain['family']} {chain['table']} {chain['name']}")
     return found
 
 
@@ -333,10 +333,10 @@ def _refused(verb: str, done: subprocess.CompletedProcess[str]) -> Fault:
 
 
 class Firewall:
-    """The table of one state directory. Thread-safe; callers of `publish` at the same time share a transaction.
+    """The table of one state directory. Thread-safe; callers of `publish` at one time share a transaction.
 
-    `wanted` tells what should be there: None for no table at all. `memory` is a file under `run` that holds how
-    nft listed the rules after we wrote them, since each version of nft has its own way to list them.
+    `wanted` tells what should be there: None for no table at all. `memory` is a file under `run` that holds
+    how nft listed the rules after we wrote them, since each version of nft has its own way to list them.
     """
 
     def __init__(self, table: str, memory: Path, wanted: Callable[[], Contents | None]) -> None:
@@ -352,7 +352,7 @@ class Firewall:
         self._drops: tuple[int, tuple[Defect, ...]] | None = None
 
     def publish(self, *, force: bool = False) -> None:
-        """The table as it should be when this was called, or newer. `force`: read it back, trust no memory."""
+        """The table as it should be when this was called, or newer. `force`: read it back first."""
         with self._tickets:
             self._asked += 1
             ticket = self._asked
@@ -367,7 +367,7 @@ class Firewall:
             self._done = target
 
     def check(self) -> tuple[Defect, ...]:
-        """How the kernel differs from what is wanted; reads the table only if a transaction came in between."""
+        """How the kernel differs from what is wanted; reads the table only if something changed it."""
         with self._working:
             wanted = self._wanted()
             if wanted is None:

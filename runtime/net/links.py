@@ -1,8 +1,8 @@
 """Effects: bridges, veth pairs, addresses and routes, each call an "ensure"; and one dump of what is there.
 
 Everything names links, never remembers indexes. A container's end of a pair is made inside its network
-namespace by one message from outside (IFLA_NET_NS_FD), its address and route by a socket opened inside. veth(4),
-rtnetlink(7), Documentation/networking/ip-sysctl.rst.
+namespace by one message from outside (IFLA_NET_NS_FD), its address and route by a socket opened inside.
+veth(4), rtnetlink(7), Documentation/networking/ip-sysctl.rst.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ RT_TABLE_MAIN = 254
 _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 3, 0, 1
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 
+_IFF_LOWER_UP = 0x10000
+_IFLA_LINK, _IFLA_LINK_NETNSID = 5, 37
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_STATS64, _IFLA_EXT_MASK = 23, 29
 _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_DATA = 1, 5
 _IFLA_BRPORT_MODE = 4
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
 
 #: Interface indexes inside a container are chosen, so that its address can be set without asking first.
@@ -69,6 +71,9 @@ class Link:
     master: int
     mac: str
     hairpin: bool
+    carrier: bool = True
+    peer: int = 0  # the other end's index in the namespace that `nsid` names here; -1: in this one
+    nsid: int = -1
     stats: tuple[
         int, ...
     ] = ()  # rx_packets, tx_packets, rx_bytes, tx_bytes, rx_err, tx_err, rx_drop, tx_drop
@@ -131,6 +136,9 @@ def _link(data: bytes) -> Link:
         master=number(found.get(_IFLA_MASTER)),
         mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
         hairpin=bool(number(slave.get(_IFLA_BRPORT_MODE))),
+        carrier=bool(flags & _IFF_LOWER_UP),
+        peer=number(found.get(_IFLA_LINK)),
+        nsid=number(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else -1,
         stats=struct.unpack_from("=8Q", stats) if stats else (),
     )
 
@@ -140,12 +148,43 @@ def addresses() -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     with Netlink() as netlink:
         for data in netlink.ask(RTM_GETADDR, struct.pack("=BBBBi", socket.AF_INET, 0, 0, 0, 0), NLM_F_DUMP):
-            _, prefix, _, _, index = struct.unpack_from("=BBBBi", data)
-            given = attributes(data, 8)
-            local = given.get(_IFA_LOCAL) or given.get(_IFA_ADDRESS)
-            if local:
-                found.setdefault(index, set()).add(f"{socket.inet_ntoa(local)}/{prefix}")
+            index, address = _address(data)
+            if address:
+                found.setdefault(index, set()).add(address)
     return found
+
+
+class Inside:
+    """Looks at the other ends of veth pairs from outside: rtnetlink answers for a namespace by its number.
+
+    IFA_TARGET_NETNSID, Linux 4.20. A context manager; not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._netlink = Netlink()
+        self._netlink.strict()
+
+    def __enter__(self) -> Inside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._netlink.close()
+
+    def addresses(self, link: Link) -> set[str] | None:
+        """IPv4 addresses (CIDR) of the other end; None when the kernel does not tell."""
+        body = struct.pack("=BBBBi", socket.AF_INET, 0, 0, 0, link.peer)
+        body += struct.pack("=HHi", 8, _IFA_TARGET_NETNSID, link.nsid)
+        try:
+            return {_address(data)[1] for data in self._netlink.ask(RTM_GETADDR, body, NLM_F_DUMP)}
+        except OSError:
+            return None
+
+
+def _address(data: bytes) -> tuple[int, str]:
+    _, prefix, _, _, index = struct.unpack_from("=BBBBi", data)
+    given = attributes(data, 8)
+    local = given.get(_IFA_LOCAL) or given.get(_IFA_ADDRESS)
+    return index, f"{socket.inet_ntoa(local)}/{prefix}" if local else ""
 
 
 def routes() -> list[tuple[IPv4Network, int]]:
@@ -354,7 +393,7 @@ def _peers(host: str, inside: int) -> bool:
     with Netlink() as netlink:
         body = struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index_of(host), 0, 0)
         (data,) = netlink.ask(RTM_GETLINK, body)[:1]
-    return number(attributes(data, 16).get(5)) == inside  # IFLA_LINK
+    return number(attributes(data, 16).get(_IFLA_LINK)) == inside
 
 
 def _make_pair(endpoint: Endpoint, namespace: int, index: int) -> None:

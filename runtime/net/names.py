@@ -1,7 +1,7 @@
 """Decisions: what a container's /etc/hosts and /etc/hostname say; and writing them in place.
 
-The file is bind-mounted into the container, so its inode must stay. What stands outside of our block was written
-by the container's own programs and is kept.
+The file is bind-mounted into the container, so its inode must stay. What stands outside of our block was
+written by the container's own programs and is kept.
 """
 
 from __future__ import annotations
@@ -67,6 +67,13 @@ def hosts_text(
     return "\n".join(lines) + "\n" + peers_block(peers)
 
 
+def host_hosts(text: str, extra: Sequence[tuple[str, str]]) -> str:
+    """The hosts file of a container on the host's network: the host's own and what is asked for."""
+    lines = [_line("127.0.0.1" if address == "host-gateway" else address, [name]) for name, address in extra]
+    head = text if not text or text.endswith("\n") else text + "\n"
+    return head + "".join(f"{line}\n" for line in lines)
+
+
 def replace_block(text: str, block: str) -> str:
     """`text` with its block of peers replaced; appended when a program removed the marks."""
     head, begin, rest = text.partition(BEGIN + "\n")
@@ -81,7 +88,7 @@ def _line(address: str, names: Sequence[str]) -> str:
 
 
 def write_in_place(path: Path, text: str) -> bool:
-    """Make the file hold `text` without changing its inode; 0644, since every user reads it. True if changed."""
+    """Make the file hold `text` without changing its inode; 0644: every user reads it. True if changed."""
     data = text.encode()
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags, 0o644)

@@ -34,6 +34,8 @@ _NESTED_MASK = 0x3FFF
 _RECEIVE = 256 * 1024
 _TIMEOUT = 10.0
 
+_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
+
 
 class Netlink:
     """A netlink socket. Not thread-safe; a context manager."""
@@ -52,6 +54,10 @@ class Netlink:
 
     def close(self) -> None:
         self._socket.close()
+
+    def strict(self) -> None:
+        """Let the kernel honour every filter of a dump: netlink(7), NETLINK_GET_STRICT_CHK (Linux 4.20)."""
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
     def change(self, *messages: tuple[Any, str]) -> None:
         """Send (packed message, what it is about) in one go; the kernel works through all of them in order.

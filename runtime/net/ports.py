@@ -38,7 +38,7 @@ def overlap(one: PortBinding, other: PortBinding) -> bool:
 
 
 def conflict(binding: PortBinding, listeners: Iterable[Listener]) -> Listener | None:
-    """The listener whose packets the binding would take away. [::1] and other IPv6 addresses are free of us."""
+    """The listener whose packets the binding would take away. IPv6 addresses but [::] are free of us."""
     for listener in listeners:
         if listener.protocol != binding.protocol or listener.port != binding.host_port:
             continue
@@ -50,7 +50,7 @@ def conflict(binding: PortBinding, listeners: Iterable[Listener]) -> Listener | 
 
 
 def listeners() -> list[Listener]:
-    """Every TCP socket that listens and every UDP socket without a peer, in this thread's network namespace."""
+    """TCP sockets that listen and UDP sockets without a peer, in this thread's network namespace."""
     found: list[Listener] = []
     for protocol, state in (("tcp", _TCP_LISTEN), ("udp", _UDP_UNCONNECTED)):
         for version in ("", "6"):

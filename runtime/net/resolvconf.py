@@ -1,7 +1,7 @@
 """Decisions: what a container's /etc/resolv.conf says, from the host's and from what the container asks for.
 
-resolv.conf(5). The first line is our mark with a digest of what the file came from: when the host's file changes,
-the digest differs, and the containers that follow it are written anew.
+resolv.conf(5). The first line is our mark with a digest of what the file came from: when the host's file
+changes, the digest differs, and the containers that follow it are written anew.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def choose(host: str, uplink: str) -> str:
     return host
 
 
-def resolv_text(base: str, dns: Sequence[str], search: Sequence[str], options: Sequence[str]) -> str:
+def resolv_text(
+    base: str, dns: Sequence[str], search: Sequence[str], options: Sequence[str], *, loopback: bool = False
+) -> str:
     """A container's resolv.conf. What is asked for replaces the host's lines of that kind.
 
-    Servers on the host's loopback are left out. When none is left the file says so, and has none.
+    Servers on the host's loopback are left out, but with `loopback`: on the host's own network. When none is
+    left the file says so, and has none.
     """
     lines = [MARK + digest(base)] if not dns else [MARK + "its spec"]
-    given = list(dns) or [server for server in servers(base) if not is_loopback(server)]
+    given = list(dns) or [server for server in servers(base) if loopback or not is_loopback(server)]
     lines += [f"nameserver {server}" for server in given]
     if not given:
         lines.append("# no nameserver: the host has none that containers can reach; set dns in the spec")
@@ -81,6 +84,11 @@ def _words(text: str, keyword: str) -> list[str]:
         if words and words[0] == keyword:
             found = words[1:]
     return found
+
+
+def raw_host_text() -> str:
+    """The host's resolv.conf as it is, for containers on the host's network."""
+    return _read(HOST)
 
 
 def host_text() -> str:

@@ -1,0 +1,642 @@
+"""Effects: the networks of one state directory and the containers on them; the door of this room.
+
+What should be is in the database (networks, leases, ports, which containers are up), what is comes from the
+kernel in one netlink dump and, when anything touched nftables, one listing. Every method is an ensure and
+thread-safe. Bridges, veth pairs and the table carry a hash of the root in their names: two roots never meet.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from runtime.database import Database
+from runtime.faults import Fault, from_oserror
+from runtime.interface import Attachment, ContainerRequest, Defect, NetworkRequest, ObservedNetwork
+from runtime.net import addresses, defects, firewall, links, names, ports, records, resolvconf
+from runtime.net.records import NET_SCHEMA, Lease, NetworkRecord
+from runtime.paths import Paths
+from specs.values import PortBinding
+
+__all__ = ["NET_SCHEMA", "Fabric", "NetObservation"]
+
+T = TypeVar("T")
+
+DEFAULT_POOL = "10.88.0.0/16"
+IP_FORWARD = "ipv4/ip_forward"
+_COUNTERS = (  # host's end: what it receives, the container has sent
+    "tx_packets",
+    "rx_packets",
+    "tx_bytes",
+    "rx_bytes",
+    "tx_errors",
+    "rx_errors",
+    "tx_dropped",
+    "rx_dropped",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetObservation:
+    """How networks, containers (by id, those that are up) and the firewall differ from their records."""
+
+    networks: list[ObservedNetwork]
+    containers: dict[str, tuple[Defect, ...]]
+    firewall: tuple[Defect, ...]
+
+
+class Fabric:
+    """The networks of one root, in the network namespace of this process. See the module's docstring."""
+
+    def __init__(self, paths: Paths, database: Database, *, pool: str = DEFAULT_POOL) -> None:
+        self._paths = paths
+        self._database = database
+        self._pool = IPv4Network(pool)
+        self._root = str(paths.root.resolve())
+        self._table = addresses.table_name(self._root)
+        self._firewall = firewall.Firewall(self._table, paths.run / "firewall.json", self._wanted)
+        self._creating = threading.Lock()
+        self._hosts = threading.Lock()
+        self._dirty: set[str] = set()
+        self._dirty_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    # ------------------------------------------------------------ networks
+
+    def create_network(self, request: NetworkRequest) -> None:
+        """Record and bridge. Faults subnet-overlap, address-exhausted, network-in-use, request-invalid."""
+        with self._creating:
+            record = self._recorded(request)
+            self._bridge(record, "create network")
+        self.publish()
+
+    def _recorded(self, request: NetworkRequest) -> NetworkRecord:
+        """The row for the request: the one that is there where nothing of weight differs, else a new one."""
+        with self._database.write() as connection:
+            old = records.read_network(connection, request.name)
+            new = self._planned(connection, request, old)
+            if old is not None and _shape(old) != _shape(new):
+                members = [item.name for item in records.read_leases(connection, networks=[request.name])]
+                if members:
+                    raise _in_use("change network", request.name, members)
+            if old is not None and _shape(old) == _shape(new):
+                new = replace(new, last=old.last)
+            if new != old:
+                records.write_network(connection, new)
+        return new
+
+    def _planned(
+        self, connection: sqlite3.Connection, request: NetworkRequest, old: NetworkRecord | None
+    ) -> NetworkRecord:
+        bridge = addresses.bridge_name(self._root, request.name)
+        others = [
+            item.net for name, item in records.read_networks(connection).items() if name != request.name
+        ]
+        if request.subnet:
+            subnet = _valid(addresses.parse_subnet, request, request.subnet)
+        elif old is not None:
+            subnet = old.net
+        else:
+            free = addresses.free_subnet(self._pool, others + self._routes(bridge))
+            if free is None:
+                cause, hint = f"the pool {self._pool} has no free subnet", "widen the node's pool"
+                raise Fault("address-exhausted", "create network", request.name, cause, hint)
+            subnet = free
+        if old is None or subnet != old.net:
+            other = addresses.overlapping(subnet, others + self._routes(bridge))
+            if other is not None:
+                cause, hint = f"{subnet} overlaps {other}", "choose another subnet, or leave it out"
+                raise Fault("subnet-overlap", "create network", request.name, cause, hint)
+        gateway = _valid(lambda text: addresses.parse_gateway(text, subnet), request, request.gateway)
+        return NetworkRecord(
+            name=request.name,
+            source=request.source,
+            fingerprint=request.fingerprint,
+            bridge=bridge,
+            subnet=str(subnet),
+            gateway=str(gateway),
+            internal=request.internal,
+            mtu=request.mtu or (old.mtu if old is not None else links.default_mtu()),
+            labels=records.encode_labels(request.labels),
+        )
+
+    def _routes(self, bridge: str) -> list[IPv4Network]:
+        own = links.index_of(bridge)
+        return [network for network, index in links.routes() if not own or index != own]
+
+    def repair_network(self, name: str) -> None:
+        """Bridge, its address and settings, and the ports of members that are up; no process is touched."""
+        record = self._network(self._database.read(), name, "repair network")
+        with self._creating:
+            self._bridge(record, "repair network")
+        leases = records.read_leases(self._database.read(), networks=[name])
+        hosts = [addresses.link_name(self._root, item.container, name) for item in leases]
+        try:
+            links.enslave(record.bridge, hosts, hairpin=links.hairpin_needed())
+        except OSError as error:
+            raise from_oserror(error, "repair network", name) from error
+        self.publish()
+
+    def remove_network(self, name: str) -> None:
+        """Repeatable. Fault network-in-use while containers have leases on it."""
+        with self._creating:
+            with self._database.write() as connection:
+                leases = records.read_leases(connection, networks=[name])
+                if leases:
+                    raise _in_use("remove network", name, [item.name for item in leases])
+                records.delete_network(connection, name)
+            try:
+                links.delete_links([addresses.bridge_name(self._root, name)])
+            except OSError as error:
+                raise from_oserror(error, "remove network", name) from error
+        self.publish()
+
+    def networks(self) -> list[NetworkRecord]:
+        return list(records.read_networks(self._database.read()).values())
+
+    def _bridge(self, record: NetworkRecord, operation: str) -> None:
+        mac = addresses.mac_of(record.gateway)
+        bridge = links.Bridge(record.bridge, record.gateway_interface, mac, record.mtu)
+        try:
+            links.ensure_bridge(bridge)
+        except OSError as error:
+            raise _link_fault(error, operation, record.name) from error
+
+    def _network(self, connection: sqlite3.Connection, name: str, operation: str) -> NetworkRecord:
+        record = records.read_network(connection, name)
+        if record is None:
+            raise Fault("network-not-found", operation, name, "there is no network of this name")
+        return record
+
+    # ------------------------------------------------------------ leases
+
+    def reserve(
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        container_name: str,
+        networks: Sequence[Attachment],
+        ports: Sequence[PortBinding],
+    ) -> None:
+        """An address on each network and the rows of the ports, in the caller's transaction. Repeatable.
+
+        Faults network-not-found, address-exhausted, address-taken, request-invalid.
+        """
+        records.write_endpoint(connection, id, container_name)
+        held = {lease.network: lease for lease in records.read_leases(connection, container=id)}
+        for position, attachment in enumerate(networks):
+            if attachment.network not in held:
+                self._lease(connection, id, container_name, position, attachment)
+        self.set_ports(connection, id, container_name, ports)
+
+    def _lease(
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        name: str,
+        position: int,
+        attachment: Attachment,
+    ) -> None:
+        record = self._network(connection, attachment.network, "attach container to network")
+        taken = records.taken_addresses(connection, record.name)
+        if attachment.ipv4_address:
+            address = _static(attachment, record, name, taken)
+        else:
+            last = IPv4Address(record.last) if record.last else None
+            found = addresses.next_address(record.net, IPv4Address(record.gateway), taken, last)
+            if found is None:
+                cause = f"network {record.name} ({record.subnet}) has no free address"
+                raise Fault("address-exhausted", "attach container", name, cause, "use a larger subnet")
+            address = found
+            records.set_last(connection, record.name, str(address))
+        mac = attachment.mac_address or addresses.mac_of(address)
+        lease = Lease(record.name, str(address), id, name, position, mac, attachment.aliases, False)
+        records.write_lease(connection, lease)
+
+    def release(self, connection: sqlite3.Connection, id: str) -> None:
+        """Forget the container: leases and ports, in the caller's transaction."""
+        records.delete_endpoint(connection, id)
+
+    def set_ports(
+        self, connection: sqlite3.Connection, id: str, container_name: str, ports: Sequence[PortBinding]
+    ) -> None:
+        """Exactly these ports from the next `publish` on. Faults request-invalid and, where it is up, port-taken."""
+        for binding in ports:
+            if ":" in binding.host_ip and binding.host_ip != "::":
+                cause = f"port {binding} has an IPv6 address, which is not supported yet"
+                raise Fault("request-invalid", "publish ports of", container_name, cause)
+        before = records.read_ports(connection, id)
+        records.write_ports(connection, id, ports)
+        if records.is_active(connection, id):
+            self._check(connection, id, container_name, [item for item in ports if item not in before])
+
+    def set_aliases(self, connection: sqlite3.Connection, id: str, networks: Sequence[Attachment]) -> None:
+        """The aliases of the networks that it is on; `refresh_hosts` makes them known."""
+        for item in networks:
+            records.write_aliases(connection, id, item.network, item.aliases)
+
+    def addresses(self, id: str) -> list[tuple[str, str]]:
+        """(network, address), the first one is eth0."""
+        leases = records.read_leases(self._database.read(), container=id)
+        return [(lease.network, lease.address) for lease in leases]
+
+    # ------------------------------------------------------------ ports
+
+    def check_ports(self, id: str) -> None:
+        """Fault port-taken when a container that is up, or a program of the host, has one of its ports."""
+        connection = self._database.read()
+        self._check(connection, id, _name(connection, id), records.read_ports(connection, id))
+
+    def _check(
+        self, connection: sqlite3.Connection, id: str, name: str, bindings: Sequence[PortBinding]
+    ) -> None:
+        self._check_rows(connection, id, name, bindings)
+        if not bindings:
+            return
+        listening = ports.listeners()
+        for binding in bindings:
+            listener = ports.conflict(binding, listening)
+            if listener is not None:
+                who = ports.owner(listener.inode) or "a program of the host"
+                cause = f"port {binding.host_port}/{binding.protocol} is used by {who}"
+                hint = "stop it or publish on another port"
+                raise Fault("port-taken", "publish ports of", name, cause, hint)
+
+    def _check_rows(
+        self, connection: sqlite3.Connection, id: str, name: str, bindings: Iterable[PortBinding]
+    ) -> None:
+        for binding in bindings:
+            for other, theirs in records.same_port_rows(connection, id, binding):
+                if ports.overlap(binding, theirs):
+                    cause = f"port {binding.host_port}/{binding.protocol} is used by container {other}"
+                    raise Fault("port-taken", "publish ports of", name, cause)
+
+    def activate(self, id: str) -> None:
+        """The container is up: its ports are wanted from now on, `publish` brings them. Fault port-taken."""
+        with self._database.write() as connection:
+            if records.is_active(connection, id):
+                return
+            bindings = records.read_ports(connection, id)
+            self._check_rows(connection, id, _name(connection, id), bindings)
+            records.set_active(connection, id, True)
+
+    def deactivate(self, id: str) -> None:
+        """The container is down: its ports are not wanted any more."""
+        if not records.is_active(self._database.read(), id):
+            return
+        with self._database.write() as connection:
+            records.set_active(connection, id, False)
+
+    def publish(self, *, force: bool = False) -> None:
+        """Make the table and the settings of forwarding as the records want them.
+
+        Callers at one time share one transaction. `force` reads everything back first, and raises where
+        a table of somebody else drops our packets. Fault firewall-failed.
+        """
+        self._firewall.publish(force=force)
+        networks = records.read_networks(self._database.read())
+        if not networks:
+            return
+        try:
+            links.write_sysctl(IP_FORWARD, "1")
+            if force:
+                for record in networks.values():
+                    name = f"ipv4/conf/{record.bridge}/route_localnet"
+                    links.write_sysctl(name, "1", optional=True)
+        except OSError as error:
+            raise from_oserror(error, "set forwarding of", "this host") from error
+        if force:
+            for defect in self._firewall.check():
+                if defect.kind == "forwarding":
+                    raise Fault("firewall-failed", "repair", "firewall", defect.text)
+
+    def _wanted(self) -> firewall.Contents | None:
+        connection = self._database.read()
+        networks = records.read_networks(connection)
+        if not networks:
+            return None
+        zones = [firewall.Zone(item.bridge, item.subnet, item.internal) for item in networks.values()]
+        target: dict[str, str] = {}
+        for container, leases in _by_container(records.read_leases(connection)).items():
+            target[container] = (_way_out(leases, networks) or leases[0]).address
+        publications = [
+            firewall.Publication(
+                "" if port.host_ip in ports.ANY else port.host_ip,
+                port.host_port,
+                port.protocol,
+                target[container],
+                port.container_port,
+            )
+            for container, _, port in records.read_active_ports(connection)
+            if container in target
+        ]
+        return firewall.contents(zones, publications)
+
+    # ------------------------------------------------------------ containers
+
+    def attach(self, id: str, netns: Path) -> None:
+        """Make or mend the container's links in the bound namespace `netns`, while its processes run or not."""
+        connection = self._database.read()
+        leases = records.read_leases(connection, container=id)
+        networks = records.read_networks(connection)
+        hairpin = links.hairpin_needed()
+        way_out = _way_out(leases, networks)
+        for lease in leases:
+            record = networks[lease.network]
+            endpoint = self._endpoint(lease, record, lease is way_out)
+            try:
+                if not links.index_of(record.bridge):
+                    with self._creating:
+                        self._bridge(record, "attach container")
+                links.ensure_endpoint(endpoint, netns, hairpin=hairpin)
+            except OSError as error:
+                raise _link_fault(error, "attach container", f"{lease.name} to {lease.network}") from error
+
+    def _endpoint(self, lease: Lease, record: NetworkRecord, way_out: bool) -> links.Endpoint:
+        return links.Endpoint(
+            host=addresses.link_name(self._root, lease.container, lease.network),
+            bridge=record.bridge,
+            position=lease.position,
+            address=f"{lease.address}/{record.net.prefixlen}",
+            mac=lease.mac,
+            mtu=record.mtu,
+            gateway=record.gateway if way_out else "",
+        )
+
+    def detach(self, id: str) -> None:
+        """The container's links go, whether its namespace lives or not. Repeatable."""
+        leases = records.read_leases(self._database.read(), container=id)
+        hosts = [addresses.link_name(self._root, id, lease.network) for lease in leases]
+        try:
+            links.delete_links(hosts)
+        except OSError as error:
+            raise from_oserror(error, "detach container", id) from error
+
+    # ------------------------------------------------------------ files
+
+    def write_files(self, id: str, request: ContainerRequest, directory: Path) -> None:
+        """hosts, hostname and resolv.conf of the container, in place where they exist."""
+        connection = self._database.read()
+        leases = records.read_leases(connection, container=id)
+        networks = records.read_networks(connection)
+        hostname = _hostname(request)
+        try:
+            if request.network_mode == "host":
+                hosts = names.host_hosts(names.read_small(Path("/etc/hosts")) or "", request.extra_hosts)
+                resolv = resolvconf.resolv_text(
+                    resolvconf.raw_host_text(),
+                    request.dns,
+                    request.dns_search,
+                    request.dns_opt,
+                    loopback=True,
+                )
+            else:
+                way_out = _way_out(leases, networks)
+                gateway = networks[way_out.network].gateway if way_out is not None else ""
+                own = [lease.address for lease in ([way_out] if way_out else []) + leases]
+                hosts = names.hosts_text(
+                    hostname,
+                    request.domainname,
+                    own,
+                    self._peers(connection, [lease.network for lease in leases]),
+                    request.extra_hosts,
+                    gateway or (networks[leases[0].network].gateway if leases else ""),
+                )
+                base = resolvconf.host_text()
+                resolv = resolvconf.resolv_text(base, request.dns, request.dns_search, request.dns_opt)
+            with self._hosts:
+                names.write_in_place(directory / "hosts", hosts)
+            names.write_in_place(directory / "hostname", hostname + "\n")
+            names.write_in_place(directory / "resolv.conf", resolv)
+        except OSError as error:
+            raise from_oserror(error, "write network files of", request.name) from error
+
+    def _peers(self, connection: sqlite3.Connection, networks: Sequence[str]) -> list[names.Peer]:
+        return [
+            names.Peer(lease.container, lease.name, lease.address, lease.aliases)
+            for lease in records.read_leases(connection, networks=networks)
+        ]
+
+    def refresh_hosts(self, networks: Iterable[str]) -> None:
+        """Bring the peers in the hosts files of all members of these networks up to date.
+
+        Callers at one time share one pass over the files.
+        """
+        with self._dirty_lock:
+            self._dirty.update(networks)
+        with self._hosts:
+            with self._dirty_lock:
+                wanted, self._dirty = self._dirty, set()
+            try:
+                if wanted:
+                    self._refresh(wanted)
+            except BaseException:
+                with self._dirty_lock:
+                    self._dirty.update(wanted)
+                raise
+
+    def _refresh(self, networks: Collection[str]) -> None:
+        for id, (text, block) in self._blocks(networks).items():
+            try:
+                names.write_in_place(self._paths.container(id) / "hosts", names.replace_block(text, block))
+            except OSError as error:
+                raise from_oserror(error, "write hosts of", id) from error
+
+    def _blocks(self, networks: Collection[str]) -> dict[str, tuple[str, str]]:
+        """The hosts file of each member as it is, and the block of peers that it should have."""
+        leases = records.read_leases(self._database.read())
+        peers: dict[str, list[names.Peer]] = {}
+        for lease in leases:
+            peer = names.Peer(lease.container, lease.name, lease.address, lease.aliases)
+            peers.setdefault(lease.network, []).append(peer)
+        blocks: dict[tuple[str, ...], str] = {}
+        found = {}
+        for id, own in _by_container(leases).items():
+            key = tuple(sorted(lease.network for lease in own))
+            if not any(network in networks for network in key):
+                continue
+            text = names.read_small(self._paths.container(id) / "hosts")
+            if text is None:
+                continue
+            if key not in blocks:
+                blocks[key] = names.peers_block(peer for network in key for peer in peers[network])
+            found[id] = (text, blocks[key])
+        return found
+
+    # ------------------------------------------------------------ look
+
+    def observe(self) -> NetObservation:
+        """One dump of links and addresses, one listing of nftables if anything touched it."""
+        connection = self._database.read()
+        networks = records.read_networks(connection)
+        leases = records.read_leases(connection)
+        try:
+            found, given = links.links(), links.addresses()
+            forward = links.read_sysctl(IP_FORWARD)
+            observed = [
+                ObservedNetwork(
+                    name=record.name,
+                    source=record.source,
+                    fingerprint=record.fingerprint,
+                    bridge=record.bridge,
+                    subnet=record.subnet,
+                    gateway=record.gateway,
+                    members=tuple(lease.name for lease in leases if lease.network == record.name),
+                    defects=defects.bridge_defects(record, found, given),
+                )
+                for record in networks.values()
+            ]
+            containers = self._container_defects(leases, networks, found)
+        except OSError as error:
+            raise from_oserror(error, "observe", "networks") from error
+        wall = self._firewall.check()
+        if networks and forward != "1":
+            wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)
+        return NetObservation(observed, containers, wall)
+
+    def _container_defects(
+        self, leases: Sequence[Lease], networks: Mapping[str, NetworkRecord], found: Mapping[str, links.Link]
+    ) -> dict[str, tuple[Defect, ...]]:
+        hairpin = links.hairpin_needed()
+        wrongs: dict[str, tuple[Defect, ...]] = {}
+        with links.Inside() as inside:
+            for lease in leases:
+                if lease.active:
+                    name = addresses.link_name(self._root, lease.container, lease.network)
+                    bridge = found.get(networks[lease.network].bridge)
+                    wrong = defects.link_defects(
+                        lease, networks[lease.network], found.get(name), bridge, hairpin
+                    )
+                    if not wrong:
+                        wrong = defects.address_defects(lease, networks[lease.network], inside, found[name])
+                    wrongs[lease.container] = wrongs.get(lease.container, ()) + wrong
+        active = {id for id, is_up in records.read_endpoints(self._database.read()).items() if is_up}
+        for id, (text, block) in self._blocks(set(networks)).items():
+            if id in active and names.BEGIN in text and block not in text:
+                wrong = (Defect("hosts", "its hosts file does not name its peers as they are"),)
+                wrongs[id] = wrongs.get(id, ()) + wrong
+        base = resolvconf.host_text()
+        for id in active:
+            resolv = names.read_small(self._paths.container(id) / "resolv.conf")
+            if resolv is not None and resolvconf.is_stale(resolv, base):
+                wrong = (Defect("resolv", "the host's resolv.conf has changed since its own was written"),)
+                wrongs[id] = wrongs.get(id, ()) + wrong
+        return wrongs
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Traffic of the containers that are up, as they see it: keys are fields of interface.Sample."""
+        found = links.links(stats=True)
+        counted: dict[str, dict[str, int]] = {}
+        for lease in records.read_leases(self._database.read()):
+            link = found.get(addresses.link_name(self._root, lease.container, lease.network))
+            if link is not None and link.stats:
+                sums = counted.setdefault(lease.container, dict.fromkeys(_COUNTERS, 0))
+                for key, value in zip(_COUNTERS, link.stats, strict=True):
+                    sums[key] += value
+        return counted
+
+    def sweep(self, known_ids: Collection[str]) -> list[str]:
+        """Remove leases, links and bridges of ours that no record knows. Returns what was removed."""
+        removed = []
+        found = links.links()  # before the records: a lease is made before its link
+        with self._database.write() as connection:
+            known = {*known_ids, *(row[0] for row in connection.execute("SELECT id FROM containers"))}
+            for id in records.read_endpoints(connection):
+                if id not in known:
+                    records.delete_endpoint(connection, id)
+                    removed.append(f"leases of {id}")
+            leases = records.read_leases(connection)
+            kept = {addresses.link_name(self._root, item.container, item.network) for item in leases}
+            kept |= {record.bridge for record in records.read_networks(connection).values()}
+        ours = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
+        strays = sorted(name for name in found if name.startswith(ours) and name not in kept)
+        try:
+            links.delete_links(strays)
+        except OSError as error:
+            raise from_oserror(error, "sweep", "links") from error
+        self.publish()
+        return removed + [f"link {name}" for name in strays]
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def _by_container(leases: Iterable[Lease]) -> dict[str, list[Lease]]:
+    """Leases of each container in the order of its interfaces."""
+    found: dict[str, list[Lease]] = {}
+    for lease in leases:
+        found.setdefault(lease.container, []).append(lease)
+    return found
+
+
+def _way_out(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> Lease | None:
+    """The lease with the default route, and with the published ports: the first that is not internal."""
+    return next((lease for lease in leases if not networks[lease.network].internal), None)
+
+
+def _shape(record: NetworkRecord) -> tuple[object, ...]:
+    """What cannot change under members."""
+    return (record.subnet, record.gateway, record.internal, record.mtu)
+
+
+def _valid(parse: Callable[[str], T], request: NetworkRequest, text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise Fault("request-invalid", "create network", request.name, str(error)) from None
+
+
+def _static(
+    attachment: Attachment, record: NetworkRecord, name: str, taken: Collection[IPv4Address]
+) -> IPv4Address:
+    """The address asked for. Faults request-invalid, address-taken."""
+    try:
+        address = IPv4Address(attachment.ipv4_address)
+    except AddressValueError as error:
+        raise Fault("request-invalid", "attach container", name, str(error).lower()) from None
+    net = record.net
+    if address not in net or address in (net.network_address, net.broadcast_address):
+        cause = f"{address} is not a host address of network {record.name} ({net})"
+        raise Fault("request-invalid", "attach container", name, cause)
+    if address in taken or str(address) == record.gateway:
+        who = "the gateway" if str(address) == record.gateway else "another container"
+        cause = f"{address} on network {record.name} belongs to {who}"
+        raise Fault("address-taken", "attach container", name, cause)
+    return address
+
+
+def _hostname(request: ContainerRequest) -> str:
+    """As asked, the host's own where the container shares its network, else the last part of the name."""
+    if request.hostname:
+        return request.hostname
+    if request.network_mode == "host" or request.uts_mode == "host":
+        return os.uname().nodename
+    return request.name.rpartition("/")[2][:63]
+
+
+def _name(connection: sqlite3.Connection, id: str) -> str:
+    row = connection.execute("SELECT name FROM endpoints WHERE container = ?", (id,)).fetchone()
+    return id if row is None else str(row["name"])
+
+
+def _in_use(operation: str, network: str, members: Sequence[str]) -> Fault:
+    shown = ", ".join(sorted(members)[:5])
+    return Fault("network-in-use", operation, network, f"used by {shown}", "remove its containers first")
+
+
+def _link_fault(error: OSError, operation: str, subject: str) -> Fault:
+    """A kernel without bridges or veth pairs gets a hint."""
+    if error.errno in (errno.EOPNOTSUPP, errno.ENOTSUP):
+        hint = "load the modules bridge and veth, or install the full kernel package"
+        cause = "the kernel has no bridges or veth pairs"
+        return Fault("kernel-unsupported", operation, subject, cause, hint)
+    return from_oserror(error, operation, subject)

@@ -1,0 +1,273 @@
+"""Effects: rows of networks, address leases and published ports in the state database, read as values."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from specs.values import PortBinding
+
+NET_SCHEMA = """
+CREATE TABLE IF NOT EXISTS networks (
+    name        TEXT PRIMARY KEY,
+    source      TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    bridge      TEXT NOT NULL,
+    subnet      TEXT NOT NULL,
+    gateway     TEXT NOT NULL,
+    internal    INTEGER NOT NULL,
+    mtu         INTEGER NOT NULL,
+    labels      TEXT NOT NULL,
+    last        TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE TABLE IF NOT EXISTS endpoints (
+    container   TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,
+    active      INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS leases (
+    network     TEXT NOT NULL REFERENCES networks(name),
+    address     TEXT NOT NULL,
+    container   TEXT NOT NULL REFERENCES endpoints(container),
+    position    INTEGER NOT NULL,
+    mac         TEXT NOT NULL,
+    aliases     TEXT NOT NULL,
+    PRIMARY KEY (network, address),
+    UNIQUE (container, network)
+) STRICT;
+CREATE TABLE IF NOT EXISTS published_ports (
+    container       TEXT NOT NULL REFERENCES endpoints(container),
+    host_ip         TEXT NOT NULL,
+    host_port       INTEGER NOT NULL,
+    container_port  INTEGER NOT NULL,
+    protocol        TEXT NOT NULL,
+    PRIMARY KEY (container, host_ip, host_port, protocol)
+) STRICT;
+CREATE INDEX IF NOT EXISTS published_ports_by_port ON published_ports(host_port, protocol);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord:
+    """One row of `networks`. `last` was leased last: the next address is looked for after it."""
+
+    name: str
+    source: str
+    fingerprint: str
+    bridge: str
+    subnet: str
+    gateway: str
+    internal: bool
+    mtu: int
+    labels: str
+    last: str = ""
+
+    @property
+    def net(self) -> IPv4Network:
+        return IPv4Network(self.subnet)
+
+    @property
+    def gateway_interface(self) -> str:
+        return f"{self.gateway}/{self.net.prefixlen}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A container's address on a network. `name` is the container's full name."""
+
+    network: str
+    address: str
+    container: str
+    name: str
+    position: int
+    mac: str
+    aliases: tuple[str, ...]
+    active: bool
+
+
+def read_networks(connection: sqlite3.Connection) -> dict[str, NetworkRecord]:
+    rows = connection.execute("SELECT * FROM networks ORDER BY name")
+    return {row["name"]: _network(row) for row in rows}
+
+
+def read_network(connection: sqlite3.Connection, name: str) -> NetworkRecord | None:
+    row = connection.execute("SELECT * FROM networks WHERE name = ?", (name,)).fetchone()
+    return None if row is None else _network(row)
+
+
+def _network(row: sqlite3.Row) -> NetworkRecord:
+    values = {key: row[key] for key in row.keys()}  # noqa: SIM118
+    values["internal"] = bool(values["internal"])
+    return NetworkRecord(**values)
+
+
+def write_network(connection: sqlite3.Connection, record: NetworkRecord) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO networks (name, source, fingerprint, bridge, subnet, gateway, internal, mtu,"
+        " labels, last) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.name,
+            record.source,
+            record.fingerprint,
+            record.bridge,
+            record.subnet,
+            record.gateway,
+            int(record.internal),
+            record.mtu,
+            record.labels,
+            record.last,
+        ),
+    )
+
+
+def delete_network(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute("DELETE FROM networks WHERE name = ?", (name,))
+
+
+def encode_labels(labels: Mapping[str, str]) -> str:
+    return json.dumps(dict(labels), sort_keys=True)
+
+
+# ---------------------------------------------------------------- leases
+
+_LEASES = (
+    "SELECT network, address, leases.container AS container, name, position, mac, aliases, active"
+    " FROM leases JOIN endpoints ON leases.container = endpoints.container"
+)
+
+
+def read_leases(
+    connection: sqlite3.Connection, *, container: str = "", networks: Iterable[str] | None = None
+) -> list[Lease]:
+    """All, those of a container, or those of some networks; by container's name and position."""
+    query, values = _LEASES, []
+    if container:
+        query += " WHERE leases.container = ?"
+        values = [container]
+    elif networks is not None:
+        values = sorted(set(networks))
+        query += f" WHERE network IN ({', '.join('?' * len(values))})"
+    rows = connection.execute(f"{query} ORDER BY name, position", values)
+    return [
+        Lease(
+            network=row["network"],
+            address=row["address"],
+            container=row["container"],
+            name=row["name"],
+            position=row["position"],
+            mac=row["mac"],
+            aliases=tuple(json.loads(row["aliases"])),
+            active=bool(row["active"]),
+        )
+        for row in rows
+    ]
+
+
+def taken_addresses(connection: sqlite3.Connection, network: str) -> set[IPv4Address]:
+    rows = connection.execute("SELECT address FROM leases WHERE network = ?", (network,))
+    return {IPv4Address(row["address"]) for row in rows}
+
+
+def write_lease(connection: sqlite3.Connection, lease: Lease) -> None:
+    connection.execute(
+        "INSERT INTO leases (network, address, container, position, mac, aliases) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            lease.network,
+            lease.address,
+            lease.container,
+            lease.position,
+            lease.mac,
+            json.dumps(list(lease.aliases)),
+        ),
+    )
+
+
+def set_last(connection: sqlite3.Connection, network: str, address: str) -> None:
+    connection.execute("UPDATE networks SET last = ? WHERE name = ?", (address, network))
+
+
+def write_aliases(connection: sqlite3.Connection, id: str, network: str, aliases: Iterable[str]) -> None:
+    connection.execute(
+        "UPDATE leases SET aliases = ? WHERE container = ? AND network = ?",
+        (json.dumps(list(aliases)), id, network),
+    )
+
+
+# ---------------------------------------------------------------- endpoints and ports
+
+
+def write_endpoint(connection: sqlite3.Connection, id: str, name: str) -> None:
+    """A container of this id; harmless when it is there."""
+    connection.execute(
+        "INSERT INTO endpoints (container, name) VALUES (?, ?)"
+        " ON CONFLICT (container) DO UPDATE SET name = excluded.name",
+        (id, name),
+    )
+
+
+def set_active(connection: sqlite3.Connection, id: str, active: bool) -> bool:
+    """Whether anything changed."""
+    cursor = connection.execute(
+        "UPDATE endpoints SET active = ? WHERE container = ? AND active <> ?", (int(active), id, int(active))
+    )
+    return cursor.rowcount > 0
+
+
+def delete_endpoint(connection: sqlite3.Connection, id: str) -> None:
+    for table in ("published_ports", "leases", "endpoints"):
+        connection.execute(f"DELETE FROM {table} WHERE container = ?", (id,))
+
+
+def read_endpoints(connection: sqlite3.Connection) -> dict[str, bool]:
+    """Whether each container's ports are published now."""
+    rows = connection.execute("SELECT container, active FROM endpoints")
+    return {row["container"]: bool(row["active"]) for row in rows}
+
+
+def is_active(connection: sqlite3.Connection, id: str) -> bool:
+    row = connection.execute("SELECT active FROM endpoints WHERE container = ?", (id,)).fetchone()
+    return row is not None and bool(row["active"])
+
+
+def read_ports(connection: sqlite3.Connection, id: str) -> list[PortBinding]:
+    rows = connection.execute(
+        "SELECT host_ip, host_port, container_port, protocol FROM published_ports WHERE container = ?"
+        " ORDER BY host_ip, host_port, protocol",
+        (id,),
+    )
+    return [PortBinding(*row) for row in rows]
+
+
+def read_active_ports(connection: sqlite3.Connection) -> list[tuple[str, str, PortBinding]]:
+    """(container, its name, port) of every container whose ports are published now."""
+    rows = connection.execute(
+        "SELECT published_ports.container, name, host_ip, host_port, container_port, protocol"
+        " FROM published_ports JOIN endpoints ON published_ports.container = endpoints.container"
+        " WHERE active = 1 ORDER BY name, host_ip, host_port, protocol"
+    )
+    return [(row[0], row[1], PortBinding(*tuple(row)[2:])) for row in rows]
+
+
+def same_port_rows(
+    connection: sqlite3.Connection, id: str, binding: PortBinding
+) -> list[tuple[str, PortBinding]]:
+    """(name, port) of other containers published now on the same port number and protocol."""
+    rows = connection.execute(
+        "SELECT name, host_ip, host_port, container_port, protocol"
+        " FROM published_ports JOIN endpoints ON published_ports.container = endpoints.container"
+        " WHERE active = 1 AND endpoints.container <> ? AND host_port = ? AND protocol = ?",
+        (id, binding.host_port, binding.protocol),
+    )
+    return [(row[0], PortBinding(*tuple(row)[1:])) for row in rows]
+
+
+def write_ports(connection: sqlite3.Connection, id: str, ports: Iterable[PortBinding]) -> None:
+    """Exactly these ports of the container."""
+    connection.execute("DELETE FROM published_ports WHERE container = ?", (id,))
+    connection.executemany(
+        "INSERT OR REPLACE INTO published_ports VALUES (?, ?, ?, ?, ?)",
+        [(id, port.host_ip, port.host_port, port.container_port, port.protocol) for port in ports],
+    )
