@@ -140,7 +140,7 @@ class Monitor:
         self.streams = streams
         self.loop.watch(child.report, self._reported)
         self.loop.watch(child.pidfd, self._exited)
-        self._save(pid=child.pid, pid_start=child.start)
+        self._save(announce=False, pid=child.pid, pid_start=child.start)
 
     def _reported(self) -> None:
         """The program was exec'ed, or why not; in the latter case the child's end follows."""

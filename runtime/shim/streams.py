@@ -12,13 +12,15 @@ import termios
 from functools import partial
 
 from runtime.shim.logs import LogWriter
-from runtime.shim.loop import READ, WRITE, Loop
+from runtime.shim.loop import READ, WRITE, Loop, Timer
 from runtime.shim.messages import STDERR, STDOUT
 
 #: Bytes moved at once between terminals, clients and the log.
 CHUNK = 65536
 #: Turns at an output of a run that has ended: a process that escaped may write to it for ever.
 DRAIN = 64
+#: Seconds after which a terminal that nobody had open is looked at again.
+REOPEN = 0.5
 
 
 class Streams:
@@ -35,6 +37,7 @@ class Streams:
         self._pumps: list[Pump] = []
         self._handover: socket.socket | None = None
         self._theirs: list[int] = []
+        self._again: Timer | None = None
         self.console: int | None = None
         null = self._given(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         if terminal:
@@ -145,7 +148,7 @@ class Streams:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._master = array.array("i", data[:size])[0]
                 os.set_blocking(self._master, False)
-                self._loop.watch(self._master, self._read_master)
+                self._watch_master()
 
     def _read_master(self) -> bool:
         """EIO is a terminal's end of file: nobody has the other end open any more."""
@@ -160,10 +163,16 @@ class Streams:
         if data:
             self._log.write(data, STDOUT)
             return True
-        self._loop.forget(self._master)  # it would be ready for ever; it is closed with the run
+        self._loop.forget(self._master)  # it would be ready for ever; the program may open /dev/tty again
+        self._again = self._loop.after(REOPEN, self._watch_master)
         return False
 
+    def _watch_master(self) -> None:
+        if self._master >= 0:
+            self._loop.watch(self._master, self._read_master)
+
     def _close_master(self) -> None:
+        self._loop.cancel(self._again)
         if self._handover is not None:
             self._loop.forget(self._handover.fileno())
             self._handover.close()
