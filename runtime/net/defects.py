@@ -1,4 +1,4 @@
-"""Decisions: how a network's bridge and a container's links differ from their records, in words for people."""
+"""Decisions: how a network's bridge and a container's links differ from their records, in words."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class Fabric:
     def set_ports(
         self, connection: sqlite3.Connection, id: str, container_name: str, ports: Sequence[PortBinding]
     ) -> None:
-        """Exactly these ports from the next `publish` on. Faults request-invalid and, where it is up, port-taken."""
+        """Exactly these ports from the next `publish` on. Faults request-invalid, port-taken."""
         for binding in ports:
             if ":" in binding.host_ip and binding.host_ip != "::":
                 cause = f"port {binding} has an IPv6 address, which is not supported yet"
@@ -344,7 +344,7 @@ class Fabric:
     # ------------------------------------------------------------ containers
 
     def attach(self, id: str, netns: Path) -> None:
-        """Make or mend the container's links in the bound namespace `netns`, while its processes run or not."""
+        """Make or mend the container's links in the namespace bound at `netns`, while it runs or not."""
         connection = self._database.read()
         leases = records.read_leases(connection, container=id)
         networks = records.read_networks(connection)
