@@ -99,7 +99,20 @@ class Box:
         for name in ("bin", "proc", "dev", "sys", "tmp", "etc"):
             (self.rootfs / name).mkdir(parents=True)
         shutil.copy(BUSYBOX, self.rootfs / "bin" / "busybox")
-        for applet in ("sh", "sleep", "cat", "echo", "true", "kill", "nc", "httpd", "stty", "setsid", "yes"):
+        for applet in (
+            "sh",
+            "sleep",
+            "cat",
+            "echo",
+            "true",
+            "kill",
+            "nc",
+            "httpd",
+            "stty",
+            "setsid",
+            "yes",
+            "head",
+        ):
             (self.rootfs / "bin" / applet).symlink_to("busybox")
         self.bundle.mkdir(parents=True)
         self.host.create(self.cgroup)

@@ -473,9 +473,45 @@ def test_an_unknown_request_is_refused_and_the_shim_lives_on(container: Box) -> 
     assert client.ping(container.live) == state
 
 
+def test_a_shim_holds_no_more_descriptors_after_many_runs_and_sessions(container: Box) -> None:
+    probe = {"interval": 0.05, "start_interval": 0.05, "timeout": 1.0, "shell": "true"}
+    state = container.spawn(
+        "sleep 1000", restart={"policy": "always", "max": 0.0}, probe=probe, stdin_open=True
+    )
+
+    def descriptors() -> int:
+        until(lambda: client.ping(container.live).health == "healthy")
+        return len(os.listdir(f"/proc/{state.shim_pid}/fd"))
+
+    null = os.open(os.devnull, os.O_RDWR)
+    few = descriptors()
+    for _ in range(10):
+        before = client.ping(container.live)
+        with client.exec_process(
+            container.live, container.process("/bin/true"), stdio=(null,) * 3
+        ) as session:
+            assert session.wait(5) == 0
+        with client.exec_process(container.live, container.process("/bin/true"), tty=True) as session:
+            assert session.wait(5) == 0
+        client.attach(container.live).close()
+        os.kill(before.pid, signal.SIGKILL)
+        until(lambda before=before: client.ping(container.live).restarts > before.restarts)
+    os.close(null)
+    until(lambda: descriptors() <= few + 2)  # a probe may be under way
+
+
+def test_much_output_is_kept_within_its_limits(container: Box) -> None:
+    container.spawn("yes 0123456789abcdef | head -c 20000000; echo end >&2", log_max_files=2)
+    ended = container.ended()
+    assert (ended.exit_code, ended.log_dropped) == (0, 0)
+    text = container.output()
+    assert MEBIBYTE < len(text) <= 2 * MEBIBYTE
+    assert next(iter(logs.read(container.bundle / "log", tail=1, streams=(2,))))[2] == b"end\n"
+
+
 def test_an_idle_shim_is_small(container: Box) -> None:
     """Of many shims each has about this much of its own; what they share is the zygote's."""
     state = container.spawn("sleep 1000")
     rollup = Path(f"/proc/{state.shim_pid}/smaps_rollup").read_text().splitlines()
     sizes = {line.split()[0]: int(line.split()[1]) for line in rollup[1:]}
-    assert sizes["Private_Dirty:"] < 1200
+    assert sizes["Private_Dirty:"] < 3072
