@@ -129,7 +129,7 @@ class BlobStore:
             raise
 
     def _fill(self, writer: Writer, descriptor: Descriptor, get: Callable[[Writer], None]) -> None:
-        """Complete and verify; bytes of an earlier attempt that prove wrong (a power cut) are fetched anew."""
+        """Complete and verify; an earlier attempt's bytes that prove wrong (a power cut) come anew."""
         resumed = writer.done > 0
         try:
             if writer.done < descriptor.size:
