@@ -52,7 +52,10 @@ def _rule(line: str) -> tuple[bool, bool, re.Pattern[str]] | None:
         return None
     anchored = "/" in line
     pattern = _translate(line.removeprefix("/"))
-    return negated, directory_only, re.compile(("" if anchored else "(?:.*/)?") + pattern + r"\Z")
+    try:
+        return negated, directory_only, re.compile(("" if anchored else "(?:.*/)?") + pattern + r"\Z")
+    except re.error:  # a class such as [z-a] matches nothing
+        return None
 
 
 def _translate(glob: str) -> str:

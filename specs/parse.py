@@ -114,7 +114,7 @@ def _parse_yaml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
         _refuse_depth(text)
         loader = _Loader(text)
         while loader.check_node():
-            root = loader.get_node()
+            root: Any = loader.get_node()
             if root.id == "scalar" and root.value == "":
                 continue
             constructor = _Constructor(file)

@@ -1,0 +1,411 @@
+"""Values: what a person writes in one file. Every field of containers, images, volumes and networks.
+
+The meaning of a field is Compose's (compose-spec) unless the field says otherwise. Models only check and
+carry what one file says; names, references and defaults are worked out in specs.resolve.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+
+from specs import shapes
+from specs.policies import (
+    Build,
+    Deploy,
+    Healthcheck,
+    IoDevice,
+    Logging,
+    Model,
+    RestartBackoff,
+    UlimitRange,
+    Update,
+    later,
+)
+from specs.problems import nearest
+from specs.shapes import (
+    NOT_YET,
+    Capabilities,
+    Command,
+    CpuCount,
+    Environment,
+    Flag,
+    ImageName,
+    Mistake,
+    Mode,
+    Name,
+    Platform,
+    Project,
+    ShortPort,
+    Size,
+    StringMap,
+    Text,
+    TextOrTexts,
+    Texts,
+    one_of,
+    whole,
+)
+from specs.values import MountPoint
+
+# ---------------------------------------------------------------- ports, volumes, networks of a container
+
+
+class LongPort(Model):
+    target: Annotated[int, *whole(1, 65535)]
+    published: Text | None = None
+    host_ip: Annotated[str, *shapes.shape(shapes.address, {"type": "string"})] | None = None
+    protocol: Annotated[str, *one_of("tcp", "udp", not_yet=("sctp",))] | None = None
+    app_protocol: Text | None = None
+    mode: Annotated[str, *one_of("host", "ingress")] | None = None
+    name: Text | None = None
+
+
+class BindOptions(Model):
+    propagation: (
+        Annotated[str, *one_of("private", "rprivate", "shared", "rshared", "slave", "rslave")] | None
+    ) = None
+    create_host_path: Flag | None = None
+    selinux: Annotated[str, *one_of("z", "Z")] | None = None
+    recursive: Text | None = later()
+
+
+class VolumeOptions(Model):
+    nocopy: Flag | None = None
+    subpath: Text | None = later()
+    labels: StringMap | None = later()
+
+
+class TmpfsOptions(Model):
+    size: Size | None = None
+    mode: Mode | None = None
+
+
+class ImageOptions(Model):
+    subpath: Text | None = None
+
+
+class LongVolume(Model):
+    type: Annotated[str, *one_of("volume", "bind", "tmpfs", not_yet=("image", "npipe", "cluster"))]
+    source: Text | None = None
+    target: Annotated[str, *shapes.shape(lambda v: shapes.parse_target(shapes.text(v)), {"type": "string"})]
+    read_only: Flag | None = None
+    consistency: Text | None = None
+    bind: BindOptions | None = None
+    volume: VolumeOptions | None = None
+    tmpfs: TmpfsOptions | None = None
+    image: ImageOptions | None = later()
+
+
+class NetworkMembership(Model):
+    aliases: Texts | None = None
+    ipv4_address: shapes.Ipv4 | None = None
+    ipv6_address: Text | None = later()
+    mac_address: shapes.Mac | None = None
+    link_local_ips: Texts | None = later()
+    interface_name: Text | None = later()
+    driver_opts: StringMap | None = later()
+    gw_priority: Annotated[int, *whole(-1000, 1000)] | None = later()
+    priority: Annotated[int, *whole(0, 1_000_000)] | None = later()
+
+
+_CONDITIONS = {
+    "started": "started",
+    "healthy": "healthy",
+    "completed": "completed",
+    "service_started": "started",
+    "service_healthy": "healthy",
+    "service_completed_successfully": "completed",
+}
+
+
+def _condition(value: Any) -> str:
+    found = shapes.text(value)
+    if found not in _CONDITIONS:
+        raise Mistake(
+            f"cannot use {found!r}: write one of started, healthy, completed",
+            nearest(found, _CONDITIONS),
+        )
+    return _CONDITIONS[found]
+
+
+class DependencyRule(Model):
+    condition: Annotated[str, BeforeValidator(_condition), WithJsonSchema({"enum": list(_CONDITIONS)})] = (
+        "started"
+    )
+    required: Flag | None = None
+    restart: Flag | None = later()
+
+
+class EnvFile(Model):
+    path: Text
+    required: Flag | None = None
+    format: Annotated[str, *one_of("raw")] | None = later()
+
+
+class FileMount(Model):
+    """A secret or a config in a container."""
+
+    source: Text
+    target: Text | None = None
+    uid: Text | None = None
+    gid: Text | None = None
+    mode: Mode | None = None
+
+
+def _tag(value: Any) -> str:
+    return "@long" if isinstance(value, dict | Model) else "@short"
+
+
+_WHICH = Discriminator(_tag)
+
+ShortVolume = Annotated[
+    MountPoint,
+    BeforeValidator(lambda value: MountPoint.parse(shapes.text(value))),
+    WithJsonSchema({"type": "string", "description": "SOURCE:TARGET[:ro]"}),
+]
+PortItem = Annotated[Annotated[ShortPort, Tag("@short")] | Annotated[LongPort, Tag("@long")], _WHICH]
+VolumeItem = Annotated[Annotated[ShortVolume, Tag("@short")] | Annotated[LongVolume, Tag("@long")], _WHICH]
+EnvFileItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[EnvFile, Tag("@long")], _WHICH]
+FileMountItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[FileMount, Tag("@long")], _WHICH]
+Ulimit = Annotated[int, *whole(-1, 2**63 - 1)]
+UlimitItem = Annotated[Annotated[Ulimit, Tag("@short")] | Annotated[UlimitRange, Tag("@long")], _WHICH]
+
+
+def _table_of(value: Any) -> Any:
+    """["a", "b"] -> {"a": {}, "b": {}}; a null body is an empty one."""
+    if isinstance(value, list):
+        seen: dict[str, Any] = {}
+        for index, item in enumerate(value):
+            name = shapes.text(item)
+            if name in seen:
+                raise Mistake(f"{name!r} stands here twice", path=(index,))
+            seen[name] = {}
+        return seen
+    if isinstance(value, dict):
+        return {name: {} if body is None else body for name, body in value.items()}
+    return value
+
+
+def _dependencies(value: Any) -> Any:
+    found = _table_of(value)
+    if isinstance(found, dict):
+        return {n: {"condition": body} if isinstance(body, str) else body for n, body in found.items()}
+    return found
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) or value is None else [value]
+
+
+# ---------------------------------------------------------------- container
+
+_MODES = ("service:", "container:")
+
+
+class Container(Model):
+    """One container, or `replicas` of it."""
+
+    image: ImageName
+    command: Command | None = None
+    entrypoint: Command | None = None
+    environment: Environment | None = None
+    env_file: Annotated[list[EnvFileItem], BeforeValidator(_as_list)] | None = None
+    working_dir: Annotated[str, *shapes.shape(shapes.absolute, {"type": "string"})] | None = None
+    user: Text | None = None
+    group_add: Texts | None = None
+    hostname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
+    domainname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
+    labels: StringMap | None = None
+    annotations: StringMap | None = None
+    ports: list[PortItem] | None = None
+    expose: shapes.Exposed | None = None
+    volumes: list[VolumeItem] | None = None
+    tmpfs: shapes.Tmpfs | None = None
+    networks: Annotated[dict[str, NetworkMembership], BeforeValidator(_table_of)] | None = None
+    network_mode: Annotated[str, *one_of("bridge", "none", "host", not_yet=_MODES)] | None = None
+    dns: shapes.Addresses | None = None
+    dns_search: TextOrTexts | None = None
+    dns_opt: Texts | None = None
+    extra_hosts: shapes.ExtraHosts | None = None
+    healthcheck: Healthcheck | None = None
+    restart: shapes.RestartPolicy | None = None
+    restart_backoff: RestartBackoff | None = None
+    stop_signal: shapes.Signal | None = None
+    stop_grace_period: shapes.Seconds | None = None
+    depends_on: Annotated[dict[str, DependencyRule], BeforeValidator(_dependencies)] | None = None
+    secrets: list[FileMountItem] | None = later()
+    configs: list[FileMountItem] | None = later()
+    read_only: Flag | None = None
+    privileged: Flag | None = None
+    cap_add: Capabilities | None = None
+    cap_drop: Capabilities | None = None
+    security_opt: shapes.SecurityOptions | None = None
+    devices: shapes.Devices | None = None
+    ulimits: dict[Annotated[str, *one_of(*shapes.ULIMITS)], UlimitItem] | None = None
+    sysctls: shapes.Sysctls | None = None
+    shm_size: Size | None = None
+    pid: Annotated[str, *one_of("host", "private", not_yet=_MODES)] | None = None
+    ipc: Annotated[str, *one_of("host", "private", not_yet=("shareable", "none", *_MODES))] | None = None
+    uts: Annotated[str, *one_of("host", "private")] | None = None
+    userns_mode: Text | None = later()
+    userns: Text | None = later()
+    init: Flag | None = later()
+    tty: Flag | None = None
+    stdin_open: Flag | None = None
+    logging: Logging | None = None
+    platform: Platform | None = None
+    pull_policy: (
+        Annotated[
+            str,
+            *one_of(
+                "always", "missing", "never", "if_not_present", not_yet=("build", "daily", "weekly", "every_")
+            ),
+        ]
+        | None
+    ) = None
+    profiles: Texts | None = later()
+    scale: Annotated[int, *whole(0, 1000)] | None = None
+    replicas: Annotated[int, *whole(0, 1000)] | None = None
+    deploy: Deploy | None = None
+    update: Update | None = later()
+    cpus: CpuCount | None = None
+    cpu_weight: Annotated[int, *whole(1, 10_000)] | None = None
+    cpuset: shapes.Cpuset | None = None
+    memory: Size | None = None
+    memory_reservation: Size | None = None
+    memory_swap: shapes.SwapSize | None = None
+    pids: Annotated[int, *whole(-1, 2**22)] | None = None
+    io_weight: Annotated[int, *whole(1, 10_000)] | None = None
+    io: list[IoDevice] | None = None
+    schedule: Annotated[str, *shapes.shape(shapes.schedule, {"type": "string"})] | None = later()
+    desired: Annotated[str, *one_of("running", "stopped")] | None = None
+    suspend: Text | None = None
+
+
+# ---------------------------------------------------------------- image, network, volume, secret, config
+
+
+def _pull(value: Any) -> str:
+    found = shapes.text(value)
+    if found in ("always", "missing", "never"):
+        return found
+    try:
+        shapes.duration(found)
+    except ValueError:
+        raise Mistake(
+            f"cannot use {found!r}: write always, missing or never",
+            nearest(found, ("always", "missing", "never")),
+        ) from None
+    raise Mistake(f"looking for a new digest every {found}: {NOT_YET}", "write always, missing or never")
+
+
+class Image(Model):
+    from_: ImageName | None = Field(None, alias="from")
+    build: Annotated[Build, BeforeValidator(lambda v: {"context": v} if isinstance(v, str) else v)] | None = (
+        later()
+    )
+    pull: (
+        Annotated[str, BeforeValidator(_pull), WithJsonSchema({"enum": ["always", "missing", "never"]})]
+        | None
+    ) = None
+    platform: Platform | None = None
+    prune: Flag | None = later()
+
+
+def _subnet(value: Any) -> str:
+    found = shapes.text(value)
+    try:
+        network = ipaddress.ip_network(found)
+    except ValueError as error:
+        raise Mistake(f"cannot read subnet {found!r}: {error}", "such as 10.88.7.0/24") from None
+    if network.version != 4:
+        raise Mistake(f"an IPv6 subnet is {NOT_YET}")
+    if network.prefixlen > 29:
+        raise Mistake(f"cannot use subnet {found!r}: it has no room for containers")
+    return str(network)
+
+
+class Network(Model):
+    internal: Flag | None = None
+    subnet: Annotated[str, BeforeValidator(_subnet), WithJsonSchema({"type": "string"})] | None = None
+    gateway: shapes.Ipv4 | None = None
+    mtu: Annotated[int, *whole(576, 65535)] | None = None
+    labels: StringMap | None = None
+    driver: (
+        Annotated[str, *one_of("bridge", not_yet=("host", "none", "overlay", "macvlan", "ipvlan"))] | None
+    ) = None
+    driver_opts: StringMap | None = later()
+    enable_ipv6: Flag | None = later()
+    external: Flag | None = later()
+    attachable: Flag | None = later()
+    ipam: dict[str, Any] | None = later()
+    name: Text | None = later()
+    prune: Flag | None = later()
+
+
+class Volume(Model):
+    labels: StringMap | None = None
+    driver: Annotated[str, *one_of("local")] | None = None
+    driver_opts: StringMap | None = later()
+    external: Flag | None = later()
+    name: Text | None = later()
+    keep: Flag | None = later()
+    prune: Flag | None = later()
+
+
+class Secret(Model):
+    file: Text | None = None
+    environment: Text | None = None
+    external: Flag | None = None
+    name: Text | None = None
+
+
+class Config(Model):
+    file: Text | None = None
+    content: Text | None = None
+    environment: Text | None = None
+    external: Flag | None = None
+    name: Text | None = None
+
+
+class SpecFile(Model):
+    """One TOML file, or one document of a YAML file. Keys that begin with `x-` are the writer's own."""
+
+    project: Project | None = None
+    image: dict[Name, Image] = Field(default_factory=dict)
+    container: dict[Name, Container] = Field(default_factory=dict)
+    network: dict[Name, Annotated[Network, BeforeValidator(lambda v: {} if v is None else v)]] = Field(
+        default_factory=dict
+    )
+    volume: dict[Name, Annotated[Volume, BeforeValidator(lambda v: {} if v is None else v)]] = Field(
+        default_factory=dict
+    )
+    secret: dict[Name, Secret] = later({})
+    config: dict[Name, Config] = later({})
+
+
+KINDS = ("image", "container", "network", "volume", "secret", "config")
+
+# What people know from elsewhere, and what it is called here.
+ELSEWHERE = {
+    "services": "write `container`",
+    "volumes": "write `volume`",
+    "networks": "write `network`",
+    "secrets": "write `secret`",
+    "configs": "write `config`",
+    "name": "write `project`",
+    "container_name": "the table's name is the container's: [container.NAME]",
+    "build": "write [image.NAME] with `build`, and its name in `image`",
+    "mem_limit": "write `memory`",
+    "mem_reservation": "write `memory_reservation`",
+    "memswap_limit": "write `memory_swap`",
+    "pids_limit": "write `pids`",
+    "cpu_shares": "write `cpu_weight`",
+    "cpu_quota": "write `cpus`",
+    "blkio_config": "write `io` and `io_weight`",
+    "update_config": "write `update`",
+    "links": "containers of one network find each other by name",
+    "env": "write `environment`",
+}

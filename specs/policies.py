@@ -1,0 +1,259 @@
+"""Values: what a person writes about a container's conduct: health, limits, logging, restarts, updates.
+
+pydantic models; unknown keys are problems. A field marked `later(...)` has its shape checked and is
+then refused with "not supported yet", unless it is empty or false.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from specs import shapes
+from specs.shapes import (
+    NOT_YET,
+    CpuCount,
+    Flag,
+    Mistake,
+    Seconds,
+    Size,
+    SomeSeconds,
+    StringMap,
+    Text,
+    Texts,
+    one_of,
+    whole,
+)
+from specs.values import parse_port_range
+
+
+class Model(BaseModel):
+    """All documents: nothing unknown is let through. A null is the same as a key that is left out."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True, hide_input_in_errors=True)
+
+    def refused(self) -> Iterator[tuple[str, ...]]:
+        """Keys (as written) whose effect comes later, of this model only."""
+        for name in self.model_fields_set:
+            field = type(self).model_fields[name]
+            if field.json_schema_extra is not None and getattr(self, name) not in (
+                None,
+                False,
+                "",
+                (),
+                [],
+                {},
+            ):
+                yield (field.alias or name,)
+
+
+def later(default: Any = None, **more: Any) -> Any:
+    return Field(default, description=NOT_YET, json_schema_extra={"x-supported": False}, **more)
+
+
+# ---------------------------------------------------------------- health
+
+
+def _test(value: Any) -> tuple[str, ...]:
+    """("NONE",), ("CMD", program, ...) or ("CMD-SHELL", line)."""
+    if isinstance(value, str):
+        return ("CMD-SHELL", value)
+    found: tuple[str, ...] = shapes.listed(shapes.text)(value)
+    if not found:
+        raise Mistake('a test is not empty: write ["CMD", "program", ...], text for a shell, or ["NONE"]')
+    if found[0] == "NONE" and len(found) == 1:
+        return found
+    if (found[0] == "CMD" and len(found) > 1) or (found[0] == "CMD-SHELL" and len(found) == 2):
+        return found
+    raise Mistake(
+        'a test begins with "CMD", "CMD-SHELL" or "NONE"', f'did you mean ["CMD", "{found[0]}", ...]?'
+    )
+
+
+def _http(value: Any) -> str:
+    found = shapes.text(value)
+    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]*)(:[0-9]{1,5})?(/\S*)?", found):
+        raise Mistake(f"cannot read {found!r}: write http://:PORT/PATH")
+    return found
+
+
+def _tcp(value: Any) -> str:
+    found = shapes.text(value)
+    host, _, port = found.rpartition(":")
+    if not re.fullmatch(r"\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]*", host):
+        raise Mistake(f"cannot read {found!r}: write :PORT or HOST:PORT")
+    ports = parse_port_range(port)
+    if len(ports) != 1:
+        raise Mistake(f"cannot read {found!r}: write one port")
+    return f"{host}:{port}"
+
+
+class HealthPhase(Model):
+    """One probe; exactly one of test, http and tcp, or none for the image's own test."""
+
+    test: (
+        Annotated[
+            tuple[str, ...],
+            BeforeValidator(_test),
+            WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+        ]
+        | None
+    ) = None
+    http: Annotated[str, BeforeValidator(_http), WithJsonSchema({"type": "string"})] | None = None
+    tcp: Annotated[str, BeforeValidator(_tcp), WithJsonSchema({"type": ["string", "integer"]})] | None = None
+    interval: SomeSeconds | None = None
+    timeout: SomeSeconds | None = None
+    retries: Annotated[int, *whole(1, 10_000)] | None = None
+    start_period: Seconds | None = None
+    start_interval: SomeSeconds | None = None
+
+
+class Healthcheck(HealthPhase):
+    disable: Flag | None = None
+    on_failure: Annotated[str, *one_of("restart", "stop", "none")] | None = None
+    startup: HealthPhase | None = later()
+    readiness: HealthPhase | None = later()
+
+
+# ---------------------------------------------------------------- restarts and updates
+
+
+class RestartBackoff(Model):
+    initial: SomeSeconds | None = None
+    max: SomeSeconds | None = None
+    reset_after: SomeSeconds | None = None
+
+
+class Update(Model):
+    order: Annotated[str, *one_of("stop-first", "start-first")] | None = None
+    parallelism: Annotated[int, *whole(0, 10_000)] | None = None
+    delay: Seconds | None = None
+    monitor: Seconds | None = None
+    failure_action: Annotated[str, *one_of("pause", "continue", "rollback")] | None = None
+    max_failure_ratio: CpuCount | None = None
+
+
+class RestartPolicy(Model):
+    """Compose's deploy.restart_policy."""
+
+    condition: Annotated[str, *one_of("none", "on-failure", "any")] | None = None
+    delay: SomeSeconds | None = None
+    max_attempts: Annotated[int, *whole(0, 1_000_000)] | None = None
+    window: SomeSeconds | None = None
+
+
+# ---------------------------------------------------------------- resources
+
+
+class IoDevice(Model):
+    """Limits of one block device, in bytes and operations a second."""
+
+    device: Annotated[
+        str,
+        BeforeValidator(lambda value: _block_device(value)),
+        WithJsonSchema({"type": "string", "description": "/dev/NAME or MAJOR:MINOR"}),
+    ]
+    read_bps: Size | None = None
+    write_bps: Size | None = None
+    read_iops: Annotated[int, *whole(1, 2**40)] | None = None
+    write_iops: Annotated[int, *whole(1, 2**40)] | None = None
+
+
+def _block_device(value: Any) -> str:
+    found = shapes.text(value)
+    if not re.fullmatch(r"/dev/\S+|[0-9]+:[0-9]+", found):
+        raise Mistake(f"cannot read device {found!r}: write /dev/NAME or MAJOR:MINOR")
+    return found
+
+
+class DeployLimits(Model):
+    cpus: CpuCount | None = None
+    memory: Size | None = None
+    pids: Annotated[int, *whole(-1, 2**22)] | None = None
+
+
+class DeployReservations(Model):
+    cpus: CpuCount | None = later()
+    memory: Size | None = None
+    devices: list[Any] | None = later()
+    generic_resources: list[Any] | None = later()
+
+
+class DeployResources(Model):
+    limits: DeployLimits | None = None
+    reservations: DeployReservations | None = None
+
+
+class Deploy(Model):
+    """Compose's deploy; the flat fields of a container mean the same."""
+
+    mode: Annotated[str, *one_of("replicated", not_yet=("global", "replicated-job", "global-job"))] | None = (
+        None
+    )
+    replicas: Annotated[int, *whole(0, 1000)] | None = None
+    resources: DeployResources | None = None
+    restart_policy: RestartPolicy | None = None
+    labels: StringMap | None = later()
+    update_config: Update | None = later()
+    rollback_config: Update | None = later()
+    placement: dict[str, Any] | None = later()
+    endpoint_mode: Text | None = later()
+
+
+class UlimitRange(Model):
+    soft: Annotated[int, *whole(-1, 2**63 - 1)]
+    hard: Annotated[int, *whole(-1, 2**63 - 1)]
+
+
+class LogOptions(Model):
+    max_size: Size | None = Field(None, alias="max-size")
+    max_file: Annotated[int, *whole(1, 1000)] | None = Field(None, alias="max-file")
+
+
+class Logging(Model):
+    driver: (
+        Annotated[
+            str,
+            *one_of(
+                "json-file",
+                "local",
+                not_yet=("none", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk"),
+            ),
+        ]
+        | None
+    ) = None
+    options: LogOptions | None = None
+
+
+# ---------------------------------------------------------------- images
+
+
+class Build(Model):
+    """Compose's build section."""
+
+    context: Text | None = None
+    dockerfile: Text | None = None
+    dockerfile_inline: Text | None = None
+    target: Text | None = None
+    args: (
+        Annotated[dict[str, str | None], *shapes.shape(shapes.environment, {"type": ["object", "array"]})]
+        | None
+    ) = None
+    labels: StringMap | None = None
+    cache_from: Texts | None = None
+    cache_to: Texts | None = None
+    additional_contexts: StringMap | None = None
+    extra_hosts: shapes.ExtraHosts | None = None
+    network: Text | None = None
+    no_cache: Flag | None = None
+    platforms: Texts | None = None
+    privileged: Flag | None = None
+    pull: Flag | None = None
+    secrets: list[Any] | None = None
+    shm_size: Size | None = None
+    ssh: StringMap | None = None
+    tags: Texts | None = None
+    ulimits: dict[str, Any] | None = None
