@@ -1,8 +1,8 @@
 """Effects: named volumes under `root/volumes`, and what a container's mounts become in its OCI config.
 
 A volume is `volumes/<project>/<name>/_data`. On its first use while it is empty it gets what the image has at
-that path: copied aside completely (`_copy`), named `_copied`, then moved entry by entry, so that a crash at any
-point is either forgotten or finished, and `_data` keeps its inode while others have it mounted.
+that path: copied aside completely (`_copy`), named `_copied`, then moved entry by entry, so that a crash at
+any point is either forgotten or finished, and `_data` keeps its inode while others have it mounted.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class Volume:
     filled: bool
 
 
+VolumeList = list[Volume]
+Mounts = list[dict[str, Any]]
+
+
 class Volumes:
     """The volumes of one state directory. Thread-safe; every method is an ensure."""
 
@@ -87,16 +91,18 @@ class Volumes:
         with self._database.write() as connection:
             connection.execute("DELETE FROM volumes WHERE name = ?", (name,))
 
-    def list(self) -> list[Volume]:
+    def list(self) -> VolumeList:
         """Every volume, by name."""
         rows = self._database.read().execute("SELECT * FROM volumes ORDER BY name")
         return [self._volume(row["name"], row["source"], row["fingerprint"], row["filled"]) for row in rows]
 
     def get(self, name: str) -> Volume | None:
         row = self._database.read().execute("SELECT * FROM volumes WHERE name = ?", (name,)).fetchone()
-        return row and self._volume(row["name"], row["source"], row["fingerprint"], row["filled"])
+        if row is None:
+            return None
+        return self._volume(row["name"], row["source"], row["fingerprint"], row["filled"])
 
-    def prepare(self, request: ContainerRequest, rootfs: Path) -> list[dict[str, Any]]:
+    def prepare(self, request: ContainerRequest, rootfs: Path) -> Mounts:
         """The request's mounts as OCI mounts, with volumes filled and short-form bind sources created.
 
         `rootfs` is the container's mounted root, in which nothing runs yet. Faults volume-not-found,

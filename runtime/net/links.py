@@ -51,8 +51,6 @@ _IFLA_BRPORT_MODE = 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
 
-#: Interface indexes inside a container are chosen, so that its address can be set without asking first.
-FIRST_INDEX = 1000
 DEFAULT_MTU = 1500
 
 
@@ -358,30 +356,25 @@ def enslave(bridge: str, names: Iterable[str], *, hairpin: bool) -> None:
 
 def ensure_endpoint(endpoint: Endpoint, netns: Path, *, hairpin: bool) -> None:
     """Make or mend one tie of the container whose network namespace is bound at `netns`. Raises OSError."""
-    index = FIRST_INDEX + endpoint.position
     with namespaces.in_netns(netns):
         inside = Netlink()
         there = index_of(endpoint.inside)
-    with inside, open(netns, "rb") as namespace:
+    with inside:
         if there and not (index_of(endpoint.host) and _peers(endpoint.host, there)):
             inside.try_all((_delete_link(endpoint.inside), endpoint.inside))
             there = 0
-        if not there:
-            delete_links([endpoint.host])
-            _make_pair(endpoint, namespace.fileno(), index)
-        else:
-            index = there
+        if there:
             enslave(endpoint.bridge, [endpoint.host], hairpin=hairpin)
-        if not there and hairpin:
-            with Netlink() as netlink:
-                netlink.change((_hairpin(socket.if_nametoindex(endpoint.host), True), endpoint.host))
+        else:
+            delete_links([endpoint.host])
+            _make_pair(endpoint, netns, hairpin)
         with namespaces.in_netns(netns):
+            index = socket.if_nametoindex(endpoint.inside)
             write_sysctl(f"ipv6/conf/{endpoint.inside}/disable_ipv6", "1", optional=True)
             wrong = addresses().get(index, set()) - {endpoint.address} if there else set()
         work = [(_delete_address(index, address), endpoint.inside) for address in sorted(wrong)]
-        if there:
-            attrs = [("IFLA_ADDRESS", endpoint.mac), ("IFLA_MTU", endpoint.mtu)]
-            work.append((_set_link(index, attrs=attrs), endpoint.inside))
+        attrs = [("IFLA_ADDRESS", endpoint.mac), ("IFLA_MTU", endpoint.mtu)] if there else []
+        work.append((_set_link(index, attrs=attrs), endpoint.inside))
         work.append((_add_address(index, endpoint.address), f"{endpoint.inside} {endpoint.address}"))
         if endpoint.gateway:
             work.append((_default_route(index, endpoint.gateway), f"default route by {endpoint.gateway}"))
@@ -396,11 +389,16 @@ def _peers(host: str, inside: int) -> bool:
     return number(attributes(data, 16).get(_IFLA_LINK)) == inside
 
 
-def _make_pair(endpoint: Endpoint, namespace: int, index: int) -> None:
+def _make_pair(endpoint: Endpoint, netns: Path, hairpin: bool) -> None:
+    """The host's end up and on the bridge, the other in `netns`; not up, which the pair must be whole for."""
+    with open(netns, "rb") as namespace, Netlink() as netlink:
+        netlink.change((_pair(endpoint, namespace.fileno()), f"veth {endpoint.host}"))
+        if hairpin:
+            netlink.change((_hairpin(socket.if_nametoindex(endpoint.host), True), endpoint.host))
+
+
+def _pair(endpoint: Endpoint, namespace: int) -> Any:
     peer = {
-        "index": index,
-        "flags": IFF_UP,
-        "change": IFF_UP,
         "attrs": [
             ("IFLA_IFNAME", endpoint.inside),
             ("IFLA_ADDRESS", endpoint.mac),
@@ -412,7 +410,7 @@ def _make_pair(endpoint: Endpoint, namespace: int, index: int) -> None:
         ("IFLA_INFO_KIND", "veth"),
         ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]}),
     ]
-    pair = _message(
+    return _message(
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
         flags=IFF_UP,
@@ -424,8 +422,6 @@ def _make_pair(endpoint: Endpoint, namespace: int, index: int) -> None:
             ("IFLA_LINKINFO", {"attrs": kind}),
         ],
     )
-    with Netlink() as netlink:
-        netlink.change((pair, f"veth {endpoint.host}"))
 
 
 # ---------------------------------------------------------------- sysctls

@@ -1,0 +1,516 @@
+"""Networks on a real kernel. Each body runs as a program of its own in new network and mount namespaces, which are
+the host; another namespace is the world outside. Nothing is left when the program ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from runtime.database import Database
+from runtime.faults import Fault
+from runtime.interface import Attachment, ContainerRequest, NetworkRequest
+from runtime.linux import namespaces
+from runtime.net import addresses, links, names
+from runtime.net.fabric import NET_SCHEMA, Fabric
+from runtime.paths import Paths
+from specs.values import ImageRef, PortBinding
+
+ROOT = Path(__file__).resolve().parents[2]
+BODIES: dict[str, Callable[[], None]] = {}
+OUTSIDE, HOST = "198.51.100.2", "198.51.100.1"
+WAIT = 1.0
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
+]
+
+
+def on_own_host(body: Callable[[], None]) -> Callable[[], None]:
+    BODIES[body.__name__] = body
+
+    @functools.wraps(body)
+    def run() -> None:
+        code = f"from tests.kernel import test_net; test_net.BODIES[{body.__name__!r}]()"
+        command = ["unshare", "--net", "--mount", sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+def sh(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class Machine:
+    """A host with a way to the world, and fabrics on it."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.outside = self.directory / "outside"
+        sh("ip", "link", "set", "lo", "up")
+        namespaces.create_netns(self.outside)
+        self.stack.callback(namespaces.delete_netns, self.outside)
+        sh("ip", "link", "add", "up0", "type", "veth", "peer", "name", "world0")
+        sh("ip", "link", "set", "world0", "netns", str(self.outside))
+        with namespaces.in_netns(self.outside):
+            sh("ip", "address", "add", f"{OUTSIDE}/24", "dev", "world0")
+            sh("ip", "link", "set", "world0", "up")
+        sh("ip", "address", "add", f"{HOST}/24", "dev", "up0")
+        sh("ip", "link", "set", "up0", "up")
+        sh("ip", "route", "add", "default", "via", OUTSIDE)
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def fabric(self, name: str = "one", pool: str = "10.88.0.0/16") -> Node:
+        node = Node(Paths(self.directory / name / "root", self.directory / name / "run"), pool)
+        self.stack.callback(node.close)
+        return node
+
+
+class Node:
+    """One fabric with containers that are namespaces only."""
+
+    def __init__(self, paths: Paths, pool: str) -> None:
+        paths.make()
+        self.paths = paths
+        self.database = Database(paths.database, (NET_SCHEMA,))
+        self.fabric = Fabric(paths, self.database, pool=pool)
+        self.netns: dict[str, Path] = {}
+
+    def close(self) -> None:
+        for path in self.netns.values():
+            namespaces.delete_netns(path)
+        self.fabric.close()
+        self.database.close()
+
+    def network(self, name: str, **fields: object) -> None:
+        self.fabric.create_network(NetworkRequest(name, "test", "f", **fields))  # type: ignore[arg-type]
+
+    def container(self, name: str, *networks: str, ports: tuple[PortBinding, ...] = ()) -> str:
+        id = secrets.token_hex(16)
+        attachments = [Attachment(network) for network in networks]
+        with self.database.write() as connection:
+            self.fabric.reserve(connection, id, name, attachments, ports)
+        self.start(id)
+        return id
+
+    def start(self, id: str) -> None:
+        self.paths.live(id).mkdir(parents=True)
+        self.netns[id] = self.paths.netns(id)
+        namespaces.create_netns(self.netns[id])
+        self.fabric.check_ports(id)
+        self.fabric.attach(id, self.netns[id])
+        self.fabric.activate(id)
+        self.fabric.publish()
+
+    def address(self, id: str) -> str:
+        return self.fabric.addresses(id)[0][1]
+
+    def defects(self) -> set[str]:
+        found = self.fabric.observe()
+        everywhere = [*found.firewall, *(d for net in found.networks for d in net.defects)]
+        everywhere += [defect for given in found.containers.values() for defect in given]
+        return {defect.kind for defect in everywhere}
+
+
+def open_socket(netns: Path | None, kind: socket.SocketKind) -> socket.socket:
+    if netns is None:
+        made = socket.socket(socket.AF_INET, kind)
+    else:
+        with namespaces.in_netns(netns):
+            made = socket.socket(socket.AF_INET, kind)
+    made.settimeout(WAIT)
+    return made
+
+
+def serve(netns: Path | None, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    """Answer each peer with its own address, until the program ends."""
+    server = open_socket(netns, kind)
+    server.settimeout(None)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("0.0.0.0", port))
+    if kind == socket.SOCK_STREAM:
+        server.listen(16)
+
+    def answer() -> None:
+        while True:
+            if kind == socket.SOCK_STREAM:
+                peer, (address, _) = server.accept()
+                peer.sendall(address.encode())
+                peer.close()
+            else:
+                _, (address, source) = server.recvfrom(100)
+                server.sendto(address.encode(), (address, source))
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def ask(
+    netns: Path | None, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> str | None:
+    """What the server there sees as our address; None when it cannot be reached."""
+    with open_socket(netns, kind) as client:
+        try:
+            client.connect((address, port))
+            if kind == socket.SOCK_DGRAM:
+                client.send(b"?")
+            return client.recv(100).decode()
+        except OSError:
+            return None
+
+
+TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+
+@on_own_host
+def test_a_published_port_answers_outside_on_loopback_and_in_containers() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/front")
+        node.network("p/back")
+        ports = (PortBinding("", 8080, 80, "tcp"), PortBinding("", 5353, 53, "udp"))
+        web = node.container("p/web", "p/front", ports=ports)
+        peer = node.container("p/peer", "p/front")
+        other = node.container("p/other", "p/back")
+        serve(node.netns[web], 80)
+        serve(node.netns[web], 53, UDP)
+        gateway = str(addresses.parse_subnet("10.88.0.0/24").network_address + 1)
+        for port, kind in ((8080, TCP), (5353, UDP)):
+            assert ask(machine.outside, HOST, port, kind) == OUTSIDE, "the client's address is kept"
+            assert ask(None, "127.0.0.1", port, kind) == gateway
+            assert ask(None, HOST, port, kind) is not None
+            assert ask(node.netns[peer], HOST, port, kind) is not None
+            assert ask(node.netns[web], HOST, port, kind) is not None, "hairpin to itself"
+            assert ask(node.netns[other], HOST, port, kind) == node.address(other)
+        assert node.defects() == set()
+        node.fabric.deactivate(web)
+        node.fabric.publish()
+        assert ask(machine.outside, HOST, 8080) is None
+        assert node.defects() == set()
+
+
+@on_own_host
+def test_a_port_for_one_address_answers_there_only() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        ports = (PortBinding("127.0.0.1", 8080, 80), PortBinding(HOST, 8081, 80))
+        web = node.container("p/web", "p/net", ports=ports)
+        serve(node.netns[web], 80)
+        assert ask(None, "127.0.0.1", 8080) is not None
+        assert ask(machine.outside, HOST, 8080) is None
+        assert ask(machine.outside, HOST, 8081) == OUTSIDE
+        assert ask(None, "127.0.0.1", 8081) is None
+
+
+@on_own_host
+def test_networks_are_islands_and_containers_of_one_network_talk() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/a")
+        node.network("p/b")
+        one, two = node.container("p/one", "p/a"), node.container("p/two", "p/a")
+        three = node.container("p/three", "p/b")
+        for id in (one, two, three):
+            serve(node.netns[id], 80)
+        assert ask(node.netns[one], node.address(two), 80) == node.address(one)
+        assert ask(node.netns[two], node.address(one), 80) == node.address(two)
+        assert ask(node.netns[one], node.address(three), 80) is None
+        assert ask(node.netns[three], node.address(one), 80) is None
+        with namespaces.in_netns(machine.outside):
+            sh("ip", "route", "add", "10.88.0.0/16", "via", HOST)
+        assert ask(machine.outside, node.address(one), 80) is None, "unpublished is unreachable"
+
+
+@on_own_host
+def test_packets_leave_with_the_hosts_address_and_an_internal_network_has_no_way_out() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/open")
+        node.network("p/closed", internal=True)
+        free, shut = node.container("p/free", "p/open"), node.container("p/shut", "p/closed")
+        both = node.container("p/both", "p/closed", "p/open")
+        serve(machine.outside, 80)
+        assert ask(node.netns[free], OUTSIDE, 80) == HOST
+        assert ask(node.netns[both], OUTSIDE, 80) == HOST
+        assert ask(node.netns[shut], OUTSIDE, 80) is None
+        gateway = next(net.gateway for net in node.fabric.networks() if net.name == "p/closed")
+        with namespaces.in_netns(node.netns[shut]):
+            sh("ip", "route", "add", "default", "via", gateway)
+        assert ask(node.netns[shut], OUTSIDE, 80) is None
+
+
+@on_own_host
+def test_a_container_cannot_reach_the_hosts_loopback() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        id = node.container("p/one", "p/net")
+        server = socket.create_server(("127.0.0.1", 9999))
+        with server, namespaces.in_netns(node.netns[id]):
+            sh("ip", "address", "del", "127.0.0.1/8", "dev", "lo")
+            sh("ip", "route", "add", "127.0.0.1", "via", node.fabric.networks()[0].gateway)
+            Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1")
+        assert ask(node.netns[id], "127.0.0.1", 9999) is None
+
+
+@on_own_host
+def test_a_flushed_or_edited_table_is_seen_and_mended() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        web = node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+        serve(node.netns[web], 80)
+        table = addresses.table_name(str(node.paths.root.resolve()))
+        rule = ("insert", "rule", "ip", table, "passing", "drop")
+        element = ("delete", "element", "ip", table, "published", "{ tcp . 8080 }")
+        for damage in (("flush", "ruleset"), ("flush", "table", "ip", table), rule, element):
+            assert ask(machine.outside, HOST, 8080) == OUTSIDE
+            sh("nft", *damage)
+            assert node.defects() == {"firewall"}, damage
+            assert ask(machine.outside, HOST, 8080) is None
+            node.fabric.publish(force=True)
+            assert node.defects() == set()
+        sh("nft", "add", "table", "ip", "mine")
+        assert node.defects() == set(), "tables of others are theirs"
+
+
+@on_own_host
+def test_a_deleted_bridge_comes_back_with_its_members() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        web = node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+        peer = node.container("p/peer", "p/net")
+        serve(node.netns[web], 80)
+        sh("ip", "link", "delete", node.fabric.networks()[0].bridge)
+        assert node.defects() == {"bridge"}
+        node.fabric.repair_network("p/net")
+        assert node.defects() == set()
+        assert ask(machine.outside, HOST, 8080) == OUTSIDE
+        assert ask(node.netns[peer], node.address(web), 80) == node.address(peer)
+
+
+@on_own_host
+def test_broken_links_and_settings_are_seen_and_mended() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        web = node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+        serve(node.netns[web], 80)
+        host = addresses.link_name(str(node.paths.root.resolve()), web, "p/net")
+        bridge = node.fabric.networks()[0].bridge
+
+        def inside(*command: str) -> None:
+            with namespaces.in_netns(node.netns[web]):
+                sh(*command)
+
+        damages: list[tuple[str, Callable[[], object]]] = [
+            ("link", lambda: sh("ip", "link", "delete", host)),
+            ("link", lambda: sh("ip", "link", "set", host, "nomaster")),
+            ("link", lambda: sh("ip", "link", "set", host, "down")),
+            ("link", lambda: inside("ip", "link", "set", "eth0", "down")),
+            ("link", lambda: inside("ip", "link", "delete", "eth0")),
+            ("address", lambda: inside("ip", "address", "flush", "dev", "eth0")),
+        ]
+        for kind, damage in damages:
+            damage()
+            assert node.defects() == {kind}
+            node.fabric.attach(web, node.netns[web])
+            assert node.defects() == set()
+            assert ask(machine.outside, HOST, 8080) == OUTSIDE
+        sh("ip", "link", "set", bridge, "down")
+        assert node.defects() == {"bridge"}
+        node.fabric.repair_network("p/net")
+        assert node.defects() == set()
+        links.write_sysctl("ipv4/ip_forward", "0")
+        assert node.defects() == {"forwarding"}
+        node.fabric.publish(force=True)
+        assert node.defects() == set()
+        assert ask(machine.outside, HOST, 8080) == OUTSIDE
+
+
+@on_own_host
+def test_two_roots_side_by_side_do_not_meet() -> None:
+    with Machine() as machine:
+        one, two = machine.fabric("one"), machine.fabric("two")
+        for node in (one, two):
+            node.network("p/net")
+        assert one.fabric.networks()[0].subnet != two.fabric.networks()[0].subnet
+        a = one.container("p/a", "p/net", ports=(PortBinding("", 8080, 80),))
+        b = two.container("p/b", "p/net", ports=(PortBinding("", 8081, 80),))
+        serve(one.netns[a], 80)
+        serve(two.netns[b], 80)
+        assert ask(machine.outside, HOST, 8080) == ask(machine.outside, HOST, 8081) == OUTSIDE
+        assert ask(one.netns[a], two.address(b), 80) is None
+        assert ask(one.netns[a], HOST, 8081) is not None
+        with two.database.write() as connection:
+            two.fabric.release(connection, b)
+        two.fabric.sweep(())
+        two.fabric.remove_network("p/net")
+        assert one.defects() == set()
+        assert ask(machine.outside, HOST, 8080) == OUTSIDE
+        assert two.defects() == set()
+
+
+@on_own_host
+def test_everything_goes_when_the_last_network_goes() -> None:
+    with Machine() as machine:
+        before = set(links.links())
+        node = machine.fabric()
+        node.network("p/net")
+        id = node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+        with pytest.raises(Fault) as caught:
+            node.fabric.remove_network("p/net")
+        assert caught.value.code == "network-in-use"
+        node.fabric.deactivate(id)
+        node.fabric.publish()
+        node.fabric.detach(id)
+        with node.database.write() as connection:
+            node.fabric.release(connection, id)
+        node.fabric.remove_network("p/net")
+        node.fabric.remove_network("p/net")
+        assert set(links.links()) == before
+        assert "stead" not in sh("nft", "list", "tables")
+
+
+@on_own_host
+def test_a_crash_between_link_and_record_is_swept() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        id = node.container("p/web", "p/net")
+        removed = node.fabric.sweep(())
+        assert any(id in line for line in removed) and any(line.startswith("link stv") for line in removed)
+        assert node.fabric.sweep(()) == []
+        assert node.defects() == set()
+
+
+@on_own_host
+def test_a_taken_port_is_told_before_the_start() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        node.container("p/a", "p/net", ports=(PortBinding("", 8080, 80),))
+        with pytest.raises(Fault, match="container p/a") as caught:
+            node.container("p/b", "p/net", ports=(PortBinding("127.0.0.1", 8080, 80),))
+        assert caught.value.code == "port-taken"
+        with socket.create_server(("127.0.0.1", 9000)), pytest.raises(Fault, match=rf"pid {os.getpid()}"):
+            node.container("p/c", "p/net", ports=(PortBinding("", 9000, 80),))
+        node.container("p/d", "p/net", ports=(PortBinding("", 9000, 80),))
+
+
+@on_own_host
+def test_a_forward_policy_of_others_that_drops_is_told_with_the_cure() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        web = node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+        serve(node.netns[web], 80)
+        sh("nft", "add table inet wall; add chain inet wall forward "
+           "{ type filter hook forward priority 0; policy drop; }")  # fmt: skip
+        assert node.defects() == {"forwarding"}
+        assert ask(machine.outside, HOST, 8080) is None
+        with pytest.raises(Fault) as caught:
+            node.fabric.publish(force=True)
+        cure = caught.value.cause.rpartition("let them pass: ")[2]
+        sh("sh", "-c", cure)
+        assert node.defects() == set()
+        assert ask(machine.outside, HOST, 8080) == OUTSIDE
+
+
+@on_own_host
+def test_many_containers_start_at_once() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+
+        def start(number: int) -> str:
+            return node.container(f"p/c{number}", "p/net", ports=(PortBinding("", 8000 + number, 80),))
+
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(start, range(40)))
+        assert len({node.address(id) for id in ids}) == 40
+        assert node.defects() == set()
+        for number, id in enumerate(ids):
+            serve(node.netns[id], 80)
+            assert ask(machine.outside, HOST, 8000 + number) == OUTSIDE
+
+
+@on_own_host
+def test_counters_are_the_containers() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        id = node.container("p/one", "p/net")
+        before = node.fabric.counters()[id]
+        with open_socket(node.netns[id], UDP) as client:
+            for _ in range(100):
+                client.sendto(b"x" * 1000, (node.fabric.networks()[0].gateway, 9))
+        after = node.fabric.counters()[id]
+        assert after["tx_bytes"] - before["tx_bytes"] >= 100_000
+        assert after["rx_bytes"] - before["rx_bytes"] < 100_000
+
+
+@on_own_host
+def test_hosts_files_follow_their_peers_in_place() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        image = ImageRef.parse("busybox")
+        web, home = node.container("p/web", "p/net"), node.paths.root / "containers"
+        request = ContainerRequest(
+            "p/web", "test", "", "", "", image, extra_hosts=(("host", "host-gateway"),), dns=("192.0.2.53",)
+        )
+        (home / web).mkdir()
+        node.fabric.write_files(web, request, home / web)
+        path = home / web / "hosts"
+        inode = path.stat().st_ino
+        gateway = node.fabric.networks()[0].gateway
+        assert f"{gateway}\thost\n" in path.read_text()
+        assert "nameserver 192.0.2.53\n" in (home / web / "resolv.conf").read_text()
+        assert (home / web / "hostname").read_text() == "web\n"
+        path.write_text(path.read_text() + "192.0.2.7\tmine\n")
+        db = node.container("p/db", "p/net")
+        assert node.defects() == {"hosts"}
+        node.fabric.refresh_hosts(["p/net"])
+        assert node.defects() == set()
+        text = path.read_text()
+        assert f"{node.address(db)}\tdb {db[: names.SHORT_ID]}\n" in text and "192.0.2.7\tmine\n" in text
+        assert path.stat().st_ino == inode
+        with node.database.write() as connection:
+            node.fabric.set_aliases(connection, db, [Attachment("p/net", ("database",))])
+        node.fabric.refresh_hosts(["p/net"])
+        assert f"{node.address(db)}\tdb database " in path.read_text()
+
+
+@on_own_host
+def test_without_nft_the_fault_says_what_to_install() -> None:
+    with Machine() as machine, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.net.firewall._PATH", {"PATH": "/nowhere"})
+        node = machine.fabric()
+        with pytest.raises(Fault, match="install nftables") as caught:
+            node.network("p/net")
+        assert caught.value.code == "firewall-failed"
