@@ -30,6 +30,7 @@ from typing import Any
 
 from runtime.faults import Fault
 from runtime.interface import Defect
+from runtime.net import flows
 from runtime.net.netlink import NETLINK_NETFILTER, Netlink, attributes
 from runtime.paths import write_atomically
 
@@ -247,6 +248,19 @@ def differences(found: Contents, wanted: Contents) -> list[str]:
     return texts
 
 
+def moved_udp(found: Contents, wanted: Contents) -> dict[int, frozenset[str]]:
+    """Host ports of UDP whose backends differ, with the backends' addresses that are right now."""
+    changed = (found.published ^ wanted.published) | {
+        element[1:] for element in found.published_at ^ wanted.published_at
+    }
+    now = wanted.published | {element[1:] for element in wanted.published_at}
+    ports = {element[1] for element in changed if element[0] == str(PROTOCOLS["udp"])}
+    return {
+        int(port): frozenset(element[2] for element in now if element[:2] == (str(PROTOCOLS["udp"]), port))
+        for port in ports
+    }
+
+
 def foreign_drops(document: Mapping[str, Any]) -> list[str]:
     """Base chains of others at the forward hook whose policy drops, as `family table chain`."""
     found = []
@@ -393,10 +407,14 @@ class Firewall:
         if isinstance(found, str):
             self._write(build_text(self._table, wanted), None)
             self._remember(wanted)
-            return
-        text = change_text(self._table, found, wanted)
-        if text:
-            self._write(text, wanted)
+            found = Contents()
+        else:
+            text = change_text(self._table, found, wanted)
+            if text:
+                self._write(text, wanted)
+        moved = moved_udp(found, wanted)
+        if moved:
+            flows.forget_udp(moved)
 
     def _find(self) -> Contents | str:
         """What the sets hold, or why the table must be built anew."""

@@ -1,6 +1,6 @@
 """Decisions, and one look at the kernel: which published ports stand in each other's way, and who listens.
 
-proc_net_tcp (Documentation/networking/proc_net_tcp.rst), udp(7).
+sock_diag(7), Documentation/networking/proc_net_tcp.rst.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.net.netlink import NLM_F_DUMP, Netlink
 from specs.values import PortBinding
 
 ANY = ("", "0.0.0.0", "::")
-_TCP_LISTEN, _UDP_UNCONNECTED = "0A", "07"
+NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_TCP_LISTEN, _UDP_UNCONNECTED = 10, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,29 @@ def conflict(binding: PortBinding, listeners: Iterable[Listener]) -> Listener | 
 
 def listeners() -> list[Listener]:
     """TCP sockets that listen and UDP sockets without a peer, in this thread's network namespace."""
+    try:
+        with Netlink(NETLINK_SOCK_DIAG) as netlink:
+            return [
+                found
+                for protocol, number, state in (("tcp", 6, _TCP_LISTEN), ("udp", 17, _UDP_UNCONNECTED))
+                for family in (socket.AF_INET, socket.AF_INET6)
+                for found in _diagnosed(netlink, protocol, family, number, 1 << state)
+            ]
+    except OSError:  # a kernel without tcp_diag or udp_diag
+        return _listed()
+
+
+def _diagnosed(netlink: Netlink, protocol: str, family: int, number: int, states: int) -> Iterator[Listener]:
+    """struct inet_diag_req_v2 and inet_diag_msg of sock_diag(7): 0.1 ms, where /proc walks every bucket."""
+    body = struct.pack("=BBBBI", family, number, 0, 0, states) + bytes(48)
+    for data in netlink.ask(_SOCK_DIAG_BY_FAMILY, body, NLM_F_DUMP):
+        (port,) = struct.unpack_from("!H", data, 4)
+        (inode,) = struct.unpack_from("=I", data, 68)
+        packed = data[8:12] if family == socket.AF_INET else data[8:24]
+        yield Listener(protocol, _readable(packed), port, inode)
+
+
+def _listed() -> list[Listener]:
     found: list[Listener] = []
     for protocol, state in (("tcp", _TCP_LISTEN), ("udp", _UDP_UNCONNECTED)):
         for version in ("", "6"):
@@ -58,7 +84,7 @@ def listeners() -> list[Listener]:
                 text = Path(f"/proc/thread-self/net/{protocol}{version}").read_text()
             except OSError:
                 continue
-            found += parse_table(protocol, state, text)
+            found += parse_table(protocol, f"{state:02X}", text)
     return found
 
 
@@ -73,7 +99,10 @@ def parse_table(protocol: str, state: str, text: str) -> Iterator[Listener]:
 
 def _address(text: str) -> str:
     """Words of 32 bits in the machine's order, in hexadecimal; a mapped IPv4 address is given as IPv4."""
-    packed = b"".join(struct.pack("=I", int(text[at : at + 8], 16)) for at in range(0, len(text), 8))
+    return _readable(b"".join(struct.pack("=I", int(text[at : at + 8], 16)) for at in range(0, len(text), 8)))
+
+
+def _readable(packed: bytes) -> str:
     if len(packed) == 4:
         return socket.inet_ntoa(packed)
     if packed[:12] == b"\0" * 10 + b"\xff\xff":

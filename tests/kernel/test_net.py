@@ -1,5 +1,5 @@
-"""Networks on a real kernel. Each body runs as a program of its own in new network and mount namespaces, which are
-the host; another namespace is the world outside. Nothing is left when the program ends.
+"""Networks on a real kernel. Each body runs as a program of its own in new network and mount namespaces:
+these are the host, another namespace is the world outside. Nothing is left when the program ends.
 """
 
 from __future__ import annotations
@@ -457,6 +457,31 @@ def test_many_containers_start_at_once() -> None:
         for number, id in enumerate(ids):
             serve(node.netns[id], 80)
             assert ask(machine.outside, HOST, 8000 + number) == OUTSIDE
+
+
+@on_own_host
+def test_a_udp_flow_goes_to_the_new_backend_at_once() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        ports = (PortBinding("", 5353, 53, "udp"),)
+        serve(None, 5353, UDP)
+        with open_socket(machine.outside, UDP) as client:
+            client.connect((HOST, 5353))
+            client.send(b"?")
+            assert client.recv(100).decode() == OUTSIDE, "no backend yet: the host answers"
+            node.fabric._check = lambda *_: None  # type: ignore[method-assign]
+            for name in ("p/old", "p/new"):
+                id = node.container(name, "p/net", ports=ports)
+                client.send(b"?")
+                with pytest.raises(OSError):
+                    client.recv(100)
+                before = node.fabric.counters()[id]["tx_packets"]
+                serve(node.netns[id], 53, UDP)
+                client.send(b"?")
+                assert client.recv(100).decode() == OUTSIDE
+                assert node.fabric.counters()[id]["tx_packets"] > before
+                node.fabric.deactivate(id)
 
 
 @on_own_host
