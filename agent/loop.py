@@ -41,7 +41,7 @@ log = logging.getLogger("stead")
 
 #: seconds between two looks when nothing happens: at least PERIOD, and RATIO times what a look costs, so that
 #: an idle agent stays under half a percent of a core
-PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 300.0
+PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 400.0
 #: how many times the length of the last round to wait until the next (and at most how many seconds), by what
 #: woke us: people wait for sources
 SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0}
@@ -392,7 +392,7 @@ class Agent:
                     log.warning("cannot sample containers: %s", error)
                 else:
                     self._view = replace(self._view, samples=samples, sampled_at=self._clock.time())
-            await asyncio.sleep(0.5 if wanted or not self._sampled else 1.0)
+            await asyncio.sleep(1.0)
 
 
 def _log_event(event: Event) -> None:

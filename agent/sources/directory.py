@@ -1,7 +1,7 @@
 """Effects: a directory as a source. Every change yields a whole new snapshot, never half of one.
 
 Changes are told by inotify (watchfiles). After the last of a burst it is quiet for QUIET ms; then everything
-is read, and read again when a file changed while it was read. Once a second the root's identity is looked at
+is read, and read again when a file changed while it was read. Every LOOK seconds the root's identity is looked at
 (it may be a symlink that somebody switches, or be replaced by a rename); every RESCAN seconds everything is
 compared, since inotify may lose events.
 """
@@ -31,7 +31,7 @@ from agent.sources.revision import (
 
 QUIET = 50  # ms without a change after which a burst has ended
 BURST = 500  # ms after which a burst that does not end is looked at all the same
-LOOK = 1.0  # s between two looks at the root itself
+LOOK = 2.0  # s between two looks at the root itself
 RESCAN = 30.0  # s between two looks at everything
 TRIES = 20  # readings of a directory that changes under our eyes
 

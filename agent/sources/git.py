@@ -33,7 +33,7 @@ from agent.sources.revision import (
 
 TIMEOUT = 300.0  # s for one git command
 MAX_TREE_BYTES = 256 << 20  # of a commit's whole tree, checked out for relative bind mounts
-LOCAL_POLL = 0.5  # s between two looks at a repository on this machine
+LOCAL_POLL = 1.0  # s between two looks at a repository on this machine
 RETRY = 5.0  # s after a failure, doubled up to the interval (at least 60 s)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
