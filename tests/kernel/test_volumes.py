@@ -1,0 +1,198 @@
+"""Volumes, binds and tmpfs on a real file system, as root."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.database import Database
+from runtime.faults import Fault
+from runtime.interface import ContainerRequest, VolumeRequest
+from runtime.paths import Paths
+from runtime.volumes import VOLUMES_SCHEMA, Volumes
+from specs.values import ImageRef, MountPoint
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners")]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    paths = Paths(tmp_path / "root", tmp_path / "run")
+    paths.make()
+    return paths
+
+
+@pytest.fixture
+def volumes(paths: Paths) -> Iterator[Volumes]:
+    database = Database(paths.database, (VOLUMES_SCHEMA,))
+    yield Volumes(paths, database)
+    database.close()
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Path:
+    data = tmp_path / "rootfs" / "var" / "data"
+    (data / "deep").mkdir(parents=True)
+    (data / "file").write_text("content")
+    (data / "program").write_text("#!")
+    os.chown(data / "program", 12, 34)
+    os.chmod(data / "program", 0o4755)
+    os.link(data / "file", data / "deep" / "same")
+    os.symlink("/etc/passwd", data / "link")
+    os.mkfifo(data / "pipe")
+    os.setxattr(data / "file", "user.mark", b"x")
+    os.utime(data / "file", ns=(1_000_000_000, 2_000_000_000))
+    os.chown(data, 99, 98)
+    os.chmod(data, 0o1770)
+    os.symlink("var", tmp_path / "rootfs" / "alias")
+    os.symlink("/../../../../../../etc", tmp_path / "rootfs" / "escape")
+    return tmp_path / "rootfs"
+
+
+def request(*mounts: MountPoint) -> ContainerRequest:
+    return ContainerRequest("p/c", "test", "", "", "", ImageRef.parse("busybox"), mounts=mounts)
+
+
+def create(volumes: Volumes, name: str = "p/data") -> Path:
+    volumes.create(VolumeRequest(name, "test", "f"))
+    (found,) = [volume for volume in volumes.list() if volume.name == name]
+    return found.path
+
+
+def use(volumes: Volumes, rootfs: Path, **fields: Any) -> dict[str, Any]:
+    (mount,) = volumes.prepare(request(MountPoint("volume", "p/data", **fields)), rootfs)
+    return mount
+
+
+def test_an_empty_volume_gets_the_images_content_with_owners_modes_and_links(
+    volumes: Volumes, rootfs: Path
+) -> None:
+    path = create(volumes)
+    inode = path.stat().st_ino
+    assert use(volumes, rootfs, target="/var/data") == {
+        "destination": "/var/data",
+        "type": "bind",
+        "source": str(path),
+        "options": ["rbind", "rprivate", "rw"],
+    }
+    assert path.stat().st_ino == inode
+    assert (path.stat().st_uid, path.stat().st_gid) == (99, 98)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o1770
+    assert (path / "file").read_text() == "content"
+    assert (path / "file").stat().st_mtime_ns == 2_000_000_000
+    assert os.getxattr(path / "file", "user.mark") == b"x"
+    assert (path / "file").stat().st_ino == (path / "deep" / "same").stat().st_ino
+    program = (path / "program").stat()
+    assert (program.st_uid, program.st_gid, stat.S_IMODE(program.st_mode)) == (12, 34, 0o4755)
+    assert os.readlink(path / "link") == "/etc/passwd"
+    assert stat.S_ISFIFO((path / "pipe").lstat().st_mode)
+    assert sorted(os.listdir(path.parent)) == ["_data"]
+
+
+def test_content_is_copied_once(volumes: Volumes, rootfs: Path) -> None:
+    path = create(volumes)
+    use(volumes, rootfs, target="/var/data")
+    for entry in ("file", "program", "link", "pipe", "deep/same"):
+        (path / entry).unlink()
+    (path / "deep").rmdir()
+    use(volumes, rootfs, target="/var/data")
+    assert os.listdir(path) == []
+
+
+def test_a_volume_with_content_and_nocopy_are_left_alone(volumes: Volumes, rootfs: Path) -> None:
+    path = create(volumes)
+    use(volumes, rootfs, target="/var/data", nocopy=True)
+    assert os.listdir(path) == []
+    (path / "mine").touch()
+    use(volumes, rootfs, target="/var/data")
+    assert os.listdir(path) == ["mine"]
+
+
+def test_the_path_in_the_image_may_go_through_its_own_links_only(volumes: Volumes, rootfs: Path) -> None:
+    path = create(volumes)
+    use(volumes, rootfs, target="/escape")
+    assert os.listdir(path) == []
+    use(volumes, rootfs, target="/alias/data")
+    assert (path / "file").exists()
+
+
+def test_a_copy_that_was_cut_off_is_begun_again_or_finished(volumes: Volumes, rootfs: Path) -> None:
+    path = create(volumes)
+    (path.parent / "_copy").mkdir()
+    (path.parent / "_copy" / "half").touch()
+    use(volumes, rootfs, target="/var/data")
+    assert (path / "file").exists() and not (path / "half").exists()
+
+    volumes.remove("p/data")
+    path = create(volumes)
+    copied = path.parent / "_copied"
+    copied.mkdir(mode=0o750)
+    (copied / "late").touch()
+    (path / "early").touch()
+    use(volumes, rootfs, target="/var/data")
+    assert sorted(os.listdir(path)) == ["early", "late"]
+    assert not copied.exists() and stat.S_IMODE(path.stat().st_mode) == 0o750
+
+
+def test_first_use_by_many_at_once_copies_once(volumes: Volumes, rootfs: Path) -> None:
+    path = create(volumes)
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            use(volumes, rootfs, target="/var/data")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(os.listdir(path)) == ["deep", "file", "link", "pipe", "program"]
+
+
+def test_a_missing_bind_source_is_a_fault_and_the_short_form_makes_it(
+    volumes: Volumes, rootfs: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "not" / "there"
+    with pytest.raises(Fault) as caught:
+        volumes.prepare(request(MountPoint("bind", str(source), "/mnt")), rootfs)
+    assert caught.value.code == "mount-source-missing" and not source.exists()
+    short = MountPoint("bind", str(source), "/mnt", read_only=True, create_source=True)
+    (mount,) = volumes.prepare(request(short), rootfs)
+    assert source.is_dir()
+    assert mount["options"] == ["rbind", "rprivate", "ro"]
+
+
+def test_tmpfs_has_size_and_mode(volumes: Volumes, rootfs: Path) -> None:
+    (mount,) = volumes.prepare(request(MountPoint("tmpfs", "", "/tmp", tmpfs_size=4096)), rootfs)
+    assert mount["type"] == "tmpfs"
+    assert {"mode=1777", "size=4096", "nosuid", "nodev"} <= set(mount["options"])
+
+
+def test_a_volume_in_use_stays_and_removal_may_be_repeated(volumes: Volumes, paths: Paths) -> None:
+    path = create(volumes)
+    with pytest.raises(Fault) as caught:
+        volumes.remove("p/data", ("p/c",))
+    assert caught.value.code == "volume-in-use" and path.exists()
+    volumes.remove("p/data")
+    volumes.remove("p/data")
+    assert os.listdir(paths.volumes) == [] and volumes.list() == []
+
+
+def test_an_unknown_volume_and_a_bad_name_are_faults(volumes: Volumes, rootfs: Path) -> None:
+    with pytest.raises(Fault) as caught:
+        use(volumes, rootfs, target="/var/data")
+    assert caught.value.code == "volume-not-found"
+    for name in ("../x", "p/../x", "p/_data", "a/b/c", ""):
+        with pytest.raises(Fault) as caught:
+            volumes.create(VolumeRequest(name, "test", "f"))
+        assert caught.value.code == "request-invalid"
