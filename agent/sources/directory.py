@@ -1,9 +1,9 @@
 """Effects: a directory as a source. Every change yields a whole new snapshot, never half of one.
 
 Changes are told by inotify (watchfiles). After the last of a burst it is quiet for QUIET ms; then everything
-is read, and read again when a file changed while it was read. Every LOOK seconds the root's identity is looked at
-(it may be a symlink that somebody switches, or be replaced by a rename); every RESCAN seconds everything is
-compared, since inotify may lose events.
+is read, and read again when a file changed while it was read. Every LOOK seconds the root's identity is
+looked at (it may be a symlink that somebody switches, or be replaced by a rename); every RESCAN seconds
+everything is compared, since inotify may lose events.
 """
 
 from __future__ import annotations
