@@ -8,7 +8,6 @@ thread-safe. Bridges, veth pairs and the table carry a hash of the root in their
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,8 +19,9 @@ from typing import TypeVar
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.interface import Attachment, ContainerRequest, Defect, NetworkRequest, ObservedNetwork
-from runtime.net import addresses, defects, firewall, links, names, ports, records, resolvconf
-from runtime.net.records import NET_SCHEMA, Lease, NetworkRecord
+from runtime.net import addresses, defects, firewall, links, ports, records
+from runtime.net.files import Files
+from runtime.net.records import NET_SCHEMA, Lease, NetworkRecord, by_container, way_out
 from runtime.paths import Paths
 from specs.values import PortBinding
 
@@ -63,9 +63,7 @@ class Fabric:
         self._table = addresses.table_name(self._root)
         self._firewall = firewall.Firewall(self._table, paths.run / "firewall.json", self._wanted)
         self._creating = threading.Lock()
-        self._hosts = threading.Lock()
-        self._dirty: set[str] = set()
-        self._dirty_lock = threading.Lock()
+        self._files = Files(paths, database)
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -326,8 +324,8 @@ class Fabric:
             return None
         zones = [firewall.Zone(item.bridge, item.subnet, item.internal) for item in networks.values()]
         target: dict[str, str] = {}
-        for container, leases in _by_container(records.read_leases(connection)).items():
-            target[container] = (_way_out(leases, networks) or leases[0]).address
+        for container, leases in by_container(records.read_leases(connection)).items():
+            target[container] = (way_out(leases, networks) or leases[0]).address
         publications = [
             firewall.Publication(
                 "" if port.host_ip in ports.ANY else port.host_ip,
@@ -349,10 +347,10 @@ class Fabric:
         leases = records.read_leases(connection, container=id)
         networks = records.read_networks(connection)
         hairpin = links.hairpin_needed()
-        way_out = _way_out(leases, networks)
+        outward = way_out(leases, networks)
         for lease in leases:
             record = networks[lease.network]
-            endpoint = self._endpoint(lease, record, lease is way_out)
+            endpoint = self._endpoint(lease, record, lease is outward)
             try:
                 if not links.index_of(record.bridge):
                     with self._creating:
@@ -385,92 +383,11 @@ class Fabric:
 
     def write_files(self, id: str, request: ContainerRequest, directory: Path) -> None:
         """hosts, hostname and resolv.conf of the container, in place where they exist."""
-        connection = self._database.read()
-        leases = records.read_leases(connection, container=id)
-        networks = records.read_networks(connection)
-        hostname = _hostname(request)
-        try:
-            if request.network_mode == "host":
-                hosts = names.host_hosts(names.read_small(Path("/etc/hosts")) or "", request.extra_hosts)
-                resolv = resolvconf.resolv_text(
-                    resolvconf.raw_host_text(),
-                    request.dns,
-                    request.dns_search,
-                    request.dns_opt,
-                    loopback=True,
-                )
-            else:
-                way_out = _way_out(leases, networks)
-                gateway = networks[way_out.network].gateway if way_out is not None else ""
-                own = [lease.address for lease in ([way_out] if way_out else []) + leases]
-                hosts = names.hosts_text(
-                    hostname,
-                    request.domainname,
-                    own,
-                    self._peers(connection, [lease.network for lease in leases]),
-                    request.extra_hosts,
-                    gateway or (networks[leases[0].network].gateway if leases else ""),
-                )
-                base = resolvconf.host_text()
-                resolv = resolvconf.resolv_text(base, request.dns, request.dns_search, request.dns_opt)
-            with self._hosts:
-                names.write_in_place(directory / "hosts", hosts)
-            names.write_in_place(directory / "hostname", hostname + "\n")
-            names.write_in_place(directory / "resolv.conf", resolv)
-        except OSError as error:
-            raise from_oserror(error, "write network files of", request.name) from error
-
-    def _peers(self, connection: sqlite3.Connection, networks: Sequence[str]) -> list[names.Peer]:
-        return [
-            names.Peer(lease.container, lease.name, lease.address, lease.aliases)
-            for lease in records.read_leases(connection, networks=networks)
-        ]
+        self._files.write(id, request, directory)
 
     def refresh_hosts(self, networks: Iterable[str]) -> None:
-        """Bring the peers in the hosts files of all members of these networks up to date.
-
-        Callers at one time share one pass over the files.
-        """
-        with self._dirty_lock:
-            self._dirty.update(networks)
-        with self._hosts:
-            with self._dirty_lock:
-                wanted, self._dirty = self._dirty, set()
-            try:
-                if wanted:
-                    self._refresh(wanted)
-            except BaseException:
-                with self._dirty_lock:
-                    self._dirty.update(wanted)
-                raise
-
-    def _refresh(self, networks: Collection[str]) -> None:
-        for id, (text, block) in self._blocks(networks).items():
-            try:
-                names.write_in_place(self._paths.container(id) / "hosts", names.replace_block(text, block))
-            except OSError as error:
-                raise from_oserror(error, "write hosts of", id) from error
-
-    def _blocks(self, networks: Collection[str]) -> dict[str, tuple[str, str]]:
-        """The hosts file of each member as it is, and the block of peers that it should have."""
-        leases = records.read_leases(self._database.read())
-        peers: dict[str, list[names.Peer]] = {}
-        for lease in leases:
-            peer = names.Peer(lease.container, lease.name, lease.address, lease.aliases)
-            peers.setdefault(lease.network, []).append(peer)
-        blocks: dict[tuple[str, ...], str] = {}
-        found = {}
-        for id, own in _by_container(leases).items():
-            key = tuple(sorted(lease.network for lease in own))
-            if not any(network in networks for network in key):
-                continue
-            text = names.read_small(self._paths.container(id) / "hosts")
-            if text is None:
-                continue
-            if key not in blocks:
-                blocks[key] = names.peers_block(peer for network in key for peer in peers[network])
-            found[id] = (text, blocks[key])
-        return found
+        """Bring the peers in the hosts files of all members of these networks up to date."""
+        self._files.refresh(networks)
 
     # ------------------------------------------------------------ look
 
@@ -519,17 +436,8 @@ class Fabric:
                     if not wrong:
                         wrong = defects.address_defects(lease, networks[lease.network], inside, found[name])
                     wrongs[lease.container] = wrongs.get(lease.container, ()) + wrong
-        active = {id for id, is_up in records.read_endpoints(self._database.read()).items() if is_up}
-        for id, (text, block) in self._blocks(set(networks)).items():
-            if id in active and names.BEGIN in text and block not in text:
-                wrong = (Defect("hosts", "its hosts file does not name its peers as they are"),)
-                wrongs[id] = wrongs.get(id, ()) + wrong
-        base = resolvconf.host_text()
-        for id in active:
-            resolv = names.read_small(self._paths.container(id) / "resolv.conf")
-            if resolv is not None and resolvconf.is_stale(resolv, base):
-                wrong = (Defect("resolv", "the host's resolv.conf has changed since its own was written"),)
-                wrongs[id] = wrongs.get(id, ()) + wrong
+        for id, wrong in self._files.defects().items():
+            wrongs[id] = wrongs.get(id, ()) + wrong
         return wrongs
 
     def counters(self) -> dict[str, dict[str, int]]:
@@ -570,19 +478,6 @@ class Fabric:
 # ---------------------------------------------------------------- decisions
 
 
-def _by_container(leases: Iterable[Lease]) -> dict[str, list[Lease]]:
-    """Leases of each container in the order of its interfaces."""
-    found: dict[str, list[Lease]] = {}
-    for lease in leases:
-        found.setdefault(lease.container, []).append(lease)
-    return found
-
-
-def _way_out(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> Lease | None:
-    """The lease with the default route, and with the published ports: the first that is not internal."""
-    return next((lease for lease in leases if not networks[lease.network].internal), None)
-
-
 def _shape(record: NetworkRecord) -> tuple[object, ...]:
     """What cannot change under members."""
     return (record.subnet, record.gateway, record.internal, record.mtu)
@@ -612,15 +507,6 @@ def _static(
         cause = f"{address} on network {record.name} belongs to {who}"
         raise Fault("address-taken", "attach container", name, cause)
     return address
-
-
-def _hostname(request: ContainerRequest) -> str:
-    """As asked, the host's own where the container shares its network, else the last part of the name."""
-    if request.hostname:
-        return request.hostname
-    if request.network_mode == "host" or request.uts_mode == "host":
-        return os.uname().nodename
-    return request.name.rpartition("/")[2][:63]
 
 
 def _name(connection: sqlite3.Connection, id: str) -> str:

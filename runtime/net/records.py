@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -194,6 +194,19 @@ def write_aliases(connection: sqlite3.Connection, id: str, network: str, aliases
         "UPDATE leases SET aliases = ? WHERE container = ? AND network = ?",
         (json.dumps(list(aliases)), id, network),
     )
+
+
+def by_container(leases: Iterable[Lease]) -> dict[str, list[Lease]]:
+    """Leases of each container in the order of its interfaces."""
+    found: dict[str, list[Lease]] = {}
+    for lease in leases:
+        found.setdefault(lease.container, []).append(lease)
+    return found
+
+
+def way_out(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> Lease | None:
+    """The lease with the default route, and with the published ports: the first that is not internal."""
+    return next((lease for lease in leases if not networks[lease.network].internal), None)
 
 
 # ---------------------------------------------------------------- endpoints and ports
