@@ -127,6 +127,19 @@ class Launcher:
         finally:
             self._return()
 
+    def aside(self, program: Callable[[], int]) -> Child:
+        """Fork a process that is not the container's: in the shim's own namespaces and cgroup."""
+
+        def run(report: int) -> NoReturn:
+            os.close(report)
+            os._exit(program())
+
+        return self._fork(run, joins=False)
+
+    def pids(self) -> list[int]:
+        """Every process of the container, by its number on the host."""
+        return self._host.pids(self._cgroup)
+
     def in_network(self, call: Callable[[], Any]) -> Any:
         """Run a short call, such as socket(), in the container's network namespace."""
         if not self.netns:
@@ -154,7 +167,7 @@ class Launcher:
         if self.netns:
             namespaces.setns(self._net, namespaces.CLONE_NEWNET)
 
-    def _fork(self, program: Callable[[int], NoReturn]) -> Child:
+    def _fork(self, program: Callable[[int], NoReturn], *, joins: bool = True) -> Child:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
@@ -163,14 +176,15 @@ class Launcher:
             os.close(writer)
             raise
         if pid == 0:
-            self._child(program, writer)
+            self._child(program, writer, joins)
         os.close(writer)
         os.set_blocking(reader, False)
         return Child(pid, reader)
 
-    def _child(self, program: Callable[[int], NoReturn], report: int) -> NoReturn:
+    def _child(self, program: Callable[[int], NoReturn], report: int, joins: bool) -> NoReturn:
         try:
-            self._host.add(self._cgroup, 0)
+            if joins:
+                self._host.add(self._cgroup, 0)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)

@@ -17,7 +17,7 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import pidfd
-from runtime.shim import launch, messages, probes, supervise
+from runtime.shim import launch, messages, probes, supervise, targets
 from runtime.shim.control import Control
 from runtime.shim.logs import LogWriter
 from runtime.shim.loop import Loop, Timer
@@ -35,6 +35,8 @@ STATE, EXIT = "state.json", "exit.json"
 KILL_TIMEOUT = 5.0
 #: shim.log is emptied at this size (bytes).
 MAX_NOTES = 65536
+#: Bytes read of the container's hosts file.
+MAX_HOSTS = 1 << 20
 
 # Why a run is being ended.
 NOTHING, STOP, SHUTDOWN, UNHEALTHY, UNHEALTHY_STOP = "", "stop", "shutdown", "unhealthy", "unhealthy-stop"
@@ -352,11 +354,18 @@ class Monitor:
                 self._health_policy.timeout,
                 done,
                 init_pidfd=self.child.pidfd,
-                cgroup=self.cgroup,
-                host=self.host,
+                hosts=self._hosts,
             )
         except (OSError, ValueError) as error:
             done(probes.NO_ANSWER, str(error))
+
+    def _hosts(self) -> dict[str, str]:
+        """What the container's /etc/hosts says: the agent keeps it in the bundle."""
+        try:
+            with open(f"{self.bundle}/hosts", "rb") as file:
+                return targets.read_hosts(file.read(MAX_HOSTS).decode(errors="replace"))
+        except OSError:
+            return {}
 
     def _probed(self, code: int, output: str, began: float, began_at: float) -> None:
         before = self._health

@@ -12,8 +12,7 @@ import signal
 import socket
 import time
 
-from runtime.linux import cgroups as cgroup_files
-from runtime.shim import launch, messages
+from runtime.shim import launch, messages, targets
 from runtime.shim.loop import READ, WRITE, Loop
 
 TYPE_CHECKING = False
@@ -24,48 +23,6 @@ if TYPE_CHECKING:
     Done = Callable[[int, str], None]  # exit code (0: healthy, -1: no answer in time or not runnable), output
 
 NO_ANSWER = -1
-_LOCAL = ("", "localhost", "0.0.0.0", "[::]")
-
-
-def words(probe: dict[str, Any]) -> list[str]:
-    """The command of an exec or shell probe; empty for others."""
-    if probe.get("exec"):
-        return [str(word) for word in probe["exec"]]
-    if probe.get("shell"):
-        return ["/bin/sh", "-c", str(probe["shell"])]
-    return []
-
-
-def address(text: str, default_port: int = 0) -> tuple[str, int]:
-    """(IP address, port) of "host:port", ":port", "[::1]:port" or "host". ValueError for what is neither a
-    literal address nor this container: probes do not ask name servers."""
-    host, colon, port = text.rpartition(":")
-    if not colon or "]" in port:
-        host, port = text, ""
-    host = "127.0.0.1" if host in _LOCAL else host.strip("[]")
-    if not port and not default_port:
-        raise ValueError(f"cannot probe {text}: no port")
-    number = int(port) if port else default_port
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-            return host, number
-        except OSError:
-            continue
-    raise ValueError(f"cannot probe {text}: {host} is not an IP address")
-
-
-def http_target(url: str) -> tuple[str, int, str, str]:
-    """(IP address, port, Host header, path) of an http URL; its host may be empty."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "http", url
-    if scheme != "http":
-        raise ValueError(f"cannot probe {url}: only http is supported")
-    authority, slash, path = rest.partition("/")
-    host, port = address(authority, 80)
-    name = authority if authority and not authority.startswith(":") else f"{host}:{port}"
-    return host, port, name, slash + path or "/"
 
 
 class Probe:
@@ -103,7 +60,7 @@ class Probe:
 
 
 class Program(Probe):
-    """exec and shell."""
+    """What runs as a process of its own: exec, shell, and https. `fork` is given the pipe for its output."""
 
     def __init__(
         self,
@@ -111,26 +68,18 @@ class Program(Probe):
         launcher: launch.Launcher,
         timeout: float,
         done: Done,
-        *,
-        command: list[str],
-        init_pidfd: int,
-        cgroup: str,
-        host: cgroup_files.Cgroups,
+        fork: Callable[[int], launch.Child],
     ) -> None:
         super().__init__(loop, launcher, timeout, done)
-        self._cgroup, self._host = cgroup, host
-        self._pipe, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(writer, True)
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        process = {**launcher.config["process"], "args": command, "terminal": False}
         self._failure: launch.Failure | None = None
+        self._pipe, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._pipe, False)
         try:
-            self.child = child = launcher.join(process, init_pidfd, (null, writer, writer), None)
+            self.child = child = fork(writer)
         except OSError:
             self.cancel()
             raise
         finally:
-            os.close(null)
             os.close(writer)
         loop.watch(self._pipe, self._read)
         loop.watch(child.report, self._reported)
@@ -173,7 +122,7 @@ class Program(Probe):
         super()._end()
         child = self.child
         if child is not None:
-            kill_tree(self._host, self._cgroup, child.pid)
+            kill_tree(self._launcher.pids, child.pid)
             child.signal(signal.SIGKILL)
             os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)  # it was killed: this is immediate
             self._forget()
@@ -202,20 +151,16 @@ class Connection(Probe):
         launcher: launch.Launcher,
         timeout: float,
         done: Done,
-        *,
-        target: tuple[str, int],
-        request: bytes,
+        target: targets.Target,
     ) -> None:
         super().__init__(loop, launcher, timeout, done)
-        self._request = request
-        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._request = target.request
         try:
-            self._socket: socket.socket = launcher.in_network(lambda: socket.socket(family, kind))
+            self._socket = open_socket(launcher, target, socket.SOCK_NONBLOCK)
         except OSError:
             loop.cancel(self._timer)
             raise
-        code = self._socket.connect_ex(target)
+        code = self._socket.connect_ex((target.address, target.port))
         if code in (0, errno.EINPROGRESS):
             loop.watch(self._socket.fileno(), self._connected, WRITE)
         else:
@@ -247,17 +192,21 @@ class Connection(Probe):
         self._keep(data)
         if data and b"\r\n\r\n" not in self._output and len(self._output) < messages.HEALTH_LOG_BYTES:
             return
-        parts = bytes(self._output).split(b" ", 2)
-        status = (
-            int(parts[1]) if len(parts) > 1 and parts[0].startswith(b"HTTP/") and parts[1].isdigit() else 0
-        )
-        self._finish(0 if 200 <= status <= 399 else 1)
+        self._finish(0 if targets.healthy(bytes(self._output)) else 1)
 
     def _end(self) -> None:
         super()._end()
         if self._socket.fileno() >= 0:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
+
+
+def open_socket(launcher: launch.Launcher, target: targets.Target, flags: int = 0) -> socket.socket:
+    """In the container's network namespace."""
+    family = socket.AF_INET6 if ":" in target.address else socket.AF_INET
+    kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | flags
+    made: socket.socket = launcher.in_network(lambda: socket.socket(family, kind))
+    return made
 
 
 def begin(
@@ -268,25 +217,61 @@ def begin(
     done: Done,
     *,
     init_pidfd: int,
-    cgroup: str,
-    host: cgroup_files.Cgroups,
+    hosts: Callable[[], dict[str, str]],
 ) -> Probe:
     """Start the probe that the document asks for. OSError or ValueError when it cannot be started."""
-    command = words(probe)
+    command = targets.words(probe)
     if command:
+        process = {**launcher.config["process"], "args": command, "terminal": False}
+
+        def join(writer: int) -> launch.Child:
+            null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return launcher.join(process, init_pidfd, (null, writer, writer), None)
+            finally:
+                os.close(null)
+
+        return Program(loop, launcher, timeout, done, join)
+    target = targets.target(probe, hosts())
+    if target.tls:
         return Program(
-            loop, launcher, timeout, done, command=command, init_pidfd=init_pidfd, cgroup=cgroup, host=host
+            loop,
+            launcher,
+            timeout,
+            done,
+            lambda writer: launcher.aside(lambda: _ask_tls(launcher, target, writer)),
         )
-    if probe.get("http"):
-        ip, port, name, path = http_target(str(probe["http"]))
-        headers = f"Host: {name}\r\nUser-Agent: stead-probe\r\nAccept: */*\r\nConnection: close"
-        request = f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n"
-        return Connection(loop, launcher, timeout, done, target=(ip, port), request=request.encode())
-    return Connection(loop, launcher, timeout, done, target=address(str(probe.get("tcp") or "")), request=b"")
+    return Connection(loop, launcher, timeout, done, target)
 
 
-def kill_tree(host: cgroup_files.Cgroups, cgroup: str, root: int, deadline: float = 1.0) -> None:
-    """SIGKILL `root`, its descendants and all of its session, until none is found that lives.
+def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> int:
+    """In a process of its own, since TLS takes more memory than the shim: the exit code of the probe. The
+    certificate is not checked: the question is whether the service answers, and it is asked by address."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    answer = b""
+    try:
+        plain = open_socket(launcher, target)
+        plain.connect((target.address, target.port))
+        with context.wrap_socket(plain, server_hostname=target.tls) as connection:
+            connection.sendall(target.request)
+            while b"\r\n\r\n" not in answer and len(answer) < messages.HEALTH_LOG_BYTES:
+                data = connection.recv(messages.HEALTH_LOG_BYTES)
+                answer += data
+                if not data:
+                    break
+    except OSError as error:
+        os.write(writer, (error.strerror or str(error)).lower().encode())
+        return 1
+    os.write(writer, answer[: messages.HEALTH_LOG_BYTES])
+    return 0 if targets.healthy(answer) else 1
+
+
+def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -> None:
+    """SIGKILL `root`, and of `pids()` (all of the container) its descendants and all of its session, until
+    none is found that lives.
 
     A process that both left the session and lost its parent is not known any more as the probe's and stays;
     it ends with the container. The first pass stops what it finds, so that nothing is forked between looking
@@ -296,7 +281,7 @@ def kill_tree(host: cgroup_files.Cgroups, cgroup: str, root: int, deadline: floa
     for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGKILL):
         known: set[int] = {root}
         while time.monotonic() < end:
-            found = {pid for pid in host.pids(cgroup) if pid not in known and _belongs(pid, root, known)}
+            found = {pid for pid in pids() if pid not in known and _belongs(pid, root, known)}
             if not found:
                 break
             known |= found

@@ -379,6 +379,33 @@ def test_http_and_tcp_probes_reach_into_the_network_namespace(container: Box) ->
     until(lambda: container.state().health == "none")
 
 
+def test_an_https_probe_takes_any_certificate(container: Box, tmp_path: Path) -> None:
+    import ssl
+    import subprocess
+
+    pem = tmp_path / "pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "1"]
+    subprocess.run([*command, "-keyout", tmp_path / "key", "-out", pem], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, tmp_path / "key")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            plain, _ = listener.accept()
+            with context.wrap_socket(plain, server_side=True) as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+        server = threading.Thread(target=answer)
+        server.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        container.spawn("sleep 1000", probe={**SOON, "interval": 60.0, "http": url})
+        until(lambda: container.state().health_log)
+        server.join()
+    assert container.state().health_log[0].output == "HTTP/1.1 204 No Content\r\n\r\n"
+    assert container.state().health == "healthy"
+
+
 # ---------------------------------------------------------------- exec, attach, terminals
 
 

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.shim.targets import healthy, read_hosts, target, words
+
+HOSTS = read_hosts("127.0.0.1\tlocalhost\n10.88.0.2 web web.local # us\n\n10.88.0.3 db\n10.88.0.9 db\n")
+
+
+@pytest.mark.parametrize(
+    ("probe", "address", "port"),
+    [
+        ({"tcp": ":80"}, "127.0.0.1", 80),
+        ({"tcp": "localhost:80"}, "127.0.0.1", 80),
+        ({"tcp": "10.0.0.1:80"}, "10.0.0.1", 80),
+        ({"tcp": "[::1]:80"}, "::1", 80),
+        ({"tcp": "db:5432"}, "10.88.0.3", 5432),
+        ({"http": "http://:8080/health"}, "127.0.0.1", 8080),
+        ({"http": "http:///health"}, "127.0.0.1", 80),
+        ({"http": "http://web.local/"}, "10.88.0.2", 80),
+        ({"http": "https://[::1]/"}, "::1", 443),
+    ],
+)
+def test_probes_say_where_to_connect(probe: dict[str, Any], address: str, port: int) -> None:
+    found = target(probe, HOSTS)
+    assert (found.address, found.port) == (address, port)
+
+
+def test_an_http_request_has_these_bytes() -> None:
+    found = target({"http": "http://web:8080/health?x=1"}, HOSTS)
+    assert found.request == (
+        b"GET /health?x=1 HTTP/1.1\r\nHost: web:8080\r\nUser-Agent: stead-probe\r\nAccept: */*\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    assert found.tls == ""
+    assert target({"http": "https://web:8443"}, HOSTS).tls == "web"
+    assert target({"http": "http://:80"}, HOSTS).request.startswith(
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ({"tcp": "example.org:80"}, "neither an IP address nor"),
+        ({"tcp": "localhost"}, "no port"),
+        ({"http": "ftp://web/"}, "neither http"),
+        ({"tcp": ":http"}, "invalid literal"),
+    ],
+)
+def test_what_cannot_be_probed_is_named(probe: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        target(probe, HOSTS)
+
+
+def test_commands() -> None:
+    assert words({"exec": ("a", "b")}) == ["a", "b"]
+    assert words({"shell": "a && b"}) == ["/bin/sh", "-c", "a && b"]
+    assert words({"tcp": ":1"}) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", True),
+        (b"HTTP/1.0 302 Found\r\n", True),
+        (b"HTTP/1.1 404 Not Found\r\n", False),
+        (b"HTTP/1.1 200\r\n", True),
+        (b"220 smtp ready", False),
+        (b"", False),
+    ],
+)
+def test_statuses_of_200_to_399_are_healthy(answer: bytes, expected: bool) -> None:
+    assert healthy(answer) is expected
