@@ -15,6 +15,7 @@ from specs.desired import (
     DesiredImage,
     DesiredNetwork,
     DesiredVolume,
+    Limits,
     Place,
 )
 from specs.values import ImageRef, MountPoint, PortBinding, parse_ports
@@ -46,14 +47,12 @@ def container(
     extra = {key: value for key, value in more.items() if key not in ("desired", "suspend", "place")}
     identity = {
         "image": reference,
-        "environment": dict(env or {}),
+        **{f"environment.{key}": value for key, value in (env or {}).items()},
         "networks": sorted(networks),
         "mounts": [str(m) for m in mounts],
         **{key: str(value) for key, value in extra.items()},
     }
-    adjustable = {"memory": memory, "ports": [str(p) for p in bindings]}
-    from specs.desired import Limits
-
+    adjustable = {"memory": str(memory), "ports": [str(p) for p in bindings]}
     return DesiredContainer(
         name=name,
         image=reference,
@@ -66,7 +65,7 @@ def container(
         depends_on=tuple(Dependency(n, c) for n, c in (after or {}).items()),
         identity=_digest(identity),
         adjustable=_digest(adjustable),
-        facets=json.dumps({**identity, **adjustable}, sort_keys=True),
+        facets=json.dumps({"identity": identity, "adjustable": adjustable}, sort_keys=True),
         **{"place": Place("spec.toml", line), **more},
     )
 
