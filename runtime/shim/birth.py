@@ -89,10 +89,7 @@ def _watch_signals(shim: monitor.Monitor) -> None:
             shim.stop_by_document(monitor.SHUTDOWN)
         reap_orphans(shim)
 
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    if not shim.launcher.private_pids:
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(writer)
+    signal.set_wakeup_fd(writer)  # the zygote has set handlers that do nothing
     shim.loop.watch(reader, woken)
 
 

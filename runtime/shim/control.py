@@ -6,10 +6,10 @@ waits for a client.
 
 from __future__ import annotations
 
+import _socket  # without the enums of `socket`, which cost each shim 50 KiB
 import array
 import os
 import signal
-import socket
 
 from runtime.shim import launch, messages
 from runtime.shim.loop import Loop
@@ -42,8 +42,8 @@ class Control:
             os.unlink(NAME, dir_fd=monitor.live_fd)
         except FileNotFoundError:
             pass
-        kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._listener = socket.socket(socket.AF_UNIX, kind)
+        kind = _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+        self._listener = _socket.socket(_socket.AF_UNIX, kind)
         # sun_path holds 108 bytes, state directories may be deeper: unix(7)
         self._listener.bind(f"/proc/self/fd/{monitor.live_fd}/{NAME}")
         self._listener.listen(16)
@@ -51,9 +51,10 @@ class Control:
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            fd, _ = self._listener._accept()
         except OSError:
             return
+        connection = _socket.socket(fileno=fd)
         self._clients = [client for client in self._clients if not client.closed or client.session]
         if len(self._clients) >= MAX_CLIENTS:
             connection.close()
@@ -75,7 +76,7 @@ class Control:
 class Client:
     """One connection: any number of requests one after the other."""
 
-    def __init__(self, monitor: Monitor, connection: socket.socket) -> None:
+    def __init__(self, monitor: Monitor, connection: _socket.socket) -> None:
         self._monitor, self._connection = monitor, connection
         self._loop: Loop = monitor.loop
         self._stopping = self._attached = self.closed = False
@@ -86,10 +87,10 @@ class Client:
 
     def _receive(self) -> None:
         size = array.array("i").itemsize
-        space = socket.CMSG_SPACE(MAX_DESCRIPTORS * size)
+        space = _socket.CMSG_SPACE(MAX_DESCRIPTORS * size)
         try:
             data, ancillary, _, _ = self._connection.recvmsg(
-                messages.MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC
+                messages.MAX_PACKET, space, _socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
@@ -100,7 +101,7 @@ class Client:
             return
         fds: list[int] = []
         for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds += array.array("i", content[: len(content) - len(content) % size])
         try:
             answer = self._answer(messages.decode(data), fds)

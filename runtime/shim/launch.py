@@ -66,7 +66,7 @@ class Launcher:
 
     def __init__(self, config: Config, bundle: str, cgroup: str, host: cgroup_files.Cgroups) -> None:
         self.config, self._cgroup, self._host = config, cgroup, host
-        self.rootfs = Path(bundle, str(config["root"]["path"]))  # an absolute path replaces the bundle's
+        self.rootfs = os.path.join(bundle, str(config["root"]["path"]))  # an absolute one replaces the bundle
         spaces = {entry["type"]: entry.get("path") for entry in config["linux"]["namespaces"]}
         self.private_pids = "pid" in spaces
         self.netns: str | None = spaces.get("network")
@@ -98,7 +98,11 @@ class Launcher:
 
             def program(report: int) -> NoReturn:
                 init.run_init(
-                    self.config, rootfs=self.rootfs, stdio=stdio, console_socket=console, report_fd=report
+                    self.config,
+                    rootfs=Path(self.rootfs),
+                    stdio=stdio,
+                    console_socket=console,
+                    report_fd=report,
                 )
 
             return self._fork(program)

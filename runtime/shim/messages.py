@@ -54,10 +54,12 @@ def index_record(offset: int, length: int, stream: int, flags: int, time_ns: int
 
 # ---------------------------------------------------------------- packets
 
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """Compact JSON with `v` first; keys stay in the order given."""
-    return json.dumps({"v": VERSION, **message}, separators=(",", ":")).encode()
+    return _encoder.encode({"v": VERSION, **message}).encode()
 
 
 def decode(data: bytes) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def main() -> int:
     os.umask(0o077)
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGCHLD):  # shims are woken by them; we end with our client
+        signal.signal(number, _wake)
     gc.collect()
     kept = [_fill_holes()]
     from runtime.linux import cgroups
@@ -88,6 +90,10 @@ def main() -> int:
             birth.send_report(fds[0], launch.Failure("shim", f"cannot start supervisor: {error}"), 0)
         finally:
             os._exit(0)
+
+
+def _wake(*_: object) -> None:
+    """A handler, so that a signal is written to the wakeup descriptor of a shim."""
 
 
 def _fill_holes() -> list[list[bytes]]:
