@@ -24,6 +24,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+ZstdCompressor = zstd.ZstdCompressor
+
 INPUT = 256 * 1024  # bytes read at once
 OUTPUT = 1024 * 1024  # bytes given at once, so that a bomb never fills the memory
 
@@ -90,7 +92,7 @@ _ENGINES: dict[str, Callable[[], Any]] = {
 
 
 def decompressed(file: BinaryIO) -> Iterator[bytes]:
-    """The file's bytes from where it stands, in pieces of at most OUTPUT. Raises CompressionError, OSError."""
+    """The file's bytes from where it stands, in pieces of at most OUTPUT, or CompressionError."""
     data = file.read(INPUT)
     kind = detect(data)
     if not kind:

@@ -1,0 +1,341 @@
+"""Effects: HTTP to one registry host: connections, redirects, authentication, retries.
+
+Plain HTTP is spoken only to loopback hosts and to those that the settings call insecure; of these TLS is
+tried first, without checking who answers. Credentials go to their own registry and its token server only,
+never along a redirect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import socket
+import ssl
+import threading
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+
+from runtime.faults import Fault
+from runtime.images import auth
+
+CONNECT_TIMEOUT = 10.0  # seconds
+READ_TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 4
+FIRST_DELAY = 0.2  # seconds before the second attempt; doubles
+MAX_REDIRECTS = 5
+MAX_TOKEN = 1024 * 1024  # bytes of a token server's answer
+POOL_SIZE = 8  # connections kept for one host
+USER_AGENT = "stead/0.1"
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_API_HOSTS = {"docker.io": "registry-1.docker.io"}
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """How to talk to one registry host. `mirrors` (hosts or URLs) are asked before it, in order, by pulls."""
+
+    insecure: bool = False
+    ca_file: str = ""
+    username: str = ""
+    password_file: str = ""
+    mirrors: tuple[str, ...] = ()
+
+
+class Trouble(Exception):
+    """An attempt failed in a way that may pass: `cause` is for people."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def unreachable(subject: str, cause: str, hint: str = "") -> Fault:
+    return Fault("registry-unreachable", "pull image", subject, cause, hint)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host (without port) is this machine, as Docker has it: its traffic needs no TLS."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Endpoint:
+    """One registry, or mirror, as `address` names it: `host[:port]`, or a URL with a path. Thread-safe."""
+
+    def __init__(self, address: str, settings: RegistrySettings, *, pause: threading.Event) -> None:
+        self.address, self.settings = address, settings
+        self._pause = pause  # waited on between attempts, so that closing does not wait for them
+        self._lock = threading.Lock()
+        self._base = ""
+        self._pool: urllib3.PoolManager | None = None
+        self._foreign: urllib3.PoolManager | None = None
+        self._credentials: dict[str, str] = {}  # Authorization by repository
+
+    def close(self) -> None:
+        for pool in (self._pool, self._foreign):
+            if pool is not None:
+                pool.clear()
+
+    # ------------------------------------------------------------ requests
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        repository: str,
+        subject: str,
+        headers: Mapping[str, str],
+        *,
+        attempts: int = ATTEMPTS,
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer to `/v2/<repository>/<path>`, its body unread; statuses 2xx, 404 and 416 are returned.
+
+        Retries what may pass, answers a challenge once. Faults registry-unreachable, -denied, -busy.
+        """
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._ask(method, path, repository, subject, headers)
+            except Trouble as trouble:
+                if attempt == attempts:
+                    raise unreachable(subject, f"{self.address}: {trouble.cause}") from trouble
+                self.wait(attempt)
+        raise AssertionError("attempts is at least 1")
+
+    def wait(self, attempt: int) -> None:
+        self._pause.wait(FIRST_DELAY * 2.0 ** (attempt - 1))
+
+    def _ask(
+        self, method: str, path: str, repository: str, subject: str, headers: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self._locate(subject)}/v2/{repository}/{path}"
+        challenged = False
+        while True:
+            credential = self._credentials.get(repository, "")
+            response = self._follow(method, url, headers, credential, subject)
+            status = response.status
+            if 200 <= status < 300 or status in (404, 416):
+                return response
+            challenges = auth.parse_challenges(", ".join(response.headers.getlist("www-authenticate")))
+            after = response.headers.get("Retry-After", "")
+            response.close()
+            if status == 401 and not challenged:
+                self._credentials[repository] = self._answer(challenges, repository, subject)
+                challenged = True
+            elif status == 429:
+                raise busy(subject, self.address, after)
+            elif status >= 500:
+                raise Trouble(f"the registry answered {status}")
+            else:
+                raise self._denied(subject, status)
+
+    def _denied(self, subject: str, status: int) -> Fault:
+        if status not in (401, 403):
+            return unreachable(subject, f"{self.address} answered {status}")
+        if self.settings.username:
+            cause, hint = f"{self.address} refuses {self.settings.username} ({status})", ""
+        else:
+            cause = f"{self.address} has no such image, or wants credentials ({status})"
+            hint = "set username and password_file of this registry"
+        return Fault("registry-denied", "pull image", subject, cause, hint)
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], credential: str, subject: str
+    ) -> urllib3.BaseHTTPResponse:
+        """Follow redirects; the Authorization header stays with the origin it is meant for."""
+        origin = _origin(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            own = _origin(url) == origin
+            sent = dict(headers)
+            if own and credential:
+                sent["Authorization"] = credential
+            response = self._send(method, url, sent)
+            if response.status not in _REDIRECTS or "Location" not in response.headers:
+                return response
+            target = urljoin(url, response.headers["Location"])
+            response.close()
+            scheme = urlsplit(target).scheme
+            if scheme not in ("http", "https") or (scheme == "http" and origin[0] == "https"):
+                raise unreachable(subject, f"{self.address} redirects to {scheme}, which is not safe")
+            url = target
+        raise unreachable(subject, f"{self.address} redirects more than {MAX_REDIRECTS} times")
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        pool = self._pool if _origin(url) == _origin(self._base) else self._others()
+        assert pool is not None
+        try:
+            return pool.request(
+                method,
+                url,
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers},
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise Trouble(explain(error)) from error
+
+    # ------------------------------------------------------------ authentication
+
+    def _answer(self, challenges: tuple[auth.Challenge, ...], repository: str, subject: str) -> str:
+        """The Authorization value that a 401 asks for."""
+        challenge = auth.choose(challenges)
+        if challenge is None:
+            raise self._denied(subject, 401)
+        own = self._own_credential(subject)
+        if challenge.scheme == "basic":
+            if not own:
+                raise self._denied(subject, 401)
+            return own
+        return f"Bearer {self._token(challenge, repository, own, subject)}"
+
+    def _own_credential(self, subject: str) -> str:
+        settings = self.settings
+        if not settings.username:
+            return ""
+        try:
+            password = Path(settings.password_file).read_text().strip() if settings.password_file else ""
+        except (OSError, ValueError) as error:
+            cause = f"cannot read {settings.password_file}: {str(error).lower()}"
+            raise Fault("registry-denied", "pull image", subject, cause) from error
+        return auth.basic(settings.username, password)
+
+    def _token(self, challenge: auth.Challenge, repository: str, own: str, subject: str) -> str:
+        url = auth.token_url(challenge, repository)
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and self._base.startswith("http:"))
+        if not safe:
+            raise unreachable(subject, f"{self.address} sends to the token server {url!r}, which is not safe")
+        response = self._follow("GET", url, {}, own, subject)
+        try:
+            body = response.read(MAX_TOKEN, decode_content=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise Trouble(explain(error)) from error
+        finally:
+            response.close()
+        if response.status == 429:
+            raise busy(subject, urlsplit(url).netloc, response.headers.get("Retry-After", ""))
+        if response.status >= 500:
+            raise Trouble(f"the token server answered {response.status}")
+        if response.status != 200:
+            raise self._denied(subject, response.status)
+        try:
+            return auth.parse_token(body).text
+        except ValueError as error:
+            raise unreachable(subject, f"{self.address}: {error}") from error
+
+    # ------------------------------------------------------------ connections
+
+    def _locate(self, subject: str) -> str:
+        """The base URL. For hosts that may do without TLS: finds out whether they do."""
+        with self._lock:
+            if not self._base:
+                self._base = self._find(subject)
+            return self._base
+
+    def _find(self, subject: str) -> str:
+        scheme, _, rest = self.address.rpartition("://")
+        netloc, slash, prefix = rest.partition("/")
+        parts = urlsplit(f"//{_API_HOSTS.get(netloc, netloc)}")
+        host = parts.hostname or ""
+        relaxed = self.settings.insecure or is_loopback(host)
+        if scheme == "http" and not relaxed:
+            raise Fault(
+                "request-invalid",
+                "pull image",
+                subject,
+                f"{self.address} is not https",
+                "set insecure = true for it",
+            )
+        fingerprint = ""
+        if relaxed and not self.settings.ca_file and scheme != "http":
+            fingerprint = probe_tls(host, parts.port or 443)
+        plain = relaxed and not fingerprint and not self.settings.ca_file
+        scheme = "http" if plain else "https"
+        self._pool = self._connect(scheme, host, fingerprint, subject)
+        return f"{scheme}://{parts.netloc}{slash}{prefix}".rstrip("/")
+
+    def _connect(self, scheme: str, host: str, fingerprint: str, subject: str) -> urllib3.PoolManager:
+        options: dict[str, Any] = {}
+        if scheme == "https":
+            try:
+                context = ssl.create_default_context(cafile=self.settings.ca_file or None)
+            except (OSError, ssl.SSLError) as error:
+                cause = f"cannot read {self.settings.ca_file}: {str(error).lower()}"
+                raise Fault("registry-denied", "pull image", subject, cause) from error
+            if fingerprint:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+                options["assert_fingerprint"] = fingerprint
+            options["ssl_context"] = context
+        return _pool(scheme, host, options)
+
+    def _others(self) -> urllib3.PoolManager:
+        """For the hosts that a registry redirects to: their certificates are checked."""
+        with self._lock:
+            if self._foreign is None:
+                self._foreign = _pool("https", "", {"ssl_context": ssl.create_default_context()})
+            return self._foreign
+
+
+def _pool(scheme: str, host: str, options: dict[str, Any]) -> urllib3.PoolManager:
+    timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
+    proxy = "" if is_loopback(host) else _proxy(scheme, host)
+    if proxy:
+        return urllib3.ProxyManager(proxy, maxsize=POOL_SIZE, timeout=timeout, **options)
+    return urllib3.PoolManager(maxsize=POOL_SIZE, timeout=timeout, **options)
+
+
+def _proxy(scheme: str, host: str) -> str:
+    """The environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY."""
+    if host and urllib.request.proxy_bypass(host):
+        return ""
+    return urllib.request.getproxies().get(scheme, "")
+
+
+def probe_tls(host: str, port: int) -> str:
+    """The sha256 fingerprint of the certificate that a server shows, to hold it to; empty: no TLS there."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), CONNECT_TIMEOUT) as plain:
+            with context.wrap_socket(plain, server_hostname=host) as secure:
+                return hashlib.sha256(secure.getpeercert(True) or b"").hexdigest()
+    except OSError:
+        return ""
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def busy(subject: str, address: str, after: str) -> Fault:
+    when = f"in {after} s" if after.isdigit() else after or "later"
+    return Fault(
+        "registry-busy", "pull image", subject, f"{address} allows no more requests, come back {when}"
+    )
+
+
+def explain(error: BaseException) -> str:
+    """The innermost reason of an error of urllib3, in a few words."""
+    reason: BaseException = error
+    while (inner := getattr(reason, "reason", None)) is not None and isinstance(inner, BaseException):
+        reason = inner
+    if isinstance(reason, urllib3.exceptions.NewConnectionError) and reason.__cause__ is not None:
+        reason = reason.__cause__
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror.lower()
+    return str(reason).rpartition(": ")[2].lower() or type(reason).__name__.lower()
