@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
 from agent.sources.revision import (
@@ -33,6 +36,7 @@ from agent.sources.revision import (
 
 TIMEOUT = 300.0  # s for one git command
 MAX_TREE_BYTES = 256 << 20  # of a commit's whole tree, checked out for relative bind mounts
+MAX_TREE_ENTRIES = 100_000
 LOCAL_POLL = 1.0  # s between two looks at a repository on this machine
 RETRY = 5.0  # s after a failure, doubled up to the interval (at least 60 s)
 
@@ -74,10 +78,7 @@ class GitSource:
         """The agent ends: do not wait for a git command that is under way. Callable from any thread."""
         self._aborted = True
         if (process := self._process) is not None:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            _kill(process)
 
     async def revisions(self, stop: asyncio.Event) -> AsyncIterator[Yield]:
         failures = 0
@@ -158,12 +159,14 @@ class GitSource:
         """The tree of `commit`, checked out beside the one in force. Raises GitFailed."""
         note = self._git("show", "--no-patch", "--format=%s (%an)", commit, "--").splitlines()
         tree = commit if not self._settings.path else f"{commit}:{self._settings.path.strip('/')}"
-        archive = self._run(["archive", "--format=tar", tree], MAX_TREE_BYTES + (64 << 20))
         target = self._directory / "trees" / commit[:16]
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            files = unpack(tar, partial)
+        files: dict[str, bytes] = {}
+        with self._process_of(["archive", "--format=tar", tree]) as output:
+            with tarfile.open(fileobj=output, mode="r|") as tar:
+                files = unpack(tar, partial)
+            output.read()  # the padding at the end
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         self._drop_trees({target.name, self._current()})
@@ -189,37 +192,53 @@ class GitSource:
         return self._run(list(arguments), 1 << 20).decode("utf-8", "replace").strip()
 
     def _run(self, arguments: list[str], limit: int) -> bytes:
+        with self._process_of(arguments) as output:
+            found = output.read(limit + 1)
+            if len(found) > limit:
+                raise GitFailed(f"cannot {arguments[0]} {self.location}: too much output")
+        return found
+
+    @contextmanager
+    def _process_of(self, arguments: list[str]) -> Iterator[IO[bytes]]:
+        """The output of a git command while it runs. Raises GitFailed at the end when git failed."""
         command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *arguments]
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=self._mirror,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise GitFailed("cannot run git: it is not installed") from error
-        self._process = process
-        try:
-            if self._aborted:
-                self.abort()
-            output, errors = process.communicate(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise GitFailed(f"cannot {arguments[0]} {self.location}: no end after {TIMEOUT:g} s") from error
-        finally:
-            self._process = None
-        if process.returncode:
-            raise GitFailed(f"cannot {arguments[0]} {self.location}: {self._cause(errors)}")
-        if len(output) > limit:
-            raise GitFailed(
-                f"cannot read {self.location}: its tree is larger than {MAX_TREE_BYTES >> 20} MiB"
-            )
-        return output
+        with tempfile.TemporaryFile() as errors:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    cwd=self._mirror,
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise GitFailed("cannot run git: it is not installed") from error
+            self._process = process
+            timer = threading.Timer(TIMEOUT, _kill, (process,))
+            timer.start()
+            try:
+                if self._aborted:
+                    _kill(process)
+                assert process.stdout is not None
+                yield process.stdout
+            except BaseException as error:
+                finished = process.poll()
+                _kill(process)
+                if not isinstance(error, tarfile.TarError) or not finished:
+                    raise
+            finally:
+                assert process.stdout is not None
+                process.stdout.close()
+                late = not timer.is_alive()
+                code = process.wait()
+                timer.cancel()
+                self._process = None
+            if code:
+                errors.seek(0)
+                cause = f"no end after {TIMEOUT:g} s" if late else self._cause(errors.read(65536))
+                raise GitFailed(f"cannot {arguments[0]} {self.location}: {cause}")
 
     def _cause(self, errors: bytes) -> str:
         text = errors.decode("utf-8", "replace").replace(self._settings.url, self.location)
@@ -259,6 +278,14 @@ class GitSource:
             ssh += f" -o IdentitiesOnly=yes -i '{self._settings.ssh_key}'"
         environment["GIT_SSH_COMMAND"] = ssh
         return environment
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started: it leads a session of its own."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _secret(path: str) -> str:
@@ -322,7 +349,9 @@ def unpack(tar: tarfile.TarFile, target: Path) -> dict[str, bytes]:
     links: list[tarfile.TarInfo] = []
     total = wanted = 0
     target.mkdir(parents=True, mode=0o755)
-    for member in tar:
+    for count, member in enumerate(tar):
+        if count > MAX_TREE_ENTRIES:
+            raise GitFailed(f"cannot read the tree: more than {MAX_TREE_ENTRIES} entries")
         parts = Path(member.name).parts
         if member.name.startswith("/") or ".." in parts:
             raise GitFailed(f"cannot read {member.name}: the name leaves the tree")

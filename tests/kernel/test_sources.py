@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource, without_credentials
 from agent.sources.revision import Failure, Revision, Yield
@@ -344,6 +346,30 @@ def test_links_in_a_tree_stay_inside(tmp_path: Path) -> None:
         assert not os.path.lexists(Path(found.root) / "worse")
 
     follow(source, act)
+
+
+def test_a_tree_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = checkout(tmp_path)
+    (work / "big.bin").write_bytes(os.urandom(4 << 20))
+    commit(work, {"a.toml": "one"})
+    monkeypatch.setattr("agent.sources.git.MAX_TREE_BYTES", 1 << 20)
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Failure) and "the tree: larger than 1 MiB" in found.text
+
+    follow(GitSource(GitSettings(str(work)), tmp_path / "mine"), act)
+
+
+def test_a_subdirectory_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    work = checkout(tmp_path)
+    commit(work, {"a.toml": "one"})
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Failure) and "cannot archive" in found.text, found
+
+    follow(GitSource(GitSettings(str(work), path="none"), tmp_path / "mine"), act)
 
 
 def test_credentials_are_not_shown(tmp_path: Path) -> None:
