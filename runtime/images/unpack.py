@@ -70,7 +70,7 @@ class Unpacker:
 
     def run(self, reader: Reader) -> None:
         for entry in reader:
-            self.entry = entry.name
+            self.entry = entry.name.rstrip(b"/") or b"."
             self.count += 1
             if self.count > MAX_ENTRIES:
                 raise Refused(f"the archive has more than {MAX_ENTRIES} entries")
@@ -283,6 +283,7 @@ class Unpacker:
         while self._links:
             ready = [(path, target) for path, target in self._links.items() if target not in self._links]
             if not ready:
+                self.entry = next(iter(self._links))
                 raise Refused("hard links point at each other")
             for path, target in ready:
                 self.entry = path
@@ -337,6 +338,7 @@ class Unpacker:
         try:
             where = self._directory(parent)
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=where)
+            os.utime(name, ns=(0, 0), dir_fd=where)
         except FileExistsError:
             pass  # this layer has a file of that name, which is not concerned
 
