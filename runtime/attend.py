@@ -1,4 +1,5 @@
-"""Effects: what people do with a running container without the agent: find it, run a program in it, read of it.
+"""Effects: what people do with a running container without the agent: find it, run a program in it, read of
+it.
 
 Opened by the command line directly on `root` and `run`; imports neither networking nor image code, so that it
 answers at once. Everything here only reads the records.

@@ -34,7 +34,7 @@ class NetworkRequest:
     gateway: str = ""
     internal: bool = False
     mtu: int = 0
-    labels: Mapping[str, str] = _EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class VolumeRequest:
     name: str
     source: str
     fingerprint: str
-    labels: Mapping[str, str] = _EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,14 @@ class ContainerRequest:
     project: str = ""
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = _EMPTY
+    environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     working_dir: str = ""
     user: str = ""
     group_add: tuple[str, ...] = ()
     hostname: str = ""
     domainname: str = ""
-    labels: Mapping[str, str] = _EMPTY
-    annotations: Mapping[str, str] = _EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ports: tuple[PortBinding, ...] = ()
     mounts: tuple[MountPoint, ...] = ()
     networks: tuple[Attachment, ...] = ()
@@ -144,7 +144,7 @@ class ContainerRequest:
     seccomp_unconfined: bool = False
     devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm")
     ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
-    sysctls: Mapping[str, str] = _EMPTY
+    sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     shm_size: int = 0
     pid_mode: str = ""
     ipc_mode: str = ""

@@ -12,7 +12,7 @@ import sqlite3
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -103,16 +103,17 @@ def encode(value: Any) -> Any:
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         items = ((field, getattr(value, field.name)) for field in fields(value))
-        return {
-            field.name: encode(item)
-            for field, item in items
-            if field.default is MISSING or item != field.default
-        }
+        return {field.name: encode(item) for field, item in items if item != _default(field)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     return value
+
+
+def _default(field: Field[Any]) -> Any:
+    """MISSING where the field has none; MISSING equals nothing else."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @cache

@@ -45,7 +45,7 @@ class DesiredNetwork:
     gateway: str = ""
     internal: bool = False
     mtu: int = 0  # 0: the host's default
-    labels: Mapping[str, str] = _EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     fingerprint: str = ""
     place: Place | None = None
 
@@ -53,7 +53,7 @@ class DesiredNetwork:
 @dataclass(frozen=True, slots=True)
 class DesiredVolume:
     name: str
-    labels: Mapping[str, str] = _EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     fingerprint: str = ""
     place: Place | None = None
 
@@ -158,14 +158,14 @@ class DesiredContainer:
     project: str = ""
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = _EMPTY
+    environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     working_dir: str = ""
     user: str = ""
     group_add: tuple[str, ...] = ()
     hostname: str = ""
     domainname: str = ""
-    labels: Mapping[str, str] = _EMPTY
-    annotations: Mapping[str, str] = _EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ports: tuple[PortBinding, ...] = ()
     expose: tuple[str, ...] = ()
     mounts: tuple[MountPoint, ...] = ()  # a volume's source is a full name; a bind's source is absolute
@@ -188,7 +188,7 @@ class DesiredContainer:
     seccomp_unconfined: bool = False
     devices: tuple[Device, ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
-    sysctls: Mapping[str, str] = _EMPTY
+    sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     shm_size: int = 0
     pid_mode: str = ""  # "" | host
     ipc_mode: str = ""  # "" | host

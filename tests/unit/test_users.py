@@ -1,0 +1,38 @@
+"""Who a container runs as, from the image's own accounts."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.bundle import User
+from runtime.faults import Fault
+from runtime.users import find_user
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nbroken line\n"
+GROUP = "root:x:0:\nweb:x:33:\nlog:x:4:web,other\naudio:x:29:\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "extra", "expected"),
+    [
+        ("", (), User(0, 0, (), "/root")),
+        ("web", (), User(33, 33, (4,), "/var/www")),
+        ("33", (), User(33, 33, (4,), "/var/www")),
+        ("web:audio", (), User(33, 29, (), "/var/www")),
+        ("1000", (), User(1000, 0, (), "/")),
+        ("1000:1000", ("audio", "7"), User(1000, 1000, (29, 7), "/")),
+    ],
+)
+def test_docker_rules(spec: str, extra: tuple[str, ...], expected: User) -> None:
+    assert find_user(spec, extra, PASSWD, GROUP) == expected
+
+
+@pytest.mark.parametrize("spec", ["nobody", "web:nogroup", "4294967295", "0:99999999999"])
+def test_names_that_the_image_does_not_know_are_refused(spec: str) -> None:
+    with pytest.raises(Fault) as raised:
+        find_user(spec, (), PASSWD, GROUP)
+    assert raised.value.code == "request-invalid"
+
+
+def test_an_image_without_accounts_still_has_numbers() -> None:
+    assert find_user("", (), "", "") == User(0, 0, (), "/")
