@@ -124,7 +124,7 @@ def mount(
 
 
 def unmount(target: StrPath) -> None:
-    """Detach what is mounted on `target`, and what lies below it. No error when nothing is, or no such path."""
+    """Detach what is mounted on `target`, and what lies below it. Repeatable: no error when nothing is."""
     try:
         libc.call("umount2", os.fsencode(target), MNT_DETACH, subject=os.fspath(target))
     except OSError as error:
