@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from runtime import logs
 from runtime.database import Database
@@ -28,7 +28,8 @@ from runtime.interface import (
     Sample,
 )
 from runtime.linux import mounts
-from runtime.linux.cgroups import Cgroups, Limits, normalize
+from runtime.linux.cgroups import Cgroups, normalize
+from runtime.linux.limits import Limits
 from runtime.net.fabric import Fabric, NetObservation
 from runtime.paths import Paths
 from runtime.prepare import cgroup_path, kernel_limits
@@ -39,6 +40,8 @@ from runtime.volumes import Volumes
 #: Lines and bytes of output shown of a container that does not stay up.
 TAIL_LINES = 10
 TAIL_BYTES = 4096
+
+LIMITS = tuple(field.name for field in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,7 @@ class Observer:
             return [Defect("limits", f"its limits cannot be read: {error.strerror}".lower())]
         return [
             Defect("limits", f"{name} is {getattr(found, name)!r} instead of {getattr(wanted, name)!r}")
-            for name in wanted._fields
+            for name in LIMITS
             if getattr(found, name) != getattr(wanted, name)
         ]
 

@@ -26,7 +26,8 @@ from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
 from runtime.interface import ContainerRequest, LimitsRequest
 from runtime.linux import capabilities, mounts, namespaces, overlay, seccomp
-from runtime.linux.cgroups import Cgroups, IoLimit, Limits
+from runtime.linux.cgroups import Cgroups
+from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
 from runtime.paths import Paths, write_atomically
 from runtime.records import ContainerRecord

@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _MAX_FILTER = 1 << 20
-_NAMESPACED_KERNEL = (
-    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni "
-    "kernel.shm_rmid_forced"
-).split()
+_NAMESPACED_KERNEL = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+]
 
 
 class StartError(Exception):
