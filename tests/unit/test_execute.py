@@ -101,13 +101,13 @@ def test_pulls_have_a_limit_of_their_own_and_do_not_hold_up_other_steps() -> Non
 
 
 CRASHING = """
-import sys
+import os, sys
 sys.path.insert(0, {root!r})
 from agent.converge import Engine
 from tests.builders import container, desired
 from tests.fake_runtime import FakeRuntime
 runtime = FakeRuntime(available={{"docker.io/library/busybox:latest": "sha256:b"}})
-runtime.gate = lambda call: print(call, flush=True)
+runtime.gate = lambda call: os.write(1, (call + "\\n").encode())
 Engine(runtime).apply(desired("s", container("s/a"), container("s/b")))
 print("lived", flush=True)
 """
