@@ -96,28 +96,27 @@ class Endpoint:
         repository: str,
         subject: str,
         headers: Mapping[str, str],
-        *,
-        attempts: int = ATTEMPTS,
     ) -> urllib3.BaseHTTPResponse:
         """The answer to `/v2/<repository>/<path>`, its body unread; statuses 2xx, 404 and 416 are returned.
 
         Retries what may pass, answers a challenge once. Faults registry-unreachable, -denied, -busy.
         """
-        for attempt in range(1, attempts + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._ask(method, path, repository, subject, headers)
+                return self.ask_once(method, path, repository, subject, headers)
             except Trouble as trouble:
-                if attempt == attempts:
+                if attempt == ATTEMPTS:
                     raise unreachable(subject, f"{self.address}: {trouble.cause}") from trouble
                 self.wait(attempt)
-        raise AssertionError("attempts is at least 1")
+        raise AssertionError("ATTEMPTS is at least 1")
 
     def wait(self, attempt: int) -> None:
         self._pause.wait(FIRST_DELAY * 2.0 ** (attempt - 1))
 
-    def _ask(
+    def ask_once(
         self, method: str, path: str, repository: str, subject: str, headers: Mapping[str, str]
     ) -> urllib3.BaseHTTPResponse:
+        """As `ask`, but without a second attempt: raises Trouble for what may pass."""
         url = f"{self._locate(subject)}/v2/{repository}/{path}"
         challenged = False
         while True:

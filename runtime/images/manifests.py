@@ -87,7 +87,7 @@ class Platform:
         return cls.of("linux", architecture, variant)
 
     def __str__(self) -> str:
-        variant = "" if _DEFAULT_VARIANTS.get(self.architecture) == self.variant else self.variant
+        variant = "" if (self.architecture, self.variant) == ("arm64", "v8") else self.variant
         return "/".join(part for part in (self.os, self.architecture, variant) if part)
 
     def fitness(self, wanted: Platform) -> int:

@@ -22,6 +22,8 @@ from specs.values import ImageRef
 
 CHUNK = 512 * 1024  # bytes read from a connection at once
 
+MIN_PROGRESS = 64 * 1024  # bytes; a connection that brought less before it broke was a failure
+
 _FALL_THROUGH = frozenset(
     {
         "image-not-found",
@@ -78,6 +80,7 @@ class Remote:
 
     def __init__(self, ref: ImageRef, endpoints: list[Endpoint], closing: threading.Event) -> None:
         self._ref, self._endpoints, self._closing = ref, endpoints, closing
+        self._given_up: set[Endpoint] = set()  # mirrors that failed during this pull
         self._cancelled = False
         self._subject = ref.familiar
 
@@ -90,12 +93,14 @@ class Remote:
 
     def _try(self, action: Callable[[Endpoint], T]) -> T:
         """The first endpoint that can; what the last one, the registry itself, says is what counts."""
-        for endpoint in self._endpoints[:-1]:
+        for endpoint in [item for item in self._endpoints[:-1] if item not in self._given_up]:
             try:
                 return action(endpoint)
             except Fault as fault:
                 if fault.code not in _FALL_THROUGH:
                     raise
+                if fault.code != "image-not-found":
+                    self._given_up.add(endpoint)
         return action(self._endpoints[-1])
 
     def head(self) -> str:
@@ -154,8 +159,18 @@ class Remote:
         return Document(data, response.headers.get("Content-Type", ""), digest)
 
     def blob(self, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]) -> None:
-        """Append what is missing of a blob. Goes on where a connection broke, as long as something comes."""
-        self._try(lambda endpoint: self._blob(endpoint, descriptor, writer, progress))
+        """Append what is missing of a blob, and verify it. Goes on where a connection broke."""
+
+        def action(endpoint: Endpoint) -> None:
+            try:
+                self._blob(endpoint, descriptor, writer, progress)
+                writer.verify()
+            except Fault as fault:
+                if fault.code == "digest-mismatch":
+                    writer.restart()
+                raise
+
+        self._try(action)
 
     def _blob(
         self, endpoint: Endpoint, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]
@@ -170,7 +185,7 @@ class Remote:
                 cause = trouble.cause
             if self._stopped():
                 raise unreachable(self._subject, "the pull was cancelled")
-            failures = 1 if writer.done > before else failures + 1
+            failures = 1 if writer.done - before >= MIN_PROGRESS else failures + 1
             if writer.done < descriptor.size:
                 if failures >= ATTEMPTS and cause:
                     raise unreachable(self._subject, f"{endpoint.address}: {cause}")
@@ -183,7 +198,7 @@ class Remote:
     ) -> None:
         headers = {"Range": f"bytes={writer.done}-"} if writer.done else {}
         path = f"blobs/{descriptor.digest}"
-        response = endpoint.ask("GET", path, self._ref.repository, self._subject, headers, attempts=1)
+        response = endpoint.ask_once("GET", path, self._ref.repository, self._subject, headers)
         try:
             if response.status == 404:
                 cause = f"{endpoint.address} has no blob {descriptor.digest}"

@@ -1,0 +1,459 @@
+"""Registries that are slow, wrong or hostile: what a pull makes of them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.faults import Fault
+from runtime.images.store import RegistrySettings
+from specs.values import ImageRef
+from tests.kernel.images_box import Box, digest, file, layer
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: Any
+
+
+@dataclass
+class Answer:
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = 0  # bytes that are sent before the connection breaks
+    endless: bool = False
+
+
+class Fake:
+    """A registry of one image whose `answer` may be replaced. Plain HTTP, or TLS with a certificate."""
+
+    def __init__(self, certificate: Path | None = None) -> None:
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def respond(self) -> None:
+                request = Request(self.command, self.path, self.headers)
+                fake.requests.append(request)
+                answer = fake.answer(request)
+                self.send_response(answer.status)
+                length = {} if answer.endless else {"Content-Length": str(len(answer.body))}
+                for key, value in {**length, **answer.headers}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if self.command == "HEAD":
+                    return
+                try:
+                    if answer.endless:
+                        self.close_connection = True
+                        while True:
+                            fake.sent += self.wfile.write(b" " * 65536)
+                    self.wfile.write(answer.body[: answer.cut] if answer.cut else answer.body)
+                    if answer.cut:
+                        self.close_connection = True
+                except OSError:
+                    fake.closed.set()
+                    self.close_connection = True
+
+            do_GET = do_HEAD = respond
+
+        self.requests: list[Request] = []
+        self.sent = 0
+        self.closed = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = False
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.files: dict[str, bytes] = {}
+        self.answer: Callable[[Request], Answer] = self.plain
+        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.socket.close()
+
+    def image(self, *layers: bytes, **more: Any) -> str:
+        """Offer an image as `app:1`; returns the manifest's digest."""
+        config = {
+            "architecture": "",
+            "os": "linux",
+            "rootfs": {"diff_ids": [digest(item) for item in layers]},
+        }
+        packed = [gzip.compress(item) for item in layers]
+        text = json.dumps(config).encode()
+        for item in (text, *packed):
+            self.files[f"blobs/{digest(item)}"] = item
+        manifest = {
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": digest(text),
+                "size": len(text),
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                    "digest": digest(item),
+                    "size": len(item),
+                }
+                for item in packed
+            ],
+            **more,
+        }
+        data = json.dumps(manifest).encode()
+        self.files["manifests/1"] = self.files[f"manifests/{digest(data)}"] = data
+        return digest(data)
+
+    def plain(self, request: Request) -> Answer:
+        body = self.files.get(request.path.removeprefix("/v2/app/"))
+        if body is None:
+            return Answer(b"{}", 404)
+        if request.headers.get("Range", "").startswith("bytes="):
+            start = int(request.headers["Range"][6:].partition("-")[0])
+            span = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            return Answer(body[start:], 206, {"Content-Range": span})
+        return Answer(body, 200, {"Content-Type": MANIFEST} if "manifests" in request.path else {})
+
+    @property
+    def ref(self) -> ImageRef:
+        return ImageRef.parse(f"{self.address}/app:1")
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    made = Fake()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def other() -> Iterator[Fake]:
+    made = Fake()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path / "box")
+    yield made
+    made.close()
+
+
+CONTENT = layer(file("data", os.urandom(3_000_000)), file("etc/x", "x"))
+
+
+def fault_of(box: Box, ref: ImageRef) -> Fault:
+    with pytest.raises(Fault) as caught:
+        box.store.pull(ref)
+    assert box.store.list() == []
+    assert os.listdir(box.paths.layers) == []
+    return caught.value
+
+
+# ---------------------------------------------------------------- authentication
+
+
+def guarded(fake: Fake, tokens: list[str], realm: str) -> Callable[[Request], Answer]:
+    """Only the newest token is good."""
+
+    def answer(request: Request) -> Answer:
+        if request.path.startswith("/token"):
+            tokens.append(f"token{len(tokens)}")
+            return Answer(json.dumps({"access_token": tokens[-1], "expires_in": 60}).encode())
+        if tokens and request.headers.get("Authorization") == f"Bearer {tokens[-1]}":
+            return fake.plain(request)
+        challenge = f'Bearer realm="{realm}",service="reg",scope="repository:app:pull,push"'
+        return Answer(b"{}", 401, {"WWW-Authenticate": challenge})
+
+    return answer
+
+
+def test_an_anonymous_token_is_fetched_and_renewed_in_the_middle_of_a_pull(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    tokens: list[str] = []
+    inner = guarded(fake, tokens, f"http://{fake.address}/token")
+
+    def answer(request: Request) -> Answer:
+        if "/blobs/" in request.path and len(tokens) == 1:
+            tokens.append("expired-the-first")
+        return inner(request)
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    asked = [item for item in fake.requests if item.path.startswith("/token")]
+    assert len(asked) == 2
+    assert asked[0].path == "/token?service=reg&scope=repository%3Aapp%3Apull%2Cpush"
+    assert "Authorization" not in asked[0].headers
+
+
+def test_a_refused_token_is_a_question_of_credentials(box: Box, fake: Fake) -> None:
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'}
+    fake.answer = lambda request: Answer(b"{}", 403, challenge)
+    assert fault_of(box, fake.ref).code == "registry-denied"
+
+
+def test_credentials_stay_with_their_registry_when_it_redirects(
+    tmp_path: Path, fake: Fake, other: Fake
+) -> None:
+    fake.image(CONTENT)
+    other.files = fake.files
+    (tmp_path / "password").write_text("secret")
+
+    def answer(request: Request) -> Answer:
+        if "Authorization" not in request.headers:
+            return Answer(b"{}", 401, {"WWW-Authenticate": "Basic realm=x"})
+        if "/blobs/" in request.path:
+            return Answer(b"", 307, {"Location": f"http://{other.address}{request.path}"})
+        return fake.plain(request)
+
+    fake.answer = answer
+    settings = RegistrySettings(username="me", password_file=str(tmp_path / "password"))
+    box = Box(tmp_path / "box", {fake.address: settings})
+    assert box.store.pull(fake.ref)
+    assert other.requests
+    assert all("Authorization" not in request.headers for request in other.requests)
+    box.close()
+
+
+def test_redirects_without_an_end_are_given_up(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(b"", 302, {"Location": request.path})
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-unreachable"
+    assert len(fake.requests) < 10
+
+
+# ---------------------------------------------------------------- failures that pass, and those that do not
+
+
+def test_an_overloaded_registry_is_busy_and_says_when_to_come_back(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(b"{}", 429, {"Retry-After": "77"})
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-busy"
+    assert "in 77 s" in str(fault)
+    assert len(fake.requests) == 1
+
+
+def test_a_failing_server_is_asked_again(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    fake.answer = lambda request: Answer(b"", 503) if len(fake.requests) % 2 else fake.plain(request)
+    assert box.store.pull(fake.ref)
+
+
+def test_a_server_that_keeps_failing_is_unreachable(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(b"", 500)
+    assert fault_of(box, fake.ref).code == "registry-unreachable"
+
+
+def test_a_closed_port_is_unreachable(box: Box, fake: Fake) -> None:
+    fault = fault_of(box, ImageRef.parse("127.0.0.1:1/app"))
+    assert fault.code == "registry-unreachable"
+    assert "connection refused" in str(fault)
+
+
+def test_a_name_that_does_not_resolve_is_unreachable(box: Box) -> None:
+    fault = fault_of(box, ImageRef.parse("no-such-host.invalid/app"))
+    assert fault.code == "registry-unreachable"
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["resumes", "starts-over"])
+def test_a_connection_that_breaks_is_taken_up_again(box: Box, fake: Fake, ranges: bool) -> None:
+    fake.image(CONTENT)
+    broken = []
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        if not ranges and given.status == 206:
+            given = Answer(fake.files[request.path.removeprefix("/v2/app/")])
+        if len(given.body) > 1_000_000 and len(broken) < 2:
+            broken.append(request.headers.get("Range"))
+            given.cut = 900_000
+        return given
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    assert broken[0] is None and broken[1].startswith("bytes=")
+    assert box.leftovers() == []
+
+
+def test_an_interrupted_pull_goes_on_where_it_was(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    seen: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        if len(given.body) > 100_000:
+            given.cut = 1_000_000 if not seen else 1
+            seen.append(request.headers.get("Range", ""))
+        return given
+
+    fake.answer = answer
+    assert fault_of(box, fake.ref).code == "registry-unreachable"
+    assert len(box.leftovers()) == 1
+    fake.requests.clear()
+    fake.answer = fake.plain
+    assert box.store.pull(fake.ref)
+    ranges = [item.headers.get("Range", "") for item in fake.requests]
+    assert [int(item[6:-1]) > 900_000 for item in ranges if item] == [True]
+    assert box.leftovers() == []
+
+
+# ---------------------------------------------------------------- lies
+
+
+def test_a_manifest_without_an_end_is_cut_off(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(endless=True, headers={"Content-Type": MANIFEST})
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "manifest-invalid"
+    assert "more than 4194304 bytes" in str(fault)
+    assert fake.closed.wait(10)
+    assert fake.sent < 64_000_000
+
+
+def test_a_manifest_that_is_not_what_its_digest_says_is_refused(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    fake.files["manifests/sha256:" + "1" * 64] = fake.files["manifests/1"]
+    fault = fault_of(box, ImageRef.parse(f"{fake.address}/app@sha256:" + "1" * 64))
+    assert fault.code == "digest-mismatch"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: data[:-1] + bytes([data[-1] ^ 1]), id="changed"),
+        pytest.param(lambda data: data + b"more", id="longer"),
+        pytest.param(lambda data: data[:-100], id="shorter"),
+    ],
+)
+def test_a_blob_that_is_not_what_its_digest_says_is_refused(
+    box: Box, fake: Fake, change: Callable[[bytes], bytes]
+) -> None:
+    fake.image(layer(file("x", "small")))
+    for name, data in fake.files.items():
+        if data.startswith(b"\x1f\x8b"):
+            fake.files[name] = change(data)
+    assert fault_of(box, fake.ref).code == "digest-mismatch"
+    assert box.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        (b"not json", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"schemaVersion": 1, "fsLayers": []}', "obsolete schema 1"),
+        (b'{"schemaVersion": 2}', "descriptor is not a JSON object"),
+        (b'{"schemaVersion": 2, "manifests": [], "layers": []}', "both an index and a manifest"),
+    ],
+)
+def test_a_malformed_manifest_is_said_to_be_so(box: Box, fake: Fake, document: bytes, text: str) -> None:
+    fake.files["manifests/1"] = document
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "manifest-invalid"
+    assert text in str(fault)
+
+
+# ---------------------------------------------------------------- mirrors and TLS
+
+
+def mirrored(tmp_path: Path, fake: Fake, *mirrors: str, **more: Any) -> Box:
+    return Box(tmp_path / "mirrored", {fake.address: RegistrySettings(mirrors=mirrors, **more)})
+
+
+def test_a_mirror_is_asked_first_and_gets_no_credentials(tmp_path: Path, fake: Fake, other: Fake) -> None:
+    other.image(CONTENT)
+    (tmp_path / "password").write_text("secret")
+    more = {"username": "me", "password_file": str(tmp_path / "password")}
+    box = mirrored(tmp_path, fake, other.address, **more)
+    assert box.store.pull(fake.ref)
+    assert box.store.list()[0].names == (str(fake.ref),)
+    assert fake.requests == []
+    assert all("Authorization" not in request.headers for request in other.requests)
+    box.close()
+
+
+def test_what_a_mirror_lacks_comes_from_the_registry(tmp_path: Path, fake: Fake, other: Fake) -> None:
+    fake.image(CONTENT)
+    other.files = {name: data for name, data in fake.files.items() if name.startswith("manifests")}
+    other.files |= {name: b"wrong" * 9 for name in fake.files if name.startswith("blobs")}
+    box = mirrored(tmp_path, fake, "127.0.0.1:1", f"http://{other.address}", "http://192.0.2.1")
+    assert box.store.pull(fake.ref)
+    box.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed one for 127.0.0.1, with its key in the same file."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subprocess.run(
+        [
+            *"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(),
+            *"-addext subjectAltName=IP:127.0.0.1,DNS:localhost -keyout".split(),
+            *[str(path), "-out", f"{path}.crt"],
+        ],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path
+
+
+@pytest.fixture
+def secure(certificate: Path) -> Iterator[Fake]:
+    made = Fake(certificate)
+    made.image(CONTENT)
+    yield made
+    made.stop()
+
+
+def test_tls_of_an_insecure_registry_needs_no_known_certificate(tmp_path: Path, secure: Fake) -> None:
+    box = Box(tmp_path / "box", {secure.address: RegistrySettings(insecure=True)})
+    assert box.store.pull(secure.ref)
+    box.close()
+
+
+def test_tls_with_a_given_authority_is_checked(tmp_path: Path, secure: Fake, certificate: Path) -> None:
+    settings = RegistrySettings(ca_file=f"{certificate}.crt")
+    box = Box(tmp_path / "box", {secure.address: settings})
+    assert box.store.pull(secure.ref)
+    box.close()
+    wrong = Box(
+        tmp_path / "wrong", {secure.address: RegistrySettings(ca_file="/etc/ssl/certs/ca-certificates.crt")}
+    )
+    fault = fault_of(wrong, secure.ref)
+    assert fault.code == "registry-unreachable"
+    assert "certificate" in str(fault)
+    wrong.close()
