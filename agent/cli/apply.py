@@ -1,0 +1,84 @@
+"""Effects: `stead apply DIR`: converge once, without an agent. Exit 0: all runs and is healthy; 1:
+what does not.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from agent.cli import specs
+from agent.cli.main import need_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from agent.converge import Event, Result
+    from agent.settings import Settings
+    from runtime.paths import Paths
+    from specs.desired import Desired
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    specs.add_options(parser)
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="give up after")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    need_root()
+    settings = specs.settings_of(options)
+    found = specs.read(options, settings)
+    if found.desired is None:
+        specs.show_problems(found)
+        return 1
+    result = converge(paths, settings, found.desired, found.revision.id, options.timeout)
+    count = len(found.desired.containers)
+    return report(result, f"{count} container{'s' if count != 1 else ''} as declared")
+
+
+def converge(
+    paths: Paths,
+    settings: Settings,
+    desired: Desired,
+    revision: str,
+    timeout: float,
+    *,
+    down: bool = False,
+    volumes: bool = False,
+) -> Result:
+    """Hold the root's lock, open the runtime, and go on until it is done or cannot be. Raises Fault
+    locked.
+    """
+    from contextlib import closing
+
+    from agent.converge import Engine
+    from agent.journal import Journal
+    from agent.lock import hold
+    from agent.machine import open_runtime
+
+    paths.make()
+    with hold(paths, "apply"), closing(open_runtime(paths, settings)) as runtime:
+        with closing(Journal(paths.journal)) as journal:
+            engine = Engine(runtime, journal, limits=settings.planner_limits())
+            with closing(engine):
+                if down:
+                    return engine.down(desired, volumes=volumes, on_event=show, timeout=timeout)
+                return engine.apply(desired, revision, on_event=show, timeout=timeout)
+
+
+def show(event: Event) -> None:
+    """One line an event as it happens; how far pulls are is shown only on a terminal."""
+    if event.kind == "begin":
+        print(event.text, flush=True)
+    elif event.kind == "failed":
+        print(f"failed: {event.text}", file=sys.stderr, flush=True)
+
+
+def report(result: Result, well: str) -> int:
+    for note in result.notes:
+        print(f"note: {note}")
+    for failure in result.failures:
+        print(f"not converged: {failure}", file=sys.stderr)
+    if result.ok:
+        print(well if result.steps else f"nothing to do: {well}")
+    return 0 if result.ok else 1

@@ -1,0 +1,61 @@
+"""Effects: `stead explain NAME`: from the journal, what was done to a thing and why, and what keeps
+it from being done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+from agent.cli import table
+from agent.journal import read_actions, read_reasons
+from runtime import attend
+from runtime.faults import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from agent.journal import Entry
+    from runtime.paths import Paths
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many steps")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    name = full_name(paths, options.name)
+    actions = read_actions(paths.journal, name=name, limit=options.limit)
+    reasons = read_reasons(paths.journal, name=name, limit=options.limit)
+    if options.json:
+        print(json.dumps({"actions": [*map(asdict, actions)], "reasons": [*map(asdict, reasons)]}, indent=1))
+        return 0
+    if not actions and not reasons:
+        print(f"the journal knows nothing of {name}")
+        return 1
+    now = time.time()
+    print("\n".join(line(entry, now) for entry in actions))
+    for reason in reasons:
+        if reason.until is None:
+            print(f"{table.age(now - reason.at)} ago: blocked: {reason.reason} [{reason.code}]")
+    return 0
+
+
+def line(entry: Entry, now: float) -> str:
+    """One step: when, what, why, how it ended."""
+    lasted = f" in {entry.seconds * 1000:.0f} ms" if entry.seconds is not None else ""
+    text = f"{table.age(now - entry.started)} ago: {entry.verb} {entry.kind} {entry.name}: {entry.cause}"
+    end = f"{entry.result}{lasted}"
+    return f"{text} -> {end}" + (f": {entry.message}" if entry.message else "")
+
+
+def full_name(paths: Paths, name: str) -> str:
+    """The full name of a container that fits, else the name as it is: of a network, or of what is gone."""
+    try:
+        return attend.find(paths, name).name
+    except Fault:
+        return name

@@ -1,0 +1,42 @@
+"""Effects: `stead inspect KIND NAME`: all that is known of one thing, as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from agent.cli.main import Problem, need_root
+from runtime import attend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from runtime.paths import Paths
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=("container", "network", "volume", "image"))
+    parser.add_argument("name", metavar="NAME")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    need_root()
+    if options.kind == "container":
+        print(json.dumps(attend.inspect_container(paths, options.name), indent=1))
+        return 0
+    from runtime.local import LocalRuntime
+    from specs.values import ImageRef
+
+    with LocalRuntime(paths) as runtime:
+        observed = runtime.observe()
+    name = options.name
+    if options.kind == "image":
+        name = str(ImageRef.parse(name))
+    things = {"network": observed.networks, "volume": observed.volumes, "image": observed.images}
+    found = things[options.kind].get(name)
+    if found is None:
+        known = ", ".join(sorted(things[options.kind])[:5]) or "none"
+        raise Problem(f"there is no {options.kind} {options.name} (there: {known})")
+    print(json.dumps(asdict(found), indent=1))
+    return 0

@@ -1,0 +1,62 @@
+"""Effects: `stead plan DIR`. Exit 0: nothing to do, 2: something, 1: the specs or the machine cannot
+be read.
+"""
+
+from __future__ import annotations
+
+import json
+
+from agent.cli import specs
+from agent.cli.main import need_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from agent.planner.model import Plan
+    from runtime.paths import Paths
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    specs.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="steps as JSON")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    need_root()
+    settings = specs.settings_of(options)
+    found = specs.read(options, settings)
+    if found.desired is None:
+        specs.show_problems(found)
+        return 1
+    from contextlib import closing
+
+    from agent.converge import Engine
+    from agent.machine import open_runtime
+
+    with closing(open_runtime(paths, settings)) as runtime:
+        engine = Engine(runtime, limits=settings.planner_limits())
+        plan = engine.plan_once(found.desired, found.revision.id)
+        engine.close()
+    print(json.dumps(document(plan), indent=1) if options.json else str(plan) or "nothing to do")
+    return 2 if plan.steps or plan.blocked else 0
+
+
+def document(plan: Plan) -> dict[str, object]:
+    steps = [
+        {
+            "id": step.id,
+            "verb": step.verb,
+            "kind": step.subject.kind,
+            "name": step.subject.name,
+            "reason": step.cause.reason,
+            "cause": str(step.cause),
+            "after": sorted(step.after),
+        }
+        for step in plan.steps
+    ]
+    blocked = [
+        {"kind": item.subject.kind, "name": item.subject.name, "code": item.code, "reason": item.reason}
+        for item in plan.blocked
+    ]
+    return {"steps": steps, "blocked": blocked}

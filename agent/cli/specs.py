@@ -1,0 +1,48 @@
+"""Effects: what `validate`, `plan`, `apply` and `down` have in common: a directory read, or its
+problems shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from agent.cli.main import Problem
+from agent.desired import Resolved, Surroundings, load_directory
+from agent.settings import Settings, SettingsError, load
+from agent.sources.directory import Unreadable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="where the spec files are")
+    parser.add_argument("--name", default="", help="name of the source (default: the directory's)")
+    parser.add_argument(
+        "--settings", metavar="FILE", help="settings (default: /etc/stead/stead.toml if there)"
+    )
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    try:
+        return load(Path(options.settings) if options.settings else None)
+    except SettingsError as error:
+        raise Problem("\n".join(error.problems)) from error
+
+
+def read(options: argparse.Namespace, settings: Settings) -> Resolved:
+    """Everything that the directory declares. Raises Problem where it cannot be read at all."""
+    around = Surroundings(node=settings.node_name, labels=settings.node.labels)
+    try:
+        return load_directory(Path(options.directory), name=options.name, around=around)
+    except Unreadable as error:
+        raise Problem(str(error)) from error
+
+
+def show_problems(found: Resolved) -> None:
+    for line in found.problems:
+        print(line, file=sys.stderr)
+    count = len(found.problems)
+    print(f"{count} problem{'s' if count != 1 else ''}; nothing was changed", file=sys.stderr)
