@@ -29,6 +29,7 @@ from runtime.interface import (
     Runtime,
     VolumeRequest,
 )
+from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from specs.values import ImageRef, MountPoint, parse_ports
 from tests.fake_runtime import FakeRuntime
@@ -51,9 +52,8 @@ def rootfs(base: Path) -> Path:
     return root
 
 
-def local(base: Path) -> Any:
-    module = pytest.importorskip("runtime.local", reason="the runtime is not complete")
-    return module.LocalRuntime(Paths(base / "root", base / "run"), pool="10.213.0.0/16")
+def local(base: Path) -> LocalRuntime:
+    return LocalRuntime(Paths(base / "root", base / "run"), pool="10.213.0.0/16")
 
 
 @pytest.fixture(params=["fake", pytest.param("local", marks=pytest.mark.root)])
