@@ -11,6 +11,8 @@ from runtime import attend
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+    from typing import Any
 
     from runtime.paths import Paths
 
@@ -33,7 +35,11 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     name = options.name
     if options.kind == "image":
         name = str(ImageRef.parse(name))
-    things = {"network": observed.networks, "volume": observed.volumes, "image": observed.images}
+    things: dict[str, Mapping[str, Any]] = {
+        "network": observed.networks,
+        "volume": observed.volumes,
+        "image": observed.images,
+    }
     found = things[options.kind].get(name)
     if found is None:
         known = ", ".join(sorted(things[options.kind])[:5]) or "none"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import argparse
 
     from runtime.paths import Paths
+    from runtime.records import ContainerRecord
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +36,13 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         health = str(row["health"]) if row["health"] not in ("", "none") else "-"
         image = str(row["image"]).removeprefix("docker.io/library/").removeprefix("docker.io/")
         shown = str(row["phase"]) if row["phase"] == "running" else state
-        lines.append((row["name"], image, shown, health, lasted, str(row["restarts"]), row["source"]))
+        cells = (row["name"], image, shown, health, lasted, row["restarts"], row["source"])
+        lines.append([str(cell) for cell in cells])
     print(table.columns(head, lines))
     return 0
 
 
-def describe(paths: Paths, record: attend.ContainerRecord) -> dict[str, str | int | float | None]:
+def describe(paths: Paths, record: ContainerRecord) -> dict[str, str | int | float | None]:
     """One container as JSON; `phase` as in runtime.interface.Phase."""
     state = attend.live_state(paths, record)
     ended = None if state else client.read_exit(paths.container(record.id))

@@ -17,7 +17,8 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def age(seconds: float) -> str:
     """The two largest units: 5s, 3m 20s, 4h 5m, 2d 7h."""
-    left, parts = int(max(0.0, seconds)), []
+    left = int(max(0.0, seconds))
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (unit == "s" and not parts):
