@@ -1,0 +1,442 @@
+"""Decisions: one [container.NAME] -> its DesiredContainers (one, or a replica each), references resolved."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from specs import limits
+from specs.declared import Declared, Index
+from specs.desired import (
+    Attachment,
+    Dependency,
+    DesiredContainer,
+    DesiredImage,
+    Device,
+    LogLimits,
+    Probe,
+    Restart,
+    Ulimit,
+)
+from specs.documents import Container, EnvFile, LongPort, LongVolume
+from specs.fingerprint import fingerprints
+from specs.interpolate import parse_env
+from specs.policies import UlimitRange
+from specs.positions import Path
+from specs.problems import Problem
+from specs.shapes import NOT_YET
+from specs.values import RANDOM_PORT, ImageRef, MountPoint, PortBinding, clean_path, parse_port_range
+
+
+class Builder:
+    """Holds what every container may refer to. Problems are added to the given list."""
+
+    def __init__(
+        self,
+        index: Index,
+        files: Mapping[str, bytes],
+        variables: Mapping[str, str],
+        source_root: str,
+        images: dict[str, DesiredImage],
+        problems: list[Problem],
+    ) -> None:
+        self.index, self.files, self.variables = index, files, variables
+        self.source_root, self.images, self.problems = source_root, images, problems
+
+    def build(self, declared: Declared) -> list[DesiredContainer]:
+        """Nothing where the container's own file has problems."""
+        if not isinstance(declared.model, Container):
+            return []
+        return _Build(self, declared, declared.model).run()
+
+
+class _Build:
+    def __init__(self, around: Builder, declared: Declared, model: Container) -> None:
+        self.around, self.declared, self.model = around, declared, model
+        self.index = around.index
+
+    def wrong(self, path: Path, text: str, hint: str = "", *, at_key: bool = False) -> None:
+        self.around.problems.append(self.declared.problem(path, text, hint, at_key=at_key))
+
+    def run(self) -> list[DesiredContainer]:
+        model = self.model
+        image, platform = self._image()
+        security = model.security_opt or ()
+        container = DesiredContainer(
+            name=self.declared.full,
+            image=image,
+            project=self.declared.project,
+            command=model.command,
+            entrypoint=model.entrypoint,
+            environment=self._environment(),
+            working_dir=model.working_dir or "",
+            user=model.user or "",
+            group_add=model.group_add or (),
+            hostname=model.hostname or "",
+            domainname=model.domainname or "",
+            labels=model.labels or {},
+            annotations=model.annotations or {},
+            ports=self._ports(),
+            expose=model.expose or (),
+            mounts=self._mounts(),
+            networks=self._networks(),
+            network_mode=model.network_mode or "bridge",
+            dns=model.dns or (),
+            dns_search=model.dns_search or (),
+            dns_opt=model.dns_opt or (),
+            extra_hosts=model.extra_hosts or (),
+            probe=self._probe(),
+            restart=self._restart(),
+            stop_signal=model.stop_signal or "",
+            stop_grace_period=10.0 if model.stop_grace_period is None else model.stop_grace_period,
+            depends_on=self._dependencies(),
+            read_only=bool(model.read_only),
+            privileged=bool(model.privileged),
+            cap_add=model.cap_add or (),
+            cap_drop=model.cap_drop or (),
+            no_new_privileges="no-new-privileges" in security,
+            seccomp_unconfined="seccomp=unconfined" in security,
+            devices=tuple(Device(*one) for one in model.devices or ()),
+            ulimits=self._ulimits(),
+            sysctls=model.sysctls or {},
+            shm_size=model.shm_size or 0,
+            pid_mode="host" if model.pid == "host" else "",
+            ipc_mode="host" if model.ipc == "host" else "",
+            uts_mode="host" if model.uts == "host" else "",
+            tty=bool(model.tty),
+            stdin_open=bool(model.stdin_open),
+            logging=self._logging(),
+            limits=limits.of(model, self.wrong),
+            desired=model.desired or "running",
+            suspend=model.suspend or "",
+            place=self.declared.place,
+        )
+        return [self._sealed(one, platform) for one in self._replicas(container)]
+
+    @staticmethod
+    def _sealed(container: DesiredContainer, platform: str) -> DesiredContainer:
+        identity, adjustable, facets = fingerprints(container, image=container.image, platform=platform)
+        return replace(container, identity=identity, adjustable=adjustable, facets=facets)
+
+    # ------------------------------------------------------------ image, replicas
+
+    def _image(self) -> tuple[str, str]:
+        model = self.model
+        table = self.index.get("image", f"{self.declared.project}/{model.image}")
+        if table is not None and not table.resolved:
+            return "", ""  # that table has its own problem
+        ref = ImageRef.parse(table.resolved if table is not None else model.image)
+        known = self.around.images.get(str(ref))
+        policy = {"if_not_present": "missing"}.get(model.pull_policy or "", model.pull_policy or "")
+        image = DesiredImage(
+            ref, policy or (known.pull if known else "missing"), model.platform or "", self.declared.place
+        )
+        problem = merge_image(self.around.images, image)
+        if problem:
+            self.wrong(("platform",), problem)
+        return str(ref), model.platform or (known.platform if known else "")
+
+    def _replicas(self, container: DesiredContainer) -> list[DesiredContainer]:
+        count = replica_count(self.model, self.wrong)
+        if count is None:
+            return [container]
+        if container.ports and count > 1:
+            self.wrong(("ports",), f"published ports with replicas: {NOT_YET}", at_key=True)
+        fixed = [a.network for a in container.networks if a.ipv4_address or a.mac_address]
+        if fixed and count > 1:
+            self.wrong(
+                ("networks",), f"{count} replicas cannot share one address in {fixed[0]!r}", at_key=True
+            )
+        alias = self.declared.name
+        networks = tuple(
+            replace(one, aliases=one.aliases if alias in one.aliases else (alias, *one.aliases))
+            for one in container.networks
+        )
+        return [replace(container, name=f"{container.name}-{n + 1}", networks=networks) for n in range(count)]
+
+    # ------------------------------------------------------------ environment
+
+    def _environment(self) -> dict[str, str]:
+        values: dict[str, str] = {}
+        for number, item in enumerate(self.model.env_file or ()):
+            values.update(self._env_file(number, item))
+        for key, value in (self.model.environment or {}).items():
+            if value is not None:
+                values[key] = value
+            elif key in self.around.variables:
+                values[key] = self.around.variables[key]
+        return values
+
+    def _env_file(self, number: int, item: str | EnvFile) -> dict[str, str]:
+        written, required = (item, True) if isinstance(item, str) else (item.path, item.required is not False)
+        raw = self.declared.document.data["container"][self.declared.name].get("env_file")
+        path: Path = ("env_file", number) if isinstance(raw, list) else ("env_file",)
+        where = self._inside(written)
+        if where is None:
+            self.wrong(
+                path, f"env_file {written!r} is not a file of the source", "paths are relative to this file"
+            )
+            return {}
+        content = self.around.files.get(where)
+        if content is None:
+            if required:
+                self.wrong(path, f"cannot read env_file {where!r}: no such file in the source")
+            return {}
+        values, problems = parse_env(content, self.around.variables)
+        self.around.problems += [Problem(where, line, column, text) for line, column, text in problems]
+        return values
+
+    def _inside(self, written: str) -> str | None:
+        """The path in the source that `written` in this file means; None when it leaves the source."""
+        if written.startswith("/"):
+            return None
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.declared.document.file), written))
+        return None if path == ".." or path.startswith("../") else path
+
+    # ------------------------------------------------------------ ports, mounts
+
+    def _ports(self) -> tuple[PortBinding, ...]:
+        out: list[PortBinding] = []
+        for number, item in enumerate(self.model.ports or ()):
+            bindings = self._long_port(number, item) if isinstance(item, LongPort) else item
+            out += bindings
+            for binding in bindings:
+                self.declared.ports[binding] = ("ports", number)
+        if out and self.model.network_mode in ("host", "none"):
+            text = f"ports cannot be published with network_mode {self.model.network_mode!r}"
+            self.wrong(("ports",), text, at_key=True)
+        return tuple(out)
+
+    def _long_port(self, number: int, item: LongPort) -> tuple[PortBinding, ...]:
+        path: Path = ("ports", number)
+        if item.published is None:
+            self.wrong(path, RANDOM_PORT.replace("write HOST:CONTAINER", "write `published` too"))
+            return ()
+        try:
+            published = parse_port_range(item.published)
+        except ValueError as error:
+            self.wrong((*path, "published"), str(error))
+            return ()
+        if len(published) != 1:
+            self.wrong((*path, "published"), RANDOM_PORT.replace("HOST:CONTAINER", "one port"))
+            return ()
+        return (PortBinding(item.host_ip or "", published[0], item.target, item.protocol or "tcp"),)
+
+    def _mounts(self) -> tuple[MountPoint, ...]:
+        out: list[MountPoint] = []
+        targets: set[str] = set()
+        items: list[tuple[Path, Any]] = [
+            (("volumes", n), one) for n, one in enumerate(self.model.volumes or ())
+        ]
+        items += [(("tmpfs",), one) for one in self.model.tmpfs or ()]
+        for path, item in items:
+            mount = self._long_volume(path, item) if isinstance(item, LongVolume) else item
+            mount = self._source(path, mount) if mount is not None else None
+            if mount is None:
+                continue
+            if mount.target in targets:
+                self.wrong(path, f"something is mounted on {mount.target!r} already")
+            targets.add(mount.target)
+            out.append(mount)
+        return tuple(out)
+
+    def _long_volume(self, path: Path, item: LongVolume) -> MountPoint | None:
+        for kind in ("bind", "volume", "tmpfs"):
+            if getattr(item, kind) is not None and kind != item.type:
+                self.wrong((*path, kind), f"options of a {kind} in a mount of type {item.type}", at_key=True)
+        if item.type == "tmpfs":
+            if item.source:
+                self.wrong((*path, "source"), "a tmpfs has no source")
+            size = (item.tmpfs.size if item.tmpfs else None) or 0
+            mode = item.tmpfs.mode if item.tmpfs and item.tmpfs.mode is not None else 0o1777
+            return MountPoint(
+                "tmpfs", "", item.target, bool(item.read_only), tmpfs_size=size, tmpfs_mode=mode
+            )
+        if not item.source:
+            what = (
+                f"an anonymous volume: {NOT_YET}; write source"
+                if item.type == "volume"
+                else "'source' is missing"
+            )
+            self.wrong(path, what)
+            return None
+        if item.type == "bind":
+            options = item.bind
+            return MountPoint(
+                "bind",
+                item.source,
+                item.target,
+                bool(item.read_only),
+                propagation=(options.propagation if options else None) or "rprivate",
+                create_source=bool(options and options.create_host_path),
+            )
+        nocopy = bool(item.volume and item.volume.nocopy)
+        return MountPoint("volume", item.source, item.target, bool(item.read_only), nocopy)
+
+    def _source(self, path: Path, mount: MountPoint) -> MountPoint | None:
+        """The same mount with its full volume name, or its path on this machine."""
+        if mount.kind == "volume":
+            full = self.index.full_name(self.declared.project, mount.source)
+            if self.index.get("volume", full) is None:
+                hint = self.index.hint("volume", self.declared.project, mount.source)
+                if "/" in mount.source and not hint.startswith("did"):
+                    hint = f"for a directory write ./{mount.source}"
+                self.wrong(path, f"no volume {mount.source!r}", hint)
+                return None
+            return replace(mount, source=full)
+        if mount.kind == "bind" and not mount.source.startswith("/"):
+            inside = self._inside(mount.source)
+            if inside is None:
+                self.wrong(path, f"path {mount.source!r} leaves the source")
+                return None
+            if not self.around.source_root:
+                self.wrong(
+                    path, f"relative path {mount.source!r}: this source has no directory on the machine"
+                )
+                return None
+            return replace(mount, source=clean_path(posixpath.join(self.around.source_root, inside)))
+        return replace(mount, source=clean_path(mount.source)) if mount.kind == "bind" else mount
+
+    # ------------------------------------------------------------ networks, dependencies
+
+    def _networks(self) -> tuple[Attachment, ...]:
+        model, project = self.model, self.declared.project
+        if model.network_mode is not None and model.networks:
+            text = f"networks cannot be joined with network_mode {model.network_mode!r}"
+            self.wrong(("networks",), text, "leave one of them out", at_key=True)
+            return ()
+        if not model.networks:
+            bridged = model.network_mode in (None, "bridge")
+            return (Attachment(f"{project}/default"),) if bridged else ()
+        out = []
+        for name, member in model.networks.items():
+            full = self.index.full_name(project, name)
+            if self.index.get("network", full) is None and full != f"{project}/default":
+                path, at_key = self.declared.item(("networks",), name)
+                self.wrong(
+                    path, f"no network {name!r}", self.index.hint("network", project, name), at_key=at_key
+                )
+                continue
+            out.append(
+                Attachment(full, member.aliases or (), member.ipv4_address or "", member.mac_address or "")
+            )
+        return tuple(out)
+
+    def _dependencies(self) -> tuple[Dependency, ...]:
+        out: list[Dependency] = []
+        waits: list[str] = []
+        for name, rule in (self.model.depends_on or {}).items():
+            path, at_key = self.declared.item(("depends_on",), name)
+            full = self.index.full_name(self.declared.project, name)
+            other = self.index.get("container", full)
+            if other is None:
+                if rule.required is not False:
+                    hint = self.index.hint("container", self.declared.project, name)
+                    self.wrong(path, f"no container {name!r}", hint, at_key=at_key)
+                continue
+            waits.append(full)
+            count = replica_count(other.model) if isinstance(other.model, Container) else None
+            names = [full] if count is None else [f"{full}-{n + 1}" for n in range(count)]
+            out += [Dependency(one, rule.condition) for one in names]
+        self.declared.waits_for = tuple(waits)
+        return tuple(out)
+
+    # ------------------------------------------------------------ conduct
+
+    def _probe(self) -> Probe | None:
+        check = self.model.healthcheck
+        if check is None or (check.disable is False and len(check.model_fields_set) == 1):
+            return None
+        if check.disable or check.test == ("NONE",):
+            return Probe(disabled=True)
+        tests = [key for key in ("test", "http", "tcp") if getattr(check, key) is not None]
+        if len(tests) != 1:
+            text = (
+                f"write one of test, http and tcp, not {' and '.join(tests)}"
+                if tests
+                else (f"a healthcheck without test, http or tcp, which changes the image's own: {NOT_YET}")
+            )
+            self.wrong(("healthcheck",), text, at_key=True)
+            return None
+        test = check.test or ()
+        default = Probe()
+        return Probe(
+            exec=test[1:] if test[:1] == ("CMD",) else (),
+            shell=test[1] if test[:1] == ("CMD-SHELL",) else "",
+            http=check.http or "",
+            tcp=check.tcp or "",
+            interval=check.interval or default.interval,
+            timeout=check.timeout or default.timeout,
+            retries=check.retries or default.retries,
+            start_period=check.start_period or default.start_period,
+            start_interval=check.start_interval or default.start_interval,
+            on_failure=check.on_failure or default.on_failure,
+        )
+
+    def _restart(self) -> Restart:
+        model, default = self.model, Restart()
+        policy, retries = model.restart or (default.policy, 0)
+        initial, reset_after = default.initial, default.reset_after
+        deploy = model.deploy.restart_policy if model.deploy else None
+        if deploy is not None:
+            if model.restart is not None:
+                self.wrong(
+                    ("deploy", "restart_policy"), "`restart` says the same; leave one out", at_key=True
+                )
+            policy = {"none": "no", "on-failure": "on-failure"}.get(deploy.condition or "any", "always")
+            retries = deploy.max_attempts or 0
+            initial, reset_after = deploy.delay or initial, deploy.window or reset_after
+            if retries and policy == "always":
+                text = f"max_attempts without condition on-failure: {NOT_YET}"
+                self.wrong(("deploy", "restart_policy", "max_attempts"), text, at_key=True)
+        backoff = model.restart_backoff
+        longest = default.max
+        if backoff is not None:
+            initial, reset_after = backoff.initial or initial, backoff.reset_after or reset_after
+            longest = backoff.max or max(longest, initial)
+            if longest < initial:
+                self.wrong(("restart_backoff", "max"), "max is shorter than initial")
+        return Restart(policy, retries, initial, max(longest, initial), reset_after)
+
+    def _ulimits(self) -> tuple[Ulimit, ...]:
+        out = []
+        for name, value in sorted((self.model.ulimits or {}).items()):
+            soft, hard = (value.soft, value.hard) if isinstance(value, UlimitRange) else (value, value)
+            if hard != -1 and (soft == -1 or soft > hard):
+                self.wrong(("ulimits", name), f"soft limit {soft} is above the hard limit {hard}")
+            out.append(Ulimit(name, soft, hard))
+        return tuple(out)
+
+    def _logging(self) -> LogLimits:
+        options = self.model.logging.options if self.model.logging else None
+        default = LogLimits()
+        if options is None:
+            return default
+        if options.max_size is not None and options.max_size < 4096:
+            self.wrong(("logging", "options", "max-size"), "a log file is 4KiB or larger")
+        return LogLimits(options.max_size or default.max_size, options.max_file or default.max_files)
+
+
+def replica_count(model: Container, wrong: Any = None) -> int | None:
+    """How many, when the container says so in one of three ways; None: it is one, without a number."""
+    written = {"replicas": model.replicas, "scale": model.scale}
+    written["deploy.replicas"] = model.deploy.replicas if model.deploy else None
+    said = {key: count for key, count in written.items() if count is not None}
+    if wrong is not None and len(set(said.values())) > 1:
+        key = list(said)[-1]
+        wrong(tuple(key.split(".")), f"{' and '.join(said)} contradict each other", at_key=True)
+    return next(iter(said.values()), None)
+
+
+def merge_image(images: dict[str, DesiredImage], image: DesiredImage) -> str:
+    """Add `image`; of two pull policies the more eager one holds. Returns what contradicts, or ''."""
+    key = str(image.ref)
+    known = images.setdefault(key, image)
+    if known.platform and image.platform and known.platform != image.platform:
+        name = image.ref.familiar
+        return f"image {name!r} is wanted for {image.platform} here and {known.platform} in {known.place}"
+    eager = max(known.pull, image.pull, key=("never", "missing", "always").index)
+    images[key] = replace(known, pull=eager, platform=known.platform or image.platform)
+    return ""

@@ -1,0 +1,253 @@
+"""Decisions: all files of a source -> Desired, with every name resolved; or every problem of every file.
+
+A source with one problem resolves to nothing: a bad spec is never half applied.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from specs.containers import Builder, merge_image
+from specs.declared import Declared, Index
+from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
+from specs.documents import KINDS, Image, Network, SpecFile, Volume
+from specs.fingerprint import network_fingerprint, volume_fingerprint
+from specs.ignore import COMPOSE_FILES, spec_files
+from specs.interpolate import flatten_node, parse_env
+from specs.load import load
+from specs.parse import Document, parse
+from specs.problems import Problem
+from specs.shapes import NOT_YET
+from specs.values import ImageRef, PortBinding
+
+DEFAULT_NETWORK = "default"
+
+
+def resolve(
+    files: Mapping[str, bytes],
+    *,
+    source: str,
+    variables: Mapping[str, str],
+    node: Mapping[str, Any] | None = None,
+    source_root: str = "",
+) -> tuple[Desired | None, tuple[Problem, ...]]:
+    """`files`: path in the source -> content (specs, and what they name: env files, .env, .steadignore).
+
+    `variables` win over a `.env` beside the file. `node` is {"name": ..., "labels": {...}}. `source_root` is
+    the source's directory on this machine, where relative bind sources lie. Desired is None exactly when there
+    are problems; these are sorted by place and hold no duplicates.
+    """
+    work = _Work(files, source, {**flatten_node(node or {}), **variables}, source_root)
+    desired = work.run()
+    problems = tuple(sorted(set(work.problems)))
+    return (None if problems else desired), problems
+
+
+def project_of(path: str) -> str:
+    """The project of a file that names none: its directory, `shop/db/x.toml` -> `shop-db`; else `default`."""
+    directory = posixpath.dirname(path)
+    name = re.sub(r"[^a-z0-9_-]", "", directory.lower().replace("/", "-").replace(".", "-")).strip("-_")
+    return name[:63] or "default"
+
+
+class _Work:
+    """The state of one call of resolve."""
+
+    def __init__(
+        self, files: Mapping[str, bytes], source: str, variables: Mapping[str, str], source_root: str
+    ) -> None:
+        self.files, self.source, self.variables, self.source_root = files, source, variables, source_root
+        self.problems: list[Problem] = []
+        self.index = Index()
+        self.dotenv: dict[str, dict[str, str]] = {}
+
+    def run(self) -> Desired:
+        for path in spec_files(self.files):
+            self._read(path)
+        images = self._images()
+        builder = Builder(self.index, self.files, self.variables, self.source_root, images, self.problems)
+        containers: dict[str, DesiredContainer] = {}
+        origins: dict[str, Declared] = {}
+        for declared in self.index.all("container"):
+            for container in builder.build(declared):
+                if container.name in containers:
+                    other = containers[container.name].place
+                    text = f"a replica has the name {container.name!r}, which {other} has too"
+                    self.problems.append(declared.problem((), text))
+                containers[container.name] = container
+                origins[container.name] = declared
+        self._cycles()
+        self._ports(containers, origins)
+        networks = self._networks(containers.values())
+        volumes = self._volumes()
+        return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers)
+
+    # ------------------------------------------------------------ reading
+
+    def _read(self, path: str) -> None:
+        if posixpath.basename(path) in COMPOSE_FILES:
+            self.problems.append(Problem(path, 1, 1, f"compose files: {NOT_YET}"))
+            return
+        documents, problems = parse(path, self.files[path])
+        self.problems += problems
+        for document in documents:
+            spec, problems = load(document, {**self._dotenv(posixpath.dirname(path)), **self.variables})
+            self.problems += problems
+            self._declare(document, spec)
+
+    def _dotenv(self, directory: str) -> dict[str, str]:
+        if directory not in self.dotenv:
+            path = posixpath.join(directory, ".env")
+            values, problems = parse_env(self.files.get(path, b""), self.variables)
+            self.problems += [Problem(path, line, column, text) for line, column, text in problems]
+            self.dotenv[directory] = values
+        return self.dotenv[directory]
+
+    def _declare(self, document: Document, spec: SpecFile | None) -> None:
+        """Names of a file with problems are declared too: references to them are no further problems."""
+        named = spec.project if spec is not None else document.data.get("project")
+        project = named if isinstance(named, str) else project_of(document.file)
+        for kind in KINDS:
+            bodies = getattr(spec, kind) if spec is not None else document.data.get(kind)
+            if not isinstance(bodies, dict):
+                continue
+            for name, model in bodies.items():
+                position = document.positions.table((kind, name))
+                place = Place(document.file, *position)
+                declared = Declared(kind, project, name, model if spec is not None else None, document, place)
+                first = self.index.add(declared)
+                if first is not None:
+                    text = f"{kind} {declared.full!r} is declared twice; it stands in {first.place} too"
+                    self.problems.append(Problem(place.file, place.line, place.column, text))
+
+    # ------------------------------------------------------------ images, networks, volumes
+
+    def _images(self) -> dict[str, DesiredImage]:
+        images: dict[str, DesiredImage] = {}
+        for declared in self.index.all("image"):
+            model = declared.model
+            if not isinstance(model, Image):
+                continue
+            if model.from_ is None:
+                self.problems.append(declared.problem((), "'from' is missing: which image is it?"))
+                continue
+            ref = ImageRef.parse(model.from_)
+            declared.resolved = str(ref)
+            image = DesiredImage(ref, model.pull or "missing", model.platform or "", declared.place)
+            problem = merge_image(images, image)
+            if problem:
+                self.problems.append(declared.problem((), problem))
+        return images
+
+    def _networks(self, containers: Iterable[DesiredContainer]) -> dict[str, DesiredNetwork]:
+        networks: dict[str, DesiredNetwork] = {}
+        taken: list[tuple[ipaddress.IPv4Network, Declared]] = []
+        for declared in self.index.all("network"):
+            model = declared.model
+            if not isinstance(model, Network):
+                continue
+            if model.subnet:
+                self._check_subnet(declared, ipaddress.IPv4Network(model.subnet), model.gateway or "", taken)
+            elif model.gateway:
+                self.problems.append(
+                    declared.problem(("gateway",), "a gateway needs a subnet", "write subnet too")
+                )
+            network = DesiredNetwork(
+                declared.full,
+                subnet=model.subnet or "",
+                gateway=model.gateway or "",
+                internal=bool(model.internal),
+                mtu=model.mtu or 0,
+                labels=model.labels or {},
+                place=declared.place,
+            )
+            networks[declared.full] = replace(network, fingerprint=network_fingerprint(network))
+        for container in containers:
+            for attachment in container.networks:
+                name = attachment.network
+                if name not in networks and name.endswith(f"/{DEFAULT_NETWORK}"):
+                    network = DesiredNetwork(name, place=container.place)
+                    networks[name] = replace(network, fingerprint=network_fingerprint(network))
+        return dict(sorted(networks.items()))
+
+    def _check_subnet(
+        self,
+        declared: Declared,
+        subnet: ipaddress.IPv4Network,
+        gateway: str,
+        taken: list[tuple[ipaddress.IPv4Network, Declared]],
+    ) -> None:
+        edges = (subnet.network_address, subnet.broadcast_address)
+        where = ipaddress.IPv4Address(gateway) if gateway else None
+        if where is not None and (where not in subnet or where in edges):
+            text = f"gateway {gateway} is not a host address of {subnet}"
+            self.problems.append(declared.problem(("gateway",), text))
+        for other, owner in taken:
+            if other.overlaps(subnet):
+                text = f"subnet {subnet} overlaps {other} of network {owner.full!r} ({owner.place})"
+                self.problems.append(declared.problem(("subnet",), text))
+        taken.append((subnet, declared))
+
+    def _volumes(self) -> dict[str, DesiredVolume]:
+        volumes: dict[str, DesiredVolume] = {}
+        for declared in self.index.all("volume"):
+            if isinstance(declared.model, Volume):
+                volume = DesiredVolume(declared.full, declared.model.labels or {}, place=declared.place)
+                volumes[declared.full] = replace(volume, fingerprint=volume_fingerprint(volume))
+        return volumes
+
+    # ------------------------------------------------------------ checks over all containers
+
+    def _cycles(self) -> None:
+        """One problem a cycle, at the depends_on of its first container by name. Depth first, each edge once."""
+        waits = {d.full: d.waits_for for d in self.index.all("container")}
+        done: set[str] = set()
+        for start in waits:
+            trail = {start: iter(waits[start])} if start not in done else {}  # in the order of the walk
+            while trail:
+                name, following = next(reversed(trail.items()))
+                other = next(following, None)
+                if other is None:
+                    done.add(name)
+                    del trail[name]
+                elif other in trail:
+                    names = list(trail)
+                    self._cycle(names[names.index(other) :])
+                elif other not in done:
+                    trail[other] = iter(waits.get(other, ()))
+
+    def _cycle(self, names: list[str]) -> None:
+        first = names.index(min(names))
+        names = names[first:] + names[:first]
+        declared = self.index.get("container", names[0])
+        if declared is not None:
+            text = f"containers wait for each other: {' -> '.join([*names, names[0]])}"
+            self.problems.append(declared.problem(("depends_on",), text, at_key=True))
+
+    def _ports(self, containers: Mapping[str, DesiredContainer], origins: Mapping[str, Declared]) -> None:
+        seen: dict[tuple[str, int], list[tuple[PortBinding, str]]] = {}
+        for name, container in containers.items():
+            for binding in container.ports:
+                key = (binding.protocol, binding.host_port)
+                for other, owner in seen.get(key, ()):
+                    if overlap(binding.host_ip, other.host_ip):
+                        who = "this container" if owner == name else f"{owner!r} ({containers[owner].place})"
+                        text = (
+                            f"host port {binding.host_port}/{binding.protocol} is published by {who} already"
+                        )
+                        path = origins[name].ports.get(binding, ("ports",))
+                        self.problems.append(origins[name].problem(path, text))
+                        break
+                seen.setdefault(key, []).append((binding, name))
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two listen addresses collide; empty and `::` are every address, 0.0.0.0 all of IPv4."""
+    if one == other or "" in (one, other) or "::" in (one, other):
+        return True
+    return "0.0.0.0" in (one, other) and ":" not in one + other
