@@ -420,8 +420,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     subprocess.run(
         [
-            *"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(),
-            *"-addext subjectAltName=IP:127.0.0.1,DNS:localhost -keyout".split(),
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+            ],
+            *["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"],
             *[str(path), "-out", f"{path}.crt"],
         ],
         check=True,
