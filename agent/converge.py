@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -314,7 +315,18 @@ class Engine:
             longest = min(longest, max(0.0, last.plan.wake_at - self._clock.monotonic()))
         self.wait(max(0.001, min(longest, left)))
         if last.in_flight:
-            threading.Event().wait(min(0.1, max(0.002, last.seconds)))
+            self._leave_room(last)
+
+    def _leave_room(self, last: Round) -> None:
+        """Let steps run before the next look; longer when none waits for one of them."""
+        until = time.monotonic() + min(0.1, max(0.002, last.seconds))
+        latest = until if last.plan.steps else time.monotonic() + LOOK
+        while (now := time.monotonic()) < latest and (now < until or self.busy()):
+            time.sleep(0.004)
+
+    def busy(self) -> bool:
+        """Whether a step is queued or runs."""
+        return self._executor.busy()
 
     def down(
         self,

@@ -69,6 +69,10 @@ class Executor:
                 del self._futures[subject]
             return freed
 
+    def busy(self) -> bool:
+        with self._lock:
+            return bool(self._futures)
+
     def close(self) -> None:
         """Take back what has not begun and wait for the rest."""
         self.cancel_queued()

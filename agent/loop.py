@@ -46,6 +46,8 @@ PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 400.0
 #: woke us: people wait for sources
 SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0}
 SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0}
+#: seconds between two looks while steps run and no other step waits for them
+LAST_STEPS = 0.25
 #: seconds between two samples, and how long after the last scrape they are still taken
 SAMPLE_EVERY, SAMPLE_FOR = 5.0, 120.0
 #: seconds that a round which failed as a whole is waited for
@@ -313,6 +315,8 @@ class Agent:
         """Leave the machine to the steps and containers for a moment, unless a source changed."""
         while self._reasons and not self._stop.is_set():
             delay = min(min(SPACING[r] * self._cost, SPACING_MAX[r]) for r in self._reasons)
+            if self._reasons == {"step"} and not self._view.plan and self._engine.busy():
+                delay = LAST_STEPS  # nothing waits for the steps that still run
             left = self._ended + delay - time.monotonic()
             if left <= 0:
                 return

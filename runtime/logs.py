@@ -196,9 +196,7 @@ class _Lines:
 
     def __init__(self, raw: bool) -> None:
         self._raw = raw
-        self._open: dict[
-            int, tuple[int, bytes]
-        ] = {}  # stream -> time, bytes of a line without end
+        self._open: dict[int, tuple[int, bytes]] = {}  # stream -> time, bytes of a line without end
 
     def feed(self, entry: Entry) -> Iterator[Entry]:
         moment, stream, data = entry

@@ -39,7 +39,8 @@ def resolve(
     """`files`: path in the source -> content (specs, and what they name: env files, .env, .steadignore).
 
     `variables` win over a `.env` beside the file. `node` is {"name": ..., "labels": {...}}. `source_root` is
-    the source's directory on this machine, where relative bind sources lie. Desired is None exactly when there
+    the source's directory on this machine, where relative bind sources lie. Desired is None exactly when
+    there
     are problems; these are sorted by place and hold no duplicates.
     """
     work = _Work(files, source, {**flatten_node(node or {}), **variables}, source_root)
@@ -204,7 +205,9 @@ class _Work:
     # ------------------------------------------------------------ checks over all containers
 
     def _cycles(self) -> None:
-        """One problem a cycle, at the depends_on of its first container by name. Depth first, each edge once."""
+        """One problem a cycle, at the depends_on of its first container by name. Depth first, each
+        edge once.
+        """
         waits = {d.full: d.waits_for for d in self.index.all("container")}
         done: set[str] = set()
         for start in waits:

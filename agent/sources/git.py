@@ -224,7 +224,7 @@ class GitSource:
                 assert process.stdout is not None
                 yield process.stdout
             except BaseException as error:
-                finished = process.poll()
+                finished = _ending(process) if isinstance(error, tarfile.TarError) else process.poll()
                 _kill(process)
                 if not isinstance(error, tarfile.TarError) or not finished:
                     raise
@@ -338,6 +338,14 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def _ending(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a git whose output has ended: it may close that a moment before it exits."""
+    try:
+        return process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def unpack(tar: tarfile.TarFile, target: Path) -> dict[str, bytes]:

@@ -122,7 +122,9 @@ class Cgroups:
             self._kill_once(path, members, deadline)
 
     def _kill_once(self, path: str, members: list[int], deadline: float) -> None:
-        """Held by pidfd first, then looked up again: a pid that was recycled in between is not in the tree."""
+        """Held by pidfd first, then looked up again: a pid that was recycled in between is not in the
+        tree.
+        """
         held: dict[int, int] = {}
         try:
             for pid in members:

@@ -29,7 +29,9 @@ class V2:
         return controller in self.controllers
 
     def create(self, path: str) -> None:
-        """Make the directories, and hand every controller down: each parent must enable it for its children."""
+        """Make the directories, and hand every controller down: each parent must enable it for its
+        children.
+        """
         directory = self.root
         for name in path.split("/"):
             self._delegate(directory)

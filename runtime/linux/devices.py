@@ -1,4 +1,5 @@
-"""Effects: which devices the processes of a cgroup may use: rules as values, and the eBPF program of cgroup v2.
+"""Effects: which devices the processes of a cgroup may use: rules as values, and the eBPF program of cgroup
+v2.
 
 Documentation/admin-guide/cgroup-v2.rst (device controller), bpf(2), struct bpf_cgroup_dev_ctx in linux/bpf.h;
 the v1 controller takes the same rules as text. Everything that no rule allows is denied.
@@ -44,7 +45,9 @@ _ALLOW_OVERRIDE = 1  # the next attachment takes this one's place
 
 
 def cgroup_rules(rules: Sequence[Mapping[str, Any]]) -> list[Rule]:
-    """The default set with what OCI rules allow beyond it; FileNotFoundError for a `path` that is not there."""
+    """The default set with what OCI rules allow beyond it; FileNotFoundError for a `path` that is not
+    there.
+    """
     found = list(DEFAULT)
     for rule in rules:
         if not rule.get("allow"):

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class IoLimit:
-    """Bytes and operations a second, 0: no limit. `device` is a path, or "major:minor" as the kernel has it."""
+    """Bytes and operations a second, 0: no limit. `device` is a path, or "major:minor" as the kernel
+    has it.
+    """
 
     device: str
     read_bps: int = 0

@@ -1,6 +1,7 @@
 """Effects: overlay mounts of any number of read-only layers (up to 500, OVL_MAX_STACK of the kernel).
 
-Documentation/filesystems/overlayfs.rst. Where the kernel takes layers one by one (`lowerdir+`, Linux 6.7), the new
+Documentation/filesystems/overlayfs.rst. Where the kernel takes layers one by one (`lowerdir+`, Linux 6.7),
+the new
 mount API is used. Before, all options must fit one page: then each directory is opened and named by its
 descriptor's number, relative to /proc/thread-self/fd, in a thread that has a working directory of its own.
 """

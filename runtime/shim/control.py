@@ -11,7 +11,7 @@ import array
 import os
 import signal
 
-from runtime.shim import launch, messages
+from runtime.shim import launch, messages, supervise
 from runtime.shim.loop import Loop
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class Control:
 
     def _accept(self) -> None:
         try:
-            fd, _ = self._listener._accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # what socket.accept is made of
         except OSError:
             return
         connection = _socket.socket(fileno=fd)
@@ -200,6 +200,8 @@ class Client:
         """Answered when the program is exec'ed, or could not be."""
         if self.session is not None:
             raise Refused("cannot exec: this connection has a process already")
+        if self._monitor.phase != supervise.RUNNING:  # before its exec, init is still half in the host
+            raise Refused(f"cannot exec: the container is not running ({self._monitor.phase})")
         init, process = self._child(), dict(request["process"])
         null = -1
         try:

@@ -29,16 +29,10 @@ if TYPE_CHECKING:
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _MAX_FILTER = 1 << 20
-_NAMESPACED_KERNEL = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-]
+_NAMESPACED_KERNEL = frozenset(
+    f"kernel.{name}"
+    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
 
 
 class StartError(Exception):

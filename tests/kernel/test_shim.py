@@ -522,9 +522,13 @@ def test_a_shim_holds_no_more_descriptors_after_many_runs_and_sessions(container
             assert session.wait(5) == 0
         client.attach(container.live).close()
         os.kill(before.pid, signal.SIGKILL)
-        until(lambda before=before: client.ping(container.live).restarts > before.restarts)
+        until(lambda before=before: _runs_again(client.ping(container.live), before))
     os.close(null)
     until(lambda: descriptors() <= few + 2)  # a probe may be under way
+
+
+def _runs_again(now: client.State, before: client.State) -> bool:
+    return now.restarts > before.restarts and now.phase == "running"
 
 
 def test_much_output_is_kept_within_its_limits(container: Box) -> None:
