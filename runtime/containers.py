@@ -9,6 +9,7 @@ towards it, a record is deleted after the things it names are gone from the kern
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import threading
@@ -227,13 +228,19 @@ class Containers:
 
 
 def delete_tree(path: Path) -> None:
-    """`rm -r`; what another thread removes meanwhile is not missed."""
+    """`rm -r`; what another thread removes meanwhile is not missed, what it adds meanwhile goes as well."""
 
     def gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
         if not isinstance(info[1], FileNotFoundError):
             raise info[1]
 
-    shutil.rmtree(path, onerror=gone)
+    for last in (False, False, True):
+        try:
+            shutil.rmtree(path, onerror=gone)
+            return
+        except OSError as error:
+            if last or error.errno != errno.ENOTEMPTY:
+                raise
 
 
 def _record(id: str, request: ContainerRequest, image_id: str, now: float) -> ContainerRecord:

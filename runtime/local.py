@@ -66,6 +66,7 @@ class LocalRuntime:
         self._observer.close()
         self._zygote.close()
         self.fabric.close()
+        self.images.close()
         self.database.close()
 
     def __enter__(self) -> LocalRuntime:

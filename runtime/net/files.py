@@ -91,6 +91,8 @@ class Files:
         for id, (text, block) in self._blocks(networks).items():
             try:
                 names.write_in_place(self._paths.container(id) / "hosts", names.replace_block(text, block))
+            except FileNotFoundError:
+                continue  # the container went meanwhile
             except OSError as error:
                 raise from_oserror(error, "write hosts of", id) from error
 

@@ -74,6 +74,7 @@ class Launcher:
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._mounted = os.path.ismount(self.rootfs)
+        self._own_net = -1  # the container's network namespace, should its name go while it runs
 
     def check(self) -> Failure | None:
         """What a start needs and has lost. The agent mends it; a later start finds it again."""
@@ -158,12 +159,25 @@ class Launcher:
         assert self.netns
         try:
             fd = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                namespaces.setns(fd, namespaces.CLONE_NEWNET)
-            finally:
-                os.close(fd)
         except OSError as error:
-            raise OSError(error.errno, f"network namespace is gone: {error.strerror}", self.netns) from None
+            self._enter_held(error)
+            return
+        try:
+            namespaces.setns(fd, namespaces.CLONE_NEWNET)
+        except OSError as error:
+            os.close(fd)
+            self._enter_held(error)
+            return
+        if self._own_net >= 0:
+            os.close(self._own_net)
+        self._own_net = fd
+
+    def _enter_held(self, error: OSError) -> None:
+        """Drift: the agent binds the name anew; until then probes and restarts go on with the namespace."""
+        if self._own_net < 0:
+            text = f"network namespace is gone: {error.strerror}"
+            raise OSError(error.errno, text, self.netns) from None
+        namespaces.setns(self._own_net, namespaces.CLONE_NEWNET)
 
     def _return(self) -> None:
         if self.private_pids:

@@ -1,0 +1,203 @@
+"""The command line on real directories: plan, apply, drift, heal, down. Black box, as root, with its
+own state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.linux import mounts
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+]
+DEADLINE = 15.0
+
+
+class Node:
+    """One state directory with a directory of specs, driven by the command `stead`."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.specs = base, base / "shop"
+        self.specs.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+
+    def stead(self, *words: str, code: int | None = 0) -> str:
+        command = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())"]
+        command += ["--root", str(self.base / "root"), "--run", str(self.base / "run"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if code is not None:
+            assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def ps(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in json.loads(self.stead("ps", "--json"))}
+
+    def write(self, **variables: str) -> None:
+        environment = ", ".join(f'{key} = "{value}"' for key, value in variables.items())
+        (self.specs / "shop.toml").write_text(
+            f"""
+[container.web]
+image = "busy:1"
+command = ["httpd", "-f", "-p", "80", "-h", "/www"]
+ports = ["127.0.0.1:{self.port}:80"]
+environment = {{ {environment} }}
+memory = "64MiB"
+stop_grace_period = "100ms"
+healthcheck = {{ http = "http://:80/", interval = "200ms" }}
+
+[container.idle]
+image = "busy:1"
+command = ["sh", "-c", "trap 'exit 0' TERM; echo begun; while true; do sleep 0.1; done"]
+"""
+        )
+
+    def page(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    binary = shutil.which("busybox")
+    if binary is None or subprocess.run(["ldd", binary], capture_output=True).returncode == 0:
+        pytest.skip("needs Debian's busybox-static")
+    node = Node(tmp_path)
+    root = tmp_path / "image"
+    for name in ("bin", "www", "tmp"):
+        (root / name).mkdir(parents=True)
+    shutil.copy2(binary, root / "bin" / "busybox")
+    for name in ("sh", "httpd", "sleep", "cat", "env"):
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "www" / "index.html").write_text("well\n")
+    node.stead("image", "import", str(root), "busy:1")
+    yield node
+    node.stead("down", str(node.specs), "--volumes")
+    mounted = [mount.target for mount in mounts.table() if str(tmp_path) in mount.target]
+    assert mounted == []
+    assert os.listdir(tmp_path / "run" / "containers") == []
+
+
+def until(condition: Callable[[], bool]) -> float:
+    """Seconds until it held."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < DEADLINE
+        time.sleep(0.005)  # between two looks
+    return time.monotonic() - begin
+
+
+def test_apply_converges_and_a_second_plan_is_empty(node: Node) -> None:
+    node.write(MODE="one")
+    assert "start container" in node.stead("plan", str(node.specs), code=2)
+    node.stead("apply", str(node.specs))
+    assert node.page() == "well\n"
+    assert {row["phase"] for row in node.ps().values()} == {"running"}
+    assert node.stead("plan", str(node.specs)) == "nothing to do\n"
+    assert "nothing to do" in node.stead("apply", str(node.specs))
+
+
+def test_a_changed_variable_replaces_exactly_that_container(node: Node) -> None:
+    node.write(MODE="one")
+    node.stead("apply", str(node.specs))
+    before = node.ps()
+    node.write(MODE="two")
+    assert "MODE" in node.stead("plan", str(node.specs), code=2)
+    node.stead("apply", str(node.specs))
+    after = node.ps()
+    assert after["default/web"]["id"] != before["default/web"]["id"]
+    assert after["default/idle"] == before["default/idle"]
+    assert "MODE=two" in node.stead("exec", "web", "env")
+
+
+def test_a_bad_spec_changes_nothing_and_names_every_mistake(node: Node) -> None:
+    node.write(MODE="one")
+    node.stead("apply", str(node.specs))
+    before = node.ps()
+    mistakes = '[container.x]\nimagee = "a"\n\n[container.y]\nimage = "a"\nmemory = "lots"\n'
+    (node.specs / "bad.toml").write_text(mistakes)
+    for verb in ("validate", "apply"):
+        text = node.stead(verb, str(node.specs), code=1)
+        assert "bad.toml:2:1" in text and "bad.toml:6:" in text
+    assert node.ps() == before
+    (node.specs / "bad.toml").unlink()
+
+
+def test_a_killed_program_runs_again_without_any_agent(node: Node) -> None:
+    node.write(MODE="one")
+    node.stead("apply", str(node.specs))
+    before = node.ps()["default/web"]
+    os.kill(int(before["pid"]), signal.SIGKILL)
+    until(lambda: node.ps()["default/web"]["restarts"] == 1)
+    until(lambda: node.ps()["default/web"]["phase"] == "running")
+    assert node.page() == "well\n"
+
+
+def test_drift_is_seen_and_repaired_without_a_restart(node: Node) -> None:
+    node.write(MODE="one")
+    node.stead("apply", str(node.specs))
+    before = node.ps()["default/web"]
+    known = json.loads(node.stead("inspect", "container", "web"))
+    mounts.unmount(known["paths"]["rootfs"])
+    mounts.unmount(known["paths"]["netns"])
+    assert "repair container default/web" in node.stead("plan", str(node.specs), code=2)
+    node.stead("apply", str(node.specs))
+    assert node.ps()["default/web"] == before
+    assert mounts.is_mounted(known["paths"]["rootfs"]) and mounts.is_mounted(known["paths"]["netns"])
+    assert node.stead("plan", str(node.specs)) == "nothing to do\n"
+
+
+def test_a_missing_image_blocks_its_container_and_no_other(node: Node) -> None:
+    node.write(MODE="one")
+    wanted = '[image.no]\nfrom = "localhost:1/no:1"\n[container.no]\nimage = "no"\n'
+    (node.specs / "more.toml").write_text(wanted)
+    text = node.stead("apply", str(node.specs), "--timeout", "6", code=1)
+    assert "localhost:1/no:1" in text
+    assert node.page() == "well\n"
+    (node.specs / "more.toml").unlink()
+    node.stead("apply", str(node.specs))
+
+
+def test_output_and_exit_codes_reach_the_caller(node: Node) -> None:
+    node.write(MODE="one")
+    node.stead("apply", str(node.specs))
+    assert "begun" in node.stead("logs", "idle")
+    node.stead("exec", "idle", "sh", "-c", "exit 7", code=7)
+    assert "no such file" in node.stead("exec", "idle", "nothing-here", code=127)
+
+
+def test_one_source_never_touches_another(node: Node) -> None:
+    node.write(MODE="one")
+    node.stead("apply", str(node.specs))
+    other = node.base / "other"
+    other.mkdir()
+    container = '[container.x]\nimage = "busy:1"\ncommand = ["sleep", "1000"]\nstop_grace_period = "100ms"\n'
+    (other / "x.toml").write_text(f'project = "other"\n{container}')
+    before = node.ps()
+    node.stead("apply", str(other))
+    node.stead("down", str(other))
+    assert node.ps() == before
+
+
+def test_what_does_not_exist_is_said_in_one_line(node: Node) -> None:
+    node.write(MODE="one")
+    assert node.stead("logs", "nobody", code=1).count("\n") == 1
+    assert node.stead("validate", str(node.base / "nowhere"), code=1).count("\n") == 1
