@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def apply(limits: Sequence[Mapping[str, Any]]) -> None:
-    """OCI rlimits ({type, soft, hard}; -1 or 2^64-1: unlimited). OSError(EPERM) names one that is above our own
+    """OCI rlimits ({type, soft, hard}; -1 or 2^64-1: unlimited). OSError(EPERM) names one that is above our
+    own
     hard limit where CAP_SYS_RESOURCE is missing, EINVAL one that the kernel does not know or soft > hard."""
     for limit in limits:
         name = str(limit["type"])
