@@ -1,13 +1,13 @@
-"""Effects: which devices a container sees in /dev, and which its cgroup lets it use.
+"""Effects: which devices the processes of a cgroup may use: rules as values, and the eBPF program of cgroup
+v2.
 
-OCI runtime-spec config-linux.md (Default Devices); Documentation/admin-guide/cgroup-v1/devices.rst;
-cgroup v2 has no files for it: a program of type BPF_PROG_TYPE_CGROUP_DEVICE, attached by bpf(2), decides.
+Documentation/admin-guide/cgroup-v2.rst (device controller), bpf(2), struct bpf_cgroup_dev_ctx in linux/bpf.h;
+the v1 controller takes the same rules as text. Everything that no rule allows is denied.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import stat
 import struct
@@ -19,159 +19,107 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    Rule = tuple[str, int, int, str]  # a | b | c, major, minor (-1: any), access of "rwm"
+    Rule = tuple[str, int, int, str]
 
-#: name: (major, minor)
-NODES = {
-    "null": (1, 3),
-    "zero": (1, 5),
-    "full": (1, 7),
-    "random": (1, 8),
-    "urandom": (1, 9),
-    "tty": (5, 0),
-}
-LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx",
-}
-#: Nodes of any device may be made (mknod), the default ones and terminals used.
-DEFAULT_RULES: list[Rule] = [
-    ("c", -1, -1, "m"),
-    ("b", -1, -1, "m"),
-    *(("c", major, minor, "rwm") for major, minor in NODES.values()),
-    ("c", 5, 1, "rwm"),  # console
-    ("c", 5, 2, "rwm"),  # ptmx
-    ("c", 136, -1, "rwm"),  # pts
-]
+ANY = -1
+#: (type, major, minor, access): nodes may be made, those of every container be used (OCI config-linux.md).
+DEFAULT: tuple[Rule, ...] = (
+    ("c", ANY, ANY, "m"),
+    ("b", ANY, ANY, "m"),
+    ("c", 1, 3, "rwm"),
+    ("c", 1, 5, "rwm"),
+    ("c", 1, 7, "rwm"),
+    ("c", 1, 8, "rwm"),
+    ("c", 1, 9, "rwm"),
+    ("c", 5, 0, "rwm"),
+    ("c", 5, 2, "rwm"),
+    ("c", 136, ANY, "rwm"),
+)
+EVERYTHING: Rule = ("a", ANY, ANY, "rwm")
 
-_BPF_PROG_LOAD = 5
-_BPF_PROG_ATTACH = 8
-_BPF_PROG_QUERY = 16
-_BPF_PROG_DETACH = 9
-_BPF_PROG_GET_FD_BY_ID = 13
-_TYPE_CGROUP_DEVICE = 15
-_ATTACH_CGROUP_DEVICE = 6
-_ALLOW_MULTI = 2
+_ACCESS = {"m": 1, "r": 2, "w": 4}
+_TYPES = {"b": 1, "c": 2}
+_PROG_LOAD, _PROG_ATTACH = 5, 8
+_PROG_TYPE_CGROUP_DEVICE, _CGROUP_DEVICE = 15, 6
+_ALLOW_OVERRIDE = 1  # the next attachment takes this one's place
 
 
 def cgroup_rules(rules: Sequence[Mapping[str, Any]]) -> list[Rule]:
-    """OCI rules on top of the default set. A `path` is looked up on the host; of a directory (/dev/snd) every
-    device below. FileNotFoundError names a device that is not there."""
-    result: list[Rule] = []
+    """The default set with what OCI rules allow beyond it; FileNotFoundError for a `path` that is not
+    there.
+    """
+    found = list(DEFAULT)
     for rule in rules:
         if not rule.get("allow"):
             continue
         access = str(rule.get("access") or "rwm")
-        if rule.get("path"):
-            result += [(kind, major, minor, access) for _, kind, major, minor in host_devices(rule["path"])]
-        elif rule.get("type", "a") == "a":
-            return [("a", -1, -1, "rwm")]
+        if "path" in rule:
+            node = os.stat(str(rule["path"]))
+            kind = "b" if stat.S_ISBLK(node.st_mode) else "c"
+            found.append((kind, os.major(node.st_rdev), os.minor(node.st_rdev), access))
+        elif "major" in rule or "minor" in rule or rule.get("type") in ("b", "c"):
+            numbers = (int(rule.get(key, ANY)) for key in ("major", "minor"))
+            found.append((str(rule.get("type") or "c"), *numbers, access))  # type: ignore[arg-type]
         else:
-            result.append((rule["type"], int(rule.get("major", -1)), int(rule.get("minor", -1)), access))
-    return [*DEFAULT_RULES, *result]
-
-
-def host_devices(path: str) -> list[tuple[str, str, int, int]]:
-    """(path, b | c, major, minor) of a device node, or of each node below a directory."""
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        found = []
-        for name in sorted(os.listdir(path)):
-            below = os.stat(f"{path}/{name}", follow_symlinks=False).st_mode
-            if stat.S_ISDIR(below) or stat.S_ISCHR(below) or stat.S_ISBLK(below):
-                found += host_devices(f"{path}/{name}")
-        return found
-    if stat.S_ISCHR(status.st_mode):
-        kind = "c"
-    elif stat.S_ISBLK(status.st_mode):
-        kind = "b"
-    else:
-        raise OSError(errno.ENODEV, "find device: not a device node", path)
-    return [(path, kind, os.major(status.st_rdev), os.minor(status.st_rdev))]
-
-
-def populate(directory: int) -> None:
-    """The default nodes and links in the container's /dev, given by descriptor. What is there stays."""
-    for name, (major, minor) in NODES.items():
-        make_node(directory, name, "c", major, minor)
-    for name, target in LINKS.items():
-        try:
-            os.symlink(target, name, dir_fd=directory)
-        except FileExistsError:
-            pass
-
-
-def make_node(directory: int, name: str, kind: str, major: int, minor: int, mode: int = 0o666) -> None:
-    kinds = stat.S_IFBLK if kind == "b" else stat.S_IFCHR
-    try:
-        os.mknod(name, kinds | mode, os.makedev(major, minor), dir_fd=directory)
-        os.chmod(name, mode, dir_fd=directory)
-    except FileExistsError:
-        pass
-
-
-# ---------------------------------------------------------------- cgroup v2
-
-
-def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
-    return struct.pack("<BBhi", code, src << 4 | dst, offset, value)
+            return [EVERYTHING]
+    return found
 
 
 def program(rules: Sequence[Rule]) -> bytes:
-    """eBPF: 1 in r0 when a rule covers all that is asked, else 0.
+    """eBPF instructions that return 1 for what a rule allows, else 0.
 
-    struct bpf_cgroup_dev_ctx {u32 access_type (access << 16 | type), major, minor}; access mknod 1, read 2,
-    write 4; type block 1, char 2.
+    r2 is the type of the device, r3 the access wanted, r4 and r5 major and minor.
     """
-    load, mov_x, mov_k, and_k, rsh_k, jne, exit_ = 0x61, 0xBC, 0xB4, 0x54, 0x74, 0x55, 0x95
     code = [
-        _instruction(load, 2, 1, 0),
-        _instruction(and_k, 2, value=0xFFFF),  # r2: type
-        _instruction(load, 3, 1, 0),
-        _instruction(rsh_k, 3, value=16),  # r3: access
-        _instruction(load, 4, 1, 4),  # r4: major
-        _instruction(load, 5, 1, 8),  # r5: minor
+        _instruction(0x61, 2, 1, 0, 0),
+        _instruction(0xBC, 3, 2, 0, 0),
+        _instruction(0x54, 2, 0, 0, 0xFFFF),
+        _instruction(0x74, 3, 0, 0, 16),
+        _instruction(0x61, 4, 1, 4, 0),
+        _instruction(0x61, 5, 1, 8, 0),
     ]
-    bits = {"m": 1, "r": 2, "w": 4}
-    for kind, major, minor, access in rules:
-        denied = 7 & ~sum(bits[letter] for letter in set(access))
-        body: list[tuple[int, int]] = []  # (register, value it must equal)
-        if kind != "a":
-            body.append((2, 1 if kind == "b" else 2))
-        if major >= 0:
-            body.append((4, major))
-        if minor >= 0:
-            body.append((5, minor))
-        checks = len(body) + (3 if denied else 0)
-        block = []
-        for register, value in body:
-            checks -= 1
-            block.append(_instruction(jne, register, offset=checks + 2, value=value))
-        if denied:
-            block.append(_instruction(mov_x, 0, 3))
-            block.append(_instruction(and_k, 0, value=denied))
-            block.append(_instruction(jne, 0, offset=2, value=0))
-        block += [_instruction(mov_k, 0, value=1), _instruction(exit_)]
-        code += block
-    code += [_instruction(mov_k, 0, value=0), _instruction(exit_)]
+    for rule in rules:
+        code += _test(rule)
+    code += [_instruction(0xB7, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]
     return b"".join(code)
 
 
-def attach_program(cgroup: int, rules: Sequence[Rule]) -> None:
-    """Put the filter on the cgroup (a descriptor of its directory), then take the ones before it off."""
-    before = _attached(cgroup)
+def _test(rule: Rule) -> list[bytes]:
+    """Each condition that fails jumps past the rule's own `return 1`."""
+    kind, major, minor, access = rule
+    conditions: list[list[tuple[int, int, int, int]]] = []  # code, destination, source, immediate
+    if kind in _TYPES:
+        conditions.append([(0x55, 2, 0, _TYPES[kind])])
+    allowed = sum(_ACCESS[letter] for letter in access)
+    if allowed != 7:
+        conditions.append([(0xBC, 0, 3, 0), (0x54, 0, 0, 7 & ~allowed), (0x55, 0, 0, 0)])
+    if major != ANY:
+        conditions.append([(0x55, 4, 0, major)])
+    if minor != ANY:
+        conditions.append([(0x55, 5, 0, minor)])
+    steps = [step for condition in conditions for step in condition]
+    code = []
+    for index, (operation, to, source, value) in enumerate(steps):
+        past = len(steps) - index - 1 + 2
+        code.append(_instruction(operation, to, source, past if operation == 0x55 else 0, value))
+    return [*code, _instruction(0xB7, 0, 0, 0, 1), _instruction(0x95, 0, 0, 0, 0)]
+
+
+def _instruction(code: int, to: int, source: int, offset: int, value: int) -> bytes:
+    return struct.pack("=BBhi", code, to | source << 4, offset, value)
+
+
+def attach_program(directory: int, rules: Sequence[Rule]) -> None:
+    """Hold the cgroup (v2) behind this descriptor to `rules`; replaces what was attached by us before."""
     code = program(rules)
-    text = ctypes.create_string_buffer(code, len(code))
-    licence = ctypes.create_string_buffer(b"GPL")
+    instructions = ctypes.create_string_buffer(code, len(code))
+    license = ctypes.create_string_buffer(b"GPL")
     load = struct.pack(
-        "<IIQQIIQII16s",
-        _TYPE_CGROUP_DEVICE,
+        "=IIQQIIQII16s",
+        _PROG_TYPE_CGROUP_DEVICE,
         len(code) // 8,
-        ctypes.addressof(text),
-        ctypes.addressof(licence),
+        ctypes.addressof(instructions),
+        ctypes.addressof(license),
         0,
         0,
         0,
@@ -179,28 +127,9 @@ def attach_program(cgroup: int, rules: Sequence[Rule]) -> None:
         0,
         b"stead_devices",
     )
-    fd = _bpf(_BPF_PROG_LOAD, load)
+    fd = libc.syscall("bpf", _PROG_LOAD, load, len(load), subject="device program")
     try:
-        _bpf(_BPF_PROG_ATTACH, struct.pack("<IIII", cgroup, fd, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI))
+        attach = struct.pack("=IIII", directory, fd, _CGROUP_DEVICE, _ALLOW_OVERRIDE)
+        libc.syscall("bpf", _PROG_ATTACH, attach, len(attach), subject="device program")
     finally:
         os.close(fd)
-    for number in before:
-        old = _bpf(_BPF_PROG_GET_FD_BY_ID, struct.pack("<III", number, 0, 0))
-        try:
-            _bpf(_BPF_PROG_DETACH, struct.pack("<IIII", cgroup, old, _ATTACH_CGROUP_DEVICE, 0))
-        finally:
-            os.close(old)
-
-
-def _attached(cgroup: int) -> list[int]:
-    """Ids of the device programs on this very cgroup."""
-    ids = (ctypes.c_uint32 * 64)()
-    query = struct.pack("<IIIIQII", cgroup, _ATTACH_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), len(ids), 0)
-    buffer = ctypes.create_string_buffer(query, len(query))
-    libc.syscall("bpf", _BPF_PROG_QUERY, buffer, len(query), subject="device programs")
-    return list(ids[: struct.unpack_from("<I", buffer, 24)[0]])
-
-
-def _bpf(command: int, attributes: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    return libc.syscall("bpf", command, buffer, len(attributes), subject="device filter")

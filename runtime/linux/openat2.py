@@ -1,69 +1,79 @@
-"""Effects: paths inside another root, opened so that nothing in it leads out: openat2(2), RESOLVE_IN_ROOT."""
+"""Effects: opening paths inside a container's root, so that no link of the container leads out of it.
+
+openat2(2) with RESOLVE_IN_ROOT: absolute links and `..` are taken as in a chroot.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
+import stat
 
 from runtime.linux import libc
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
-O_PATH = os.O_PATH | os.O_CLOEXEC
+_MAX_TRIES = 10
 
 
-class _How(ctypes.Structure):
+class OpenHow(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def open_in_root(rootfd: int, path: str | os.PathLike[str], flags: int, mode: int = 0) -> int:
-    """Open `path` as if `rootfd` were "/": links and ".." stay below it. Close-on-exec."""
-    text = os.fspath(path)
-    how = _How(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-    name = os.fsencode(text) or b"."
-    while True:
+def open_in_root(rootfd: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open `path` as if `rootfd` were the root directory. Magic links of /proc are never followed."""
+    how = OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    for attempt in range(_MAX_TRIES):
         try:
-            return libc.syscall("openat2", rootfd, name, ctypes.byref(how), ctypes.sizeof(how), subject=text)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:  # a rename raced with the walk
+            return libc.syscall(
+                "openat2", rootfd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), subject=path
+            )
+        except BlockingIOError:  # a rename meanwhile: the kernel asks for another try
+            if attempt == _MAX_TRIES - 1:
                 raise
+    raise AssertionError
 
 
-def make_directories(rootfd: int, path: str, mode: int = 0o755) -> int:
-    """An O_PATH descriptor of the directory `path` below the root, made with its parents where missing."""
-    try:
-        return open_in_root(rootfd, path, O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        pass
-    parent, name = os.path.split(path.rstrip("/"))
-    if name in ("", ".", ".."):
-        raise OSError(errno.ENOENT, "make directory", path)
-    above = make_directories(rootfd, parent or "/", mode)
-    try:
+def make_directory(rootfd: int, path: str, mode: int = 0o755) -> int:
+    """An O_PATH descriptor of the directory `path`, made with its parents where it is missing."""
+    current = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=rootfd)
+    done = ""
+    for name in [part for part in path.split("/") if part]:
+        done += f"/{name}"
         try:
-            os.mkdir(name, mode, dir_fd=above)
-        except FileExistsError:  # a dangling link: its target is not ours to make
-            pass
-    finally:
-        os.close(above)
-    return open_in_root(rootfd, path, O_PATH | os.O_DIRECTORY)
+            following = open_in_root(rootfd, done, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            try:
+                os.mkdir(name, mode, dir_fd=current)
+            except FileExistsError:  # a link to nothing
+                os.close(current)
+                raise
+            following = open_in_root(rootfd, done, os.O_PATH | os.O_DIRECTORY)
+        except BaseException:
+            os.close(current)
+            raise
+        os.close(current)
+        current = following
+    return current
 
 
-def make_file(rootfd: int, path: str, mode: int = 0o644) -> int:
-    """An O_PATH descriptor of `path`, an empty regular file where nothing was there."""
+def make_target(rootfd: int, path: str, *, directory: bool) -> int:
+    """An O_PATH descriptor of a mount's destination, made (as an empty file or directory) when missing."""
+    if directory:
+        return make_directory(rootfd, path)
     try:
-        return open_in_root(rootfd, path, O_PATH)
+        return open_in_root(rootfd, path, os.O_PATH)
     except FileNotFoundError:
-        pass
-    parent, name = os.path.split(path)
-    above = make_directories(rootfd, parent or "/")
-    try:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        parent, _, name = path.rstrip("/").rpartition("/")
+        fd = make_directory(rootfd, parent)
         try:
-            os.close(os.open(name, flags, mode, dir_fd=above))
-        except FileExistsError:
-            pass
-    finally:
-        os.close(above)
-    return open_in_root(rootfd, path, O_PATH)
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=fd))
+        finally:
+            os.close(fd)
+        return open_in_root(rootfd, path, os.O_PATH)
+
+
+def is_directory(fd: int) -> bool:
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
