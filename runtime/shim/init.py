@@ -1,365 +1,241 @@
-"""Effects: from a forked process to a container's program: namespaces, mounts, identity, limits, exec.
+"""Effects: a freshly forked process becomes a container's program, or a program inside a running container.
 
-OCI runtime-spec config.md, config-linux.md; pid_namespaces(7), pivot_root(2). Runs once in a child that is
-already in the container's pid and network namespaces and in its cgroup, with one thread, and ends in execve(2)
-or _exit(2). What goes wrong is one JSON message on `report_fd`, with Docker's exit code: 125 ours, 126 not
-executable, 127 not found. No message and end of file: the program was exec'ed.
+Nothing here returns: it ends in execve(2) or, after one JSON object on the report pipe, in _exit(2) with
+125, 126
+or 127. The pipe is close-on-exec, so that its end without bytes says that the program runs. The order
+follows from
+what each step takes away: files of the host are read before the root changes, mounts are made before paths
+are
+masked, identity goes before the system call filter, which is last. OCI runtime-spec, config-linux.md;
+pivot_root(2).
 """
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
+import json
 import os
 import signal
-import socket
-import stat
+from pathlib import Path
 
-from runtime.linux import capabilities, libc, namespaces, rlimits, seccomp, terminals
-from runtime.shim import messages, rootfs
+from runtime.linux import libc, namespaces
+from runtime.shim import identity, root, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
-    StrPath = str | os.PathLike[str]
+    Config = dict[str, Any]
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_KEYCTL_JOIN_SESSION_KEYRING = 1
-_FIRST_FREE = 10  # descriptors below are the program's, or are being put in place
-
-#: sysctls that belong to a namespace; all others would change the host.
-_IPC_SYSCTLS = frozenset(
-    f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
+_MAX_FILTER = 1 << 20
+_NAMESPACED_KERNEL = frozenset(
+    f"kernel.{name}"
+    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
 
 
-class Refusal(Exception):
-    """Why the program was not started, for people."""
+class StartError(Exception):
+    """Why the program cannot be started, with the exit code that says it."""
 
-    def __init__(self, message: str, exit_code: int = FAILED, number: int = 0) -> None:
+    def __init__(self, message: str, code: int = FAILED, number: int = 0) -> None:
         super().__init__(message)
-        self.exit_code, self.number = exit_code, number
+        self.message, self.code, self.number = message, code, number
 
 
-class _Stage:
-    """Which part is at work, for the report."""
+class Stage:
+    """The step under way, for the report."""
 
-    name = "start"
+    __slots__ = ("name",)
+
+    def __init__(self) -> None:
+        self.name = "begin"
 
 
 def run_init(
-    config: Mapping[str, Any],
+    config: Config,
     *,
-    rootfs: StrPath,
+    rootfs: Path,
     stdio: tuple[int, int, int],
     console_socket: int | None,
     report_fd: int,
 ) -> NoReturn:
-    """Become the container's first process. Never returns."""
-    stage = _Stage()
+    """The container's first process: namespaces that it does not have yet, its root, then its program.
+
+    The caller has put it into its cgroup and its pid and network namespaces.
+    """
+    stage = Stage()
     try:
-        _init(config, os.fspath(rootfs), stdio, console_socket, stage)
+        os.setsid()
+        program_filter = _read_filter(config)
+        stage.name = "namespaces"
+        spaces = {entry["type"] for entry in config["linux"]["namespaces"]}
+        flags = sum(namespaces.FLAGS[kind] for kind in ("mount", "uts", "ipc", "cgroup") if kind in spaces)
+        namespaces.unshare(flags)
+        stage.name = "hostname"
+        _set_names(config, spaces)
+        stage.name = "sysctls"
+        _set_sysctls(config["linux"].get("sysctl") or {}, spaces)
+        stage.name = "root filesystem"
+        slave = root.build(config, rootfs, console_socket, stage)
+        _become(config, config["process"], stdio, slave, program_filter, stage)
     except BaseException as error:
-        _report(error, stage.name, report_fd)
+        _report(report_fd, stage, error)
 
 
 def run_exec(
-    config: Mapping[str, Any],
-    process: Mapping[str, Any],
+    config: Config,
+    process: Config,
     *,
     init_pidfd: int,
     stdio: tuple[int, int, int],
     console_socket: int | None,
     report_fd: int,
 ) -> NoReturn:
-    """Become one more process of the running container: `process` is an OCI process, what it leaves out is as
-    in the container's own. The caller has joined the pid namespace and the cgroup. Never returns."""
-    stage = _Stage()
+    """A further process of a running container: all its namespaces, the same limits and the same filter.
+
+    The caller has put it into the cgroup and, by its fork, into the pid namespace.
+    """
+    stage = Stage()
     try:
-        _exec(config, process, init_pidfd, stdio, console_socket, stage)
+        os.setsid()
+        program_filter = _read_filter(config)
+        stage.name = "namespaces"
+        kinds = [entry["type"] for entry in config["linux"]["namespaces"] if entry["type"] != "pid"]
+        namespaces.setns(init_pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
+        slave = None
+        if process.get("terminal") and console_socket is not None:
+            stage.name = "terminal"
+            top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            slave = tty.open_terminal(top, console_socket)
+        _become(config, process, stdio, slave, program_filter, stage)
     except BaseException as error:
-        _report(error, stage.name, report_fd)
+        _report(report_fd, stage, error)
 
 
-def _init(
-    config: Mapping[str, Any], root: str, stdio: tuple[int, int, int], console: int | None, stage: _Stage
-) -> None:
-    process, linux = config["process"], config["linux"]
-    spaces = {entry["type"] for entry in linux.get("namespaces") or ()}
-    terminal = bool(process.get("terminal")) and console is not None
-    os.setsid()
-    program = _read_filter(config)
-    stage.name = "namespaces"
-    namespaces.unshare(sum(namespaces.FLAGS[name] for name in spaces & {"mount", "cgroup", "ipc", "uts"}))
-    stage.name = "hostname"
-    _name_host(config, spaces)
-    stage.name = "mounts"
-    rootfs.build(config, root)
-    stage.name = "sysctls"
-    _set_sysctls(linux.get("sysctl") or {}, spaces)
-    stage.name = "terminal"
-    if terminal:
-        assert console is not None
-        stdio = _open_terminal(console, process)
-        rootfs.bind_console(stdio[0])
-    stage.name = "root filesystem"
-    _make_working_directory(process)
-    rootfs.seal(config)
-    _become(process, program, stdio, terminal, stage)
-
-
-def _exec(
-    config: Mapping[str, Any],
-    given: Mapping[str, Any],
-    init_pidfd: int,
-    stdio: tuple[int, int, int],
-    console: int | None,
-    stage: _Stage,
-) -> None:
-    process = {**config["process"], "terminal": False, "rlimits": config["process"].get("rlimits"), **given}
-    terminal = bool(process.get("terminal")) and console is not None
-    os.setsid()
-    program = _read_filter(config)
-    stage.name = "namespaces"
-    # Joined in one step by the pidfd; the pid namespace takes effect on children and was joined before.
-    spaces = {entry["type"] for entry in config["linux"].get("namespaces") or ()} - {"pid", "user"}
-    namespaces.setns(init_pidfd, sum(namespaces.FLAGS[name] for name in spaces))
-    stage.name = "terminal"
-    if terminal:
-        assert console is not None
-        stdio = _open_terminal(console, process)
-    _become(process, program, stdio, terminal, stage)
-
-
-# ---------------------------------------------------------------- identity, limits, exec
+# ---------------------------------------------------------------- the last steps, the same for both
 
 
 def _become(
-    process: Mapping[str, Any],
-    program: bytes | None,
+    config: Config,
+    process: Config,
     stdio: tuple[int, int, int],
-    terminal: bool,
-    stage: _Stage,
-) -> None:
-    """The last steps, in the order in which each still may do the next."""
-    stage.name = "ulimits"
-    rlimits.apply(process.get("rlimits") or ())
-    _set_oom_score(process)
-    stage.name = "keyring"
-    _join_keyring()
-    stage.name = "standard streams"
-    _take_streams(stdio, terminal)
-    stage.name = "user"
-    sets = process.get("capabilities") or {}
-    user = process.get("user") or {}
-    bounding = [name for name in sets.get("bounding") or () if name in capabilities.NUMBERS]
-    _enter_directory(str(process.get("cwd") or "/"))
-    capabilities.limit_bounding(bounding)
-    if process.get("noNewPrivileges"):
-        seccomp.no_new_privileges()
-    elif program:
-        # Without no_new_privs the filter takes CAP_SYS_ADMIN, so it goes in before the capabilities go; it
-        # allows the few calls that follow.
-        seccomp.install(program)
-    _set_user(user, sets)
-    if process.get("noNewPrivileges") and program:
-        seccomp.install(program)
-    stage.name = "exec"
-    _run(process)
-
-
-def _set_user(user: Mapping[str, Any], sets: Mapping[str, Sequence[str]]) -> None:
-    uid, gid = int(user.get("uid") or 0), int(user.get("gid") or 0)
-    masks = {
-        name: capabilities.mask(cap for cap in sets.get(name) or () if cap in capabilities.NUMBERS)
-        for name in ("effective", "permitted", "inheritable", "ambient")
-    }
-    if uid and masks["permitted"]:
-        capabilities.keep_over_setuid()
-    os.setgroups([int(group) for group in user.get("additionalGids") or ()])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-    capabilities.set_all(**masks)
-    os.umask(int(user.get("umask", 0o022)))
-
-
-def _run(process: Mapping[str, Any]) -> None:
-    words = [str(word) for word in process.get("args") or ()]
-    if not words:
-        raise Refusal("cannot start: no program given")
-    environment: dict[str, str] = {}
-    for entry in process.get("env") or ():
-        key, _, value = str(entry).partition("=")
-        environment[key] = value
-    path = _find(words[0], environment.get("PATH", DEFAULT_PATH))
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # what the interpreter ignores
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    libc.close_on_exec(3)
-    try:
-        os.execve(path, words, environment)
-    except OSError as error:
-        code = NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
-        cause = os.strerror(error.errno or 0).lower()
-        if error.errno == errno.ENOENT:
-            cause = "its interpreter (the loader, or the one after #!) is not in the image"
-        raise Refusal(f"cannot execute {words[0]}: {cause}", code, error.errno or 0) from None
-
-
-def _find(word: str, search: str) -> str:
-    """execvp(3): a word with a slash is a path; else the first executable file along PATH."""
-    candidates = [word] if "/" in word else [f"{part or '.'}/{word}" for part in search.split(":")]
-    refused = 0
-    for candidate in candidates if word else ():
-        try:
-            status = os.stat(candidate)
-        except OSError as error:
-            if error.errno == errno.EACCES:
-                refused = errno.EACCES
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            refused = refused or (errno.EISDIR if "/" in word else 0)
-        elif os.access(candidate, os.X_OK):
-            return candidate
-        else:
-            refused = errno.EACCES
-    if refused:
-        raise Refusal(f"cannot execute {word}: {os.strerror(refused).lower()}", NOT_EXECUTABLE, refused)
-    where = "no such file" if "/" in word else f"not found in PATH ({search})"
-    raise Refusal(f"cannot execute {word or repr(word)}: {where}", NOT_FOUND, errno.ENOENT)
-
-
-def _set_oom_score(process: Mapping[str, Any]) -> None:
-    score = process.get("oomScoreAdj")
-    if score is None:
-        return
-    with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-        file.write(str(int(score)).encode())
-
-
-def _join_keyring() -> None:
-    """A session keyring of its own; keyrings(7). A kernel without them, or a full quota, is no reason to fail."""
-    try:
-        libc.syscall("keyctl", _KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0, subject="session keyring")
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM, errno.EOPNOTSUPP):
-            raise
-
-
-def _take_streams(stdio: tuple[int, int, int], terminal: bool) -> None:
-    """0, 1, 2 become `stdio`, whatever numbers those have; owners stay as they are."""
-    held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE) for fd in stdio]
-    for number, fd in enumerate(held):
+    slave: int | None,
+    program_filter: bytes,
+    stage: Stage,
+) -> NoReturn:
+    stage.name = "terminal" if slave is not None else "standard streams"
+    if slave is not None:
+        tty.take(slave, process["user"])
+        stdio = (slave, slave, slave)
+    copies = [os.dup(fd) for fd in stdio]  # above 2, and close-on-exec
+    for number, fd in enumerate(copies):
         os.dup2(fd, number, inheritable=True)
-        os.close(fd)
-    if terminal:
-        terminals.control(0)
+    stage.name = "limits"
+    identity.set_rlimits(process.get("rlimits") or ())
+    stage.name = "working directory"
+    _change_directory(str(process.get("cwd") or "/"))
+    stage.name = "descriptors"
+    libc.close_on_exec(3)
+    _default_signals()
+    stage.name = "identity"
+    identity.assume(process, program_filter)
+    stage.name = "exec"
+    environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+    _execute([str(word) for word in process["args"]], environment)
 
 
-def _open_terminal(console: int, process: Mapping[str, Any]) -> tuple[int, int, int]:
-    """A terminal of the container's own devpts; its master goes over the socket."""
-    master, slave = terminals.open_pty("/dev/pts/ptmx")
-    size = process.get("consoleSize") or {}
-    if size.get("height") and size.get("width"):
-        terminals.set_size(master, int(size["height"]), int(size["width"]))
-    uid = int((process.get("user") or {}).get("uid") or 0)
-    if uid:
-        os.fchown(slave, uid, -1)
-    with socket.socket(fileno=os.dup(console)) as sender:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))
-        sender.sendmsg([b"terminal"], [rights])
-    os.close(master)
-    return slave, slave, slave
-
-
-def _make_working_directory(process: Mapping[str, Any]) -> None:
-    """Made when missing, as Docker does: owned by the user."""
-    path = str(process.get("cwd") or "/")
-    if os.path.isdir(path):
-        return
-    user = process.get("user") or {}
-    try:
-        os.makedirs(path, 0o755, exist_ok=True)
-        os.chown(path, int(user.get("uid") or 0), int(user.get("gid") or 0))
-    except OSError as error:
-        raise Refusal(
-            f"cannot make working directory {path}: {os.strerror(error.errno or 0).lower()}",
-            FAILED,
-            error.errno or 0,
-        ) from None
-
-
-def _enter_directory(path: str) -> None:
+def _change_directory(path: str) -> None:
+    """Docker makes a missing working directory, as root."""
     try:
         os.chdir(path)
-    except OSError as error:
-        cause = os.strerror(error.errno or 0).lower()
-        text = f"cannot enter working directory {path}: {cause}"
-        raise Refusal(text, FAILED, error.errno or 0) from None
+    except FileNotFoundError:
+        os.makedirs(path, 0o755, exist_ok=True)
+        os.chdir(path)
 
 
-# ---------------------------------------------------------------- the namespaces' own settings
-
-
-def _name_host(config: Mapping[str, Any], spaces: set[str]) -> None:
-    if "uts" not in spaces:
-        return
-    for key, call in (("hostname", "sethostname"), ("domainname", "setdomainname")):
-        if config.get(key):
-            name = str(config[key]).encode()
-            libc.call(call, name, len(name), subject=str(config[key]))
-
-
-def _set_sysctls(values: Mapping[str, str], spaces: set[str]) -> None:
-    for key, value in values.items():
-        dotted = key.replace("/", ".") if "/" in key and "." not in key else key
-        if dotted.startswith("net."):
-            space = "network"
-        elif dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
-            space = "ipc"
-        elif dotted in ("kernel.hostname", "kernel.domainname"):
-            space = "uts"
-        else:
-            raise Refusal(f"cannot set sysctl {key}: it belongs to the whole host, not to a container")
-        if space not in spaces:
-            raise Refusal(f"cannot set sysctl {key}: the container shares the host's {space} namespace")
-        # A slash form keeps dots inside a name (interface eth0.5); sysctl(8).
-        file = "/proc/sys/" + (key if "/" in key else key.replace(".", "/"))
-        if ".." in file.split("/"):
-            raise Refusal(f"cannot set sysctl {key}: no such setting")
+def _default_signals() -> None:
+    """An ignored signal would stay so over execve(2); Python ignores SIGPIPE and SIGXFSZ."""
+    for number in signal.valid_signals():
         try:
-            with open(file, "wb", buffering=0) as stream:
-                stream.write(str(value).encode())
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):  # SIGKILL, SIGSTOP, those of the C library
+            pass
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _execute(words: list[str], environment: dict[str, str]) -> NoReturn:
+    """execve(2) with the container's own PATH: 127 when there is no such file, 126 when it is none to run."""
+    name = words[0]
+    if "/" in name:
+        candidates = [name]
+    else:
+        places = environment.get("PATH", "").split(":")
+        candidates = [f"{place or '.'}/{name}" for place in places]
+    refused: OSError | None = None
+    for candidate in candidates:
+        try:
+            os.execve(candidate, words, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(candidate) and "/" in name:
+                text = f"exec {name}: its interpreter or the target of its link is missing"
+                raise StartError(text, NOT_FOUND, errno.ENOENT) from None
         except OSError as error:
-            cause = os.strerror(error.errno or 0).lower()
-            raise Refusal(f"cannot set sysctl {key}={value}: {cause}", FAILED, error.errno or 0) from None
+            refused = refused or error
+    if refused is not None:
+        text = f"exec {name}: {os.strerror(refused.errno or 0).lower()}"
+        raise StartError(text, NOT_EXECUTABLE, refused.errno or 0)
+    where = "" if "/" in name else " in PATH"
+    raise StartError(f"exec {name}: no such file{where}", NOT_FOUND, errno.ENOENT)
 
 
-def _read_filter(config: Mapping[str, Any]) -> bytes | None:
+# ---------------------------------------------------------------- before the root changes
+
+
+def _read_filter(config: Config) -> bytes:
+    """The compiled system call filter; empty for `unconfined`."""
     path = (config.get("annotations") or {}).get("stead.seccomp") or "unconfined"
     if path == "unconfined":
-        return None
-    with open(path, "rb") as file:
-        return file.read()
+        return b""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(_MAX_FILTER) or b""
 
 
-def _report(error: BaseException, stage: str, report_fd: int) -> NoReturn:
-    """Say why, and end. A broad catcher: this process must not run its parent's code twice."""
-    code, number, text = FAILED, 0, f"cannot start: {error}"
-    if isinstance(error, Refusal):
-        code, number, text = error.exit_code, error.number, str(error)
+def _set_names(config: Config, spaces: set[str]) -> None:
+    if "uts" not in spaces:
+        return
+    for call, key in (("sethostname", "hostname"), ("setdomainname", "domainname")):
+        name = str(config.get(key) or "").encode()
+        if name:
+            libc.call(call, name, len(name), subject=key)
+
+
+def _set_sysctls(values: dict[str, str], spaces: set[str]) -> None:
+    """Only those that belong to a namespace which the container has for itself: sysctl(8)."""
+    for key, value in values.items():
+        own = (
+            (key.startswith("net.") and "network" in spaces)
+            or (key in _NAMESPACED_KERNEL and "ipc" in spaces)
+            or (key.startswith("fs.mqueue.") and "ipc" in spaces)
+        )
+        if not own:
+            raise StartError(f"sysctl {key}: it is not the container's own, the whole host would get it")
+        with open(f"/proc/sys/{key.replace('.', '/')}", "wb", buffering=0) as file:
+            file.write(str(value).encode())
+
+
+def _report(report_fd: int, stage: Stage, error: BaseException) -> NoReturn:
+    code, number, message = FAILED, 0, str(error)
+    if isinstance(error, StartError):
+        code, number = error.code, error.number
     elif isinstance(error, OSError):
         number = error.errno or 0
-        about = f" {error.filename}" if error.filename else ""
-        text = f"cannot start ({stage}): {error.strerror}{about}"
-    elif not isinstance(error, ValueError):
-        text = f"cannot start ({stage}): {type(error).__name__}: {error}"
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"{stage.name}: {(error.strerror or str(error)).lower()}{where}"
+    elif not isinstance(error, Exception) or not message:
+        message = f"{stage.name}: {type(error).__name__} {error}"
+    text = {"stage": stage.name, "errno": number, "message": message, "exit_code": code}
     try:
-        document = {"stage": stage, "errno": number, "message": text, "exit_code": code}
-        os.write(report_fd, messages.encode(document))
+        os.write(report_fd, json.dumps(text).encode())
     finally:
         os._exit(code)
