@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": ("plan", "show what would be done and why", "stead plan specs/"),
     "apply": ("apply", "converge once, without an agent", "stead apply specs/"),
     "down": ("down", "remove what a directory declared", "stead down specs/ --volumes"),
+    "status": ("status", "say what the agent has in force, does, and cannot do", "stead status"),
     "ps": ("ps", "list containers", "stead ps"),
     "logs": ("logs", "show a container's output", "stead logs -f --since 10m web"),
     "exec": ("exec", "run a program in a running container", "stead exec -it web sh"),

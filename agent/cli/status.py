@@ -1,0 +1,75 @@
+"""Effects: `stead status`, asked of the agent over its socket. Exit 0: converged, 1: not, or no agent
+runs.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import time
+
+from agent.cli import table
+from agent.cli.main import Problem, need_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from runtime.paths import Paths
+
+TIMEOUT = 10.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="all that the agent says")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    need_root()
+    found = ask(paths, "/v1/status")
+    print(json.dumps(found, indent=1) if options.json else text(found, time.time()))
+    return 0 if found["state"] == "converged" and not any(item["errors"] for item in found["sources"]) else 1
+
+
+def ask(paths: Paths, path: str) -> Any:
+    """A document of the agent's. Problem when none answers."""
+    connection = http.client.HTTPConnection("agent", timeout=TIMEOUT)
+    try:
+        directory = os.open(paths.run, os.O_PATH | os.O_CLOEXEC)
+        try:
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            connection.sock.settimeout(TIMEOUT)
+            connection.sock.connect(f"/proc/self/fd/{directory}/{paths.agent_socket.name}")
+        finally:
+            os.close(directory)
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        hint = "start it with `systemctl start stead` or `stead agent`; `stead ps` works without it"
+        raise Problem(f"no agent runs on {paths.root}: {hint}") from error
+    finally:
+        connection.close()
+
+
+def text(found: Any, now: float) -> str:
+    """Sources with their errors, then what is under way and what is blocked."""
+    lines = [f"{found['state']}, agent {found['version']} for {table.age(now - found['started_at'])}"]
+    rows = []
+    for source in found["sources"]:
+        good = table.age(now - source["last_success"]) + " ago" if source["last_success"] else "never"
+        bad = len(source["errors"])
+        state = f"{bad} errors in {source['seen'][:12]}" if bad else source["fetch_error"] or "good"
+        rows.append((source["name"], source["revision"][:12] or "-", str(source["containers"]), good, state))
+    lines += ["", table.columns(("SOURCE", "IN FORCE", "CONTAINERS", "CONVERGED", "NEWEST"), rows)]
+    for source in found["sources"]:
+        lines += [f"  {error}" for error in source["errors"]]
+    lines += [f"now: {step['id']}: {step['cause']}" for step in found["in_flight"]]
+    for item in found["blocked"]:
+        again = f" (again in {item['retry_in']:.0f} s)" if item["retry_in"] is not None else ""
+        lines.append(f"blocked: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
+    if found["error"]:
+        lines.append(f"error: {found['error']}")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""Effects: the agent's HTTP: its state on a unix socket for the command line, /metrics on TCP as well.
+
+The unix socket is bound here with mode 0600 (uvicorn would make it 0666). Readers take the View as it is
+and wait
+for nothing; rendering happens in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent import metrics
+from agent.settings import Settings
+from agent.view import View
+from runtime.paths import Paths
+
+BACKLOG = 64
+
+
+class Shown(Protocol):
+    """What is served: the loop's agent."""
+
+    @property
+    def view(self) -> View: ...
+    def scraped(self) -> None: ...
+
+
+async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
+    """Until cancelled. OSError when an address cannot be bound."""
+    listeners = [_unix(paths)]
+    try:
+        if settings.listen.metrics:
+            listeners.append(_tcp(settings.listen.metrics))
+        config = uvicorn.Config(
+            application(agent), log_config=None, access_log=False, lifespan="off", http="h11", ws="none"
+        )
+        server = _Server(config)
+        try:
+            await server.serve(sockets=listeners)
+        finally:
+            server.should_exit = True
+    finally:
+        for listener in listeners:
+            listener.close()
+        paths.agent_socket.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """Signals are the loop's to handle."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def application(agent: Shown) -> Starlette:
+    async def status(request: Request) -> Response:
+        return _json(await asyncio.to_thread(status_document, agent.view))
+
+    async def scrape(request: Request) -> Response:
+        agent.scraped()
+        text = await asyncio.to_thread(metrics.render, agent.view)
+        return Response(text, media_type=metrics.CONTENT_TYPE)
+
+    return Starlette(routes=[Route("/v1/status", status), Route("/metrics", scrape)])
+
+
+def status_document(view: View) -> dict[str, Any]:
+    """The JSON of /v1/status: state, sources, steps and what is blocked; times are seconds since the
+    epoch.
+    """
+    return {
+        "state": view.state,
+        "version": view.version,
+        "node": view.node,
+        "pid": view.pid,
+        "at": view.at,
+        "started_at": view.started_at,
+        "error": view.error,
+        "sources": [asdict(source) for source in view.sources],
+        "plan": [asdict(step) for step in view.plan],
+        "in_flight": [asdict(step) for step in view.in_flight],
+        "blocked": [asdict(item) for item in view.blocked],
+        "containers": {name: item.phase.value for name, item in view.observed.containers.items()},
+    }
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(json.dumps(document), media_type="application/json")
+
+
+def _unix(paths: Paths) -> socket.socket:
+    """Bound by way of its directory's descriptor, however long the path is (unix(7): 108 bytes)."""
+    paths.agent_socket.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    directory = os.open(paths.agent_socket.parent, os.O_PATH | os.O_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{paths.agent_socket.name}")
+    finally:
+        os.umask(before)
+        os.close(directory)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+    listener.listen(BACKLOG)
+    return listener

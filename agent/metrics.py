@@ -1,0 +1,138 @@
+"""Decisions: a View as Prometheus metrics. Every series comes from the View: what is gone from it is gone
+here.
+
+Per-container names, labels and units are cAdvisor's own, so that existing dashboards work.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.view import View
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: name without _total -> (field of Sample, help)
+_COUNTERS = {
+    "container_cpu_usage_seconds": ("cpu_seconds", "CPU time consumed."),
+    "container_cpu_user_seconds": ("cpu_user_seconds", "CPU time consumed in user mode."),
+    "container_cpu_system_seconds": ("cpu_system_seconds", "CPU time consumed in the kernel."),
+    "container_cpu_cfs_throttled_seconds": (
+        "cpu_throttled_seconds",
+        "Time in which the CPU limit held it back.",
+    ),
+    "container_oom_events": ("oom_events", "Processes killed because memory ran out."),
+    "container_fs_reads_bytes": ("io_read_bytes", "Bytes read from block devices."),
+    "container_fs_writes_bytes": ("io_write_bytes", "Bytes written to block devices."),
+    "container_fs_reads": ("io_reads", "Reads from block devices."),
+    "container_fs_writes": ("io_writes", "Writes to block devices."),
+    "container_network_receive_bytes": ("rx_bytes", "Bytes received."),
+    "container_network_transmit_bytes": ("tx_bytes", "Bytes sent."),
+    "container_network_receive_packets": ("rx_packets", "Packets received."),
+    "container_network_transmit_packets": ("tx_packets", "Packets sent."),
+    "container_network_receive_errors": ("rx_errors", "Errors while receiving."),
+    "container_network_transmit_errors": ("tx_errors", "Errors while sending."),
+    "container_network_receive_packets_dropped": ("rx_dropped", "Received packets that were dropped."),
+    "container_network_transmit_packets_dropped": ("tx_dropped", "Packets to send that were dropped."),
+}
+_GAUGES = {
+    "container_memory_usage_bytes": ("memory_usage", "Memory in use, caches included."),
+    "container_memory_working_set_bytes": (
+        "memory_working_set",
+        "Memory in use without inactive file caches.",
+    ),
+    "container_memory_rss": ("memory_rss", "Anonymous memory."),
+    "container_memory_cache": ("memory_cache", "Page cache."),
+    "container_memory_swap": ("memory_swap", "Swap in use."),
+    "container_spec_memory_limit_bytes": ("memory_limit", "Memory limit; 0: none."),
+    "container_processes": ("pids", "Processes and threads."),
+}
+
+
+def render(view: View) -> bytes:
+    """The text of one scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(view))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _agent(self._view)
+        yield from _objects(self._view)
+        yield from _samples(self._view)
+
+
+Rows = Iterable[tuple[Sequence[str], float]]
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in rows:
+        family.add_metric(values, number)
+    return family
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, number in rows:
+        family.add_metric(values, number)
+    return family
+
+
+def _agent(view: View) -> Iterator[Metric]:
+    sources, counters = view.sources, view.counters
+    yield _gauge("stead_build_info", "The agent's version.", ["version"], [((view.version,), 1)])
+    revisions = [((source.name, source.revision), 1.0) for source in sources]
+    yield _gauge("stead_source_info", "The revision in force.", ["source", "revision"], revisions)
+    success = [((source.name,), source.last_success) for source in sources]
+    name = "stead_source_last_success_timestamp_seconds"
+    yield _gauge(name, "When all that the source declares was last converged.", ["source"], success)
+    errors = [((source.name,), float(len(source.errors) + bool(source.fetch_error))) for source in sources]
+    yield _gauge("stead_source_errors", "Problems of the newest revision seen.", ["source"], errors)
+    rounds = [((outcome,), float(count)) for outcome, count in sorted(counters.rounds.items())]
+    yield _counter("stead_reconciles", "Rounds of observe and plan.", ["outcome"], rounds)
+    spent = [((), counters.round_seconds)]
+    yield _counter("stead_reconcile_seconds", "Time spent in rounds.", [], spent)
+    yield _gauge("stead_reconcile_last_seconds", "The last round.", [], [((), counters.last_round_seconds)])
+    labels = ["kind", "action", "reason", "result"]
+    steps = [(key, float(count)) for key, count in sorted(counters.steps.items())]
+    yield _counter("stead_steps", "Steps that ended.", labels, steps)
+    drift = [((kind,), float(count)) for kind, count in sorted(counters.drift.items())]
+    yield _counter("stead_drift", "Repairs begun.", ["kind"], drift)
+    blocked = Counter((item.kind, item.code) for item in view.blocked)
+    rows = [(key, float(count)) for key, count in sorted(blocked.items())]
+    yield _gauge("stead_blocked", "Things that cannot be converged now.", ["kind", "code"], rows)
+
+
+def _objects(view: View) -> Iterator[Metric]:
+    observed = view.observed
+    states = Counter(("container", item.phase.value) for item in observed.containers.values())
+    states.update(("network", "drifted" if item.defects else "ready") for item in observed.networks.values())
+    states.update(("volume", "ready") for _ in observed.volumes)
+    states["image", "ready"] = len({image.id for image in observed.images.values()})
+    rows = [(key, float(count)) for key, count in sorted(states.items())]
+    yield _gauge("stead_objects", "What exists, by kind and state.", ["kind", "state"], rows)
+    containers = sorted(observed.containers.values(), key=lambda item: item.name)
+    restarts = [((item.name,), float(item.restarts)) for item in containers]
+    yield _counter("stead_container_restarts", "Restarts by the shim.", ["name"], restarts)
+    health = [((item.name, item.health.value), 1.0) for item in containers if item.health.value != "none"]
+    yield _gauge("stead_container_health", "1 for the state it is in.", ["name", "state"], health)
+
+
+def _samples(view: View) -> Iterator[Metric]:
+    labels = ["id", "name", "image"]
+    for name, (field, text) in _COUNTERS.items():
+        rows = [((item.id, item.name, item.image), float(getattr(item, field))) for item in view.samples]
+        yield _counter(name, text, labels, rows)
+    for name, (field, text) in _GAUGES.items():
+        rows = [((item.id, item.name, item.image), float(getattr(item, field))) for item in view.samples]
+        yield _gauge(name, text, labels, rows)
