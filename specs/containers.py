@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from specs import limits
+from specs import limits, sharing
 from specs.declared import Declared, Index
 from specs.desired import (
     Attachment,
@@ -20,7 +21,7 @@ from specs.desired import (
     Restart,
     Ulimit,
 )
-from specs.documents import Container, EnvFile, LongPort, LongVolume
+from specs.documents import Container, EnvFile, LongPort, LongVolume, Network
 from specs.fingerprint import fingerprints
 from specs.interpolate import parse_env
 from specs.policies import UlimitRange
@@ -37,19 +38,21 @@ class Builder:
         self,
         index: Index,
         files: Mapping[str, bytes],
-        variables: Mapping[str, str],
         source_root: str,
         images: dict[str, DesiredImage],
         problems: list[Problem],
     ) -> None:
-        self.index, self.files, self.variables = index, files, variables
+        self.index, self.files = index, files
         self.source_root, self.images, self.problems = source_root, images, problems
+        self.addresses: dict[tuple[str, str], Declared] = {}  # (network, address) that somebody asked for
 
     def build(self, declared: Declared) -> list[DesiredContainer]:
-        """Nothing where the container's own file has problems."""
-        if not isinstance(declared.model, Container):
-            return []
-        return _Build(self, declared, declared.model).run()
+        """Nothing where the container has problems of its own; then only what it refers to is looked up."""
+        if isinstance(declared.model, Container):
+            return _Build(self, declared, declared.model).run()
+        if isinstance(declared.rest, Container):
+            _Build(self, declared, declared.rest).look_up()
+        return []
 
 
 class _Build:
@@ -60,8 +63,16 @@ class _Build:
     def wrong(self, path: Path, text: str, hint: str = "", *, at_key: bool = False) -> None:
         self.around.problems.append(self.declared.problem(path, text, hint, at_key=at_key))
 
+    def look_up(self) -> None:
+        """References only."""
+        self._environment()
+        self._mounts()
+        self._networks()
+        self._dependencies()
+
     def run(self) -> list[DesiredContainer]:
         model = self.model
+        sharing.check(model, self.wrong)
         image, platform = self._image()
         security = model.security_opt or ()
         container = DesiredContainer(
@@ -165,8 +176,8 @@ class _Build:
         for key, value in (self.model.environment or {}).items():
             if value is not None:
                 values[key] = value
-            elif key in self.around.variables:
-                values[key] = self.around.variables[key]
+            elif key in self.declared.variables:
+                values[key] = self.declared.variables[key]
         return values
 
     def _env_file(self, number: int, item: str | EnvFile) -> dict[str, str]:
@@ -182,9 +193,10 @@ class _Build:
         content = self.around.files.get(where)
         if content is None:
             if required:
-                self.wrong(path, f"cannot read env_file {where!r}: no such file in the source")
+                hint = "env files are named .env, *.env, *.txt, *.conf, *.cfg, *.properties, *.vars or *.list"
+                self.wrong(path, f"cannot read env_file {where!r}: no such file in the source", hint)
             return {}
-        values, problems = parse_env(content, self.around.variables)
+        values, problems = parse_env(content, self.declared.variables)
         self.around.problems += [Problem(where, line, column, text) for line, column, text in problems]
         return values
 
@@ -319,10 +331,34 @@ class _Build:
                     path, f"no network {name!r}", self.index.hint("network", project, name), at_key=at_key
                 )
                 continue
+            if member.ipv4_address:
+                self._check_address(name, full, member.ipv4_address)
             out.append(
                 Attachment(full, member.aliases or (), member.ipv4_address or "", member.mac_address or "")
             )
         return tuple(out)
+
+    def _check_address(self, name: str, full: str, address: str) -> None:
+        path = ("networks", name, "ipv4_address")
+        declared = self.index.get("network", full)
+        network = declared.model if declared is not None else None
+        if declared is not None and network is None:
+            return  # that table has its own problem
+        if not isinstance(network, Network) or not network.subnet:
+            self.wrong(
+                path, f"network {name!r} has no subnet of its own", f"write subnet in [network.{name}]"
+            )
+            return
+        subnet = ipaddress.IPv4Network(network.subnet)
+        edges = (subnet.network_address, subnet.broadcast_address)
+        gateway = network.gateway or str(subnet.network_address + 1)
+        if ipaddress.IPv4Address(address) not in subnet or ipaddress.IPv4Address(address) in edges:
+            self.wrong(path, f"{address} is not a host address of {subnet}")
+        elif address == gateway:
+            self.wrong(path, f"{address} is the gateway of network {name!r}")
+        other = self.around.addresses.setdefault((full, address), self.declared)
+        if other is not self.declared:
+            self.wrong(path, f"{address} is asked for by {other.full!r} already ({other.place})")
 
     def _dependencies(self) -> tuple[Dependency, ...]:
         out: list[Dependency] = []

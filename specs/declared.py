@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from specs.values import PortBinding
 
 @dataclass(slots=True)
 class Declared:
-    """One table `[kind.name]`. `model` is None where its file has problems: then only the name is known."""
+    """One table `[kind.name]`. `model` is None where it has problems; `rest` is what is right in it."""
 
     kind: str
     project: str
@@ -24,6 +24,8 @@ class Declared:
     model: Any
     document: Document
     place: Place
+    rest: Any = None
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its file
     resolved: str = ""  # of an image: its canonical reference
     waits_for: tuple[str, ...] = ()  # of a container: full names in depends_on
     ports: dict[PortBinding, Path] = field(default_factory=dict)  # of a container: where each one stands

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BeforeValidator, Field, Tag, WithJsonSchema
 
 from specs import shapes
+from specs.pairs import Annotations, Environment, ExtraHosts, StringMap, Sysctls
 from specs.policies import (
+    WHICH,
     Build,
     Deploy,
     Healthcheck,
@@ -20,7 +22,7 @@ from specs.policies import (
     Logging,
     Model,
     RestartBackoff,
-    UlimitRange,
+    Ulimits,
     Update,
     later,
 )
@@ -30,7 +32,6 @@ from specs.shapes import (
     Capabilities,
     Command,
     CpuCount,
-    Environment,
     Flag,
     ImageName,
     Mistake,
@@ -40,7 +41,6 @@ from specs.shapes import (
     Project,
     ShortPort,
     Size,
-    StringMap,
     Text,
     TextOrTexts,
     Texts,
@@ -55,11 +55,11 @@ from specs.values import MountPoint
 class LongPort(Model):
     target: Annotated[int, *whole(1, 65535)]
     published: Text | None = None
-    host_ip: Annotated[str, *shapes.shape(shapes.address, {"type": "string"})] | None = None
+    host_ip: Annotated[str, *shapes.shape(shapes.host_address, {"type": "string"})] | None = None
     protocol: Annotated[str, *one_of("tcp", "udp", not_yet=("sctp",))] | None = None
-    app_protocol: Text | None = None
+    app_protocol: Text | None = later()
     mode: Annotated[str, *one_of("host", "ingress")] | None = None
-    name: Text | None = None
+    name: Text | None = later()
 
 
 class BindOptions(Model):
@@ -67,8 +67,8 @@ class BindOptions(Model):
         Annotated[str, *one_of("private", "rprivate", "shared", "rshared", "slave", "rslave")] | None
     ) = None
     create_host_path: Flag | None = None
-    selinux: Annotated[str, *one_of("z", "Z")] | None = None
-    recursive: Text | None = later()
+    selinux: Annotated[str, *one_of("z", "Z")] | None = later()
+    recursive: Annotated[str, *one_of("enabled", "disabled", "writable", "readonly")] | None = later()
 
 
 class VolumeOptions(Model):
@@ -91,7 +91,7 @@ class LongVolume(Model):
     source: Text | None = None
     target: Annotated[str, *shapes.shape(lambda v: shapes.parse_target(shapes.text(v)), {"type": "string"})]
     read_only: Flag | None = None
-    consistency: Text | None = None
+    consistency: Annotated[str, *one_of("consistent", "cached", "delegated")] | None = None
     bind: BindOptions | None = None
     volume: VolumeOptions | None = None
     tmpfs: TmpfsOptions | None = None
@@ -101,7 +101,7 @@ class LongVolume(Model):
 class NetworkMembership(Model):
     aliases: Texts | None = None
     ipv4_address: shapes.Ipv4 | None = None
-    ipv6_address: Text | None = later()
+    ipv6_address: shapes.Ipv6 | None = later()
     mac_address: shapes.Mac | None = None
     link_local_ips: Texts | None = later()
     interface_name: Text | None = later()
@@ -154,23 +154,15 @@ class FileMount(Model):
     mode: Mode | None = None
 
 
-def _tag(value: Any) -> str:
-    return "@long" if isinstance(value, dict | Model) else "@short"
-
-
-_WHICH = Discriminator(_tag)
-
 ShortVolume = Annotated[
     MountPoint,
     BeforeValidator(lambda value: MountPoint.parse(shapes.text(value))),
     WithJsonSchema({"type": "string", "description": "SOURCE:TARGET[:ro]"}),
 ]
-PortItem = Annotated[Annotated[ShortPort, Tag("@short")] | Annotated[LongPort, Tag("@long")], _WHICH]
-VolumeItem = Annotated[Annotated[ShortVolume, Tag("@short")] | Annotated[LongVolume, Tag("@long")], _WHICH]
-EnvFileItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[EnvFile, Tag("@long")], _WHICH]
-FileMountItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[FileMount, Tag("@long")], _WHICH]
-Ulimit = Annotated[int, *whole(-1, 2**63 - 1)]
-UlimitItem = Annotated[Annotated[Ulimit, Tag("@short")] | Annotated[UlimitRange, Tag("@long")], _WHICH]
+PortItem = Annotated[Annotated[ShortPort, Tag("@short")] | Annotated[LongPort, Tag("@long")], WHICH]
+VolumeItem = Annotated[Annotated[ShortVolume, Tag("@short")] | Annotated[LongVolume, Tag("@long")], WHICH]
+EnvFileItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[EnvFile, Tag("@long")], WHICH]
+FileMountItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[FileMount, Tag("@long")], WHICH]
 
 
 def _table_of(value: Any) -> Any:
@@ -218,7 +210,7 @@ class Container(Model):
     hostname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     domainname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     labels: StringMap | None = None
-    annotations: StringMap | None = None
+    annotations: Annotations | None = None
     ports: list[PortItem] | None = None
     expose: shapes.Exposed | None = None
     volumes: list[VolumeItem] | None = None
@@ -228,7 +220,7 @@ class Container(Model):
     dns: shapes.Addresses | None = None
     dns_search: TextOrTexts | None = None
     dns_opt: Texts | None = None
-    extra_hosts: shapes.ExtraHosts | None = None
+    extra_hosts: ExtraHosts | None = None
     healthcheck: Healthcheck | None = None
     restart: shapes.RestartPolicy | None = None
     restart_backoff: RestartBackoff | None = None
@@ -243,14 +235,14 @@ class Container(Model):
     cap_drop: Capabilities | None = None
     security_opt: shapes.SecurityOptions | None = None
     devices: shapes.Devices | None = None
-    ulimits: dict[Annotated[str, *one_of(*shapes.ULIMITS)], UlimitItem] | None = None
-    sysctls: shapes.Sysctls | None = None
+    ulimits: Ulimits | None = None
+    sysctls: Sysctls | None = None
     shm_size: Size | None = None
     pid: Annotated[str, *one_of("host", "private", not_yet=_MODES)] | None = None
     ipc: Annotated[str, *one_of("host", "private", not_yet=("shareable", "none", *_MODES))] | None = None
     uts: Annotated[str, *one_of("host", "private")] | None = None
-    userns_mode: Text | None = later()
-    userns: Text | None = later()
+    userns_mode: Annotated[str, *one_of("host", not_yet=("auto",))] | None = None
+    userns: Annotated[str, *one_of("host", not_yet=("auto",))] | None = None
     init: Flag | None = later()
     tty: Flag | None = None
     stdin_open: Flag | None = None
@@ -327,6 +319,21 @@ def _subnet(value: Any) -> str:
     return str(network)
 
 
+class IpamPool(Model):
+    subnet: Text | None = None
+    ip_range: Text | None = None
+    gateway: Text | None = None
+    aux_addresses: StringMap | None = None
+
+
+class Ipam(Model):
+    """Compose's words for subnet and gateway."""
+
+    driver: Text | None = None
+    config: list[IpamPool] | None = None
+    options: StringMap | None = None
+
+
 class Network(Model):
     internal: Flag | None = None
     subnet: Annotated[str, BeforeValidator(_subnet), WithJsonSchema({"type": "string"})] | None = None
@@ -340,7 +347,7 @@ class Network(Model):
     enable_ipv6: Flag | None = later()
     external: Flag | None = later()
     attachable: Flag | None = later()
-    ipam: dict[str, Any] | None = later()
+    ipam: Ipam | None = later()
     name: Text | None = later()
     prune: Flag | None = later()
 
@@ -360,6 +367,10 @@ class Secret(Model):
     environment: Text | None = None
     external: Flag | None = None
     name: Text | None = None
+    labels: StringMap | None = None
+    driver: Text | None = None
+    driver_opts: StringMap | None = None
+    template_driver: Text | None = None
 
 
 class Config(Model):
@@ -368,6 +379,8 @@ class Config(Model):
     environment: Text | None = None
     external: Flag | None = None
     name: Text | None = None
+    labels: StringMap | None = None
+    template_driver: Text | None = None
 
 
 class SpecFile(Model):
@@ -408,4 +421,14 @@ ELSEWHERE = {
     "update_config": "write `update`",
     "links": "containers of one network find each other by name",
     "env": "write `environment`",
+    "version": "leave it out",
 }
+
+# What Compose has besides, and specs do not have yet: at the top, and of a service.
+COMPOSE_TOP = frozenset(("include", "models"))
+COMPOSE_SERVICE = frozenset(
+    """attach cgroup cgroup_parent cpu_count cpu_percent cpu_period cpu_rt_period cpu_rt_runtime
+    credential_spec develop device_cgroup_rules extends external_links gpus isolation label_file
+    mac_address mem_swappiness models oom_kill_disable oom_score_adj post_start pre_stop
+    provider runtime storage_opt use_api_socket volumes_from""".split()
+)

@@ -4,39 +4,64 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from specs.documents import ELSEWHERE, KINDS, SpecFile
+from specs.documents import COMPOSE_SERVICE, COMPOSE_TOP, ELSEWHERE, KINDS, SpecFile
 from specs.interpolate import interpolate_tree
 from specs.parse import Document
 from specs.policies import Model
 from specs.positions import Path
 from specs.problems import Problem, nearest
+from specs.salvage import salvage
 from specs.shapes import NOT_YET, Mistakes, kind_of
 
 _MAX_PROBLEMS_PER_DOCUMENT = 1000
 
 
-def load(document: Document, variables: Mapping[str, str]) -> tuple[SpecFile | None, list[Problem]]:
-    """Replace variables, validate. The SpecFile is None when anything in the document is wrong."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """`spec` is all that could be read. Objects in `broken`, by (kind, name), lack their wrong fields."""
+
+    spec: SpecFile | None
+    problems: list[Problem]
+    broken: frozenset[tuple[str, str]]
+
+
+def load(document: Document, variables: Mapping[str, str]) -> Loaded:
+    """Replace variables, validate; every problem of the document by itself."""
     problems: list[Problem] = []
+    wrong: list[Path] = []
 
     def report(path: Path, text: str, hint: str) -> None:
         problems.append(document.problem(path, f"{dotted(path)}: {text}", hint))
+        wrong.append(path)
 
-    data = interpolate_tree(document.data, variables, report)
-    broken = {(problem.line, problem.column) for problem in problems}
-    data = {key: value for key, value in data.items() if not (isinstance(key, str) and key.startswith("x-"))}
+    own = [key for key in document.data if not key.startswith("x-")]
+    data = interpolate_tree({key: document.data[key] for key in own}, variables, report)
+    places = {(problem.line, problem.column) for problem in problems}
+    spec: SpecFile | None
     try:
         spec = SpecFile.model_validate(data)
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=True)[:_MAX_PROBLEMS_PER_DOCUMENT]:
-            problems += (p for p in _problems(document, data, details) if (p.line, p.column) not in broken)
-        return None, problems
-    problems += _refused(document, spec)
-    return (None if problems else spec), problems
+            problems += (p for p in _problems(document, data, details) if (p.line, p.column) not in places)
+            wrong += _wrong_paths(data, details)
+        spec = salvage(data, wrong)
+    if spec is not None:
+        problems += _refused(document, spec)
+    broken = frozenset((str(path[0]), str(path[1])) for path in wrong if len(path) > 1)
+    return Loaded(spec, problems, broken)
+
+
+def _wrong_paths(data: Any, details: Any) -> list[Path]:
+    """What has to go so that the rest is valid; a missing key takes its table with it."""
+    path, _ = _path(data, details["loc"])
+    if details["type"] == "missing" and not (path[0] == "container" and len(path) == 3):
+        return [path[:-1]]
+    return [path]
 
 
 def dotted(path: Path) -> str:
@@ -56,6 +81,10 @@ def _problems(document: Document, data: Any, details: Any) -> list[Problem]:
     if details["type"] == "missing":
         return [document.problem(path[:-1], f"{dotted(path[:-1])}: {path[-1]!r} is missing", at_key=True)]
     if details["type"] == "extra_forbidden":
+        if (len(path) == 1 and path[0] in COMPOSE_TOP) or (
+            len(path) == 3 and path[0] == "container" and path[2] in COMPOSE_SERVICE
+        ):
+            return [document.problem(path, f"{dotted(path)}: {NOT_YET}", at_key=True)]
         where = dotted(path[:-1]) or "the file"
         hint = _unknown_hint(path)
         return [document.problem(path, f"{where}: unknown key {str(path[-1])!r}", hint, at_key=True)]

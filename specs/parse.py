@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 from yaml._yaml import CParser
+from yaml.reader import ReaderError
 
-from specs.positions import Path, Positions, TomlPositions, YamlPositions
+from specs import written
+from specs.positions import Path, Positions, TomlPositions, YamlPositions, last_statement
 from specs.problems import Problem
 
 MAX_FILE_BYTES = 1 << 20
@@ -50,13 +52,14 @@ def parse(file: str, content: bytes) -> tuple[list[Document], list[Problem]]:
 
 # ---------------------------------------------------------------- TOML
 
+_TOML_TWICE = ("Cannot declare", "Cannot overwrite", "Cannot mutate", "Duplicate inline table key")
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
 
 def _parse_toml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
     text = text.replace("\r\n", "\n")
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(text, parse_float=written.decimal)
     except tomllib.TOMLDecodeError as error:
         return [], [_toml_problem(file, text, str(error))]
     except RecursionError:
@@ -68,6 +71,9 @@ def _toml_problem(file: str, text: str, message: str) -> Problem:
     match = _TOML_PLACE.match(message)
     if match is not None and match[2]:
         line, column, message = int(match[2]), int(match[3]), match[1]
+        if match[1].startswith(_TOML_TWICE):
+            line, column, name = last_statement(text, line, column)
+            return Problem(file, line, column, f"cannot read TOML: {name} is defined already")
     else:
         line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
         message = match[1] if match is not None else message
@@ -127,7 +133,7 @@ def _parse_yaml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
                 problems.append(_at(file, refused.node, refused.text))
             problems += constructor.problems
     except yaml.YAMLError as error:
-        problems.append(_yaml_problem(file, error))
+        problems.append(_yaml_problem(file, text, error))
     except RecursionError:
         problems.append(Problem(file, 1, 1, "cannot read YAML: nested too deeply"))
     finally:
@@ -161,9 +167,12 @@ def _indents(line: str) -> int:
     return len(line) - len(line.lstrip()) + line.count("-") + line.count("?")
 
 
-def _yaml_problem(file: str, error: yaml.YAMLError) -> Problem:
+def _yaml_problem(file: str, text: str, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+    if isinstance(error, ReaderError):  # its position counts bytes
+        before = text.encode()[: error.position].decode(errors="ignore")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
     return Problem(file, line, column, f"cannot read YAML: {what}" + (f" ({context})" if context else ""))
@@ -255,10 +264,9 @@ def _number(value: str) -> Any:
     if _INT.match(value):
         if len(value) > 40:
             return value
-        base = {"0o": 8, "0x": 16}.get(value[:2], 10)
-        return int(value, base)
+        return written.integer(value, {"0o": 8, "0x": 16}.get(value[:2], 10))
     if _FLOAT.match(value):
-        return float(value)
+        return written.decimal(value)
     if _SPECIAL_FLOAT.match(value):
         return float(value.replace(".", ""))
     return value

@@ -10,9 +10,19 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
-from specs import shapes
+from specs import pairs, shapes
+from specs.pairs import StringMap
 from specs.shapes import (
     NOT_YET,
     CpuCount,
@@ -21,7 +31,6 @@ from specs.shapes import (
     Seconds,
     Size,
     SomeSeconds,
-    StringMap,
     Text,
     Texts,
     one_of,
@@ -31,9 +40,24 @@ from specs.values import parse_port_range
 
 
 class Model(BaseModel):
-    """All documents: nothing unknown is let through. A null is the same as a key that is left out."""
+    """All documents: nothing unknown is let through, but the writer's own keys, which begin with `x-`.
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True, hide_input_in_errors=True)
+    A null is the same as a key that is left out.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"patternProperties": {"^x-": {}}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_own_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not any(str(key).startswith("x-") for key in data):
+            return data
+        return {key: value for key, value in data.items() if not str(key).startswith("x-")}
 
     def refused(self) -> Iterator[tuple[str, ...]]:
         """Keys (as written) whose effect comes later, of this model only."""
@@ -48,6 +72,14 @@ class Model(BaseModel):
                 {},
             ):
                 yield (field.alias or name,)
+
+
+def form(value: Any) -> str:
+    """The tag of a field with a short form (a scalar) and a long one (a table)."""
+    return "@long" if isinstance(value, dict | Model) else "@short"
+
+
+WHICH = Discriminator(form)
 
 
 def later(default: Any = None, **more: Any) -> Any:
@@ -175,16 +207,49 @@ class DeployLimits(Model):
     pids: Annotated[int, *whole(-1, 2**22)] | None = None
 
 
+class DeviceRequest(Model):
+    """Compose's request for devices such as GPUs."""
+
+    capabilities: Texts
+    driver: Text | None = None
+    count: Annotated[str | int, BeforeValidator(lambda v: _count(v))] | None = None
+    device_ids: Texts | None = None
+    options: StringMap | None = None
+
+
+def _count(value: Any) -> str | int:
+    return "all" if value == "all" else shapes.integer(0, 1000)(value)
+
+
+class DiscreteResource(Model):
+    kind: Text
+    value: Annotated[int, *whole(0, 2**63 - 1)]
+
+
+class GenericResource(Model):
+    discrete_resource_spec: DiscreteResource | None = None
+
+
 class DeployReservations(Model):
     cpus: CpuCount | None = later()
     memory: Size | None = None
-    devices: list[Any] | None = later()
-    generic_resources: list[Any] | None = later()
+    devices: list[DeviceRequest] | None = later()
+    generic_resources: list[GenericResource] | None = later()
 
 
 class DeployResources(Model):
     limits: DeployLimits | None = None
     reservations: DeployReservations | None = None
+
+
+class PlacementPreference(Model):
+    spread: Text
+
+
+class Placement(Model):
+    constraints: Texts | None = None
+    preferences: list[PlacementPreference] | None = None
+    max_replicas_per_node: Annotated[int, *whole(0, 10_000)] | None = None
 
 
 class Deploy(Model):
@@ -199,13 +264,18 @@ class Deploy(Model):
     labels: StringMap | None = later()
     update_config: Update | None = later()
     rollback_config: Update | None = later()
-    placement: dict[str, Any] | None = later()
+    placement: Placement | None = later()
     endpoint_mode: Text | None = later()
 
 
 class UlimitRange(Model):
     soft: Annotated[int, *whole(-1, 2**63 - 1)]
     hard: Annotated[int, *whole(-1, 2**63 - 1)]
+
+
+Ulimit = Annotated[int, *whole(-1, 2**63 - 1)]
+UlimitItem = Annotated[Annotated[Ulimit, Tag("@short")] | Annotated[UlimitRange, Tag("@long")], WHICH]
+Ulimits = dict[Annotated[str, *one_of(*shapes.ULIMITS)], UlimitItem]
 
 
 class LogOptions(Model):
@@ -231,29 +301,40 @@ class Logging(Model):
 # ---------------------------------------------------------------- images
 
 
+class BuildSecret(Model):
+    source: Text
+    target: Text | None = None
+    uid: Text | None = None
+    gid: Text | None = None
+    mode: shapes.Mode | None = None
+
+
+BuildSecretItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[BuildSecret, Tag("@long")], WHICH]
+
+
 class Build(Model):
-    """Compose's build section."""
+    """Compose's build section; all of it is refused with `build` itself."""
 
     context: Text | None = None
     dockerfile: Text | None = None
     dockerfile_inline: Text | None = None
     target: Text | None = None
     args: (
-        Annotated[dict[str, str | None], *shapes.shape(shapes.environment, {"type": ["object", "array"]})]
+        Annotated[dict[str, str | None], *shapes.shape(pairs.environment, {"type": ["object", "array"]})]
         | None
     ) = None
     labels: StringMap | None = None
     cache_from: Texts | None = None
     cache_to: Texts | None = None
     additional_contexts: StringMap | None = None
-    extra_hosts: shapes.ExtraHosts | None = None
+    extra_hosts: pairs.ExtraHosts | None = None
     network: Text | None = None
     no_cache: Flag | None = None
     platforms: Texts | None = None
     privileged: Flag | None = None
     pull: Flag | None = None
-    secrets: list[Any] | None = None
+    secrets: list[BuildSecretItem] | None = None
     shm_size: Size | None = None
     ssh: StringMap | None = None
     tags: Texts | None = None
-    ulimits: dict[str, Any] | None = None
+    ulimits: Ulimits | None = None

@@ -95,6 +95,22 @@ class TomlPositions:
         return line, offset - self._lines[line - 1] + 1
 
 
+def last_statement(text: str, line: int, column: int) -> tuple[int, int, str]:
+    """(line, column, dotted name) of the key or header that ends at the given place of a text that is valid
+    so far.
+    """
+    lines = text.split("\n")
+    end = sum(len(one) + 1 for one in lines[: line - 1]) + column - 1
+    scanner = _TomlScanner(text[:end])
+    try:
+        scanner.run()
+    except (IndexError, ValueError):  # it ends within a header or an inline table
+        pass
+    start = scanner.last
+    name = ".".join(str(part) for part in scanner.last_path if isinstance(part, str))
+    return text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start), name or "a key"
+
+
 class _TomlScanner:
     """Walks valid TOML (toml.io/en/v1.0.0, the ABNF's expression level) and notes offsets."""
 
@@ -104,6 +120,8 @@ class _TomlScanner:
         self.keys: dict[Path, int] = {}
         self.values: dict[Path, int] = {}
         self.counts: dict[Path, int] = {}  # arrays of tables: how many so far
+        self.last = 0  # where the last key or header begins
+        self.last_path: Path = ()
 
     def run(self) -> None:
         table: Path = ()
@@ -130,6 +148,7 @@ class _TomlScanner:
         self.at += 2 if array else 1
         path: Path = ()
         parts = list(self.key_parts())
+        self.last, self.last_path = start, tuple(name for name, _ in parts)
         for index, (name, offset) in enumerate(parts):
             path = (*path, name)
             last = index == len(parts) - 1
@@ -166,8 +185,10 @@ class _TomlScanner:
 
     def pair(self, table: Path) -> None:
         path = table
+        start = self.at
         for name, offset in self.key_parts():
             path = (*path, name)
+            self.last, self.last_path = start, path
             self.keys.setdefault(path, offset)
             self.values.setdefault(path, offset)
         self.at += 1  # =

@@ -15,11 +15,11 @@ from typing import Any
 from specs.containers import Builder, merge_image
 from specs.declared import Declared, Index
 from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
-from specs.documents import KINDS, Image, Network, SpecFile, Volume
+from specs.documents import KINDS, Image, Network, Volume
 from specs.fingerprint import network_fingerprint, volume_fingerprint
 from specs.ignore import COMPOSE_FILES, spec_files
 from specs.interpolate import flatten_node, parse_env
-from specs.load import load
+from specs.load import Loaded, load
 from specs.parse import Document, parse
 from specs.problems import Problem
 from specs.shapes import NOT_YET
@@ -45,8 +45,17 @@ def resolve(
     """
     work = _Work(files, source, {**flatten_node(node or {}), **variables}, source_root)
     desired = work.run()
-    problems = tuple(sorted(set(work.problems)))
+    problems = _once(work.problems)
     return (None if problems else desired), problems
+
+
+def _once(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Sorted by place. A mistake that YAML's aliases repeat elsewhere is one."""
+    seen: dict[tuple[str, int, int, str], Problem] = {}
+    for problem in sorted(set(problems)):
+        text = problem.text.partition(": ")[2] or problem.text
+        seen.setdefault((problem.file, problem.line, problem.column, text), problem)
+    return tuple(seen.values())
 
 
 def project_of(path: str) -> str:
@@ -71,7 +80,7 @@ class _Work:
         for path in spec_files(self.files):
             self._read(path)
         images = self._images()
-        builder = Builder(self.index, self.files, self.variables, self.source_root, images, self.problems)
+        builder = Builder(self.index, self.files, self.source_root, images, self.problems)
         containers: dict[str, DesiredContainer] = {}
         origins: dict[str, Declared] = {}
         for declared in self.index.all("container"):
@@ -92,14 +101,16 @@ class _Work:
 
     def _read(self, path: str) -> None:
         if posixpath.basename(path) in COMPOSE_FILES:
-            self.problems.append(Problem(path, 1, 1, f"compose files: {NOT_YET}"))
+            hint = "write container.NAME in a file of another name, or exclude it in .steadignore"
+            self.problems.append(Problem(path, 1, 1, f"a Compose file: {NOT_YET}", hint))
             return
         documents, problems = parse(path, self.files[path])
         self.problems += problems
         for document in documents:
-            spec, problems = load(document, {**self._dotenv(posixpath.dirname(path)), **self.variables})
-            self.problems += problems
-            self._declare(document, spec)
+            variables = {**self._dotenv(posixpath.dirname(path)), **self.variables}
+            loaded = load(document, variables)
+            self.problems += loaded.problems
+            self._declare(document, loaded, variables)
 
     def _dotenv(self, directory: str) -> dict[str, str]:
         if directory not in self.dotenv:
@@ -109,18 +120,21 @@ class _Work:
             self.dotenv[directory] = values
         return self.dotenv[directory]
 
-    def _declare(self, document: Document, spec: SpecFile | None) -> None:
+    def _declare(self, document: Document, loaded: Loaded, variables: Mapping[str, str]) -> None:
         """Names of a file with problems are declared too: references to them are no further problems."""
-        named = spec.project if spec is not None else document.data.get("project")
+        spec = loaded.spec
+        named = spec.project if spec is not None else None
+        named = named or document.data.get("project")
         project = named if isinstance(named, str) else project_of(document.file)
         for kind in KINDS:
             bodies = getattr(spec, kind) if spec is not None else document.data.get(kind)
             if not isinstance(bodies, dict):
                 continue
             for name, model in bodies.items():
-                position = document.positions.table((kind, name))
-                place = Place(document.file, *position)
-                declared = Declared(kind, project, name, model if spec is not None else None, document, place)
+                rest = model if spec is not None else None
+                sound = None if (kind, name) in loaded.broken else rest
+                place = Place(document.file, *document.positions.table((kind, name)))
+                declared = Declared(kind, project, name, sound, document, place, rest, variables)
                 first = self.index.add(declared)
                 if first is not None:
                     text = f"{kind} {declared.full!r} is declared twice; it stands in {first.place} too"
@@ -135,6 +149,8 @@ class _Work:
             if not isinstance(model, Image):
                 continue
             if model.from_ is None:
+                if model.build is not None:  # refused already
+                    continue
                 self.problems.append(declared.problem((), "'from' is missing: which image is it?"))
                 continue
             ref = ImageRef.parse(model.from_)

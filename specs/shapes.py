@@ -31,6 +31,7 @@ from specs.values import (
     parse_protocol,
     parse_target,
 )
+from specs.written import WrittenInt, text_of
 
 
 class Mistake(ValueError):
@@ -54,12 +55,6 @@ NOT_YET = "not supported yet"
 _TEXT_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 _LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": ["string", "number"]}}
 _ONE_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, _LIST_SCHEMA]}
-_MAP_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
-        {"type": "array", "items": {"type": "string"}},
-    ]
-}
 
 
 def shape(function: Callable[[Any], Any], schema: dict[str, Any], description: str = "") -> Any:
@@ -80,7 +75,7 @@ def text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return str(value)
+        return text_of(value)
     raise Mistake(f"write text, not {kind_of(value)}")
 
 
@@ -365,7 +360,10 @@ def device(value: Any) -> tuple[str, str, str]:
 def port(value: Any) -> tuple[PortBinding, ...]:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Mistake(f"write a port such as 8080:80, not {kind_of(value)}")
-    return parse_ports(str(value))
+    bindings = parse_ports(str(value))
+    for binding in bindings:
+        host_address(binding.host_ip or "0.0.0.0")
+    return bindings
 
 
 def exposed(value: Any) -> str:
@@ -394,8 +392,16 @@ def tmpfs(value: Any) -> MountPoint:
     return MountPoint("tmpfs", "", parse_target(path), read_only, tmpfs_size=limit, tmpfs_mode=mode)
 
 
+#: Numbers that nobody means as they stand.
+_DECIMAL_MODES = (400, 440, 444, 600, 640, 644, 660, 664, 666, 700, 711, 750, 755, 770, 775, 777, 1777)
+
+
 def octal(value: Any) -> int:
-    """A file mode: a number as TOML and YAML have it (0o1777), or octal text (`1777`)."""
+    """A file mode: a number as TOML and YAML have it (0o1777), octal text (`1777`), or YAML's old 0644."""
+    if isinstance(value, WrittenInt):
+        value = value.written
+    elif value in _DECIMAL_MODES and not isinstance(value, bool):
+        raise Mistake(f"cannot use mode {value}: it is decimal", f"write 0o{value}")
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o7777:
         return value
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{1,4}", value):
@@ -422,6 +428,21 @@ def address(value: Any) -> str:
     return parse_ip(text(value))
 
 
+def host_address(value: Any) -> str:
+    """Where a port is published: on IPv4 addresses of the host."""
+    found = address(value)
+    if ":" in found:
+        raise Mistake(f"publishing on an IPv6 address ({found}): {NOT_YET}", "leave the address out")
+    return found
+
+
+def ipv6(value: Any) -> str:
+    found = address(value)
+    if ":" not in found:
+        raise Mistake(f"cannot use {found!r}: write an IPv6 address")
+    return found
+
+
 def mac_address(value: Any) -> str:
     found = text(value).lower()
     if not re.fullmatch(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", found):
@@ -438,88 +459,6 @@ def ipv4(value: Any) -> str:
     return found
 
 
-# ---------------------------------------------------------------- lists or maps
-
-
-def _pairs(value: Any, separator: str = "=") -> list[tuple[str | int, str, Any]]:
-    """(path, key, value or None) of a map or of a list of KEY=VALUE."""
-    if isinstance(value, dict):
-        return [(key, key, item) for key, item in value.items()]
-    if not isinstance(value, list):
-        raise Mistake(f"write a table or a list, not {kind_of(value)}")
-    out: list[tuple[str | int, str, Any]] = []
-    for index, item in enumerate(value):
-        if not isinstance(item, str):
-            raise Mistake(f"write KEY=VALUE, not {kind_of(item)}", path=(index,))
-        key, found, rest = item.partition(separator)
-        out.append((index, key, rest if found else None))
-    return out
-
-
-def environment(value: Any) -> dict[str, str | None]:
-    """None: taken from the variables of the agent, left out when it is not there."""
-    out: dict[str, str | None] = {}
-    for path, key, item in _pairs(value):
-        if not key or "=" in key or "\0" in key:
-            raise Mistake(f"{key!r} is not a variable's name", path=(path,))
-        out[key] = None if item is None else _at(path, text, item)
-    return out
-
-
-def mapping(value: Any) -> dict[str, str]:
-    """Labels, annotations, sysctls, options: a key without a value has an empty one."""
-    out: dict[str, str] = {}
-    for path, key, item in _pairs(value):
-        if not key:
-            raise Mistake("a key is missing before =", path=(path,))
-        out[key] = "" if item is None else _at(path, text, item)
-    return out
-
-
-def sysctls(value: Any) -> dict[str, str]:
-    out = mapping(value)
-    for key, item in out.items():
-        path = (key,) if isinstance(value, dict) else ()
-        if not re.fullmatch(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", key):
-            raise Mistake(f"{key!r} is not a kernel setting", path=path)
-        if not item:
-            raise Mistake(f"kernel setting {key!r} has no value", path=path)
-    return {key.replace("/", "."): item for key, item in out.items()}
-
-
-def extra_hosts(value: Any) -> tuple[tuple[str, str], ...]:
-    """`NAME=ADDRESS`, `NAME:ADDRESS` or a table; `host-gateway` stands for the host's address."""
-    out: list[tuple[str, str]] = []
-    if isinstance(value, dict):
-        pairs: list[tuple[str | int, str, Any]] = [
-            (name, name, one)
-            for name, found in value.items()
-            for one in (found if isinstance(found, list) else [found])
-        ]
-    elif isinstance(value, list):
-        pairs = []
-        for index, item in enumerate(value):
-            name, separator, rest = text(item).replace("=", ":", 1).partition(":")
-            if not separator:
-                raise Mistake(f"cannot read host {item!r}: write NAME:ADDRESS", path=(index,))
-            pairs.append((index, name, rest))
-    else:
-        raise Mistake(f"write a table or a list, not {kind_of(value)}")
-    for path, name, found in pairs:
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", name):
-            raise Mistake(f"{name!r} is not a host name", path=(path,))
-        where = text(found).strip("[]")
-        out.append((name, where if where == "host-gateway" else _at(path, address, where)))
-    return tuple(out)
-
-
-def _at(path: str | int, read: Callable[[Any], str], value: Any) -> str:
-    try:
-        return read(value)
-    except ValueError as error:
-        raise Mistake(str(error), getattr(error, "hint", ""), (path,)) from None
-
-
 # ---------------------------------------------------------------- types for pydantic fields
 
 Text = Annotated[str, *shape(text, _TEXT_SCHEMA)]
@@ -534,9 +473,6 @@ CpuCount = Annotated[float, *shape(cpus, {"type": ["string", "number"]}, "proces
 Texts = Annotated[tuple[str, ...], *shape(listed(text), _LIST_SCHEMA)]
 TextOrTexts = Annotated[tuple[str, ...], *shape(listed(text, single=True), _ONE_OR_LIST)]
 Command = Annotated[tuple[str, ...], *shape(command, _ONE_OR_LIST, "split as a shell would, or a list")]
-Environment = Annotated[dict[str, str | None], *shape(environment, _MAP_SCHEMA)]
-StringMap = Annotated[dict[str, str], *shape(mapping, _MAP_SCHEMA)]
-Sysctls = Annotated[dict[str, str], *shape(sysctls, _MAP_SCHEMA)]
 ImageName = Annotated[str, *shape(image_reference, {"type": "string"})]
 Platform = Annotated[str, *shape(platform, {"type": "string"}, "such as linux/arm64")]
 Signal = Annotated[str, *shape(stop_signal, {"type": ["string", "integer"]}, "such as SIGTERM")]
@@ -547,7 +483,6 @@ RestartPolicy = Annotated[
 Capabilities = Annotated[tuple[str, ...], *shape(listed(capability), _LIST_SCHEMA)]
 Exposed = Annotated[tuple[str, ...], *shape(listed(exposed), _LIST_SCHEMA)]
 SecurityOptions = Annotated[tuple[str, ...], *shape(listed(security_option), _LIST_SCHEMA)]
-ExtraHosts = Annotated[tuple[tuple[str, str], ...], *shape(extra_hosts, _MAP_SCHEMA)]
 Addresses = Annotated[tuple[str, ...], *shape(listed(address, single=True), _ONE_OR_LIST)]
 Tmpfs = Annotated[tuple[MountPoint, ...], *shape(listed(tmpfs, single=True), _ONE_OR_LIST)]
 Devices = Annotated[
@@ -555,6 +490,7 @@ Devices = Annotated[
     *shape(listed(device), {"type": "array", "items": {"type": ["string", "object"]}}),
 ]
 Mode = Annotated[int, *shape(octal, {"type": ["string", "integer"]}, "octal, such as 1777")]
+Ipv6 = Annotated[str, *shape(ipv6, {"type": "string"})]
 Ipv4 = Annotated[str, *shape(ipv4, {"type": "string"})]
 Mac = Annotated[str, *shape(mac_address, {"type": "string"})]
 ShortPort = Annotated[

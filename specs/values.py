@@ -326,7 +326,7 @@ def parse_ip(text: str) -> str:
 # ---------------------------------------------------------------- mounts
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-_NO_EFFECT = ("rw", "z", "Z", "cached", "delegated", "consistent")
+_NO_EFFECT = ("rw", "cached", "delegated", "consistent")  # on Linux
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 
 
@@ -411,6 +411,8 @@ def _mount_options(text: str, whole: str) -> tuple[bool, bool, str]:
             nocopy = True
         elif option in PROPAGATIONS:
             propagation = option
+        elif option in ("z", "Z"):
+            raise ValueError(f"cannot read volume {whole!r}: SELinux labels ({option}) are not supported yet")
         elif option not in _NO_EFFECT:
             raise ValueError(f"cannot read volume {whole!r}: unknown option {option!r}")
     return read_only, nocopy, propagation

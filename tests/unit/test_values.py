@@ -155,7 +155,7 @@ def test_what_is_no_port_is_refused(text: str) -> None:
 def test_mounts_in_short_form() -> None:
     assert MountPoint.parse("pgdata:/x:ro") == MountPoint("volume", "pgdata", "/x", read_only=True)
     assert MountPoint.parse("./dir:/x") == MountPoint("bind", "./dir", "/x", create_source=True)
-    assert MountPoint.parse("/abs//y/:/x/../z:ro,z") == MountPoint(
+    assert MountPoint.parse("/abs//y/:/x/../z:ro,cached") == MountPoint(
         "bind", "/abs/y", "/z", read_only=True, create_source=True
     )
     assert MountPoint.parse("shop/data:/x:nocopy").nocopy
