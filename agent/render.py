@@ -45,6 +45,7 @@ def container_request(
         labels=want.labels,
         annotations=want.annotations,
         ports=want.ports,
+        expose=want.expose,
         mounts=want.mounts,
         networks=tuple(_attachment(item) for item in want.networks),
         network_mode=want.network_mode,

@@ -125,6 +125,7 @@ class ContainerRequest:
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ports: tuple[PortBinding, ...] = ()
+    expose: tuple[str, ...] = ()  # said to people (inspect); every port is open to peers anyway
     mounts: tuple[MountPoint, ...] = ()
     networks: tuple[Attachment, ...] = ()
     network_mode: str = "bridge"  # bridge | none | host

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.cli.main import Problem
 from agent.desired import Resolved, Surroundings, load_directory
-from agent.settings import Settings, SettingsError, load
+from agent.settings import Settings, SettingsError, load, source_name
 from agent.sources.directory import Unreadable
 
 TYPE_CHECKING = False
@@ -34,9 +34,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def read(options: argparse.Namespace, settings: Settings) -> Resolved:
     """Everything that the directory declares. Raises Problem where it cannot be read at all."""
-    around = Surroundings(node=settings.node_name, labels=settings.node.labels)
+    directory = Path(options.directory)
+    name = options.name or source_name(directory.resolve().name)
+    variables = next((source.variables for source in settings.source if source.label == name), {})
+    around = Surroundings(variables, settings.node_name, settings.node.labels)
     try:
-        return load_directory(Path(options.directory), name=options.name, around=around)
+        return load_directory(directory, name=name, around=around)
     except Unreadable as error:
         raise Problem(str(error)) from error
 
