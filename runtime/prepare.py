@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -71,7 +72,7 @@ class Preparation:
         paths, id = self._paths, record.id
         live, home = paths.live(id), paths.container(id)
         with faults("prepare container", record.name):
-            for directory in (live, home, home / "upper", home / "work", home / "log"):
+            for directory in (live, home, home / "work", home / "log"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             (home / "exit.json").unlink(missing_ok=True)
         image = self.image(record)
@@ -139,6 +140,7 @@ class Preparation:
         with faults("mount root filesystem of", record.name):
             target.mkdir(mode=0o755, exist_ok=True)
             if not mounts.is_mounted(target):
+                _make_upper(home / "upper", layers[-1])
                 overlay.mount(list(reversed(layers)), home / "upper", home / "work", target)
 
     def supervise(
@@ -268,6 +270,18 @@ class Preparation:
             namespaces.delete_netns(self._paths.netns(id))
             self._cgroups.remove(path)
             _remove_live(live)
+
+
+def _make_upper(upper: Path, top: Path) -> None:
+    """The writable layer. Its own owner and mode are those of `/` in the container, so they come from the
+    image's top layer, once: the container may change them."""
+    if upper.is_dir():
+        return
+    new, image = upper.with_name("upper.new"), os.stat(top)
+    new.mkdir(mode=0o700, exist_ok=True)
+    os.chown(new, image.st_uid, image.st_gid)
+    os.chmod(new, stat.S_IMODE(image.st_mode))
+    os.rename(new, upper)
 
 
 def _remove_live(live: Path) -> None:
