@@ -125,5 +125,11 @@ def close_on_exec(first: int) -> None:
     syscall("close_range", first, 0xFFFFFFFF, 4)
 
 
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """Close the descriptors from `first` to `last`, of which some may not be open: close_range(2)."""
+    if first <= last:
+        syscall("close_range", first, last, 0)
+
+
 def path_bytes(path: str | bytes | os.PathLike[str]) -> bytes:
     return os.fsencode(path)

@@ -1,13 +1,10 @@
 """Effects: a freshly forked process becomes a container's program, or a program inside a running container.
 
-Nothing here returns: it ends in execve(2) or, after one JSON object on the report pipe, in _exit(2) with
-125, 126
-or 127. The pipe is close-on-exec, so that its end without bytes says that the program runs. The order
-follows from
-what each step takes away: files of the host are read before the root changes, mounts are made before paths
-are
-masked, identity goes before the system call filter, which is last. OCI runtime-spec, config-linux.md;
-pivot_root(2).
+Nothing here returns: it ends in execve(2) or, after one JSON object on the report pipe, in _exit(2) with 125,
+126 or 127. The pipe is close-on-exec, so that its end without bytes says that the program runs. The order
+follows from what each step takes away: what belongs to the shim goes first, files of the host are read before
+the root changes, mounts are made before paths are masked, identity goes before the system call filter, which
+is last. OCI runtime-spec, config-linux.md; pivot_root(2).
 """
 
 from __future__ import annotations
@@ -16,6 +13,8 @@ import errno
 import json
 import os
 import signal
+import stat
+import sys
 from pathlib import Path
 
 from runtime.linux import libc, namespaces
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _MAX_FILTER = 1 << 20
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _NAMESPACED_KERNEL = frozenset(
     f"kernel.{name}"
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
@@ -66,7 +66,8 @@ def run_init(
     """
     stage = Stage()
     try:
-        os.setsid()
+        _seclude(*stdio, console_socket, report_fd)
+        _give_streams(stdio, config["process"], report_fd)
         program_filter = _read_filter(config)
         stage.name = "namespaces"
         spaces = {entry["type"] for entry in config["linux"]["namespaces"]}
@@ -91,14 +92,19 @@ def run_exec(
     stdio: tuple[int, int, int],
     console_socket: int | None,
     report_fd: int,
+    reaper: bool = False,
 ) -> NoReturn:
     """A further process of a running container: all its namespaces, the same limits and the same filter.
 
-    The caller has put it into the cgroup and, by its fork, into the pid namespace.
+    The caller has put it into the cgroup and, by its fork, into the pid namespace. `reaper`: whatever it
+    starts stays below it for as long as it lives, also what would go to PID 1 otherwise.
     """
     stage = Stage()
     try:
-        os.setsid()
+        _seclude(*stdio, console_socket, report_fd, init_pidfd)
+        _give_streams(stdio, process, report_fd)
+        if reaper:
+            libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="PR_SET_CHILD_SUBREAPER")
         program_filter = _read_filter(config)
         stage.name = "namespaces"
         kinds = [entry["type"] for entry in config["linux"]["namespaces"] if entry["type"] != "pid"]
@@ -111,6 +117,33 @@ def run_exec(
         _become(config, process, stdio, slave, program_filter, stage)
     except BaseException as error:
         _report(report_fd, stage, error)
+
+
+# ---------------------------------------------------------------- the first steps, the same for both
+
+
+def _seclude(*kept: int | None) -> None:
+    """Leave nothing of the shim to the container: no descriptor but these (a working directory of
+    /proc/self/fd/N would lead out of the root: CVE-2024-21626), no look into our memory and descriptors from
+    within its pid namespace (CVE-2016-9962; exec undoes it), and no module that is found in its files."""
+    libc.prctl(_PR_SET_DUMPABLE, 0, subject="PR_SET_DUMPABLE")
+    sys.meta_path.clear()
+    os.setsid()
+    first = 3
+    for fd in sorted({fd for fd in kept if fd is not None and fd > 2}):
+        libc.close_range(first, fd - 1)
+        first = fd + 1
+    libc.close_range(first)
+
+
+def _give_streams(stdio: tuple[int, int, int], process: Config, report_fd: int) -> None:
+    """A pipe belongs to its maker, and a program of another user opens /dev/stdout by name: it becomes the
+    user's. Pipes without a name only, which are on the same filesystem as ours."""
+    uid, pipes = int(process["user"].get("uid") or 0), os.fstat(report_fd).st_dev
+    for fd in stdio:
+        found = os.fstat(fd)
+        if found.st_dev == pipes and stat.S_ISFIFO(found.st_mode) and found.st_uid != uid:
+            os.fchown(fd, uid, -1)
 
 
 # ---------------------------------------------------------------- the last steps, the same for both
@@ -146,12 +179,17 @@ def _become(
 
 
 def _change_directory(path: str) -> None:
-    """Docker makes a missing working directory, as root."""
+    """Docker makes a missing working directory, as root. One that the root does not reach is refused: a link
+    of /proc may lead anywhere (getcwd(3) says ENOENT)."""
     try:
         os.chdir(path)
     except FileNotFoundError:
         os.makedirs(path, 0o755, exist_ok=True)
         os.chdir(path)
+    try:
+        os.getcwd()
+    except OSError:
+        raise StartError(f"working directory {path}: it is outside of the container's root") from None
 
 
 def _default_signals() -> None:
