@@ -233,6 +233,7 @@ class ObservedNetwork:
     gateway: str
     members: tuple[str, ...] = ()  # container names with a lease
     defects: tuple[Defect, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,7 @@ class ObservedVolume:
     fingerprint: str
     path: str
     users: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

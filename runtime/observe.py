@@ -257,6 +257,7 @@ class Observer:
                 fingerprint=volume.fingerprint,
                 path=str(volume.path),
                 users=tuple(users.get(volume.name, ())),
+                labels=volume.labels,
             )
             for volume in self._volumes.list()
         }

@@ -11,9 +11,10 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Volume:
     fingerprint: str
     path: Path
     filled: bool
+    labels: Mapping[str, str]
 
 
 VolumeList = list[Volume]
@@ -94,13 +96,13 @@ class Volumes:
     def list(self) -> VolumeList:
         """Every volume, by name."""
         rows = self._database.read().execute("SELECT * FROM volumes ORDER BY name")
-        return [self._volume(row["name"], row["source"], row["fingerprint"], row["filled"]) for row in rows]
+        return [self._volume(row) for row in rows]
 
     def get(self, name: str) -> Volume | None:
         row = self._database.read().execute("SELECT * FROM volumes WHERE name = ?", (name,)).fetchone()
         if row is None:
             return None
-        return self._volume(row["name"], row["source"], row["fingerprint"], row["filled"])
+        return self._volume(row)
 
     def prepare(self, request: ContainerRequest, rootfs: Path) -> Mounts:
         """The request's mounts as OCI mounts, with volumes filled and short-form bind sources created.
@@ -162,8 +164,15 @@ class Volumes:
         with self._database.write() as connection:
             connection.execute("UPDATE volumes SET filled = 1 WHERE name = ?", (name,))
 
-    def _volume(self, name: str, source: str, fingerprint: str, filled: int) -> Volume:
-        return Volume(name, source, fingerprint, self._path(name), bool(filled))
+    def _volume(self, row: sqlite3.Row) -> Volume:
+        return Volume(
+            row["name"],
+            row["source"],
+            row["fingerprint"],
+            self._path(row["name"]),
+            bool(row["filled"]),
+            json.loads(row["labels"]),
+        )
 
     def _path(self, name: str) -> Path:
         parts = name.split("/")

@@ -28,18 +28,24 @@ def fingerprints(container: DesiredContainer, *, image: str, platform: str = "")
 
 
 def network_fingerprint(network: DesiredNetwork) -> str:
-    """Over what only a new network can change; labels are not."""
+    """Over what only a new network can change; then, behind a `+`, over its labels."""
     facets: Facets = {}
     _add(facets, "subnet", network.subnet, "")
     _add(facets, "gateway", network.gateway, "")
     _add(facets, "internal", network.internal, False)
     _add(facets, "mtu", network.mtu, 0)
-    return digest(facets)
+    shape = digest(facets)
+    return f"{shape}+{digest(dict(network.labels))}" if network.labels else shape
+
+
+def same_network(one: str, other: str) -> bool:
+    """Whether two fingerprints differ in labels at most."""
+    return one.partition("+")[0] == other.partition("+")[0]
 
 
 def volume_fingerprint(volume: DesiredVolume) -> str:
     """Nothing about a volume of the local driver can change but its labels, which need no new volume."""
-    return digest({})
+    return digest(dict(volume.labels))
 
 
 def canonical(value: Any) -> str:

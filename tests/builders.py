@@ -70,14 +70,13 @@ def container(
     )
 
 
-def network(name: str, *, subnet: str = "") -> DesiredNetwork:
-    return DesiredNetwork(
-        name, subnet=subnet, fingerprint=_digest([name, subnet]), place=Place("net.toml", 1)
-    )
+def network(name: str, *, subnet: str = "", label: str = "") -> DesiredNetwork:
+    fingerprint = _digest([name, subnet]) + (f"+{label}" if label else "")
+    return DesiredNetwork(name, subnet=subnet, fingerprint=fingerprint, place=Place("net.toml", 1))
 
 
-def volume(name: str) -> DesiredVolume:
-    return DesiredVolume(name, fingerprint=_digest(name), place=Place("vol.toml", 1))
+def volume(name: str, *, label: str = "") -> DesiredVolume:
+    return DesiredVolume(name, fingerprint=_digest([name, label]), place=Place("vol.toml", 1))
 
 
 def image(reference: str, *, pull: str = "missing") -> DesiredImage:

@@ -124,6 +124,7 @@ class FakeRuntime:
             request.gateway or subnet.rsplit(".", 1)[0] + ".1",
             tuple(sorted(members)),
             network.defects,
+            dict(request.labels),
         )
 
     @staticmethod
@@ -132,9 +133,8 @@ class FakeRuntime:
 
     def _observed_volume(self, request: VolumeRequest) -> ObservedVolume:
         path = f"/fake/volumes/{request.name}"
-        return ObservedVolume(
-            request.name, request.source, request.fingerprint, path, self._users(request.name)
-        )
+        users, labels = self._users(request.name), dict(request.labels)
+        return ObservedVolume(request.name, request.source, request.fingerprint, path, users, labels)
 
     def _users(self, volume: str) -> tuple[str, ...]:
         return tuple(
@@ -188,6 +188,7 @@ class FakeRuntime:
             if request.name not in self._networks:
                 self._count += 1
                 self._networks[request.name] = _Network(request, self._count)
+            self._networks[request.name].request = request
 
     def repair_network(self, name: str) -> None:
         with self._effect(f"repair network {name}"):
@@ -203,7 +204,7 @@ class FakeRuntime:
 
     def create_volume(self, request: VolumeRequest) -> None:
         with self._effect(f"create volume {request.name}"):
-            self._volumes.setdefault(request.name, request)
+            self._volumes[request.name] = request
 
     def remove_volume(self, name: str) -> None:
         with self._effect(f"remove volume {name}"):

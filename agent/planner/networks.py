@@ -1,6 +1,7 @@
 """Decisions: which networks to make, mend, replace and remove.
 
 A network whose definition changed is replaced: its containers go first, then the network, then all come back.
+New labels are written down, and nothing else happens.
 What is decided here in two halves, because containers stand between them: `fates` before the containers are
 decided, `decide` after.
 """
@@ -24,11 +25,13 @@ from agent.planner.model import (
 from agent.planner.volumes import leaving
 from runtime.interface import ObservedNetwork
 from specs.desired import DesiredNetwork
+from specs.fingerprint import same_network
 
 
 class Fate(StrEnum):
     KEEP = "keep"
     CREATE = "create"
+    RELABEL = "relabel"  # only its labels differ
     REPLACE = "replace"
     STUCK = "stuck"  # would be replaced, but a suspended container uses it
     REMOVE = "remove"
@@ -45,6 +48,8 @@ def fates(world: World, owners: dict[str, str]) -> dict[str, Fate]:
             found[name] = Fate.CREATE
         elif have.fingerprint == want.fingerprint:
             found[name] = Fate.KEEP
+        elif same_network(have.fingerprint, want.fingerprint):
+            found[name] = Fate.RELABEL
         else:
             containers = world.desired[source].containers
             suspended = any(m in containers and containers[m].suspend for m in attached(world, have))
@@ -83,6 +88,9 @@ def decide(
             case Fate.CREATE:
                 assert want is not None
                 found[name] = chain(world, creation(world, source, want)[0])
+            case Fate.RELABEL:
+                assert want is not None
+                found[name] = _relabel(world, source, want)
             case Fate.KEEP:
                 assert have is not None
                 found[name] = _repair(world, source, have)
@@ -90,6 +98,12 @@ def decide(
                 assert have is not None
                 found[name] = _remove(world, source, want, have, containers)
     return found
+
+
+def _relabel(world: World, source: str, want: DesiredNetwork) -> Decision:
+    cause = Cause("changed", "its labels changed", want.place)
+    subject = Subject("network", want.name)
+    return chain(world, Step(subject, CreateNetwork(want), cause, source=source, basis=want.fingerprint))
 
 
 def _repair(world: World, source: str, have: ObservedNetwork) -> Decision:

@@ -7,16 +7,18 @@ from agent.planner.model import Blocked, Cause, CreateVolume, RemoveVolume, Step
 
 
 def decide(world: World, owners: dict[str, str]) -> dict[str, Decision]:
-    """By full name, for every volume that a source declares. An existing volume is left as it is."""
+    """By full name, for every volume that a source declares. Of an existing one only labels can change."""
     found: dict[str, Decision] = {}
     for name, source in sorted(owners.items()):
         want = world.desired[source].volumes.get(name)
         if want is None:
             continue
-        if name in world.observed.volumes:
+        have = world.observed.volumes.get(name)
+        if have is not None and have.fingerprint == want.fingerprint:
             found[name] = CONVERGED
             continue
-        cause = Cause("missing", "does not exist", want.place)
+        missing = Cause("missing", "does not exist", want.place)
+        cause = missing if have is None else Cause("changed", "its labels changed", want.place)
         step = Step(Subject("volume", name), CreateVolume(want), cause, source=source, basis=want.fingerprint)
         found[name] = chain(world, step)
     return found

@@ -8,6 +8,7 @@ thread-safe. Bridges, veth pairs and the table carry a hash of the root in their
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -409,6 +410,7 @@ class Fabric:
                     gateway=record.gateway,
                     members=tuple(lease.name for lease in leases if lease.network == record.name),
                     defects=defects.bridge_defects(record, found, given),
+                    labels=json.loads(record.labels),
                 )
                 for record in networks.values()
             ]

@@ -210,6 +210,19 @@ def test_a_network_knows_its_members_and_goes_after_them(imported: Runtime) -> N
     assert not imported.observe().networks
 
 
+def test_new_labels_are_written_down_while_things_are_in_use(imported: Runtime) -> None:
+    imported.create_network(NetworkRequest("s/n", "s", "f1", subnet="10.213.7.0/24"))
+    imported.create_volume(VolumeRequest("s/v", "s", "f1"))
+    mounts = (MountPoint("volume", "s/v", "/data"),)
+    imported.create_container(want(mounts=mounts, **on("s/n")))
+    imported.create_network(NetworkRequest("s/n", "s", "f1+x", subnet="10.213.7.0/24", labels={"a": "1"}))
+    imported.create_volume(VolumeRequest("s/v", "s", "f2", labels={"b": "2"}))
+    observed = imported.observe()
+    network, volume = observed.networks["s/n"], observed.volumes["s/v"]
+    assert (network.fingerprint, network.labels, network.members) == ("f1+x", {"a": "1"}, ("s/a",))
+    assert (volume.fingerprint, volume.labels, volume.users) == ("f2", {"b": "2"}, ("s/a",))
+
+
 def test_a_volume_knows_its_users_and_goes_after_them(imported: Runtime) -> None:
     imported.create_volume(VolumeRequest("s/v", "s", "f1"))
     imported.create_container(want(mounts=(MountPoint("volume", "s/v", "/data"),)))

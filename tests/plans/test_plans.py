@@ -134,6 +134,12 @@ def changed_network() -> Scene:
     return scene.want(Desired(want.source, want.images, networks, want.volumes, want.containers))
 
 
+def changed_labels() -> Scene:
+    things = shop().containers.values()
+    again = desired("shop", *things, network("shop/back", label="b"), volume("shop/data", label="b"))
+    return nothing_to_do().want(again)
+
+
 def new_image_of_the_same_name() -> Scene:
     scene = nothing_to_do()
     scene.runtime.put_image("nginx", "sha256:0123456789abcdef")
@@ -250,6 +256,7 @@ SCENES: list[Callable[[], Scene]] = [
     changed_variable,
     changed_limit,
     changed_network,
+    changed_labels,
     new_image_of_the_same_name,
     removed_from_the_specs,
     taken_down_with_volumes,
