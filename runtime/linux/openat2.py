@@ -6,6 +6,7 @@ openat2(2) with RESOLVE_IN_ROOT: absolute links and `..` are taken as in a chroo
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 
@@ -14,6 +15,8 @@ from runtime.linux import libc
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 _MAX_TRIES = 10
+#: Links to nothing followed in one path, as many as the kernel follows: path_resolution(7).
+_MAX_LINKS = 40
 
 
 class OpenHow(ctypes.Structure):
@@ -36,31 +39,45 @@ def open_in_root(rootfd: int, path: str, flags: int, mode: int = 0) -> int:
     raise AssertionError
 
 
-def make_directory(rootfd: int, path: str, mode: int = 0o755) -> int:
-    """An O_PATH descriptor of the directory `path`, made with its parents where it is missing."""
+def make_directory(rootfd: int, path: str, mode: int = 0o755, *, links: int = _MAX_LINKS) -> int:
+    """An O_PATH descriptor of the directory `path`, made with its parents where it is missing. A link to
+    nothing is followed: what it names is made."""
     current = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=rootfd)
     done = ""
     for name in [part for part in path.split("/") if part]:
         done += f"/{name}"
         try:
-            following = open_in_root(rootfd, done, os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            try:
-                os.mkdir(name, mode, dir_fd=current)
-            except FileExistsError:  # a link to nothing
-                os.close(current)
-                raise
-            following = open_in_root(rootfd, done, os.O_PATH | os.O_DIRECTORY)
-        except BaseException:
+            following = _enter(rootfd, current, done, mode, links)
+        finally:
             os.close(current)
-            raise
-        os.close(current)
         current = following
     return current
 
 
-def make_target(rootfd: int, path: str, *, directory: bool) -> int:
-    """An O_PATH descriptor of a mount's destination, made (as an empty file or directory) when missing."""
+def _enter(rootfd: int, parent: int, path: str, mode: int, links: int) -> int:
+    """The directory `path`, made where the open directory `parent` lacks it."""
+    try:
+        return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        try:
+            os.mkdir(path.rpartition("/")[2], mode, dir_fd=parent)
+        except FileExistsError:
+            return make_directory(rootfd, _pointed(parent, path, links), mode, links=links - 1)
+        return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
+
+
+def _pointed(parent: int, path: str, links: int) -> str:
+    """Where the link to nothing at `path`, in the open directory `parent`, leads to within the root."""
+    if links <= 0:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    above, _, name = path.rstrip("/").rpartition("/")
+    target = os.readlink(name, dir_fd=parent)
+    return target if target.startswith("/") else f"{above}/{target}"
+
+
+def make_target(rootfd: int, path: str, *, directory: bool, links: int = _MAX_LINKS) -> int:
+    """An O_PATH descriptor of a mount's destination, made (as an empty file or directory) when missing, also
+    at the end of a link to nothing: images have /etc/resolv.conf as a link into /run."""
     if directory:
         return make_directory(rootfd, path)
     try:
@@ -70,6 +87,8 @@ def make_target(rootfd: int, path: str, *, directory: bool) -> int:
         fd = make_directory(rootfd, parent)
         try:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=fd))
+        except FileExistsError:
+            return make_target(rootfd, _pointed(fd, path, links), directory=False, links=links - 1)
         finally:
             os.close(fd)
         return open_in_root(rootfd, path, os.O_PATH)
