@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime import bundle
 from runtime.database import connect
 from runtime.faults import Fault
 from runtime.inside import read_in_root
@@ -155,5 +156,5 @@ def _user(pid: int, spec: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], 
     root = Path(f"/proc/{pid}/root")
     texts: Sequence[str] = [read_in_root(root, name) for name in ("etc/passwd", "etc/group")]
     user = find_user(spec, (), *texts)
-    fields = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
+    fields = {"uid": user.uid, "gid": user.gid, "additionalGids": bundle.additional_groups(user)}
     return {**own, **fields}, user.home

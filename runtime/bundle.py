@@ -74,7 +74,8 @@ class Setting:
     hostname: str
     user: User
     mounts: tuple[Mapping[str, Any], ...] = ()
-    all_capabilities: tuple[str, ...] = ()  # what `privileged` and ALL mean on this kernel
+    all_capabilities: tuple[str, ...] = ()  # what `privileged` and ALL mean here; no container has more
+    masked: tuple[str, ...] = ()  # paths of this machine that are masked beside MASKED
     seccomp: str = "unconfined"  # path of the compiled filter
 
 
@@ -131,16 +132,33 @@ def environment(request: ContainerRequest, image: ImageConfig, setting: Setting)
 
 
 def capabilities(request: ContainerRequest, available: Sequence[str]) -> list[str]:
-    """cap_drop before cap_add, as Docker has it: `drop ALL` and `add X` leaves X."""
+    """cap_drop before cap_add, as Docker has it: `drop ALL` and `add X` leaves X. Fault request-invalid where
+    one to be added is not available; of the default ones, those that are not are left out.
+    """
     everything = list(available)
     if request.privileged:
         return everything
     add, drop = ({_capability(name) for name in names} for names in (request.cap_add, request.cap_drop))
-    kept = everything if "CAP_ALL" in add else list(DEFAULT_CAPABILITIES)
+    missing = sorted(add - {"CAP_ALL", *available})
+    if missing:
+        raise Fault(
+            "request-invalid",
+            "start container",
+            request.name,
+            f"cap_add asks for {', '.join(missing)}, which this machine does not give to Stead itself",
+            "leave it out, or run the agent with it",
+        )
+    kept = everything if "CAP_ALL" in add else [name for name in DEFAULT_CAPABILITIES if name in everything]
     if "CAP_ALL" in drop:
         kept = []
     kept = [name for name in kept if name not in drop]
     return kept + sorted(name for name in add if name != "CAP_ALL" and name not in kept)
+
+
+def additional_groups(user: User) -> list[int]:
+    """The primary group is one of them, or a set-gid program could take it away from its user and so pass
+    where that group is denied: CVE-2022-36109."""
+    return list(dict.fromkeys((user.gid, *user.groups)))
 
 
 def _capability(name: str) -> str:
@@ -159,7 +177,7 @@ def _process(request: ContainerRequest, image: ImageConfig, setting: Setting) ->
         "user": {
             "uid": setting.user.uid,
             "gid": setting.user.gid,
-            "additionalGids": list(setting.user.groups),
+            "additionalGids": additional_groups(setting.user),
             "umask": 0o022,
         },
         "capabilities": {
@@ -218,6 +236,7 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
     sysctls = dict(request.sysctls)
     if setting.netns is not None:
         sysctls.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
+        sysctls.setdefault("net.ipv4.ping_group_range", "0 2147483647")
     devices = [
         {"source": source, "path": target, "access": access} for source, target, access in request.devices
     ]
@@ -225,7 +244,7 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
     return {
         "namespaces": namespaces,
         "cgroupsPath": setting.cgroup,
-        "maskedPaths": [] if request.privileged else list(MASKED),
+        "maskedPaths": [] if request.privileged else [*MASKED, *setting.masked],
         "readonlyPaths": [] if request.privileged else list(READ_ONLY),
         "sysctl": sysctls,
         "devices": devices,

@@ -10,6 +10,7 @@ removed last: what a crash leaves is always found through it.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,7 @@ class Preparation:
             user=user,
             mounts=given + files,
             all_capabilities=own,
+            masked=_thermal_throttle(),
             seccomp=self._filter(request, own),
         )
 
@@ -303,6 +306,12 @@ def hostname(request: ContainerRequest) -> str:
     if request.network_mode == "host" or request.uts_mode == "host":
         return os.uname().nodename
     return request.name.rpartition("/")[2][:63]
+
+
+@cache
+def _thermal_throttle() -> tuple[str, ...]:
+    """Counters by which one container can watch the load of others; a directory for each processor."""
+    return tuple(sorted(glob.glob("/sys/devices/system/cpu/cpu*/thermal_throttle")))
 
 
 def _ignore_gone(action: Callable[[], None]) -> None:

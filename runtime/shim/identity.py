@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 _PR_SET_NO_NEW_PRIVS = 38
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_RLIMIT_LOCKS = 10  # Python has no name for it
 
 
 def set_rlimits(limits: Iterable[dict[str, Any]]) -> None:
     """OSError EPERM names a limit above what this host lets us give (it takes CAP_SYS_RESOURCE)."""
     for limit in limits:
         name = str(limit["type"])
-        number = getattr(resource, name, None)
+        number = getattr(resource, name, _RLIMIT_LOCKS if name == "RLIMIT_LOCKS" else None)
         if number is None:
             raise OSError(errno.EINVAL, f"unknown limit {name}")
         soft, hard = (_value(limit[key]) for key in ("soft", "hard"))

@@ -62,13 +62,30 @@ def test_dropping_all_and_adding_one_leaves_that_one() -> None:
     assert tuple(everything) == SETTING.all_capabilities
 
 
+def test_a_capability_that_this_machine_cannot_give_is_refused_when_asked_for() -> None:
+    some = tuple(name for name in DEFAULT_CAPABILITIES if name != "CAP_MKNOD")
+    with pytest.raises(Fault, match="cap_add asks for CAP_BPF, CAP_SYS_BOOT, which this"):
+        bundle.capabilities(replace(REQUEST, cap_add=("SYS_BOOT", "CAP_BPF", "kill")), some)
+    assert bundle.capabilities(REQUEST, some) == list(some)
+    assert bundle.capabilities(replace(REQUEST, cap_add=("ALL",), cap_drop=("KILL",)), some) == [
+        name for name in some if name != "CAP_KILL"
+    ]
+
+
+def test_paths_of_the_machine_are_masked_beside_those_of_every_one() -> None:
+    setting = replace(SETTING, masked=("/sys/devices/system/cpu/cpu0/thermal_throttle",))
+    masked = bundle.oci_config(replace(REQUEST, command=("x",)), {}, setting)["linux"]["maskedPaths"]
+    assert masked[-1] == setting.masked[0]
+    assert set(bundle.MASKED) < set(masked)
+
+
 def test_another_user_than_root_keeps_only_the_bounding_set() -> None:
     config = bundle.oci_config(
         replace(REQUEST, command=("x",)), {}, replace(SETTING, user=User(uid=1000, gid=1000, groups=(5,)))
     )
     process = config["process"]
     assert process["capabilities"]["bounding"] and not process["capabilities"]["effective"]
-    assert process["user"] == {"uid": 1000, "gid": 1000, "additionalGids": [5], "umask": 0o022}
+    assert process["user"] == {"uid": 1000, "gid": 1000, "additionalGids": [1000, 5], "umask": 0o022}
 
 
 def test_a_mount_of_the_user_takes_the_place_of_a_default_one() -> None:
