@@ -111,9 +111,16 @@ class Launcher:
             self._return()
 
     def join(
-        self, process: Config, init_pidfd: int, stdio: tuple[int, int, int], console: int | None
+        self,
+        process: Config,
+        init_pidfd: int,
+        stdio: tuple[int, int, int],
+        console: int | None,
+        *,
+        reaper: bool = False,
     ) -> Child:
-        """Fork a process that joins the running container. OSError when the container has ended."""
+        """Fork a process that joins the running container; a `reaper` keeps all that it starts below it.
+        OSError when the container has ended."""
         try:
             if self.private_pids:
                 namespaces.setns(init_pidfd, namespaces.CLONE_NEWPID)
@@ -126,6 +133,7 @@ class Launcher:
                     stdio=stdio,
                     console_socket=console,
                     report_fd=report,
+                    reaper=reaper,
                 )
 
             return self._fork(program)

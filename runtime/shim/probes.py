@@ -227,7 +227,7 @@ def begin(
         def join(writer: int) -> launch.Child:
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return launcher.join(process, init_pidfd, (null, writer, writer), None)
+                return launcher.join(process, init_pidfd, (null, writer, writer), None, reaper=True)
             finally:
                 os.close(null)
 
@@ -273,9 +273,8 @@ def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -
     """SIGKILL `root`, and of `pids()` (all of the container) its descendants and all of its session, until
     none is found that lives.
 
-    A process that both left the session and lost its parent is not known any more as the probe's and stays;
-    it ends with the container. The first pass stops what it finds, so that nothing is forked between looking
-    and killing.
+    `root` lives and is the reaper of what lost its parent, so that no descendant is missed, whatever session
+    it went to. The first pass stops what it finds, so that nothing is forked between looking and killing.
     """
     end = time.monotonic() + deadline
     for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGKILL):
