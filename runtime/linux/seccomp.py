@@ -6,7 +6,7 @@ names by machine, and rules on arguments. clone3 answers ENOSYS, since its flags
 cannot read: the C library then falls back to clone (seccomp(2), seccomp_rule_add(3), seccomp_export_bpf(3)).
 
 A C library newer than this machine's libseccomp tries calls that the latter cannot name (Debian 12's ends
-with Linux 5.17, musl and glibc use fchmodat2 of 6.6). EPERM would be final there. So instructions before those
+with Linux 5.17, musl and glibc use fchmodat2 of 6.6). EPERM would be final. So instructions before those
 of libseccomp allow the recent ones of seccomp.json by number, and answer ENOSYS to what is newer still.
 """
 
