@@ -294,7 +294,7 @@ def command(value: Any) -> tuple[str, ...]:
 
 
 ULIMITS = (
-    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice"),
+    *("core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice"),
     *("nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 
