@@ -202,6 +202,8 @@ class Containers:
                 raise Fault(
                     "container-not-running", "repair container", name, "its process is gone", "start it"
                 )
+            if record.wanted != RUNNING:
+                self._want(record.id, RUNNING)
             self._preparation.mend(record, record.decode(), state.pid)
             self._fabric.activate(record.id)
             self._fabric.publish()

@@ -183,8 +183,8 @@ class Defect:
     """One way in which the kernel differs from the record: drift. `kind` is stable (metrics), `text` is for
     people.
 
-    Kinds: cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding, hosts,
-    layer, volume.
+    Kinds: record, cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding,
+    hosts, layer, volume.
     `restart` says that the repair needs the container's process to be started anew.
     """
 

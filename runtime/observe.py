@@ -33,7 +33,7 @@ from runtime.linux.limits import Limits
 from runtime.net.fabric import Fabric, NetObservation
 from runtime.paths import Paths
 from runtime.prepare import cgroup_path, kernel_limits
-from runtime.records import CREATED, STOPPED, ContainerRecord, read_containers
+from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
 from runtime.volumes import Volumes
 
@@ -104,7 +104,7 @@ class Observer:
             volumes=self._observed_volumes(records),
             containers=containers,
             firewall=net.firewall,
-            leftovers=tuple(sorted(directories - {record.id for record in records})),
+            leftovers=tuple(sorted((directories - {record.id for record in records}) | net.strays)),
         )
 
     def directories(self) -> set[str]:
@@ -201,6 +201,8 @@ class Observer:
         """What is missing around a living shim, in the order in which it would be mended."""
         id, request = life.record.id, known.request
         found = []
+        if life.record.wanted != RUNNING:
+            found.append(Defect("record", "its stop was begun and never done"))
         path = cgroup_path(id)
         if not self._cgroups.exists(path):
             found.append(Defect("cgroup", "its cgroup is gone"))

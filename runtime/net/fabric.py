@@ -51,6 +51,7 @@ class NetObservation:
     networks: list[ObservedNetwork]
     containers: dict[str, tuple[Defect, ...]]
     firewall: tuple[Defect, ...]
+    strays: frozenset[str]  # links with our mark that no record knows
 
 
 class Fabric:
@@ -152,11 +153,11 @@ class Fabric:
                 leases = records.read_leases(connection, networks=[name])
                 if leases:
                     raise _in_use("remove network", name, [item.name for item in leases])
+                try:  # the bridge before its record, so that a crash leaves nothing that no record knows
+                    links.delete_links([addresses.bridge_name(self._root, name)])
+                except OSError as error:
+                    raise from_oserror(error, "remove network", name) from error
                 records.delete_network(connection, name)
-            try:
-                links.delete_links([addresses.bridge_name(self._root, name)])
-            except OSError as error:
-                raise from_oserror(error, "remove network", name) from error
         self.publish()
 
     def networks(self) -> list[NetworkRecord]:
@@ -395,10 +396,9 @@ class Fabric:
     def observe(self) -> NetObservation:
         """One dump of links and addresses, one listing of nftables if anything touched it."""
         connection = self._database.read()
-        networks = records.read_networks(connection)
-        leases = records.read_leases(connection)
         try:
             found, given = links.links(), links.addresses()
+            networks, leases = records.read_networks(connection), records.read_leases(connection)
             forward = links.read_sysctl(IP_FORWARD)
             observed = [
                 ObservedNetwork(
@@ -420,7 +420,16 @@ class Fabric:
         wall = self._firewall.check()
         if networks and forward != "1":
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)
-        return NetObservation(observed, containers, wall)
+        return NetObservation(observed, containers, wall, self._strays(found, networks.values(), leases))
+
+    def _strays(
+        self, found: Iterable[str], networks: Iterable[NetworkRecord], leases: Iterable[Lease]
+    ) -> frozenset[str]:
+        """The links must have been listed before the records were read: a record is made before its link."""
+        ours = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
+        kept = {addresses.link_name(self._root, item.container, item.network) for item in leases}
+        kept |= {record.bridge for record in networks}
+        return frozenset(name for name in found if name.startswith(ours) and name not in kept)
 
     def _container_defects(
         self, leases: Sequence[Lease], networks: Mapping[str, NetworkRecord], found: Mapping[str, links.Link]
@@ -464,11 +473,8 @@ class Fabric:
                 if id not in known:
                     records.delete_endpoint(connection, id)
                     removed.append(f"leases of {id}")
-            leases = records.read_leases(connection)
-            kept = {addresses.link_name(self._root, item.container, item.network) for item in leases}
-            kept |= {record.bridge for record in records.read_networks(connection).values()}
-        ours = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
-        strays = sorted(name for name in found if name.startswith(ours) and name not in kept)
+            networks, leases = records.read_networks(connection), records.read_leases(connection)
+        strays = sorted(self._strays(found, networks.values(), leases))
         try:
             links.delete_links(strays)
         except OSError as error:

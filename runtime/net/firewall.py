@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -364,6 +365,7 @@ class Firewall:
         self._done = 0
         self._known: tuple[int, Contents] | None = None  # (generation, contents), rules as we wrote them
         self._drops: tuple[int, tuple[Defect, ...]] | None = None
+        self._gone: int | None = None  # the generation in which there was no table of ours
 
     def publish(self, *, force: bool = False) -> None:
         """The table as it should be when this was called, or newer. `force`: read it back first."""
@@ -385,7 +387,8 @@ class Firewall:
         with self._working:
             wanted = self._wanted()
             if wanted is None:
-                return ()
+                text = "its nftables table is left, though there is no network"
+                return () if self._is_gone() else (Defect("firewall", text),)
             found = self._find()
             if isinstance(found, str):
                 return (Defect("firewall", found), *self._foreign())
@@ -466,11 +469,22 @@ class Firewall:
 
     def _remove(self) -> None:
         self._known = None
-        if self._memory.exists():
+        if not self._is_gone():
             done = _nft(["-f", "-"], delete_text(self._table))
             if done.returncode:
                 raise _refused("delete", done)
-            self._memory.unlink(missing_ok=True)
+        self._memory.unlink(missing_ok=True)
+
+    def _is_gone(self) -> bool:
+        """Whether the kernel has no table of ours; asked again only when something changed nftables."""
+        now = generation()
+        if now is None or now != self._gone:
+            if shutil.which("nft", path=_PATH["PATH"]) is None:
+                return True  # without networks there is no need of it
+            gone = _listed(["list", "table", "ip", self._table]) is None
+            self._gone = now if gone else None
+            return gone
+        return True
 
     def _foreign(self) -> tuple[Defect, ...]:
         """Chains of others that drop what we forward: no table can overrule another one's drop."""

@@ -1,0 +1,136 @@
+"""Effects: a state directory whose commands may be killed at any place, and be judged afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.paths import Paths
+from tests.crash.bomb import REPOSITORY
+from tests.crash.inventory import Inventory
+
+DEADLINE = 15.0
+
+
+class Nursery:
+    """Forks the command `stead` (tests.crash.nursery)."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.nursery"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._line() == "ready"
+
+    def call(self, words: list[str], out: Path, place: str | None = None) -> int:
+        """The exit code; -9 when it was killed."""
+        assert self._process.stdin is not None
+        call = {"words": words, "out": str(out), "place": place}
+        self._process.stdin.write(json.dumps(call) + "\n")
+        self._process.stdin.flush()
+        return os.waitstatus_to_exitcode(int(self._line()))
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+class Box:
+    """`specs` is applied to a state directory in `base`."""
+
+    def __init__(self, base: Path, nursery: Nursery) -> None:
+        self.base, self.nursery, self.specs = base, nursery, base / "shop"
+        self.specs.mkdir()
+        self.paths = Paths(base / "root", base / "run")
+        self.inventory = Inventory(self.paths)
+        self.out = base / "out"
+
+    def stead(self, *words: str, place: str | None = None) -> tuple[int, str]:
+        given = ["--root", str(self.paths.root), "--run", str(self.paths.run), *words]
+        code = self.nursery.call(given, self.out, place)
+        return code, self.out.read_text()
+
+    def well(self, *words: str) -> str:
+        code, text = self.stead(*words)
+        assert code == 0, f"stead {' '.join(words)}: {code}\n{text}"
+        return text
+
+    def places(self, *words: str) -> dict[str, int]:
+        """Every place of the runtime that a call passes, in the order of the first time."""
+        code, text = self.stead(*words, place="")
+        assert code == 0, text
+        found: dict[str, int] = json.loads(Path(f"{self.out}.places").read_text())
+        return found
+
+    def killed(self, *words: str, place: str) -> bool:
+        """Whether the call came to `place` and was killed there. Returns when its children are gone, too."""
+        survivors = Path(f"{self.out}.survivors")
+        survivors.unlink(missing_ok=True)
+        code, _ = self.stead(*words, place=place)
+        if code != -signal.SIGKILL:
+            return False
+        self.inventory.records()
+        for pid in json.loads(survivors.read_text()):
+            until(lambda pid=pid: is_gone(pid), f"child {pid} of the killed process ends")  # type: ignore[misc]
+        return True
+
+    def ps(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in json.loads(self.well("ps", "--json"))}
+
+    def settled(self) -> None:
+        """Nothing is left to do, and nothing is there that no record accounts for."""
+        assert self.well("plan", str(self.specs)) == "nothing to do\n"
+        strays = self.inventory.strays()
+        assert strays == [], strays
+
+
+def is_gone(pid: int) -> bool:
+    """Ended, or a zombie that somebody else will reap."""
+    try:
+        return re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE) is not None
+    except OSError:
+        return True
+
+
+def until(condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> float:
+    """Seconds until it held."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < deadline, f"not within {deadline:g} s: {what}"
+        time.sleep(0.01)  # between two looks
+    return time.monotonic() - begin
+
+
+def busybox(to: Path) -> Path:
+    """A root filesystem of Debian's static busybox."""
+    binary = shutil.which("busybox")
+    if binary is None or subprocess.run(["ldd", binary], capture_output=True).returncode == 0:
+        pytest.skip("needs Debian's busybox-static")
+    for name in ("bin", "www", "tmp", "data"):
+        (to / name).mkdir(parents=True)
+    shutil.copy2(binary, to / "bin" / "busybox")
+    for name in ("sh", "httpd", "sleep", "cat", "env", "seq"):
+        (to / "bin" / name).symlink_to("busybox")
+    (to / "www" / "index.html").write_text("well\n")
+    (to / "data" / "first").write_text("from the image\n")
+    return to

@@ -1,0 +1,51 @@
+"""State directories with an image of busybox, and what must hold when a test is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.crash.box import Box, Nursery, busybox
+
+#: state directories in which one loop of crashes goes on at a time: most of it is waiting
+SIDE_BY_SIDE = 3
+
+
+@pytest.fixture(scope="session")
+def nurseries() -> Iterator[list[Nursery]]:
+    made = [Nursery() for _ in range(SIDE_BY_SIDE)]
+    yield made
+    for nursery in made:
+        nursery.close()
+
+
+def opened(base: Path, nursery: Nursery) -> Box:
+    base.mkdir(exist_ok=True)
+    made = Box(base, nursery)
+    made.well("image", "import", str(busybox(base / "image")), "busy:1")
+    return made
+
+
+def ended(box: Box) -> None:
+    box.well("down", str(box.specs), "--volumes")
+    assert box.inventory.strays() == []
+    assert box.inventory.records().known == set()
+
+
+@pytest.fixture
+def box(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[Box]:
+    made = opened(tmp_path, nurseries[0])
+    yield made
+    ended(made)
+
+
+@pytest.fixture
+def boxes(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[list[Box]]:
+    with ThreadPoolExecutor() as threads:
+        bases = [tmp_path / f"box{number}" for number in range(len(nurseries))]
+        made = list(threads.map(opened, bases, nurseries))
+        yield made
+        list(threads.map(ended, made))

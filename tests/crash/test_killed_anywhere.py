@@ -1,0 +1,163 @@
+"""kill -9 of `stead apply` and `stead down` after every kind of change to the machine: the next converges.
+
+Each test lets a command run once and notes which changes it makes; then it is killed right after the first
+and after the last of each kind, again and again, and after each death the next command must bring everything
+where it was wanted, with nothing left on the machine that no record accounts for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.crash.box import Box
+from tests.e2e.conftest import Node
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+]
+
+#: what changes the machine; looking does not
+CHANGES = re.compile(
+    r"""runtime/(
+    database.py:Database.write
+    | paths.py:write_atomically
+    | prepare.py:_remove_live
+    | containers.py:(delete_tree|_record)
+    | volumes.py:(_copy_entry|_remove_if_empty|Volumes\.\w+)
+    | linux/cgroups.py:Cgroups.(create|kill|remove|apply|allow_devices)
+    | linux/mounts.py:(attach|bind|unmount)
+    | linux/namespaces.py:(create|delete)_netns
+    | net/links.py:(write_sysctl|ensure_bridge|ensure_endpoint|_make_pair)
+    | net/netlink.py:Netlink.(change|try_all)
+    | net/firewall.py:(_nft|Firewall._remember)
+    | net/names.py:write_in_place
+    | shim/client.py:(Zygote.(spawn|_start|_send|_end)|_?stop|adjust)
+    | images/blobs.py:(BlobStore.(fetch|_complete|_fill|put)|Writer.(write|verify)|sync_directory)
+    | images/layers.py:(LayerStore.(unpack|_make|_run)|_start|_feed|_result)
+    | images/store.py:ImageStore.(_plan|_bring|_unpack|_record|_name)
+    )\ return""",
+    re.VERBOSE,
+)
+
+
+def changes(box: Box, *words: str) -> list[str]:
+    """Where the call is to be killed: after the first and after the last change of each kind."""
+    found = {place: count for place, count in box.places(*words).items() if CHANGES.fullmatch(place)}
+    assert len(found) > 10, found
+    return [f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})]
+
+
+def write(box: Box, port: int, *, second: bool = False) -> None:
+    """The second version has another network, another container, other limits and a variable changed."""
+    network = "front" if second else "back"
+    (box.specs / "shop.toml").write_text(
+        f"""
+[network.{network}]
+internal = true
+
+[volume.data]
+
+[container.web]
+image = "busy:1"
+command = ["httpd", "-f", "-p", "80", "-h", "/www"]
+ports = ["127.0.0.1:{port}:80"]
+volumes = ["data:/data"]
+environment = {{ MODE = "{"two" if second else "one"}" }}
+stop_grace_period = "100ms"
+networks = ["default", "{network}"]
+
+[container.steady]
+image = "busy:1"
+command = ["sleep", "10000"]
+stop_grace_period = "100ms"
+memory = "{"32" if second else "16"}MiB"
+
+[container.{"new" if second else "old"}]
+image = "busy:1"
+command = ["sleep", "10000"]
+stop_grace_period = "100ms"
+"""
+    )
+
+
+def page(port: int) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        return bytes(answer.read())
+
+
+def shared_out(boxes: Sequence[Box], work: Callable[[Box, int], int]) -> int:
+    """Run `work` in every box at once, each with its number; the sum of what it returns."""
+    with ThreadPoolExecutor() as threads:
+        return sum(threads.map(work, boxes, range(len(boxes))))
+
+
+def test_an_apply_or_down_killed_after_any_change_is_finished_by_the_next(boxes: list[Box]) -> None:
+    ports = [Node.free_port() for _ in boxes]
+    write(boxes[0], ports[0])
+    ups = changes(boxes[0], "apply", str(boxes[0].specs))
+    boxes[0].settled()
+    downs = changes(boxes[0], "down", str(boxes[0].specs), "--volumes")
+    downs += downs[: len(ups) - len(downs)]
+
+    def work(box: Box, number: int) -> int:
+        write(box, ports[number])
+        reached = 0
+        for up, down in list(zip(ups, downs, strict=True))[number :: len(boxes)]:
+            reached += box.killed("apply", str(box.specs), place=up)
+            if len(up) % 3:  # half of an apply is also a state to be taken down
+                box.well("apply", str(box.specs))
+                box.settled()
+                assert page(ports[number]) == b"well\n", up
+            reached += box.killed("down", str(box.specs), "--volumes", place=down)
+            box.well("down", str(box.specs), "--volumes")
+            assert box.inventory.strays() == [], down
+        return reached
+
+    assert shared_out(boxes, work) > 0.8 * (len(ups) + len(downs))
+
+
+def test_a_replacement_killed_after_any_change_is_finished_by_the_next(boxes: list[Box]) -> None:
+    ports = [Node.free_port() for _ in boxes]
+    for box, port in zip(boxes, ports, strict=True):
+        write(box, port)
+        box.well("apply", str(box.specs))
+    write(boxes[0], ports[0], second=True)
+    places = changes(boxes[0], "apply", str(boxes[0].specs))
+
+    def work(box: Box, number: int) -> int:
+        steady, second, reached = box.ps()["default/steady"], number == 0, 0
+        for place in places[number :: len(boxes)]:
+            second = not second
+            write(box, ports[number], second=second)
+            reached += box.killed("apply", str(box.specs), place=place)
+            box.well("apply", str(box.specs))
+            box.settled()
+            assert page(ports[number]) == b"well\n", place
+            now = box.ps()
+            assert now["default/steady"] == steady, place  # its limits changed, nothing else
+            assert set(now) == {"default/web", "default/steady", "default/new" if second else "default/old"}
+        return reached
+
+    assert shared_out(boxes, work) > 0.6 * len(places)
+
+
+def test_half_of_a_removal_is_a_state_to_converge_from(box: Box) -> None:
+    port = Node.free_port()
+    write(box, port)
+    box.well("apply", str(box.specs))
+    places = [place for place in changes(box, "down", str(box.specs)) if place.endswith(" 1")]
+    for place in places[::3]:
+        box.well("apply", str(box.specs))
+        box.killed("down", str(box.specs), place=place)
+        box.well("apply", str(box.specs))
+        box.settled()
+        assert page(port) == b"well\n", place
