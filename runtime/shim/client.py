@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from runtime.linux import pidfd
+from runtime.linux import mounts, pidfd
 from runtime.shim import messages
 from runtime.shim.messages import ProbeResult, State
 
@@ -37,6 +37,8 @@ SOCKET = "shim.sock"
 #: Seconds for an answer that needs no waiting, for a start, and beyond the grace period for a stop.
 ANSWER, START, STOP = 10.0, 60.0, 30.0
 _INT = array.array("i").itemsize
+#: Exit code of the dynamic loader: a library beside the interpreter is not found from the sealed one.
+_NOT_LOADED = 127
 
 
 class ShimError(Exception):
@@ -86,6 +88,7 @@ class Zygote:
         self._run = run
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._sealed = True
         self._socket: socket.socket | None = None
 
     def spawn(self, bundle_dir: Path, live_dir: Path, *, timeout: float = START) -> None:
@@ -138,6 +141,7 @@ class Zygote:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
+        sealed = _sealed_interpreter() if self._sealed else -1
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", program],
@@ -145,12 +149,16 @@ class Zygote:
                 stdout=subprocess.DEVNULL,
                 cwd="/",
                 env={},
+                executable=None if sealed < 0 else f"/proc/self/fd/{sealed}",
+                pass_fds=() if sealed < 0 else (sealed,),
             )
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
+            if sealed >= 0:
+                os.close(sealed)
         self._socket = ours
         return ours
 
@@ -164,7 +172,27 @@ class Zygote:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            if self._process.returncode == _NOT_LOADED:
+                self._sealed = False
             self._process = None
+
+
+def _sealed_interpreter() -> int:
+    """This interpreter's file, opened on a read-only mount of nothing else; -1 where there cannot be one.
+
+    A program in a container may run or open /proc/self/exe of a process that is about to become it: on this
+    mount it has no way to write to the host's interpreter (CVE-2019-5736).
+    """
+    try:
+        fd = mounts.open_tree(os.path.realpath(sys.executable), recursive=False)
+    except OSError:
+        return -1
+    try:
+        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
+    except OSError:
+        os.close(fd)
+        return -1
+    return fd
 
 
 # ---------------------------------------------------------------- requests

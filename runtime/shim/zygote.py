@@ -41,6 +41,7 @@ SMALL = 512  # obmalloc.c: SMALL_REQUEST_THRESHOLD, in steps of ALIGNMENT = 16
 def main() -> int:
     """Serve until the client is gone."""
     control = socket.socket(fileno=0)
+    os.closerange(3, 1024)  # the interpreter's own file, see client.py
     os.chdir("/")
     os.umask(0o077)
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):
