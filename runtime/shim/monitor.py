@@ -43,18 +43,18 @@ NOTHING, STOP, SHUTDOWN, UNHEALTHY, UNHEALTHY_STOP = "", "stop", "shutdown", "un
 
 
 def signal_number(name: str | int, default: int = signal.SIGTERM) -> int:
-    """ "SIGTERM", "term", "15", "SIGRTMIN+3". ValueError when there is no such signal."""
+    """ "SIGTERM", "term", "15", "SIGRTMIN+3", "SIGRTMAX-2". ValueError when there is no such signal."""
     text = str(name or "").upper()
     if not text:
         return int(default)
     if text.isdigit():
         number = int(text)
     else:
-        base, _, offset = text.removeprefix("SIG").partition("+")
+        base, sign, offset = text.removeprefix("SIG").partition("-" if "-" in text else "+")
         found = getattr(signal, f"SIG{base}", None)
         if found is None or base.startswith("_"):
             raise ValueError(f"cannot send signal {name}: unknown")
-        number = int(found) + int(offset or 0)
+        number = int(found) + int(f"{sign}{offset}" or 0)
     if not 1 <= number <= 64:
         raise ValueError(f"cannot send signal {name}: unknown")
     return number
