@@ -232,6 +232,7 @@ def normalize(limits: Limits) -> Limits:
 
     memory = pages(limits.memory)
     quota = max(1000, round(limits.cpus * _PERIOD)) if limits.cpus > 0 else 0
+    swap = limits.memory_swap or 2 * memory
     cpus = canonical_cpus(limits.cpuset)
     io = [
         IoLimit(device_number(item.device), item.read_bps, item.write_bps, item.read_iops, item.write_iops)
@@ -243,7 +244,7 @@ def normalize(limits: Limits) -> Limits:
         cpuset="" if cpus == online_cpus() else cpus,
         memory=memory,
         memory_reservation=pages(limits.memory_reservation),
-        memory_swap=max(memory, pages(limits.memory_swap)) if limits.memory_swap > 0 else 0,
+        memory_swap=max(memory, pages(swap)) if swap > 0 else 0,
         pids=max(0, limits.pids),
         io_weight=0 if limits.io_weight in (0, 100) else min(10000, max(1, limits.io_weight)),
         io=tuple(sorted((i for i in io if i != IoLimit(i.device)), key=lambda item: item.device)),

@@ -119,7 +119,8 @@ class V1:
             _write(file, str(value))
 
     def _apply_memory(self, path: str, limits: Limits) -> None:
-        """memory.limit <= memory.memsw always holds, so the order depends on the direction."""
+        """memory.limit <= memory.memsw always holds, so the order depends on the direction. Twice memory is
+        a default: no error where this kernel does not account for swap."""
         soft = limits.memory_reservation or -1
         now = _value(os.path.dirname(self._file("memory", path, ".")), "memory.soft_limit_in_bytes", "0")
         if soft != -1 or int(now) < _UNLIMITED:
@@ -132,7 +133,14 @@ class V1:
         if len(steps) == 2 and self._grows(path, *steps[1]):
             steps.reverse()
         for name, value in steps:
-            self._set(path, "memory", name, value, -1)
+            is_default = name != "memory.limit_in_bytes" and value == 2 * limits.memory
+            self._set(path, "memory", name, value, value if is_default else -1)
+
+    def _read_swap(self, path: str) -> int:
+        """The default where this kernel does not account for swap."""
+        if not os.path.exists(self._file("memory", path, "memory.memsw.limit_in_bytes")):
+            return 2 * max(0, self._limit(path, "memory.limit_in_bytes"))
+        return max(0, self._limit(path, "memory.memsw.limit_in_bytes"))
 
     def _limit(self, path: str, name: str) -> int:
         """-1 for unlimited, or where there is no such file."""
@@ -200,7 +208,7 @@ class V1:
                 return {
                     "memory": max(0, self._limit(path, "memory.limit_in_bytes")),
                     "memory_reservation": max(0, self._limit(path, "memory.soft_limit_in_bytes")),
-                    "memory_swap": max(0, self._limit(path, "memory.memsw.limit_in_bytes")),
+                    "memory_swap": self._read_swap(path),
                 }
             case "pids":
                 text = _value(f"{self.mounted['pids']}/{path}", "pids.max", "max")

@@ -95,7 +95,8 @@ class V2:
                 return [
                     ("memory.max", str(limits.memory or "max"), "max"),
                     ("memory.low", str(limits.memory_reservation), "0"),
-                    ("memory.swap.max", swap, "max"),
+                    # twice the memory is a default: no error where this kernel does not account for swap
+                    ("memory.swap.max", swap, swap if limits.memory_swap == 2 * limits.memory else "max"),
                 ]
             case "pids":
                 return [("pids.max", str(limits.pids or "max"), "max")]
@@ -145,7 +146,7 @@ class V2:
                 return {"cpuset": "" if cpus_text == online else cpus_text}
             case "memory":
                 memory = _number(_value(directory, "memory.max", "max"))
-                swap = _value(directory, "memory.swap.max", "max")
+                swap = _value(directory, "memory.swap.max", str(memory) if memory else "max")
                 return {
                     "memory": memory,
                     "memory_reservation": _number(_value(directory, "memory.low", "0")),

@@ -25,7 +25,8 @@ class IoLimit:
 class Limits:
     """0 and "" mean: no limit of our own. Sizes are bytes.
 
-    `cpu_weight` is 1..10000, 100 is the kernel's default; `memory_swap` is memory and swap together.
+    `cpu_weight` is 1..10000, 100 is the kernel's default; `memory_swap` is memory and swap together: 0 is
+    twice `memory`, as Docker has it, -1 no limit (once normalized, 0 is no limit).
     """
 
     cpus: float = 0.0
