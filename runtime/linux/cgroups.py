@@ -92,6 +92,24 @@ class Cgroups:
         for root in self.roots():
             write(f"{root}/{path}/cgroup.procs", str(pid))
 
+    def enter(self, path: str, *, born: bool = False) -> None:
+        """Move the calling process, which has one thread, in; `born`: it is in the v2 hierarchy's already.
+
+        v1's `tasks` moves one thread without the grace period that cgroup.procs waits for (cgroup_procs_write
+        in kernel/cgroup/cgroup.c).
+        """
+        if self.v1:
+            for root in self.v1.roots():
+                write(f"{root}/{path}/tasks", "0")
+        if self.v2 and not born:
+            write(f"{self.v2.root}/{path}/cgroup.procs", "0")
+
+    def open_v2(self, path: str) -> int:
+        """A descriptor of the cgroup's directory, for a process to be born in; -1 where v2 is not mounted."""
+        if self.v2 is None:
+            return -1
+        return os.open(f"{self.v2.root}/{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def pids(self, path: str) -> list[int]:
         """Processes in the tree in any hierarchy; none where there is no such cgroup."""
         found: set[int] = set()
@@ -109,17 +127,27 @@ class Cgroups:
         return sorted(found)
 
     def kill(self, path: str, timeout: float = 5.0) -> None:
-        """SIGKILL until the tree is empty. TimeoutError when something survives `timeout` seconds."""
+        """SIGKILL until the tree is empty. TimeoutError when something survives `timeout` seconds.
+
+        Not by cgroup.kill: on some kernels (6.18 is one) a process that is born in a cgroup after that, see
+        runtime.linux.fork, is killed as well.
+        """
         deadline = time.monotonic() + timeout
+        if not self.pids(path):
+            return
         if self.v1:
             self.v1.thaw(path)
         if self.v2:
-            self.v2.kill(path)
-        while members := self.pids(path):
-            if time.monotonic() > deadline:
-                text = f"kill cgroup: processes {members[:5]} do not end"
-                raise TimeoutError(errno.ETIMEDOUT, text, path)
-            self._kill_once(path, members, deadline)
+            self.v2.freeze(path, True)
+        try:
+            while members := self.pids(path):
+                if time.monotonic() > deadline:
+                    text = f"kill cgroup: processes {members[:5]} do not end"
+                    raise TimeoutError(errno.ETIMEDOUT, text, path)
+                self._kill_once(path, members, deadline)
+        finally:
+            if self.v2:
+                self.v2.freeze(path, False)
 
     def _kill_once(self, path: str, members: list[int], deadline: float) -> None:
         """Held by pidfd first, then looked up again: a pid that was recycled in between is not in the

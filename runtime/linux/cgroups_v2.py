@@ -40,6 +40,7 @@ class V2:
                 os.mkdir(directory, 0o755)
             except FileExistsError:
                 pass
+        self.freeze(path, False)  # whoever froze it to kill may have been killed
 
     def _delegate(self, directory: str) -> None:
         if not self.controllers:
@@ -58,12 +59,13 @@ class V2:
                 if error.errno not in (errno.EBUSY, errno.EINVAL, errno.ENOENT, errno.ENOTSUP):
                     raise
 
-    def kill(self, path: str) -> None:
-        """All processes at once (Linux 5.14); nothing where the kernel is older."""
+    def freeze(self, path: str, frozen: bool) -> None:
+        """No process of the tree runs, so none forks; SIGKILL ends frozen ones (Linux 5.2). Nothing where
+        there is no such cgroup."""
         try:
-            _write(f"{self.root}/{path}/cgroup.kill", "1")
+            _write(f"{self.root}/{path}/cgroup.freeze", str(int(frozen)))
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
     # ------------------------------------------------------------ limits

@@ -59,6 +59,7 @@ _EVERYWHERE = {
     "fsconfig": 431,
     "fsmount": 432,
     "pidfd_open": 434,
+    "clone3": 435,
     "close_range": 436,
     "openat2": 437,
     "mount_setattr": 442,
@@ -89,6 +90,11 @@ def fail(call: str, subject: str, number: int | None = None) -> OSError:
     """The OSError of a call that just failed: `call: text` and the object as its file name."""
     code = ctypes.get_errno() if number is None else number
     return OSError(code, f"{call}: {os.strerror(code)}", subject or None)
+
+
+def number(name: str) -> int:
+    """The number of a system call on this machine."""
+    return _NUMBERS[name]
 
 
 def call(name: str, *args: Any, subject: str = "") -> int:

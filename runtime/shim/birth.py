@@ -5,19 +5,20 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import signal
 import time
 
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import libc, pidfd
+from runtime.linux import libc, pidfd, signals
 from runtime.shim import launch, messages, monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
-SHIMS = "stead.slice/shims"
 LOCK = "shim.lock"
+#: Bytes of a document of a bundle.
+MAX_DOCUMENT = 16 << 20
 #: Lower than any container's process, above init's own -1000.
 OOM_SCORE = -998
 #: Seconds that an older shim of the same container is given to end.
@@ -27,7 +28,20 @@ PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
 _NAME = ctypes.create_string_buffer(b"stead-shim")
 
 
-def run(bundle: str, live: str, report: int, host: cgroup_files.Cgroups) -> None:
+def read(request: Mapping[str, Any]) -> monitor.Bundle:
+    """What a spawn request names. OSError, ValueError, KeyError."""
+    path = str(request["bundle"])
+    documents = []
+    for name in ("supervise.json", "config.json"):
+        fd = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            documents.append(messages.decode(os.read(fd, MAX_DOCUMENT)))
+        finally:
+            os.close(fd)
+    return monitor.Bundle(path, str(request["live"]), *documents)
+
+
+def run(bundle: monitor.Bundle, report: int, host: cgroup_files.Cgroups) -> None:
     """Be the shim of one container until it is to be left alone. `report` gets one answer: see the zygote."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):  # 0 was the socket to the agent
@@ -35,10 +49,8 @@ def run(bundle: str, live: str, report: int, host: cgroup_files.Cgroups) -> None
     os.close(null)
     libc.prctl(PR_SET_NAME, ctypes.addressof(_NAME))
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    host.create(SHIMS)
-    host.add(SHIMS, 0)
     launch.oom_score(OOM_SCORE)
-    _take_over(bundle)
+    _take_over(bundle.path)
     shim: monitor.Monitor | None = None
 
     def tell(failure: launch.Failure | None, pid: int) -> None:
@@ -46,7 +58,7 @@ def run(bundle: str, live: str, report: int, host: cgroup_files.Cgroups) -> None
         os.close(report)
 
     try:
-        shim = monitor.Monitor(bundle, live, host, tell)
+        shim = monitor.Monitor(bundle, host, tell)
         if host.pids(shim.cgroup):  # of a shim that was killed
             host.kill(shim.cgroup, monitor.KILL_TIMEOUT)
         _watch_signals(shim)
@@ -70,7 +82,7 @@ def _take_over(bundle: str) -> None:
             holder = os.pread(lock, 32, 0).split()
             late = time.monotonic() > end
             if len(holder) == 2:
-                pidfd.kill(int(holder[0]), int(holder[1]), signal.SIGKILL if late else signal.SIGTERM)
+                pidfd.kill(int(holder[0]), int(holder[1]), signals.SIGKILL if late else signals.SIGTERM)
             if late:
                 end += HANDOVER
             time.sleep(0.02)  # flock(2) has no time limit, and its end gives no event
@@ -85,11 +97,11 @@ def _watch_signals(shim: monitor.Monitor) -> None:
 
     def woken() -> None:
         numbers = os.read(reader, 512)
-        if signal.SIGTERM in numbers:
+        if signals.SIGTERM in numbers:
             shim.stop_by_document(monitor.SHUTDOWN)
         reap_orphans(shim)
 
-    signal.set_wakeup_fd(writer)  # the zygote has set handlers that do nothing
+    signals.wake(writer)  # the zygote has set handlers that do nothing
     shim.loop.watch(reader, woken)
 
 

@@ -144,7 +144,7 @@ class Zygote:
         sealed = _sealed_interpreter() if self._sealed else -1
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", program],
+                [sys.executable, "-I", "-S", "-OO", "-X", "no_debug_ranges", program],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd="/",

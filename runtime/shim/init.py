@@ -12,12 +12,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import stat
 import sys
 from pathlib import Path
 
-from runtime.linux import libc, namespaces
+from runtime.linux import libc, namespaces, signals
 from runtime.shim import identity, root, tty
 
 TYPE_CHECKING = False
@@ -170,7 +169,7 @@ def _become(
     _change_directory(str(process.get("cwd") or "/"))
     stage.name = "descriptors"
     libc.close_on_exec(3)
-    _default_signals()
+    signals.default_all()  # Python ignores SIGPIPE and SIGXFSZ
     stage.name = "identity"
     identity.assume(process, program_filter)
     stage.name = "exec"
@@ -190,16 +189,6 @@ def _change_directory(path: str) -> None:
         os.getcwd()
     except OSError:
         raise StartError(f"working directory {path}: it is outside of the container's root") from None
-
-
-def _default_signals() -> None:
-    """An ignored signal would stay so over execve(2); Python ignores SIGPIPE and SIGXFSZ."""
-    for number in signal.valid_signals():
-        try:
-            signal.signal(number, signal.SIG_DFL)
-        except (OSError, ValueError):  # SIGKILL, SIGSTOP, those of the C library
-            pass
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _execute(words: list[str], environment: dict[str, str]) -> NoReturn:

@@ -2,18 +2,17 @@
 here.
 
 The child is in the container's network and pid namespace from its first instruction on and joins the cgroup
-before anything else, so that limits hold before the program exists. setns(2), unshare(2), pid_namespaces(7):
-for a pid namespace both act on the next child only, so the shim itself never leaves its own.
+before anything else, so that limits hold before the program exists. setns(2), clone3(2), pid_namespaces(7):
+a pid namespace is entered by children only, so the shim itself never leaves its own.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import namespaces, pidfd
+from runtime.linux import fork, namespaces, pidfd, signals
 from runtime.shim import init, messages
 
 TYPE_CHECKING = False
@@ -94,8 +93,6 @@ class Launcher:
         if self.netns:
             self._enter_net()
         try:
-            if self.private_pids:
-                namespaces.unshare(namespaces.CLONE_NEWPID)
 
             def program(report: int) -> NoReturn:
                 init.run_init(
@@ -106,7 +103,7 @@ class Launcher:
                     report_fd=report,
                 )
 
-            return self._fork(program)
+            return self._fork(program, namespaces.CLONE_NEWPID if self.private_pids else 0)
         finally:
             self._return()
 
@@ -193,27 +190,41 @@ class Launcher:
         if self.netns:
             namespaces.setns(self._net, namespaces.CLONE_NEWNET)
 
-    def _fork(self, program: Callable[[int], NoReturn], *, joins: bool = True) -> Child:
+    def _fork(self, program: Callable[[int], NoReturn], flags: int = 0, *, joins: bool = True) -> Child:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = os.fork()
+            pid, born = self._into_cgroup(flags) if joins else (os.fork(), True)
         except OSError:
             os.close(reader)
             os.close(writer)
             raise
         if pid == 0:
-            self._child(program, writer, joins)
+            self._child(program, writer, joins, born)
         os.close(writer)
         os.set_blocking(reader, False)
         return Child(pid, reader)
 
-    def _child(self, program: Callable[[int], NoReturn], report: int, joins: bool) -> NoReturn:
+    def _into_cgroup(self, flags: int) -> tuple[int, bool]:
+        """Fork into the container's cgroup. Returns the pid, and whether the child begins in the v2 one."""
+        directory = self._host.open_v2(self._cgroup)
+        try:
+            return fork.fork(flags, directory), True
+        except OSError as error:
+            if not fork.unsupported(error):
+                raise
+        finally:
+            if directory >= 0:
+                os.close(directory)
+        if flags:
+            namespaces.unshare(flags)
+        return os.fork(), False
+
+    def _child(self, program: Callable[[int], NoReturn], report: int, joins: bool, born: bool) -> NoReturn:
         try:
             if joins:
-                self._host.add(self._cgroup, 0)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
+                self._host.enter(self._cgroup, born=born)
+            signals.wake(-1)
+            signals.default(signals.SIGPIPE, signals.SIGHUP, signals.SIGCHLD, signals.SIGTERM)
             os.umask(0o022)
             oom_score(0)
             program(report)

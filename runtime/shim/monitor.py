@@ -60,26 +60,34 @@ def signal_number(name: str | int, default: int = signal.SIGTERM) -> int:
     return number
 
 
+class Bundle:
+    """What a shim is told at its birth: directories, supervise.json and config.json."""
+
+    __slots__ = ("config", "live", "path", "supervise")
+
+    def __init__(self, path: str, live: str, supervise: Document, config: Document) -> None:
+        self.path, self.live, self.supervise, self.config = path, live, supervise, config
+
+
 class Monitor:
     """One shim. `report` is called once: with None when the program is exec'ed, else with the Failure."""
 
     def __init__(
         self,
-        bundle: str,
-        live: str,
+        bundle: Bundle,
         host: cgroup_files.Cgroups,
         report: Callable[[launch.Failure | None, int], None],
     ) -> None:
-        self.bundle, self.host = bundle, host
+        self.bundle, self.host = bundle.path, host
         self._report: Callable[[launch.Failure | None, int], None] | None = report
-        self.live_fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.live_fd = os.open(bundle.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.loop = Loop()
-        self.document = _read(f"{bundle}/supervise.json")
+        self.document = bundle.supervise
         self._read_policies()
         self.cgroup = str(self.document["cgroup"])
-        self.launcher = launch.Launcher(_read(f"{bundle}/config.json"), bundle, self.cgroup, host)
+        self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
         self.log = LogWriter(
-            f"{bundle}/log", int(self.document["log_max_size"]), int(self.document["log_max_files"])
+            f"{bundle.path}/log", int(self.document["log_max_size"]), int(self.document["log_max_files"])
         )
         self.phase = supervise.CREATED
         self.child: launch.Child | None = None
@@ -100,7 +108,7 @@ class Monitor:
                 shim_pid=os.getpid(),
                 shim_start=pidfd.start_time(os.getpid()),
                 restarts=int(self.document.get("restarts") or 0),
-                bundle=bundle,
+                bundle=bundle.path,
                 cgroup=self.cgroup,
             )
         )
@@ -472,8 +480,3 @@ def write_at(directory: int, name: str, data: bytes, *, durable: bool = False) -
     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     if durable:
         os.fsync(directory)
-
-
-def _read(path: str) -> Document:
-    with open(path, "rb") as file:
-        return messages.decode(file.read())

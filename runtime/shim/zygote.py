@@ -1,11 +1,11 @@
-"""Effects: the process that forks shims. Started by the agent as `python -I -S zygote.py`, standard library
-only.
+"""Effects: the process that forks shims. Started by the agent as `python -I -S -OO zygote.py`, standard
+library only.
 
 It has imported what a shim needs, once, and is single-threaded, so that a fork is cheap and safe; the agent
 is neither. Requests come on the SEQPACKET socket that is its standard input, one packet a shim:
 {"v":1,"op":"spawn","bundle":DIR,"live":DIR} with one descriptor, a pipe on which that shim itself answers:
 how its first start went. Any number may be under way. It ends when its client does (end of file on the
-socket); the shims, forked twice, belong to init and live on.
+socket); the shims belong to init then and live on. They are born in its cgroup, which is for shims alone.
 
 A shim copies each page that it writes to, and CPython writes a reference count wherever it looks. So what
 shims look at is kept close together: the holes that importing leaves in the heap are filled before and after
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import array
 import contextlib  # noqa: F401  imported here so that it lies apart from our own modules
-import ctypes  # noqa: F401
+import ctypes
 import dataclasses  # noqa: F401
 import errno  # noqa: F401
 import fcntl  # noqa: F401
@@ -26,13 +26,14 @@ import json  # noqa: F401
 import os
 import pathlib  # noqa: F401
 import select  # noqa: F401
-import signal
+import signal  # noqa: F401
 import socket
 import struct  # noqa: F401
 import sys
 import termios  # noqa: F401
 import time  # noqa: F401
 
+SHIMS = "stead.slice/shims"
 #: Bytes put into each size class of the small-object allocator: more than its holes.
 FILLING = 65536
 SMALL = 512  # obmalloc.c: SMALL_REQUEST_THRESHOLD, in steps of ALIGNMENT = 16
@@ -44,16 +45,21 @@ def main() -> int:
     os.closerange(3, 1024)  # the interpreter's own file, see client.py
     os.chdir("/")
     os.umask(0o077)
-    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGCHLD):  # shims are woken by them; we end with our client
-        signal.signal(number, _wake)
     gc.collect()
     kept = [_fill_holes()]
-    from runtime.linux import cgroups
+    from runtime.linux import cgroups, libc, signals
     from runtime.shim import birth, launch, messages
 
+    name = ctypes.create_string_buffer(b"stead-zygote")
+    libc.prctl(birth.PR_SET_NAME, ctypes.addressof(name))
+
+    signals.ignore(signals.SIGHUP, signals.SIGPIPE, signals.SIGINT)
+    signals.handle(signals.SIGTERM, _wake)  # shims are woken by it; we end with our client
+    signals.ignore(signals.SIGCHLD)  # shims that end need no one to wait for them
+
     host = cgroups.detect()
+    host.create(SHIMS)
+    host.add(SHIMS, 0)
     gc.collect()
     kept.append(_fill_holes())
     gc.disable()
@@ -71,22 +77,19 @@ def main() -> int:
                 fds.frombytes(content[:size])
         if not fds:
             continue
-        try:
+        try:  # what is read before the fork is memory that the shim shares
+            bundle = birth.read(messages.decode(data))
             pid = os.fork()
-        except OSError as error:
+        except (OSError, ValueError, KeyError) as error:
             birth.send_report(fds[0], launch.Failure("fork", f"cannot start supervisor: {error}"), 0)
             pid = -1
-        if pid:  # the first child is reaped here, the second is the shim
-            if pid > 0:
-                os.waitpid(pid, 0)
+        if pid:
             os.close(fds[0])
             continue
         try:
+            signals.handle(signals.SIGCHLD, _wake)
             os.setsid()
-            if os.fork():
-                os._exit(0)
-            request = messages.decode(data)
-            birth.run(str(request["bundle"]), str(request["live"]), fds[0], host)
+            birth.run(bundle, fds[0], host)
         except BaseException as error:
             birth.send_report(fds[0], launch.Failure("shim", f"cannot start supervisor: {error}"), 0)
         finally:

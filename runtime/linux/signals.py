@@ -1,0 +1,45 @@
+"""Effects: signals by number. The module `signal` turns every number into an enum member, which makes each
+shim copy memory that it would share with the others; what is below it does the same without them.
+
+signal(2), signal(7). The numbers are those of Linux on every machine but alpha, mips, parisc and sparc.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # typeshed has no stub of it
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGSTOP = 1, 2, 9, 13, 15, 17, 19
+
+
+def handle(number: int, call: Callable[[int, object], None]) -> None:
+    """`call` runs in this process between two steps of the interpreter."""
+    _signal.signal(number, call)
+
+
+def ignore(*numbers: int) -> None:
+    for number in numbers:
+        _signal.signal(number, _signal.SIG_IGN)
+
+
+def default(*numbers: int) -> None:
+    for number in numbers:
+        _signal.signal(number, _signal.SIG_DFL)
+
+
+def default_all() -> None:
+    """Every signal acts as after boot, and none is blocked: both outlive execve(2) otherwise."""
+    for number in _signal.valid_signals():
+        try:
+            _signal.signal(number, _signal.SIG_DFL)
+        except (OSError, ValueError):  # SIGKILL, SIGSTOP, those of the C library
+            pass
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def wake(fd: int) -> None:
+    """Write the number of each handled signal to `fd` as a byte; -1: to none."""
+    _signal.set_wakeup_fd(fd)
