@@ -2,7 +2,8 @@
 
 git never runs inside somebody else's work tree and reads no configuration but ours: no hooks, no prompts, no
 submodules. A revision is the tree of one commit, so it is always whole. A branch that was force-pushed is
-followed; a commit or tag that moved, too.
+followed; a commit or tag that moved, too. The mirror can be had again at any time: one that a power cut has
+damaged is thrown away.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from agent.sources.revision import (
     Yield,
     relevant,
 )
+from runtime.linux import libc
 
 TIMEOUT = 300.0  # s for one git command
 MAX_TREE_BYTES = 256 << 20  # of a commit's whole tree, checked out for relative bind mounts
@@ -69,6 +71,8 @@ class GitSource:
         self._last: Yield | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._aborted = False
+        self._interrupted = True  # a git command may have been killed: its lock files are in the way
+        self._checked = False  # the mirror, since the last success
 
     @property
     def location(self) -> str:
@@ -109,13 +113,47 @@ class GitSource:
 
     def _look(self) -> Yield:
         try:
-            commit = self.fetch()
-            last = self._last
-            return last if isinstance(last, Revision) and last.id == commit else self.read(commit)
+            try:
+                return self._newest()
+            except GitFailed:
+                self._interrupted = True
+                if not self._dropped_damage():
+                    raise
+                return self._newest()
         except GitFailed as error:
             return Failure(str(error))
         except OSError as error:
             return Failure(f"cannot read git repository {self.location}: {error}".lower())
+
+    def _newest(self) -> Revision:
+        commit = self.fetch()
+        last = self._last
+        found = last if isinstance(last, Revision) and last.id == commit else self.read(commit)
+        self._checked = False
+        return found
+
+    def _dropped_damage(self) -> bool:
+        """Whether the mirror was damaged, and so is gone now. Looked at once in a row of failures."""
+        if self._checked:
+            return False
+        self._checked = True
+        try:
+            self._git("fsck", "--no-dangling", "--no-progress")
+        except GitFailed:
+            if self._aborted:
+                return False
+            shutil.rmtree(self._mirror, ignore_errors=True)
+            return True
+        return False
+
+    def _unlock(self) -> None:
+        """Nobody else uses the mirror: lock files are of a git command that was killed, or lost its power."""
+        for directory, names, files in os.walk(self._mirror):
+            if directory == str(self._mirror):
+                names[:] = [name for name in names if name != "objects"]
+            for name in files:
+                if name.endswith(".lock"):
+                    os.unlink(os.path.join(directory, name))
 
     # ------------------------------------------------------------ git
 
@@ -125,6 +163,9 @@ class GitSource:
             shutil.rmtree(self._mirror, ignore_errors=True)
             self._mirror.mkdir(parents=True, mode=0o700)
             self._git("init", "--quiet", "--bare", ".")
+        if self._interrupted:
+            self._unlock()
+            self._interrupted = False
         ref = self._settings.ref
         specs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         if not ref:
@@ -167,8 +208,11 @@ class GitSource:
             with tarfile.open(fileobj=output, mode="r|") as tar:
                 files = unpack(tar, partial)
             output.read()  # the padding at the end
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        if target.is_dir():  # running containers may have directories of it mounted
+            shutil.rmtree(partial)
+        else:
+            _sync(partial)
+            partial.rename(target)
         self._drop_trees({target.name, self._current()})
         return Revision(commit, note[0][:200] if note else "", files, str(self._directory / "current"))
 
@@ -178,6 +222,7 @@ class GitSource:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(f"trees/{revision.id[:16]}")
         fresh.rename(self._directory / "current")
+        _sync(self._directory)
 
     def _current(self) -> str:
         link = self._directory / "current"
@@ -248,7 +293,7 @@ class GitSource:
 
     def _environment(self) -> dict[str, str]:
         """Nothing of the user's or the machine's configuration; credentials never as arguments."""
-        config = {"safe.directory": "*", "protocol.ext.allow": "never", "gc.auto": "0"}
+        config = {"safe.directory": "*", "protocol.ext.allow": "never", "gc.auto": "0", "core.fsync": "all"}
         if self._settings.token_file:
             token = _secret(self._settings.token_file)
             basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()
@@ -286,6 +331,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def _sync(directory: Path) -> None:
+    """All of this filesystem is on disk: what will be named as being in force must outlive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc.call("syncfs", fd, subject=str(directory))
+    finally:
+        os.close(fd)
 
 
 def _secret(path: str) -> str:

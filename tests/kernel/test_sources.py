@@ -267,6 +267,56 @@ def test_a_force_push_is_followed(tmp_path: Path) -> None:
     follow(GitSource(GitSettings(f"file://{bare}"), tmp_path / "mine"), act)
 
 
+def test_a_mirror_that_a_power_cut_damaged_is_made_anew(tmp_path: Path) -> None:
+    """Files whose content never reached the disk are empty after the next boot."""
+    work = checkout(tmp_path)
+    first = commit(work, {"a.toml": "one"})
+    mine = tmp_path / "mine"
+    follow(GitSource(GitSettings(str(work)), mine), lambda take: take())
+    for path in [*(mine / "git/objects").glob("??/*"), mine / "git/refs/heads/main"]:
+        path.chmod(0o644)
+        path.write_bytes(b"")
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Revision) and found.id == first, found
+
+    follow(GitSource(GitSettings(str(work)), mine), act)
+
+
+def test_lock_files_of_a_killed_git_are_in_nobodys_way(tmp_path: Path) -> None:
+    work = checkout(tmp_path)
+    commit(work, {"a.toml": "one"})
+    mine = tmp_path / "mine"
+    follow(GitSource(GitSettings(str(work), "main"), mine), lambda take: take())
+    for name in ("refs/heads/main.lock", "packed-refs.lock", "config.lock"):
+        (mine / "git" / name).write_bytes(b"")
+    second = commit(work, {"a.toml": "two"})
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Revision) and found.id == second, found
+
+    follow(GitSource(GitSettings(str(work), "main"), mine), act)
+
+
+def test_a_new_agent_leaves_the_tree_in_force_to_those_who_mounted_it(
+    tmp_path: Path,
+) -> None:
+    work = checkout(tmp_path)
+    commit(work, {"a.toml": "one", "www/index.html": "<p>"})
+
+    def inode() -> int:
+        def act(take: Callable[..., Any]) -> None:
+            source.accept(take())
+
+        source = GitSource(GitSettings(str(work)), tmp_path / "mine")
+        follow(source, act)
+        return (tmp_path / "mine/current/www/index.html").stat().st_ino
+
+    assert inode() == inode()
+
+
 def test_a_checkout_that_someone_else_updates_is_watched(tmp_path: Path) -> None:
     work = checkout(tmp_path)
     commit(work, {"a.toml": "one"})
