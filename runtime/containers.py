@@ -10,6 +10,7 @@ towards it, a record is deleted after the things it names are gone from the kern
 from __future__ import annotations
 
 import errno
+import json
 import secrets
 import shutil
 import threading
@@ -95,7 +96,7 @@ class Containers:
             if state is not None and client.is_alive(state):
                 return
             request = record.decode()
-            restarts = state.restarts if state is not None else 0
+            restarts = self._restarts(record.id)
             self._preparation.clear(record.id)
             self._fabric.check_ports(record.id)
             self._want(record.id, RUNNING)
@@ -107,6 +108,18 @@ class Containers:
             except BaseException:
                 self._undo(record.id)
                 raise
+
+    def _restarts(self, id: str) -> int:
+        """By shims, since the container was created. Both records of the last shim may be gone (a stop takes
+        the live one, a power cut leaves neither): then what the last start began with."""
+        home = self._paths.container(id)
+        for state in (client.read_state(self._paths.live(id)), client.read_exit(home)):
+            if state is not None:
+                return state.restarts
+        try:
+            return int(json.loads((home / "supervise.json").read_bytes())["restarts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def _spawn(self, record: ContainerRecord) -> None:
         try:
