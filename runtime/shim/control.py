@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NAME = "shim.sock"
 MAX_CLIENTS = 64
 MAX_DESCRIPTORS = 3
+_S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
 
 class Refused(Exception):
@@ -202,6 +203,8 @@ class Client:
             raise Refused("cannot exec: this connection has a process already")
         if self._monitor.phase != supervise.RUNNING:  # before its exec, init is still half in the host
             raise Refused(f"cannot exec: the container is not running ({self._monitor.phase})")
+        if any(os.fstat(fd).st_mode & _S_IFMT == _S_IFDIR for fd in fds):  # a way into the host's files
+            raise Refused("cannot exec: a directory cannot be a stream")
         init, process = self._child(), dict(request["process"])
         null = -1
         try:
