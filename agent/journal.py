@@ -2,6 +2,7 @@
 
 It is bounded (the newest KEEP rows of each table), readable while the agent writes, and safe to lose: the
 only thing that comes back from it is which images with `pull = always` were pulled for the revision in force.
+So a disk that is full or read-only costs entries and nothing else; `trouble` says so.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.planner.model import Blocked, Step
+from runtime.database import from_sqlite, roll_back
 from runtime.faults import Fault
 
 #: newest rows that are kept, by table
@@ -91,20 +93,27 @@ class Reason:
 
 
 class Journal:
-    """The one writer. Thread-safe. Every method is one transaction; none waits for the disk."""
+    """The one writer. Thread-safe. Every method is one transaction; none waits for the disk.
+
+    `trouble` is why the last entry was lost, empty since an entry was written again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._writes = 0
+        self._path = path
+        self.trouble = ""
         try:
             self._connection = _connect(path)
+        except sqlite3.OperationalError as error:
+            raise from_sqlite(error, "open journal", str(path)) from error
         except sqlite3.DatabaseError:  # damaged: nothing depends on it, so begin a new one
             path.replace(path.with_suffix(".damaged"))
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self._connection = _connect(path)
-        with self._write() as connection:
-            connection.execute("UPDATE actions SET result = 'interrupted' WHERE result = 'running'")
+        running = "UPDATE actions SET result = 'interrupted' WHERE result = 'running'"
+        self._write(lambda connection: connection.execute(running))
         self._reasons: dict[tuple[str, str, str], tuple[str, str, int]] = {}
         for row in self._connection.execute("SELECT * FROM reasons WHERE until IS NULL"):
             key = (row["source"], row["kind"], row["name"])
@@ -114,25 +123,31 @@ class Journal:
         with self._lock:
             self._connection.close()
 
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def _write(self, change: Callable[[sqlite3.Connection], object]) -> bool:
+        """Run `change` as one transaction. False when SQLite cannot write it: then it is lost."""
         with self._lock:
             connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield connection
+                connection.execute("BEGIN IMMEDIATE")
+                change(connection)
                 self._writes += 1
                 if self._writes % PRUNE_EVERY == 1:
                     _prune(connection)
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+                connection.execute("COMMIT")
+            except BaseException as error:
+                roll_back(connection)
+                if not isinstance(error, sqlite3.OperationalError):
+                    raise
+                self.trouble = str(from_sqlite(error, "write journal", str(self._path)))
+                return False
+            self.trouble = ""
+            return True
 
     def revision(self, entry: Revision) -> None:
         """Remember that a revision was taken or refused; the same one twice in a row is kept once."""
         row = (entry.source, entry.revision, entry.note, entry.result, json.dumps(entry.errors))
-        with self._write() as connection:
+
+        def change(connection: sqlite3.Connection) -> None:
             last = connection.execute(
                 "SELECT source, revision, note, result, errors FROM revisions WHERE source = ?"
                 " ORDER BY id DESC LIMIT 1",
@@ -145,31 +160,28 @@ class Journal:
                     (entry.at, *row),
                 )
 
+        self._write(change)
+
     def begin(self, step: Step, revision: str, at: float) -> int:
-        """A step was begun. Returns its number for `end`."""
-        with self._write() as connection:
+        """A step was begun. Returns its number for `end`, 0 when that could not be written."""
+        subject, cause = step.subject, step.cause
+        row = (at, step.source, revision, subject.kind, subject.name, step.verb, cause.reason, str(cause))
+        numbers: list[int | None] = []
+
+        def change(connection: sqlite3.Connection) -> None:
             cursor = connection.execute(
                 "INSERT INTO actions (started, source, revision, kind, name, verb, reason, cause, result,"
                 " code, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', '', '')",
-                (
-                    at,
-                    step.source,
-                    revision,
-                    step.subject.kind,
-                    step.subject.name,
-                    step.verb,
-                    step.cause.reason,
-                    str(step.cause),
-                ),
+                row,
             )
-            return cursor.lastrowid or 0
+            numbers.append(cursor.lastrowid)
+
+        return numbers[0] or 0 if self._write(change) else 0
 
     def end(self, number: int, seconds: float, code: str, message: str) -> None:
-        with self._write() as connection:
-            connection.execute(
-                "UPDATE actions SET seconds = ?, result = ?, code = ?, message = ? WHERE id = ?",
-                (seconds, "failed" if code else "ok", code, message, number),
-            )
+        text = "UPDATE actions SET seconds = ?, result = ?, code = ?, message = ? WHERE id = ?"
+        row = (seconds, "failed" if code else "ok", code, message, number)
+        self._write(lambda connection: connection.execute(text, row))
 
     def blocked(self, blocked: Iterable[Blocked], at: float) -> None:
         """The blocked things of the newest plan: new reasons are begun, those that are gone are ended."""
@@ -180,26 +192,33 @@ class Journal:
         begun = [key for key, value in now.items() if self._reasons.get(key, ("", "", 0))[:2] != value]
         if not ended and not begun:
             return
-        with self._write() as connection:
+        known = dict(self._reasons)
+
+        def change(connection: sqlite3.Connection) -> None:
             for key in ended:
-                number = self._reasons.pop(key)[2]
+                number = known.pop(key)[2]
                 connection.execute("UPDATE reasons SET until = ? WHERE id = ?", (at, number))
             for key in begun:
                 cursor = connection.execute(
                     "INSERT INTO reasons (at, source, kind, name, code, reason) VALUES (?, ?, ?, ?, ?, ?)",
                     (at, *key, *now[key]),
                 )
-                self._reasons[key] = (*now[key], cursor.lastrowid or 0)
+                known[key] = (*now[key], cursor.lastrowid or 0)
+
+        if self._write(change):
+            self._reasons = known
 
     def plan(self, text: str, at: float) -> None:
         """A plan that is not empty and differs from the last one."""
-        with self._write() as connection:
-            connection.execute("INSERT INTO plans (at, text) VALUES (?, ?)", (at, text))
+        statement = "INSERT INTO plans (at, text) VALUES (?, ?)"
+        self._write(lambda connection: connection.execute(statement, (at, text)))
 
     def add_pulled(self, source: str, revision: str, reference: str) -> None:
-        with self._write() as connection:
+        def change(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM pulled WHERE source = ? AND revision != ?", (source, revision))
             connection.execute("INSERT OR IGNORE INTO pulled VALUES (?, ?, ?)", (source, revision, reference))
+
+        self._write(change)
 
     def pulled(self, source: str, revision: str) -> frozenset[tuple[str, str]]:
         """(source, reference) of what was pulled for this revision because it says `always`."""

@@ -108,7 +108,7 @@ class Agent:
         self._reasons: set[str] = set()
         self._scraped = 0.0
         self._sampled = 0.0
-        self._was_state = ""
+        self._was_state = self._trouble = ""
         self._cost = self._ended = 0.0
 
     # ------------------------------------------------------------ for those who show it
@@ -210,11 +210,20 @@ class Agent:
 
     async def _follow(self, feed: _Feed) -> None:
         async for found in feed.source.revisions(self._stop):
-            try:
-                await self._take(feed, found)
-            except (Fault, OSError) as error:
-                self._show(feed, fetch_error=str(error))
-                log.error("source %s: %s", feed.name, error)
+            while not await self._took(feed, found) and not self._stop.is_set():
+                await asyncio.sleep(RETRY)
+
+    async def _took(self, feed: _Feed, found: Yield) -> bool:
+        """False when it cannot be taken now, as on a full disk: the source will not yield it again."""
+        try:
+            await self._take(feed, found)
+        except (Fault, OSError) as error:
+            text = f"cannot take revision: {error}".lower() if isinstance(error, OSError) else str(error)
+            if text != feed.view.fetch_error:
+                log.error("source %s: %s", feed.name, text)
+            self._show(feed, fetch_error=text)
+            return False
+        return True
 
     async def _take(self, feed: _Feed, found: Yield, *, restored: bool = False) -> None:
         now = self._clock.time()
@@ -222,16 +231,17 @@ class Agent:
             self._show(feed, fetch_error=found.text, seen_at=now)
             log.warning("source %s: %s", feed.name, found.text)
             return
-        self._show(feed, fetch_error="", seen=found.id, seen_at=now)
+        self._show(feed, seen=found.id, seen_at=now)
         if feed.desired is not None and found.id == feed.view.revision:
-            self._show(feed, errors=())  # what was refused is gone again
+            self._show(feed, errors=(), fetch_error="")  # what was refused is gone again
             return
         resolved = await asyncio.to_thread(feed.resolve, found)
         if resolved.desired is None:
             await self._refuse(feed, resolved, now)
             return
-        if not restored:
+        if not restored:  # what is in force must be found again after a reboot: on disk first
             await asyncio.to_thread(feed.source.accept, found)
+            await asyncio.to_thread(feed.shelf.put, found)
         feed.desired = resolved.desired
         self._show(
             feed,
@@ -239,6 +249,7 @@ class Agent:
             revision_note=found.note,
             revision_at=now,
             errors=(),
+            fetch_error="",
             containers=len(resolved.desired.containers),
         )
         self._engine.want(resolved.desired, found.id)
@@ -247,13 +258,11 @@ class Agent:
         self._engine.tally.revision(feed.name, "accepted")
         entry = RevisionEntry(now, feed.name, found.id, found.note, "accepted")
         await asyncio.to_thread(self._journal.revision, entry)
-        if not restored:
-            await asyncio.to_thread(feed.shelf.put, found)
 
     async def _refuse(self, feed: _Feed, resolved: Resolved, now: float) -> None:
         """A bad revision changes nothing; the last good one stays in force."""
         revision = resolved.revision
-        self._show(feed, errors=resolved.problems)
+        self._show(feed, errors=resolved.problems, fetch_error="")
         for problem in resolved.problems:
             log.error("source %s: %s", feed.name, problem)
         self._engine.tally.revision(feed.name, "refused")
@@ -341,6 +350,11 @@ class Agent:
             plan=done.plan,
             flights=self._engine.in_flight(),
         )
+        if (trouble := self._journal.trouble) != self._trouble:
+            self._trouble = trouble
+            log.error("%s", trouble) if trouble else log.info("the journal is written again")
+        if trouble:
+            self._view = replace(self._view, error=trouble)
         if self._view.state != self._was_state:
             self._was_state = self._view.state
             log.info("%s", self._status())

@@ -50,8 +50,8 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys=ON")
         connection.row_factory = sqlite3.Row
         found = connection.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        raise Fault("database-invalid", "open database", str(path), str(error).lower()) from error
+    except sqlite3.Error as error:
+        raise from_sqlite(error, "open database", str(path)) from error
     if found > VERSION:
         connection.close()
         raise Fault(
@@ -71,6 +71,28 @@ def migrate(connection: sqlite3.Connection, schemas: tuple[str, ...]) -> None:
     for script in (CONTAINERS_SCHEMA, *schemas):
         connection.executescript(script)
     connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def from_sqlite(error: sqlite3.Error, operation: str, subject: str) -> Fault:
+    """Who must act: a disk that is full or read-only is the machine's matter, a damaged file a person's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # of an extended code, the primary one
+    if code == sqlite3.SQLITE_FULL:
+        return Fault("disk-full", operation, subject, "no space left on device")
+    if code == sqlite3.SQLITE_READONLY:
+        hint = "mount its file system writable"
+        return Fault("kernel-error", operation, subject, "it is on a read-only file system", hint)
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+        return Fault("kernel-error", operation, subject, str(error).lower())
+    return Fault("database-invalid", operation, subject, str(error).lower())
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """SQLite has done so by itself after some errors; the first error is the one that is to be told."""
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        pass
 
 
 class Database:
@@ -97,19 +119,24 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed at the end, rolled back on an exception. Nests into the outer one."""
+        """One transaction: committed at the end, rolled back on an exception. Nests into the outer one.
+
+        Fault disk-full, kernel-error or database-invalid when the file does not take it.
+        """
         connection = self.read()
         with self._writer:
             if connection.in_transaction:
                 yield connection
                 return
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
+                connection.execute("COMMIT")
+            except BaseException as error:
+                roll_back(connection)
+                if isinstance(error, sqlite3.Error):
+                    raise from_sqlite(error, "write", str(self.path)) from error
                 raise
-            connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close every thread's connection; no thread may use the database afterwards."""

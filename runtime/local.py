@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.containers import Containers, delete_tree
-from runtime.database import Database
+from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.interface import (
@@ -78,7 +79,10 @@ class LocalRuntime:
     # ------------------------------------------------------------ look
 
     def observe(self) -> Observed:
-        return self._observer.observe()
+        try:
+            return self._observer.observe()
+        except sqlite3.Error as error:
+            raise from_sqlite(error, "read", str(self.paths.database)) from error
 
     def sample(self) -> tuple[Sample, ...]:
         return self._observer.sample()

@@ -166,6 +166,6 @@ class Inventory:
                 if os.path.basename(folder) == "layers":
                     yield from (f"unpacked {folder}/{name}" for name in folders if name.startswith("."))
                     folders[:] = []
-                skipped = ("upper", "work", "rootfs", "log")
-                folders[:] = [name for name in folders if name not in skipped]
+                if os.path.basename(folder) == "containers":  # files of a container go with it
+                    folders[:] = []
                 yield from (f"file {folder}/{name}" for name in files if name.endswith((".tmp", ".new")))
