@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 from agent.cli import specs, table
@@ -43,7 +45,27 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
     need_root()
     with closing(open_runtime(paths, specs.settings_of(options))) as runtime:
-        return _VERBS[options.verb](options, runtime)
+        code = _VERBS[options.verb](options, runtime)
+    if options.verb != "ls":
+        _wake_agent(paths)
+    return code
+
+
+def _wake_agent(paths: Paths) -> None:
+    """A name means another image now, or an image is there that was waited for: let the agent look, if one
+    runs.
+    """
+    try:
+        directory = os.open(paths.run, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(b"{}", f"/proc/self/fd/{directory}/{paths.events_socket.name}")
+        except OSError:
+            pass
+        finally:
+            os.close(directory)
 
 
 def _pull(options: argparse.Namespace, runtime: LocalRuntime) -> int:
