@@ -37,6 +37,7 @@ COMMANDS = {
     "history": ("history", "list what was done, newest last", "stead history"),
     "inspect": ("inspect", "show all that is known of one thing", "stead inspect container web"),
     "image": ("image", "pull, import, list and remove images", "stead image pull registry.example/web:1"),
+    "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),
     "schema": ("schema", "write the JSON Schema of spec files", "stead schema > stead.schema.json"),
 }
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Attachment", "ProbeResult", "Session", "ShimError", "State", "Zygote", "adjust", "attach",
-    "exec_process", "is_alive", "kill", "ping", "read_exit", "read_state", "start_now", "stop",
+    "exec_process", "grace", "is_alive", "kill", "ping", "read_exit", "read_state", "start_now", "stop",
 )  # fmt: skip
 
 SOCKET = "shim.sock"
@@ -280,7 +280,7 @@ def stop(live_dir: Path, *, signal: str = "", timeout: float | None = None) -> N
                 raise
         if is_alive(state):  # its socket was deleted: SIGTERM is a stop as well
             pidfd.kill(state.shim_pid, state.shim_start, 15)
-            _wait(state, (_own_timeout(state) if timeout is None else timeout) + STOP)
+            _wait(state, (grace(state) if timeout is None else timeout) + STOP)
     if state.cgroup:
         from runtime.linux import cgroups
 
@@ -293,13 +293,14 @@ def _stop(live_dir: Path, state: State, signal: str, timeout: float | None) -> N
     request: Message = {"op": "stop", "signal": signal}
     if timeout is not None:
         request["timeout"] = timeout
-    limit = (_own_timeout(state) if timeout is None else timeout) + STOP
+    limit = (grace(state) if timeout is None else timeout) + STOP
     with _Connection(live_dir) as connection:
         connection.ask(request, timeout=limit)
     _wait(state, STOP)
 
 
-def _own_timeout(state: State) -> float:
+def grace(state: State) -> float:
+    """Seconds that the container is given between its stop signal and SIGKILL."""
     try:
         document = json.loads((Path(state.bundle) / "supervise.json").read_bytes())
         return float(document["stop_timeout"])
