@@ -221,7 +221,7 @@ VOLUME = (
         ('volumes = ["v:/d:nocopy"]', "mounts", (MountPoint("volume", "p/v", "/d", nocopy=True),)),
         (
             'volumes = [{ type = "volume", source = "p/v", target = "/d", read_only = true, '
-            'volume = { nocopy = true } }]',
+            "volume = { nocopy = true } }]",
             "mounts",
             (MountPoint("volume", "p/v", "/d", True, True),),
         ),
@@ -286,8 +286,8 @@ def test_env_files_lie_beside_the_spec_and_environment_wins_over_them() -> None:
         "app/c.toml": (
             '[container.c]\nimage = "a"\n'
             'env_file = ["one.env", { path = "../two.env" }, { path = "no.env", required = false }]\n'
-        )
-        'environment = { C = "spec" }\n',
+            'environment = { C = "spec" }\n'
+        ),
         "app/one.env": "A=1\nB=1\nC=1\n",
         "two.env": "B=$BASE\n",
         "app/.env": "BASE=dotenv\n",
