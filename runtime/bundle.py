@@ -216,7 +216,6 @@ def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]
     ]
     if request.ipc_mode == "host":
         mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], "/dev/shm")
-        mounts[4] = entry("/dev/mqueue", "bind", ["rbind", *sealed], "/dev/mqueue")
     given = [dict(mount) for mount in setting.mounts]
     taken = {mount["destination"] for mount in given}
     mounts = [mount for mount in mounts if mount["destination"] not in taken]

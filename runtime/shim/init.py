@@ -258,11 +258,12 @@ def _report(report_fd: int, stage: Stage, error: BaseException) -> NoReturn:
     elif isinstance(error, OSError):
         number = error.errno or 0
         where = f" ({error.filename})" if error.filename else ""
-        message = f"{stage.name}: {(error.strerror or str(error)).lower()}{where}"
+        text = error.strerror or str(error)
+        message = f"{stage.name}: {text[:1].lower()}{text[1:]}{where}"
     elif not isinstance(error, Exception) or not message:
         message = f"{stage.name}: {type(error).__name__} {error}"
-    text = {"stage": stage.name, "errno": number, "message": message, "exit_code": code}
+    report = {"stage": stage.name, "errno": number, "message": message, "exit_code": code}
     try:
-        os.write(report_fd, json.dumps(text).encode())
+        os.write(report_fd, json.dumps(report).encode())
     finally:
         os._exit(code)
