@@ -155,6 +155,7 @@ class _Build:
             return [container]
         if container.ports and count > 1:
             self.wrong(("ports",), f"published ports with replicas: {NOT_YET}", at_key=True)
+            container = replace(container, ports=())
         fixed = [a.network for a in container.networks if a.ipv4_address or a.mac_address]
         if fixed and count > 1:
             self.wrong(

@@ -315,9 +315,7 @@ def capability(value: Any) -> str:
     if found == "ALL":
         return found
     if found not in _CAPABILITIES:
-        raise Mistake(
-            f"{value!r} is not a capability", nearest(found, [*map(str.lower, _CAPABILITIES)]).upper()
-        )
+        raise Mistake(f"{value!r} is not a capability", _nearest_capability(found))
     return f"CAP_{found}"
 
 

@@ -1,0 +1,435 @@
+"""What a person writes wrongly in a field is said at its place, with what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.spec_text import problems, read
+
+C = "container.c"
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "expected"),
+    [
+        ('imag = "x"', 1, f"{C}: unknown key 'imag' (did you mean 'image'?)"),
+        ('Memory = "1g"', 1, f"{C}: unknown key 'Memory' (did you mean 'memory'?)"),
+        ('mem_limit = "1g"', 1, f"{C}: unknown key 'mem_limit' (write `memory`)"),
+        (
+            'container_name = "x"',
+            1,
+            f"{C}: unknown key 'container_name' (the table's name is the container's: [container.NAME])",
+        ),
+        (
+            'build = "."',
+            1,
+            f"{C}: unknown key 'build' (write [image.NAME] with `build`, and its name in `image`)",
+        ),
+        ('volumes_from = ["x"]', 1, f"{C}.volumes_from: not supported yet"),
+        ("oom_score_adj = 3", 1, f"{C}.oom_score_adj: not supported yet"),
+        ("zzz = 1", 1, f"{C}: unknown key 'zzz'"),
+        ("environment = 3", 15, f"{C}.environment: write a table or a list, not a number"),
+        ('environment = ["A=1", 3]', 23, f"{C}.environment[1]: write KEY=VALUE, not a number"),
+        ("environment = { A = [1] }", 21, f"{C}.environment.A: write text, not a list"),
+        ('environment = { "A=" = 1 }', 24, f"{C}.environment.A=: 'A=' is not a variable's name"),
+        ("environment = { A = 2001-01-01 }", 21, f"{C}.environment.A: write text, not a date or time"),
+        ("memory = true", 10, f"{C}.memory: write a size such as 512MiB, not true or false"),
+        ('memory = "lots"', 10, f"{C}.memory: cannot read size 'lots': write bytes or a size such as 512MiB"),
+        (
+            'memory = "512"',
+            10,
+            f"{C}.memory: 512B is too little for a program to start (6MiB or more; mind the unit)",
+        ),
+        ('cpus = "many"', 8, f"{C}.cpus: cannot read cpus 'many': write a number such as 0.5 or 2"),
+        ("cpu_weight = 0", 14, f"{C}.cpu_weight: 0 is out of range: 1 to 10000"),
+        ('cpuset = "a"', 10, f"{C}.cpuset: cannot read cpuset 'a': write processors such as 0-2,4"),
+        ("pids = 1.5", 8, f"{C}.pids: write a whole number, not 1.5"),
+        ("stop_grace_period = 10", 21, f'{C}.stop_grace_period: write a duration with its unit ("10s")'),
+        ('stop_grace_period = "10"', 21, f"{C}.stop_grace_period: cannot read duration '10': write 10s"),
+        ('stop_signal = "SIGTREM"', 15, f"{C}.stop_signal: 'SIGTREM' is not a signal"),
+        ('read_only = "no"', 13, f"{C}.read_only: write true or false, not 'no'"),
+        (
+            'restart = "allways"',
+            11,
+            f"{C}.restart: cannot use 'allways': write one of no, always, on-failure, "
+            f"unless-stopped, on-failure:N (did you mean 'always'?)",
+        ),
+        (
+            'ports = ["80"]',
+            10,
+            f"{C}.ports[0]: cannot read port '80': a random host port is not supported yet; write "
+            f"HOST:CONTAINER",
+        ),
+        ('ports = ["80:70000"]', 10, f"{C}.ports[0]: cannot read port '70000': ports are 1 to 65535"),
+        ('ports = ["80:80/sctp"]', 10, f"{C}.ports[0]: protocol sctp is not supported yet; write tcp or udp"),
+        (
+            'ports = ["[::1]:80:80"]',
+            10,
+            f"{C}.ports[0]: publishing on an IPv6 address (::1): not supported yet (leave the address out)",
+        ),
+        ("ports = [{ published = 80 }]", 10, f"{C}.ports[0]: 'target' is missing"),
+        (
+            'ports = [{ target = 80, published = "x" }]',
+            37,
+            f"{C}.ports[0].published: cannot read port 'x': write a number or a range from 1 to 65535",
+        ),
+        (
+            "ports = [{ target = 80 }]",
+            10,
+            f"{C}.ports[0]: a random host port is not supported yet; write `published` too",
+        ),
+        (
+            'ports = [{ target = 80, published = 80, name = "x" }]',
+            41,
+            f"{C}.ports[0].name: not supported yet",
+        ),
+        ('ports = "80:80"', 9, f"{C}.ports: write a list, not text"),
+        ('volumes = ["x"]', 12, f"{C}.volumes[0]: cannot read volume 'x': "),
+        (
+            'volumes = ["./x:/x:z"]',
+            12,
+            f"{C}.volumes[0]: cannot read volume './x:/x:z': SELinux labels (z) are not supported yet",
+        ),
+        ('volumes = ["../x:/x"]', 12, f"{C}.volumes[0]: path '../x' leaves the source"),
+        ('volumes = ["a/../../x:/x"]', 12, f"{C}.volumes[0]: "),
+        ('volumes = ["data:/x"]', 12, f"{C}.volumes[0]: no volume 'data' (declare [volume.data])"),
+        (
+            'volumes = [{ type = "volume", target = "/x" }]',
+            12,
+            f"{C}.volumes[0]: an anonymous volume: not supported yet; write source",
+        ),
+        (
+            'volumes = [{ type = "npipe", target = "/x" }]',
+            21,
+            f"{C}.volumes[0].type: 'npipe': not supported yet (one of: volume, bind, tmpfs)",
+        ),
+        (
+            'volumes = [{ type = "tmpfs", target = "/x", bind = {} }]',
+            45,
+            f"{C}.volumes[0].bind: options of a bind in a mount of type tmpfs",
+        ),
+        (
+            'volumes = [{ type = "tmpfs", target = "/x", tmpfs = { mode = 755 } }]',
+            62,
+            f"{C}.volumes[0].tmpfs.mode: cannot use mode 755: it is decimal (write 0o755)",
+        ),
+        ('tmpfs = ["/x", "/x"]', 9, f"{C}.tmpfs: something is mounted on '/x' already"),
+        ('tmpfs = ["/x:sise=1"]', 10, f"{C}.tmpfs[0]: unknown tmpfs option 'sise' (did you mean 'size'?)"),
+        ('tmpfs = "x"', 9, f"{C}.tmpfs: cannot read mount target 'x': write an absolute path"),
+        ('networks = ["a", "a"]', 18, f"{C}.networks[1]: 'a' stands here twice"),
+        ('networks = ["back"]', 13, f"{C}.networks[0]: no network 'back' (declare [network.back])"),
+        ("networks = { back = {} }", 14, f"{C}.networks.back: no network 'back' (declare [network.back])"),
+        (
+            'networks = { default = { ipv4_address = "10.0.0.2" } }',
+            41,
+            f"{C}.networks.default.ipv4_address: network 'default' has no subnet of its own "
+            f"(write subnet in [network.default])",
+        ),
+        (
+            "networks = { default = { priority = 3 } }",
+            26,
+            f"{C}.networks.default.priority: not supported yet",
+        ),
+        (
+            'network_mode = "service:x"',
+            16,
+            f"{C}.network_mode: 'service:x': not supported yet (one of: bridge, none, host)",
+        ),
+        (
+            'network_mode = "host"\nports = ["80:80"]',
+            1,
+            f"{C}.ports: ports cannot be published with network_mode 'host'",
+        ),
+        (
+            'network_mode = "none"\nnetworks = ["default"]',
+            1,
+            f"{C}.networks: networks cannot be joined with network_mode 'none' (leave one of them out)",
+        ),
+        ('depends_on = ["d"]', 15, f"{C}.depends_on[0]: no container 'd' (declare [container.d])"),
+        (
+            'depends_on = { c = "helthy" }',
+            20,
+            f"{C}.depends_on.c.condition: cannot use 'helthy': write one of started, healthy, "
+            f"completed (did you mean 'healthy'?)",
+        ),
+        ('depends_on = ["c"]', 1, f"{C}.depends_on: containers wait for each other: p/c -> p/c"),
+        ('extra_hosts = ["a"]', 16, f"{C}.extra_hosts[0]: cannot read host 'a': write NAME:ADDRESS"),
+        ('dns = ["x"]', 8, f"{C}.dns[0]: cannot read address 'x': write an IPv4 or IPv6 address"),
+        (
+            'hostname = "a b"',
+            12,
+            f"{C}.hostname: 'a b' is not a host name (letters, digits and - . inside, at most 63)",
+        ),
+        (
+            'healthcheck = { interval = "1s" }',
+            1,
+            f"{C}.healthcheck: a healthcheck without test, http or tcp, which changes the image's "
+            f"own: not supported yet",
+        ),
+        (
+            'healthcheck = { http = "http://:80", tcp = ":80" }',
+            1,
+            f"{C}.healthcheck: write one of test, http and tcp, not http and tcp",
+        ),
+        (
+            'healthcheck = { test = ["curl", "x"] }',
+            24,
+            f'{C}.healthcheck.test: a test begins with "CMD", "CMD-SHELL" or "NONE" (did you mean '
+            f'["CMD", "curl", ...]?)',
+        ),
+        (
+            'healthcheck = { http = "x" }',
+            24,
+            f"{C}.healthcheck.http: cannot read 'x': write http://:PORT/PATH",
+        ),
+        (
+            'healthcheck = { test = "x", readiness = { tcp = ":80" } }',
+            29,
+            f"{C}.healthcheck.readiness: not supported yet",
+        ),
+        (
+            'cap_add = ["NET_ADMN"]',
+            12,
+            f"{C}.cap_add[0]: 'NET_ADMN' is not a capability (did you mean 'NET_ADMIN'?)",
+        ),
+        (
+            'security_opt = ["apparmor=x"]',
+            17,
+            f"{C}.security_opt[0]: 'apparmor=x': not supported yet (no-new-privileges, seccomp=unconfined)",
+        ),
+        ("ulimits = { nofil = 3 }", 13, f"{C}.ulimits.nofil: cannot use 'nofil': write one of "),
+        (
+            "ulimits = { nofile = { soft = 3, hard = 2 } }",
+            22,
+            f"{C}.ulimits.nofile: soft limit 3 is above the hard limit 2",
+        ),
+        (
+            'sysctls = { "vm.swappiness" = 1 }',
+            31,
+            f"{C}.sysctls.vm.swappiness: kernel setting 'vm.swappiness' is the whole machine's: ",
+        ),
+        (
+            'network_mode = "host"\nsysctls = { "net.x" = 1 }',
+            1,
+            f"{C}.sysctls: kernel setting 'net.x' is the whole machine's with network_mode \"host\"",
+        ),
+        (
+            'uts = "host"\nhostname = "x"',
+            1,
+            f'{C}.hostname: it is the host\'s with uts "host" (leave one of them out)',
+        ),
+        (
+            'ipc = "host"\nshm_size = "1m"',
+            1,
+            f'{C}.shm_size: it is the host\'s with ipc "host" (leave one of them out)',
+        ),
+        (
+            'annotations = { "stead.seccomp" = "unconfined" }',
+            35,
+            f"{C}.annotations.stead.seccomp: annotation 'stead.seccomp': names that begin with "
+            f"stead. are the engine's own",
+        ),
+        (
+            'devices = ["nvidia.com/gpu=all"]',
+            12,
+            f"{C}.devices[0]: cannot read device 'nvidia.com/gpu=all': write a path such as "
+            f"/dev/fuse; other names are not supported yet",
+        ),
+        ('io = [{ read_bps = "1m" }]', 7, f"{C}.io[0]: 'device' is missing"),
+        (
+            'logging = { options = { max_size = "1m" } }',
+            25,
+            f"{C}.logging.options: unknown key 'max_size' (did you mean 'max-size'?)",
+        ),
+        (
+            'logging = { driver = "syslog" }',
+            22,
+            f"{C}.logging.driver: 'syslog': not supported yet (one of: json-file, local)",
+        ),
+        ("replicas = 2\nscale = 3", 1, f"{C}.scale: replicas and scale contradict each other"),
+        (
+            'replicas = 2\nports = ["80:80"]',
+            1,
+            f"{C}.ports: published ports with replicas: not supported yet",
+        ),
+        (
+            'schedule = "0 3 * *"',
+            12,
+            f"{C}.schedule: cannot read schedule '0 3 * *': write five fields as in cron, such as 0 3 * * *",
+        ),
+        ('platform = "windows"', 12, f"{C}.platform: "),
+        ('userns = "auto"', 10, f"{C}.userns: 'auto': not supported yet (one of: host)"),
+        (
+            'env_file = "../x.env"',
+            12,
+            f"{C}.env_file: env_file '../x.env' is not a file of the source (paths are relative "
+            f"to this file)",
+        ),
+        (
+            'env_file = ["x.env"]',
+            13,
+            f"{C}.env_file[0]: cannot read env_file 'x.env': no such file in the source (env "
+            f"files are named ",
+        ),
+        (
+            'memory_swap = "1g"',
+            15,
+            f"{C}.memory_swap: memory_swap needs memory: it is memory and swap together",
+        ),
+        ('deploy = { placement = { constraints = ["x"] } }', 12, f"{C}.deploy.placement: not supported yet"),
+        ("tty = 1", 7, f"{C}.tty: write true or false, not 1"),
+        (
+            'labels = { "a" = "$NO" }',
+            18,
+            f"{C}.labels.a: variable 'NO' is not set (write ${{NO:-}} for an empty default, $$NO "
+            f"for a dollar)",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_at_its_place_with_what_is_right(
+    line: str, column: int, expected: str
+) -> None:
+    (found,) = problems(line)
+    row = 4 + line.count("\n")
+    assert found.startswith(f"c.toml:{row}:{column}: {expected}")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "init = true",
+        'secrets = ["x"]',
+        'configs = ["x"]',
+        'profiles = ["x"]',
+        'update = { order = "stop-first" }',
+        'schedule = "@daily"',
+        'deploy = { labels = ["a"] }',
+        "deploy = { update_config = { parallelism = 1 } }",
+    ],
+)
+def test_what_has_its_effect_later_is_refused(field: str) -> None:
+    (found,) = problems(field)
+    assert found.endswith("not supported yet")
+    assert found.startswith(f"c.toml:4:{12 if 'deploy' in field else 1}: container.c.{field.split()[0]}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('projekt = "x"', "1:1: the file: unknown key 'projekt' (did you mean 'project'?)"),
+        (
+            'project = "Shop"',
+            "1:11: project: 'Shop' is not a project name (lower case letters, digits and _ - "
+            "inside, at most 63)",
+        ),
+        (
+            '[web]\nimage = "x"',
+            "1:1: the file: unknown key 'web' (an object stands in its kind's table, such as "
+            "[container.web]; kinds are image, container, network, volume, secret, config)",
+        ),
+        ("[services.web]", "1:2: the file: unknown key 'services' (write `container`)"),
+        ("include = []", "1:1: include: not supported yet"),
+        (
+            '[container."a b"]\nimage = "x"',
+            "1:1: container.a b: 'a b' is not a name (letters, digits and _ . - inside, at most 63)",
+        ),
+        ("[container.web]", "1:1: container.web: 'image' is missing"),
+        ("container = 3", "1:13: container: write a table, not a number"),
+        ("[container]\nweb = 3", "2:7: container.web: write a table, not a number"),
+        ("[image.a]", "1:1: image.a: 'from' is missing: which image is it?"),
+        (
+            '[image.a]\nfrom = "x"\npull = "5m"',
+            "3:8: image.a.pull: looking for a new digest every 5m: not supported yet (write "
+            "always, missing or never)",
+        ),
+        (
+            '[image.a]\nfrom = "X"',
+            "2:8: image.a.from: cannot read image reference 'X': 'library/X' is not a repository "
+            "(lower case only)",
+        ),
+        ('[image.a]\nbuild = "."', "2:1: image.a.build: not supported yet"),
+        (
+            '[network.a]\nsubnet = "10.0.0.1/24"',
+            "2:10: network.a.subnet: cannot read subnet '10.0.0.1/24': 10.0.0.1/24 has host bits "
+            "set (such as 10.88.7.0/24)",
+        ),
+        ('[network.a]\nsubnet = "fd00::/64"', "2:10: network.a.subnet: an IPv6 subnet is not supported yet"),
+        (
+            '[network.a]\ngateway = "10.0.0.1"',
+            "2:11: network.a.gateway: a gateway needs a subnet (write subnet too)",
+        ),
+        (
+            '[network.a]\nsubnet = "10.0.0.0/24"\ngateway = "10.0.1.1"',
+            "3:11: network.a.gateway: gateway 10.0.1.1 is not a host address of 10.0.0.0/24",
+        ),
+        (
+            '[network.a]\ndriver = "overlay"',
+            "2:10: network.a.driver: 'overlay': not supported yet (one of: bridge)",
+        ),
+        ("[network.a]\nexternal = true", "2:1: network.a.external: not supported yet"),
+        ("[volume.a]\nprune = true", "2:1: volume.a.prune: not supported yet"),
+        ("[volume.a]\ndriver = 'nfs'", "2:10: volume.a.driver: cannot use 'nfs': write one of local"),
+        ('[secret.a]\nfile = "x"', "1:2: secret: not supported yet"),
+        ('[config.a]\ncontent = "x"', "1:2: config: not supported yet"),
+    ],
+)
+def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
+    assert read({"a.toml": text})[1] == [f"a.toml:{expected}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "refused", "unknown"),
+    [
+        (
+            '[image.a]\nbuild = { contxt = "." }',
+            "2:1: image.a.build",
+            "2:11: image.a.build: unknown key 'contxt' (did you mean 'context'?)",
+        ),
+        (
+            '[network.a]\nipam = { config = [{ subnt = "x" }] }',
+            "2:1: network.a.ipam",
+            "2:22: network.a.ipam.config[0]: unknown key 'subnt' (did you mean 'subnet'?)",
+        ),
+        (
+            '[secret.a]\nfil = "x"',
+            "1:2: secret",
+            "2:1: secret.a: unknown key 'fil' (did you mean 'file'?)",
+        ),
+        (
+            '[container.a]\nimage = "a"\n[container.a.healthcheck.startup]\ntpc = ":80"',
+            "3:1: container.a.healthcheck.startup",
+            "4:1: container.a.healthcheck.startup: unknown key 'tpc' (did you mean 'tcp'?)",
+        ),
+        (
+            '[container.a]\nimage = "a"\n[container.a.deploy]\nplacement = { constraint = "x" }',
+            "4:1: container.a.deploy.placement",
+            "4:15: container.a.deploy.placement: unknown key 'constraint' (did you mean 'constraints'?)",
+        ),
+    ],
+)
+def test_what_is_refused_is_checked_all_the_same(text: str, refused: str, unknown: str) -> None:
+    found = read({"a.toml": text})[1]
+    assert f"a.toml:{refused}: not supported yet" in found
+    assert f"a.toml:{unknown}" in found
+
+
+def test_each_item_of_a_list_has_its_own_problem() -> None:
+    found = problems('environment = ["A", 1, { B = 2 }]\nports = ["x", "80:80", "y"]\ndns = ["a", "b"]')
+    assert [line.split(": ")[1] for line in found] == [
+        "container.c.environment[1]",
+        "container.c.environment[2]",
+        "container.c.ports[0]",
+        "container.c.ports[2]",
+        "container.c.dns[0]",
+        "container.c.dns[1]",
+    ]
+
+
+def test_the_writer_s_own_keys_may_stand_in_every_table() -> None:
+    text = (
+        "x-top: $NOT_REPLACED\ncontainer:\n  c:\n    x-a: 1\n    image: a\n"
+        "    ports: [{target: 1, published: 1, x-b: 2}]\n"
+        "    healthcheck: {test: a, x-c: 3}\nnetwork: {n: {x-d: 4}}\n"
+    )
+    assert read({"a.yaml": text})[1] == []
+    assert read({"a.yaml": "container:\n  c: {image: a, xx-a: 1}\n"})[1] != []
