@@ -52,8 +52,10 @@ def mount(
     try:
         _mount_one_by_one(layers, upper, work, target)
     except OSError as error:
-        # An unknown parameter is EINVAL; so are other mistakes, which the second way then reports.
-        if error.errno != errno.EINVAL:
+        # An unknown parameter is EINVAL. So are other mistakes: where the kernel says which, that is better than
+        # the second way's error, which is without words.
+        spoke = "mount overlay: " in str(error) and "nknown parameter" not in str(error)
+        if error.errno != errno.EINVAL or spoke:
             raise
         _mount_by_number(layers, upper, work, target)
 
