@@ -116,6 +116,7 @@ def _braced(text: str, at: int, variables: Mapping[str, str], depth: int) -> tup
         )
     word_start = operator.end()
     is_set = name in variables and (variables[name] != "" or operator[0][0] != ":")
+    is_set = is_set or isinstance(variables, _Anything)
     kind = operator[0][-1]
     wanted = (kind == "+") if is_set else (kind != "+")
     # A branch that is not taken is only read to its end: its variables need not be set.
