@@ -252,6 +252,7 @@ class Agent:
             fetch_error="",
             containers=len(resolved.desired.containers),
         )
+        self._view = replace(self._view, state="progressing")  # until a round has looked at it
         self._engine.want(resolved.desired, found.id)
         self._because("source")
         log.info("source %s: revision %s in force: %s", feed.name, found.id[:12], found.note)
@@ -355,6 +356,8 @@ class Agent:
             log.error("%s", trouble) if trouble else log.info("the journal is written again")
         if trouble:
             self._view = replace(self._view, error=trouble)
+        if not all(feed.view.seen_at for feed in self._feeds):
+            self._view = replace(self._view, state="starting")  # nobody knows yet what is wanted
         if self._view.state != self._was_state:
             self._was_state = self._view.state
             log.info("%s", self._status())

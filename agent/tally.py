@@ -8,7 +8,7 @@ from collections import Counter
 from agent.execute import Outcome
 from agent.planner.model import Plan, Step
 from agent.view import Counters
-from runtime.interface import Defect, Observed
+from runtime.interface import Defect, Observed, Phase
 
 
 class Tally:
@@ -24,11 +24,8 @@ class Tally:
         self._round_seconds = self._last_round = 0.0
 
     def begin(self, step: Step, observed: Observed) -> None:
-        if step.cause.reason != "drift":
-            return
         with self._lock:
-            for defect in _defects(step, observed):
-                self._drift[defect.kind] += 1
+            self._drift.update(_drift(step, observed))
 
     def end(self, outcome: Outcome) -> None:
         step = outcome.step
@@ -64,6 +61,14 @@ class Tally:
                 dict(self._drift),
                 dict(self._revisions),
             )
+
+
+def _drift(step: Step, observed: Observed) -> list[str]:
+    """Kinds of what the step mends; "shim" for a supervisor that is gone."""
+    if step.cause.reason == "drift":
+        return [defect.kind for defect in _defects(step, observed)]
+    have = observed.containers.get(step.subject.name) if step.verb == "start" else None
+    return ["shim"] if have is not None and have.phase is Phase.LOST else []
 
 
 def _defects(step: Step, observed: Observed) -> tuple[Defect, ...]:

@@ -129,7 +129,7 @@ def busybox(to: Path) -> Path:
     for name in ("bin", "www", "tmp", "data"):
         (to / name).mkdir(parents=True)
     shutil.copy2(binary, to / "bin" / "busybox")
-    for name in ("sh", "httpd", "sleep", "cat", "env", "seq"):
+    for name in ("sh", "httpd", "sleep", "cat", "env", "usleep"):
         (to / "bin" / name).symlink_to("busybox")
     (to / "www" / "index.html").write_text("well\n")
     (to / "data" / "first").write_text("from the image\n")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.linux import namespaces
+from tests.crash.agents import Agent
 from tests.crash.box import Box, Nursery, busybox
 
 #: state directories in which one loop of crashes goes on at a time: most of it is waiting
@@ -40,6 +42,30 @@ def box(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[Box]:
     made = opened(tmp_path, nurseries[0])
     yield made
     ended(made)
+
+
+@pytest.fixture
+def island(tmp_path: Path) -> Iterator[Box]:
+    """A box in a network namespace of its own, in which the test is, too: all of nftables is ours."""
+    spot = tmp_path / "island"
+    namespaces.create_netns(spot)
+    try:
+        with namespaces.in_netns(spot):
+            nursery = Nursery()
+            made = opened(tmp_path, nursery)
+            yield made
+            ended(made)
+            nursery.close()
+    finally:
+        namespaces.delete_netns(spot)
+
+
+@pytest.fixture
+def agent(box: Box) -> Iterator[Agent]:
+    """Not started yet. It ends before its box does."""
+    made = Agent(box)
+    yield made
+    made.end()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runtime.database import connect
 from runtime.linux import cgroups, mounts
-from runtime.net import addresses
+from runtime.net import addresses, links
 from runtime.paths import Paths
 
 SLICE = "stead.slice"
@@ -42,6 +42,7 @@ class Inventory:
         self.paths = paths
         self.root = str(paths.root.resolve())
         self.ids: set[str] = set()
+        self.agents: set[int] = set()  # processes that may have files of ours open
         self.cgroups = cgroups.detect()
 
     def records(self) -> Records:
@@ -92,7 +93,7 @@ class Inventory:
 
     def _links(self, records: Records) -> Iterator[str]:
         ours = (addresses.bridge_prefix(self.root), addresses.link_prefix(self.root))
-        for name in os.listdir("/sys/class/net"):
+        for name in links.links():
             if name.startswith(ours) and name not in records.bridges | records.links:
                 yield f"link {name}"
 
@@ -115,10 +116,11 @@ class Inventory:
                 command = Path(f"/proc/{pid}/comm").read_text().strip()
                 places = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
                 id = self._member(Path(f"/proc/{pid}/cgroup").read_text())
-                mounted = any(mark in Path(f"/proc/{pid}/mountinfo").read_text() for mark in marks)
             except OSError:
                 continue  # it has ended
             held = sorted({place for place in places if place.startswith(marks)})
+            if int(pid) in self.agents:
+                continue
             if command == "stead-shim" and held:
                 yield from self._shim(pid, held, len(places), records)
             elif id:
@@ -128,8 +130,6 @@ class Inventory:
                     yield f"descriptor {held[0]} in process {pid} ({command}) of container {id}"
             elif held:
                 yield f"descriptor {held[0]} in process {pid} ({command})"
-            elif mounted and not self._shares_our_mounts(pid):
-                yield f"process {pid} ({command}) with mounts of ours"
 
     def _member(self, text: str) -> str:
         """Which container's cgroup a process is in, by /proc/<pid>/cgroup."""
@@ -145,12 +145,6 @@ class Inventory:
             yield f"shim {pid} of container {id}"
         if count > SHIM_DESCRIPTORS:
             yield f"{count} descriptors in shim {pid}"
-
-    def _shares_our_mounts(self, pid: str) -> bool:
-        try:
-            return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
-        except OSError:
-            return True
 
     def _directories(self) -> list[str]:
         parents = (self.paths.root / "containers", self.paths.run / "containers")
