@@ -56,18 +56,17 @@ def build(config: Config, rootfs: Path, console_socket: int | None, stage: Stage
     is wanted.
     """
     entries = config.get("mounts") or []
-    shared = any(
-        word.endswith(("slave", "shared")) for entry in entries for word in entry.get("options") or ()
-    )
-    mounts.make_private("/", kind="rslave" if shared else "rprivate")
+    # A copy has the peers of what it was copied from: to be taken before all that is here loses them.
+    tied = {at: _open_bind(entry) for at, entry in enumerate(entries) if _propagates(entry)}
+    mounts.make_private("/", kind="rprivate")
     if not mounts.is_mounted(rootfs):
         mounts.bind(rootfs, rootfs)
     mounts.make_private(rootfs, kind="private")  # pivot_root(2) refuses a shared one
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.umask(0)
-    for entry in entries:
+    for at, entry in enumerate(entries):
         stage.name = f"mount {entry['destination']}"
-        _mount(root, entry)
+        _mount(root, entry, tied.get(at, -1))
     stage.name = "devices"
     _devices(root, config)
     slave = None
@@ -101,13 +100,18 @@ def _pivot(root: int, *, read_only: bool) -> None:
 # ---------------------------------------------------------------- mounts
 
 
-def _mount(root: int, entry: Config) -> None:
+def _propagates(entry: Config) -> bool:
+    return any(word.endswith(("slave", "shared")) for word in entry.get("options") or ())
+
+
+def _mount(root: int, entry: Config, fd: int = -1) -> None:
+    """`fd`: the mount itself, where it is made already."""
     kind, options = str(entry.get("type") or "bind"), [str(word) for word in entry.get("options") or ()]
     if kind == "cgroup":
         _mount_cgroups(root, entry["destination"], options)
         return
     if kind == "bind" or "bind" in options or "rbind" in options:
-        fd = _open_bind(entry, options)
+        fd = _open_bind(entry) if fd < 0 else fd
         directory = openat2.is_directory(fd)
     else:
         fd, directory = _new(kind, options), True
@@ -121,7 +125,8 @@ def _mount(root: int, entry: Config) -> None:
         os.close(fd)
 
 
-def _open_bind(entry: Config, options: list[str]) -> int:
+def _open_bind(entry: Config) -> int:
+    options = [str(word) for word in entry.get("options") or ()]
     recursive = "bind" not in options or "rbind" in options
     fd = mounts.open_tree(entry["source"], recursive=recursive)
     bits = _attributes(options)
