@@ -52,8 +52,8 @@ def mount(
     try:
         _mount_one_by_one(layers, upper, work, target)
     except OSError as error:
-        # An unknown parameter is EINVAL. So are other mistakes: where the kernel says which, that is better than
-        # the second way's error, which is without words.
+        # An unknown parameter is EINVAL. So are other mistakes: where the kernel says which, that beats the
+        # error of the second way, which is without words.
         spoke = "mount overlay: " in str(error) and "nknown parameter" not in str(error)
         if error.errno != errno.EINVAL or spoke:
             raise

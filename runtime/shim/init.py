@@ -258,8 +258,8 @@ def _report(report_fd: int, stage: Stage, error: BaseException) -> NoReturn:
     elif isinstance(error, OSError):
         number = error.errno or 0
         where = f" ({error.filename})" if error.filename else ""
-        text = error.strerror or str(error)
-        message = f"{stage.name}: {text[:1].lower()}{text[1:]}{where}"
+        parts = [stage.name, *(error.strerror or str(error)).split(": ")]
+        message = ": ".join(part[:1].lower() + part[1:] for part in parts) + where
     elif not isinstance(error, Exception) or not message:
         message = f"{stage.name}: {type(error).__name__} {error}"
     report = {"stage": stage.name, "errno": number, "message": message, "exit_code": code}
