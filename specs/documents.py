@@ -120,6 +120,9 @@ _CONDITIONS = {
 }
 
 
+_CONDITION_SCHEMA = shapes.words_schema(_CONDITIONS)
+
+
 def _condition(value: Any) -> str:
     found = shapes.text(value)
     if found not in _CONDITIONS:
@@ -131,9 +134,7 @@ def _condition(value: Any) -> str:
 
 
 class DependencyRule(Model):
-    condition: Annotated[str, BeforeValidator(_condition), WithJsonSchema({"enum": list(_CONDITIONS)})] = (
-        "started"
-    )
+    condition: Annotated[str, *shapes.shape(_condition, _CONDITION_SCHEMA)] = "started"
     required: Flag | None = None
     restart: Flag | None = later()
 
@@ -163,6 +164,10 @@ PortItem = Annotated[Annotated[ShortPort, Tag("@short")] | Annotated[LongPort, T
 VolumeItem = Annotated[Annotated[ShortVolume, Tag("@short")] | Annotated[LongVolume, Tag("@long")], WHICH]
 EnvFileItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[EnvFile, Tag("@long")], WHICH]
 FileMountItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[FileMount, Tag("@long")], WHICH]
+
+
+Names = list[str]
+Condition = Annotated[str, WithJsonSchema(_CONDITION_SCHEMA)]
 
 
 def _table_of(value: Any) -> Any:
@@ -203,7 +208,13 @@ class Container(Model):
     command: Command | None = None
     entrypoint: Command | None = None
     environment: Environment | None = None
-    env_file: Annotated[list[EnvFileItem], BeforeValidator(_as_list)] | None = None
+    env_file: (
+        Annotated[
+            list[EnvFileItem],
+            BeforeValidator(_as_list, json_schema_input_type=EnvFileItem | list[EnvFileItem]),
+        ]
+        | None
+    ) = None
     working_dir: Annotated[str, *shapes.shape(shapes.absolute, {"type": "string"})] | None = None
     user: Text | None = None
     group_add: Texts | None = None
@@ -215,7 +226,13 @@ class Container(Model):
     expose: shapes.Exposed | None = None
     volumes: list[VolumeItem] | None = None
     tmpfs: shapes.Tmpfs | None = None
-    networks: Annotated[dict[str, NetworkMembership], BeforeValidator(_table_of)] | None = None
+    networks: (
+        Annotated[
+            dict[str, NetworkMembership],
+            BeforeValidator(_table_of, json_schema_input_type=Names | dict[str, NetworkMembership | None]),
+        ]
+        | None
+    ) = None
     network_mode: Annotated[str, *one_of("bridge", "none", "host", not_yet=_MODES)] | None = None
     dns: shapes.Addresses | None = None
     dns_search: TextOrTexts | None = None
@@ -226,7 +243,15 @@ class Container(Model):
     restart_backoff: RestartBackoff | None = None
     stop_signal: shapes.Signal | None = None
     stop_grace_period: shapes.Seconds | None = None
-    depends_on: Annotated[dict[str, DependencyRule], BeforeValidator(_dependencies)] | None = None
+    depends_on: (
+        Annotated[
+            dict[str, DependencyRule],
+            BeforeValidator(
+                _dependencies, json_schema_input_type=Names | dict[str, Condition | DependencyRule | None]
+            ),
+        ]
+        | None
+    ) = None
     secrets: list[FileMountItem] | None = later()
     configs: list[FileMountItem] | None = later()
     read_only: Flag | None = None
@@ -293,13 +318,17 @@ def _pull(value: Any) -> str:
     raise Mistake(f"looking for a new digest every {found}: {NOT_YET}", "write always, missing or never")
 
 
+def _build(value: Any) -> Any:
+    return {"context": value} if isinstance(value, str) else value
+
+
 class Image(Model):
     from_: ImageName | None = Field(None, alias="from")
-    build: Annotated[Build, BeforeValidator(lambda v: {"context": v} if isinstance(v, str) else v)] | None = (
-        later()
-    )
+    build: Annotated[Build, BeforeValidator(_build, json_schema_input_type=str | Build)] | None = later()
     pull: (
-        Annotated[str, BeforeValidator(_pull), WithJsonSchema({"enum": ["always", "missing", "never"]})]
+        Annotated[
+            str, BeforeValidator(_pull), WithJsonSchema(shapes.words_schema(("always", "missing", "never")))
+        ]
         | None
     ) = None
     platform: Platform | None = None
@@ -383,17 +412,21 @@ class Config(Model):
     template_driver: Text | None = None
 
 
+def _body(value: Any) -> Any:
+    return {} if value is None else value
+
+
 class SpecFile(Model):
     """One TOML file, or one document of a YAML file. Keys that begin with `x-` are the writer's own."""
 
     project: Project | None = None
     image: dict[Name, Image] = Field(default_factory=dict)
     container: dict[Name, Container] = Field(default_factory=dict)
-    network: dict[Name, Annotated[Network, BeforeValidator(lambda v: {} if v is None else v)]] = Field(
-        default_factory=dict
+    network: dict[Name, Annotated[Network, BeforeValidator(_body, json_schema_input_type=Network | None)]] = (
+        Field(default_factory=dict)
     )
-    volume: dict[Name, Annotated[Volume, BeforeValidator(lambda v: {} if v is None else v)]] = Field(
-        default_factory=dict
+    volume: dict[Name, Annotated[Volume, BeforeValidator(_body, json_schema_input_type=Volume | None)]] = (
+        Field(default_factory=dict)
     )
     secret: dict[Name, Secret] = later({})
     config: dict[Name, Config] = later({})

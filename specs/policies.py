@@ -275,7 +275,10 @@ class UlimitRange(Model):
 
 Ulimit = Annotated[int, *whole(-1, 2**63 - 1)]
 UlimitItem = Annotated[Annotated[Ulimit, Tag("@short")] | Annotated[UlimitRange, Tag("@long")], WHICH]
-Ulimits = dict[Annotated[str, *one_of(*shapes.ULIMITS)], UlimitItem]
+UlimitName = Annotated[
+    str, *shapes.shape(shapes.choice(*shapes.ULIMITS), {"type": "string", "enum": list(shapes.ULIMITS)})
+]
+Ulimits = dict[UlimitName, UlimitItem]
 
 
 class LogOptions(Model):

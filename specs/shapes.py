@@ -10,7 +10,7 @@ import posixpath
 import re
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -52,6 +52,9 @@ class Mistakes(ValueError):
 
 NOT_YET = "not supported yet"
 
+#: Text in which a variable stands; what it is replaced with is not known to an editor.
+VARIABLE = {"type": "string", "pattern": r"\$"}
+_FLAG_TEXT = {"type": "string", "pattern": r"^([Tt]rue|TRUE|[Ff]alse|FALSE)$|\$"}
 _TEXT_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 _LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": ["string", "number"]}}
 _ONE_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, _LIST_SCHEMA]}
@@ -134,7 +137,15 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
 
 
 def whole(low: int, high: int) -> Any:
-    return shape(integer(low, high), {"type": "integer", "minimum": low, "maximum": high})
+    return shape(
+        integer(low, high),
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": low, "maximum": high},
+                {"type": "string", "pattern": r"^[-+]?[0-9]+$|\$"},
+            ]
+        },
+    )
 
 
 def size(value: Any) -> int:
@@ -180,7 +191,12 @@ def choice(*words: str, not_yet: tuple[str, ...] = ()) -> Callable[[Any], str]:
 
 
 def one_of(*words: str, not_yet: tuple[str, ...] = ()) -> Any:
-    return shape(choice(*words, not_yet=not_yet), {"enum": list(words)})
+    return shape(choice(*words, not_yet=not_yet), words_schema(words))
+
+
+def words_schema(words: Iterable[str]) -> dict[str, Any]:
+    """One of these, or a variable."""
+    return {"anyOf": [{"enum": list(words)}, VARIABLE]}
 
 
 def image_reference(value: Any) -> str:
@@ -462,7 +478,7 @@ def ipv4(value: Any) -> str:
 Text = Annotated[str, *shape(text, _TEXT_SCHEMA)]
 Name = Annotated[str, *shape(name_text, {"type": "string"})]
 Project = Annotated[str, *shape(project_text, {"type": "string"})]
-Flag = Annotated[bool, *shape(flag, {"type": "boolean"})]
+Flag = Annotated[bool, *shape(flag, {"anyOf": [{"type": "boolean"}, _FLAG_TEXT]})]
 Size = Annotated[int, *shape(size, {"type": ["string", "integer"]}, "bytes, or a size such as 512MiB")]
 SwapSize = Annotated[int, *shape(swap_size, {"type": ["string", "integer"]}, "a size, or -1 for no limit")]
 Seconds = Annotated[float, *shape(duration, {"type": "string"}, "a duration such as 1m30s")]
@@ -476,7 +492,8 @@ Platform = Annotated[str, *shape(platform, {"type": "string"}, "such as linux/ar
 Signal = Annotated[str, *shape(stop_signal, {"type": ["string", "integer"]}, "such as SIGTERM")]
 Cpuset = Annotated[str, *shape(cpuset, {"type": ["string", "integer"]}, "processors such as 0-2,4")]
 RestartPolicy = Annotated[
-    tuple[str, int], *shape(restart, {"type": "string"}, "no, always, on-failure[:N] or unless-stopped")
+    tuple[str, int],
+    *shape(restart, {"type": ["string", "boolean"]}, "no, always, on-failure[:N] or unless-stopped"),
 ]
 Capabilities = Annotated[tuple[str, ...], *shape(listed(capability), _LIST_SCHEMA)]
 Exposed = Annotated[tuple[str, ...], *shape(listed(exposed), _LIST_SCHEMA)]
