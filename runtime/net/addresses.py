@@ -93,6 +93,10 @@ def mac_of(address: str | IPv4Address) -> str:
 # ---------------------------------------------------------------- names of kernel objects (IFNAMSIZ: 15)
 
 
+#: what the nftables table of every state directory begins with
+TABLE = "stead_"
+
+
 def _hash(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -118,4 +122,4 @@ def link_name(root: str, container: str, network: str) -> str:
 
 def table_name(root: str) -> str:
     """The nftables table of this state directory."""
-    return "stead_" + _hash(root, 12)
+    return TABLE + _hash(root, 12)

@@ -74,7 +74,7 @@ class Fabric:
 
     def create_network(self, request: NetworkRequest) -> None:
         """Record and bridge. Faults subnet-overlap, address-exhausted, network-in-use, request-invalid."""
-        with self._creating:
+        with self._creating, links.alone():  # a subnet that is free is seen to be taken by its bridge only
             record = self._recorded(request)
             self._bridge(record, "create network")
         self.publish()
@@ -269,6 +269,11 @@ class Fabric:
                 who = ports.owner(listener.inode) or "a program of the host"
                 cause = f"port {binding.host_port}/{binding.protocol} is used by {who}"
                 hint = "stop it or publish on another port"
+                raise Fault("port-taken", "publish ports of", name, cause, hint)
+        for table, theirs in firewall.published_elsewhere(self._table):
+            if any(ports.overlap(binding, theirs) for binding in bindings):
+                cause = f"port {theirs.host_port}/{theirs.protocol} is published by another state directory"
+                hint = f"its nftables table is {table}"
                 raise Fault("port-taken", "publish ports of", name, cause, hint)
 
     def _check_rows(

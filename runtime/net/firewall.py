@@ -31,14 +31,17 @@ from typing import Any
 
 from runtime.faults import Fault
 from runtime.interface import Defect
-from runtime.net import flows
-from runtime.net.netlink import NETLINK_NETFILTER, Netlink, attributes
+from runtime.net import addresses, flows
+from runtime.net.netlink import NETLINK_NETFILTER, NLM_F_DUMP, Netlink, attributes
+from runtime.net.netlink import text as words
 from runtime.paths import write_atomically
+from specs.values import PortBinding
 
 #: An nft command that takes longer than this (seconds) is stuck.
 TIMEOUT = 30.0
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_PROTOCOL_NAMES = {str(number): name for name, number in PROTOCOLS.items()}
 
 #: An element of a set or map in canonical form: words, as nft text has them; protocols are numbers.
 Element = tuple[str, ...]
@@ -268,7 +271,7 @@ def foreign_drops(document: Mapping[str, Any]) -> list[str]:
     for item in document.get("nftables", ()):
         chain = item.get("chain")
         drops = chain and chain.get("hook") == "forward" and chain.get("policy") == "drop"
-        if drops and chain["family"] in ("ip", "inet") and not chain["table"].startswith("stead_"):
+        if drops and chain["family"] in ("ip", "inet") and not chain["table"].startswith(addresses.TABLE):
             found.append(f"{chain['family']} {chain['table']} {chain['name']}")
     return found
 
@@ -292,6 +295,8 @@ def lets_us_pass(document: Mapping[str, Any]) -> bool:
 _NFNL_SUBSYS_NFTABLES = 10
 _NFT_MSG_GETGEN = 16
 _NFTA_GEN_ID = 1
+_NFT_MSG_GETTABLE = 1
+_NFTA_TABLE_NAME = 1
 
 
 def generation() -> int | None:
@@ -303,6 +308,30 @@ def generation() -> int | None:
         return int.from_bytes(attributes(answer, 4)[_NFTA_GEN_ID], "big")
     except (OSError, KeyError, ValueError):
         return None
+
+
+def tables() -> list[str]:
+    """Names of the tables of family ip in this network namespace; none where nftables is not there."""
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            body = struct.pack("=BBH", socket.AF_INET, 0, 0)
+            answers = netlink.ask(_NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETTABLE, body, NLM_F_DUMP)
+        return [words(attributes(answer, 4).get(_NFTA_TABLE_NAME)) for answer in answers]
+    except OSError:
+        return []
+
+
+def published_elsewhere(own: str) -> list[tuple[str, PortBinding]]:
+    """(table, port) of what other state directories publish here: of two dnat maps, only one is asked."""
+    found = []
+    for table in tables():
+        if table.startswith(addresses.TABLE) and table != own:
+            held = read_listing(_listed(["list", "table", "ip", table]) or {}).contents
+            for element in (*(("", *e) for e in held.published), *held.published_at):
+                host_ip, protocol, host_port, _, port = element
+                binding = PortBinding(host_ip, int(host_port), int(port), _PROTOCOL_NAMES[protocol])
+                found.append((table, binding))
+    return found
 
 
 _PATH = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin", "LC_ALL": "C"}

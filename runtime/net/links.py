@@ -8,10 +8,12 @@ veth(4), rtnetlink(7), Documentation/networking/ip-sysctl.rst.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -214,6 +216,17 @@ def default_mtu() -> int:
         return DEFAULT_MTU
     link = links().get(interface)
     return min(DEFAULT_MTU, link.mtu) if link is not None and link.mtu else DEFAULT_MTU
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """No other thread or process of this network namespace is in such a block: flock(2) on the namespace."""
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def index_of(name: str) -> int:

@@ -61,6 +61,10 @@ class Inventory:
         self.ids |= found.known | set(self._directories())
         return found
 
+    def subnets(self) -> list[str]:
+        with closing(connect(self.paths.database, readonly=True)) as database:
+            return [row[0] for row in database.execute("SELECT subnet FROM networks")]
+
     def strays(self) -> list[str]:
         """Lines for people; empty when every thing of this root belongs to a record."""
         records = self.records()

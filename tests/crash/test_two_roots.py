@@ -1,0 +1,131 @@
+"""Two agents with state directories of their own on one machine: neither sees what the other does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runtime.net import addresses
+from tests.crash.agents import Agent
+from tests.crash.box import Box, Nursery, busybox, until
+from tests.e2e.conftest import Node
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+]
+
+
+class Side(Agent):
+    """One of the two, with a page of its own."""
+
+    def __init__(self, base: Path, nursery: Nursery) -> None:
+        base.mkdir()
+        super().__init__(Box(base, nursery))
+        image = busybox(base / "image")
+        (image / "www" / "index.html").write_text(base.name)
+        self.box.well("image", "import", str(image), "busy:1")
+        self.port = Node.free_port()
+        self.write(self.port)
+
+    def write(self, port: int) -> None:
+        """The same names on both sides."""
+        (self.box.specs / "shop.toml").write_text(
+            f"""
+[network.one]
+[network.two]
+[container.web]
+image = "busy:1"
+command = ["httpd", "-f", "-p", "80", "-h", "/www"]
+ports = ["127.0.0.1:{port}:80"]
+networks = ["one", "two"]
+stop_grace_period = "100ms"
+"""
+        )
+
+    def page(self) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=1) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    def well(self) -> bool:
+        return self.converged() and self.page() == self.box.base.name
+
+    def table(self) -> str:
+        return addresses.table_name(str(self.box.paths.root.resolve()))
+
+
+@pytest.fixture
+def sides(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[list[Side]]:
+    made = [Side(tmp_path / name, nurseries[0]) for name in ("left", "right")]
+    yield made
+    for side in made:
+        side.end()
+        side.box.well("down", str(side.box.specs), "--volumes")
+        assert side.box.inventory.strays() == []
+
+
+def test_two_agents_side_by_side_do_not_disturb_each_other(sides: list[Side]) -> None:
+    left, right = sides
+    for side in sides:  # at one time: both look for free subnets of the same pool
+        side.start()
+    for side in sides:
+        until(side.well, f"{side.box.base.name} converges")
+    subnets = [subnet for side in sides for subnet in side.box.inventory.subnets()]
+    assert len(set(subnets)) == 4
+    undisturbed = right.box.ps()
+
+    subprocess.run(["nft", "delete", "table", "ip", left.table()], check=True)
+    left.write(left.port)
+    with (left.box.specs / "shop.toml").open("a") as file:
+        file.write("# look\n")
+    until(lambda: left.metric("stead_drift_total", kind="firewall") >= 1 and left.well(), "left is repaired")
+    assert right.metric("stead_drift_total") == 0
+
+    left.end()
+    left.box.well("down", str(left.box.specs), "--volumes")
+    assert left.box.inventory.strays() == []
+    assert right.page() == "right" and right.box.ps() == undisturbed
+    right.box.settled()
+
+
+def test_a_port_of_the_other_state_directory_is_taken_until_it_is_given_up(sides: list[Side]) -> None:
+    left, right = sides
+    left.start()
+    until(left.well, "left converges")
+    right.write(left.port)
+    right.start()
+    until(lambda: right.blocked("default/web"), "the port is taken")
+    found = right.blocked("default/web")
+    assert found["code"] == "port-taken" and left.table() in found["reason"]
+    assert left.page() == "left"
+    left.end()
+    left.box.well("down", str(left.box.specs), "--volumes")
+    right.port = left.port
+    until(right.well, "right takes the port", 25.0)
+
+
+def test_networks_made_at_one_time_never_overlap(tmp_path: Path, nurseries: list[Nursery]) -> None:
+    boxes = []
+    for number, nursery in enumerate(nurseries):
+        (base := tmp_path / f"box{number}").mkdir()
+        boxes.append(Box(base, nursery))
+        names = "".join(f"[network.n{name}]\n" for name in range(4))
+        (boxes[-1].specs / "nets.toml").write_text(names)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda box: box.well("apply", str(box.specs)), boxes))
+    found = [subnet for box in boxes for subnet in box.inventory.subnets()]
+    for box in boxes:
+        box.well("down", str(box.specs))
+        assert box.inventory.strays() == []
+    assert len(found) == 12 and len(set(found)) == 12
