@@ -290,7 +290,7 @@ class Container(Model):
     cpus: CpuCount | None = None
     cpu_weight: Annotated[int, *whole(1, 10_000)] | None = None
     cpuset: shapes.Cpuset | None = None
-    memory: Size | None = None
+    memory: shapes.Memory | None = None
     memory_reservation: Size | None = None
     memory_swap: shapes.SwapSize | None = None
     pids: Annotated[int, *whole(-1, 2**22)] | None = None

@@ -7,10 +7,6 @@ from typing import Any, Protocol
 from specs.desired import IoLimit, Limits
 from specs.documents import Container
 from specs.positions import Path
-from specs.values import ByteSize
-
-#: Docker's; less cannot hold a process that is about to start.
-MIN_MEMORY = 6 << 20
 
 
 class Wrong(Protocol):
@@ -35,9 +31,6 @@ def of(model: Container, wrong: Wrong) -> Limits:
         "memory_reservation", model.memory_reservation, lower and lower.memory, "reservations", "memory"
     )
     pids = either("pids", model.pids, upper and upper.pids, "limits", "pids") or 0
-    if 0 < memory < MIN_MEMORY:
-        path = ("memory",) if model.memory is not None else ("deploy", "resources", "limits", "memory")
-        wrong(path, f"{ByteSize(memory)} is too little for a program to start", "6MiB or more; mind the unit")
     swap = model.memory_swap or 0
     if swap and not memory:
         wrong(("memory_swap",), "memory_swap needs memory: it is memory and swap together")

@@ -203,7 +203,7 @@ def _block_device(value: Any) -> str:
 
 class DeployLimits(Model):
     cpus: CpuCount | None = None
-    memory: Size | None = None
+    memory: shapes.Memory | None = None
     pids: Annotated[int, *whole(-1, 2**22)] | None = None
 
 

@@ -154,6 +154,19 @@ def size(value: Any) -> int:
     return int(ByteSize.parse(value))
 
 
+#: Docker's; less cannot hold a process that is about to start.
+MIN_MEMORY = 6 << 20
+
+
+def memory(value: Any) -> int:
+    found = size(value)
+    if 0 < found < MIN_MEMORY:
+        raise Mistake(
+            f"{ByteSize(found)} is too little for a program to start", "6MiB or more; mind the unit"
+        )
+    return found
+
+
 def swap_size(value: Any) -> int:
     return -1 if value in (-1, "-1") else size(value)
 
@@ -480,6 +493,7 @@ Name = Annotated[str, *shape(name_text, {"type": "string"})]
 Project = Annotated[str, *shape(project_text, {"type": "string"})]
 Flag = Annotated[bool, *shape(flag, {"anyOf": [{"type": "boolean"}, _FLAG_TEXT]})]
 Size = Annotated[int, *shape(size, {"type": ["string", "integer"]}, "bytes, or a size such as 512MiB")]
+Memory = Annotated[int, *shape(memory, {"type": ["string", "integer"]}, "bytes, or a size such as 512MiB")]
 SwapSize = Annotated[int, *shape(swap_size, {"type": ["string", "integer"]}, "a size, or -1 for no limit")]
 Seconds = Annotated[float, *shape(duration, {"type": "string"}, "a duration such as 1m30s")]
 SomeSeconds = Annotated[float, *shape(positive_duration, {"type": "string"}, "a duration such as 1m30s")]
