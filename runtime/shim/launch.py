@@ -8,6 +8,7 @@ a pid namespace is entered by children only, so the shim itself never leaves its
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -210,7 +211,8 @@ class Launcher:
         try:
             return fork.fork(flags, directory), True
         except OSError as error:
-            if not fork.unsupported(error):
+            # EAGAIN: pids.max is reached. It bars births and not entries, so that probes and exec still come in.
+            if error.errno != errno.EAGAIN and not fork.unsupported(error):
                 raise
         finally:
             if directory >= 0:
