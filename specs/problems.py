@@ -18,8 +18,12 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
+        """One line without control characters: names and keys in it are a stranger's."""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{self.file}:{self.line}:{self.column}: {self.text}{hint}"
+        line = f"{self.file}:{self.line}:{self.column}: {self.text}{hint}"
+        if line.isprintable():
+            return line
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -229,3 +229,11 @@ def test_a_problem_in_one_file_keeps_all_of_the_source_from_being_taken() -> Non
     desired, found = read({"good.toml": A, "bad.toml": "x = 1\n"})
     assert desired is None
     assert len(found) == 1
+
+
+def test_a_problem_is_one_line_whatever_is_in_the_file() -> None:
+    (found,) = read({"a.yaml": '"a\\nb\\e[2J": 1\n'})[1]
+    assert found == (
+        "a.yaml:1:1: the file: unknown key 'a\\nb\\x1b[2J' (an object stands in its kind's table,"
+        " such as [container.a\\nb\\x1b[2J]; kinds are image, container, network, volume, secret, config)"
+    )
