@@ -211,7 +211,7 @@ class Launcher:
         try:
             return fork.fork(flags, directory), True
         except OSError as error:
-            # EAGAIN: pids.max is reached. It bars births and not entries, so that probes and exec still come in.
+            # EAGAIN: pids.max is reached. It bars births and not entries: probes and exec still come in.
             if error.errno != errno.EAGAIN and not fork.unsupported(error):
                 raise
         finally:
