@@ -1,0 +1,145 @@
+"""A further program in a running container: like the container's own in all that holds it. Needs root."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import attend
+from runtime.faults import Fault
+from runtime.interface import LimitsRequest, RestartRequest
+from runtime.shim import client
+from tests.kernel.engine_box import Engine, engine
+from tests.kernel.shim_box import until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with engine(tmp_path_factory.mktemp("exec")) as made:
+        yield made
+
+
+STATUS = "grep -E 'Cap|Seccomp|NoNewPrivs|Uid|Gid|Groups|Umask|Sig(Blk|Ign)' /proc/self/status"
+SHOW = f"""
+cd /proc/self/ns; for n in *; do echo $n $(readlink $n); done; cd /
+{STATUS}; cat /proc/self/cgroup /proc/self/limits /proc/self/mountinfo /proc/self/oom_score_adj
+env | grep -v SHLVL; pwd
+"""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"user": "web", "group_add": ("third",), "no_new_privileges": True, "working_dir": "/home/web"},
+        {"cap_add": ("NET_ADMIN",), "cap_drop": ("KILL",), "ulimits": (("nofile", 64, 128), ("core", 0, 0))},
+        {"privileged": True, "pid_mode": "host", "uts_mode": "host", "environment": {"A": "1 2"}},
+        {"seccomp_unconfined": True, "ipc_mode": "host", "read_only": True, "hostname": "own"},
+    ],
+    ids=["plain", "user", "rights", "privileged", "unconfined"],
+)
+def test_exec_has_all_that_the_containers_program_has(box: Engine, request_: dict) -> None:
+    name = box.start(SHOW + "exec sleep 1000", **request_)
+    until(lambda: "sleep" in Path(f"/proc/{box.state(name).pid}/comm").read_text())
+    found = box.exec(name, SHOW)
+    assert found.errors == ""
+    assert found.lines == box.output(name).splitlines()
+    box.runtime.remove_container(name)
+
+
+def test_exec_may_run_as_another_user_elsewhere_with_more_environment(box: Engine) -> None:
+    name = box.start("sleep 1000", environment={"A": "1", "B": "2"})
+    script = "echo $(id -u):$(id -g) $(id -G); pwd; echo $HOME $A $B; grep CapEff /proc/self/status"
+    options = {"user": "web", "working_dir": "/tmp", "environment": {"B": "3"}}
+    lines = box.exec(name, script, **options).lines
+    assert lines[0].split()[0] == "1000:1000"
+    assert {*lines[0].split()[1:]} == {"1000", "2000", "2001"}
+    assert lines[1:] == ["/tmp", "/home/web 1 3", "CapEff:\t0000000000000000"]
+    assert box.exec(name, "echo out >/dev/stdout", user="web").text == "out\n"
+    with pytest.raises(Fault, match="no such user"):
+        box.exec(name, "true", user="nobody")
+    box.runtime.remove_container(name)
+
+
+def test_exec_as_root_in_another_users_container_has_the_bounding_set(box: Engine) -> None:
+    name = box.start("sleep 1000", user="web", cap_drop=("KILL",))
+    lines = box.exec(name, "grep -E 'CapEff|CapBnd' /proc/self/status", user="root").lines
+    assert len({line.split()[1] for line in lines}) == 1
+    box.runtime.remove_container(name)
+
+
+def test_the_end_of_input_and_both_outputs_are_passed_on(box: Engine) -> None:
+    name = box.start("sleep 1000")
+    result = box.exec(name, "cat; echo over; echo errors >&2; exit 41", stdin=b"some input\n")
+    assert (result.code, result.text, result.errors) == (41, "some input\nover\n", "errors\n")
+    assert box.exec(name, "kill -9 $$").code == 137
+    box.runtime.remove_container(name)
+
+
+def test_a_directory_of_the_host_is_no_stream(box: Engine) -> None:
+    name = box.start("sleep 1000")
+    record = attend.find(box.paths, name)
+    process = attend.exec_process(box.paths, record, attend.ExecOptions(("ls", "/proc/self/fd/0/"), {}))
+    directory = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(client.ShimError, match="a directory cannot be a stream"):
+            client.exec_process(box.paths.live(record.id), process, stdio=(directory, directory, directory))
+    finally:
+        os.close(directory)
+        box.runtime.remove_container(name)
+
+
+def test_exec_is_refused_where_nothing_runs(box: Engine) -> None:
+    created = box.create("true")
+    with pytest.raises(Fault, match="it is not running"):
+        box.exec(created, "true")
+    ended = box.start("true")
+    box.result(ended)
+    with pytest.raises(Fault, match="it is not running"):
+        box.exec(ended, "true")
+    waiting = box.start("exit 1", restart=RestartRequest("always", initial=60.0))
+    until(lambda: box.state(waiting).phase == "backoff")
+    with pytest.raises(Fault, match="it is not running"):
+        box.exec(waiting, "true")
+    for name in (created, ended, waiting):
+        box.runtime.remove_container(name)
+
+
+def test_exec_comes_into_a_container_that_is_full(box: Engine) -> None:
+    name = box.start("sleep 1000 & sleep 1000 & sleep 1000 & wait", limits=LimitsRequest(pids=4))
+    until(lambda: box.runtime.sample() and box.runtime.sample()[0].pids >= 4)
+    assert box.exec(name, "echo", "in").text == "in\n"
+    box.runtime.remove_container(name)
+
+
+def test_exec_and_what_it_started_end_with_the_container(box: Engine) -> None:
+    name = box.start("sleep 1000")
+    codes: list[int] = []
+    script = "sleep 1000 & setsid sleep 1000 & echo ready > /tmp/ready; wait"
+    thread = threading.Thread(target=lambda: codes.append(box.exec(name, script).code))
+    thread.start()
+    ready = box.paths.rootfs(box.id(name)) / "tmp/ready"
+    until(ready.exists)
+    pids = box.runtime._cgroups.pids(f"stead.slice/{box.id(name)}")
+    assert len(pids) == 4
+    box.runtime.stop_container(name)
+    thread.join(10)
+    assert codes == [137]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    box.runtime.remove_container(name)
+
+
+def test_exec_changes_nothing_of_the_container(box: Engine) -> None:
+    name = box.start("sleep 1000")
+    before = box.state(name)
+    for _ in range(3):
+        assert box.exec(name, "true").code == 0
+    assert box.exec(name, "exit 9").code == 9
+    assert box.state(name) == before
+    box.runtime.remove_container(name)
