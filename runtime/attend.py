@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime import bundle
 from runtime.database import connect
 from runtime.faults import Fault
-from runtime.inside import read_in_root
 from runtime.paths import Paths
 from runtime.records import ContainerRecord, read_containers
 from runtime.shim import client
-from runtime.users import find_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +150,10 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
 
 def _user(pid: int, spec: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """An OCI `user` and its home, from the files that the running container has now."""
+    from runtime import bundle
+    from runtime.inside import read_in_root
+    from runtime.users import find_user
+
     root = Path(f"/proc/{pid}/root")
     texts: Sequence[str] = [read_in_root(root, name) for name in ("etc/passwd", "etc/group")]
     user = find_user(spec, (), *texts)

@@ -32,12 +32,12 @@ from runtime.records import (
     STOPPED,
     ContainerRecord,
     delete_container,
-    encode_request,
     insert_container,
     read_container,
     set_wanted,
     update_request,
 )
+from runtime.requests import encode_request
 from runtime.shim import client
 from specs.values import PortBinding
 
@@ -106,7 +106,7 @@ class Containers:
                 self._fabric.publish()
                 self._spawn(record)
             except BaseException:
-                self._undo(record.id)
+                self._undo(record)
                 raise
 
     def _restarts(self, id: str) -> int:
@@ -132,13 +132,17 @@ class Containers:
                 f"{error.message} (exit code {error.exit_code})",
             ) from error
 
-    def _undo(self, id: str) -> None:
-        """After a failed start: nothing of it stays in the kernel; what fails here is left to `sweep`."""
+    def _undo(self, record: ContainerRecord) -> None:
+        """After a failed start: nothing of it stays in the kernel, and the record says what it said before.
+
+        What fails here is left to the next start, which clears first.
+        """
         try:
-            client.stop(self._paths.live(id), timeout=0.0)
-            self._fabric.deactivate(id)
+            client.stop(self._paths.live(record.id), timeout=0.0)
+            self._fabric.deactivate(record.id)
             self._fabric.publish()
-            self._preparation.clear(id)
+            self._preparation.clear(record.id)
+            self._want(record.id, record.wanted)
         except (Fault, OSError, client.ShimError):
             pass
 

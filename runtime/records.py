@@ -1,23 +1,16 @@
-"""Values: what the database says of a container, and the JSON in which a request is kept.
+"""Values: what the database says of a container.
 
-A request is stored as JSON that leaves out fields equal to their default: a later release with more fields
-reads an older
-record and finds the defaults; an older release ignores fields that it does not know.
+Cheap to import: `stead ps` answers from here. The request within a record is decoded by `runtime.requests`.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, fields
 
-from runtime.interface import ContainerRequest
-from specs.values import ImageRef
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.interface import ContainerRequest
 
 CREATED, RUNNING, STOPPED = "created", "running", "stopped"
 
@@ -39,6 +32,8 @@ class ContainerRecord:
     created_at: float
 
     def decode(self) -> ContainerRequest:
+        from runtime.requests import decode_request
+
         return decode_request(self.request)
 
 
@@ -68,6 +63,8 @@ def insert_container(connection: sqlite3.Connection, record: ContainerRecord) ->
 
 
 def update_request(connection: sqlite3.Connection, id: str, request: ContainerRequest) -> None:
+    from runtime.requests import encode_request
+
     connection.execute(
         "UPDATE containers SET request = ?, identity = ?, adjustable = ? WHERE id = ?",
         (encode_request(request), request.identity, request.adjustable, id),
@@ -80,67 +77,3 @@ def set_wanted(connection: sqlite3.Connection, id: str, wanted: str) -> None:
 
 def delete_container(connection: sqlite3.Connection, id: str) -> None:
     connection.execute("DELETE FROM containers WHERE id = ?", (id,))
-
-
-# ---------------------------------------------------------------- JSON of frozen dataclasses
-
-
-def encode_request(request: ContainerRequest) -> str:
-    return json.dumps(encode(request), separators=(",", ":"), sort_keys=True)
-
-
-def decode_request(text: str) -> ContainerRequest:
-    request = decode(ContainerRequest, json.loads(text))
-    assert isinstance(request, ContainerRequest)
-    return request
-
-
-def encode(value: Any) -> Any:
-    """Frozen dataclasses, mappings, tuples and scalars as JSON data; fields that equal their default
-    are left out.
-    """
-    if isinstance(value, ImageRef):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        items = ((field, getattr(value, field.name)) for field in fields(value))
-        return {field.name: encode(item) for field, item in items if item != _default(field)}
-    if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
-    return value
-
-
-def _default(field: Field[Any]) -> Any:
-    """MISSING where the field has none; MISSING equals nothing else."""
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def decode(kind: Any, data: Any) -> Any:
-    """The inverse of `encode` for a type annotation. Unknown keys are ignored, missing ones keep
-    their default.
-    """
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        if data is None:
-            return None
-        (kind,) = (arg for arg in typing.get_args(kind) if arg is not type(None))
-        return decode(kind, data)
-    if origin is tuple:
-        args = typing.get_args(kind)
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(decode(args[0], item) for item in data)
-        return tuple(decode(arg, item) for arg, item in zip(args, data, strict=True))
-    if origin is not None and issubclass(origin, Mapping):
-        return types.MappingProxyType(dict(data))
-    if kind is ImageRef:
-        return ImageRef.parse(data)
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        return kind(**{key: decode(hints[key], item) for key, item in data.items() if key in hints})
-    return kind(data) if kind in (int, float, str, bool) else data

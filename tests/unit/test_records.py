@@ -24,15 +24,14 @@ from runtime.records import (
     CREATED,
     RUNNING,
     ContainerRecord,
-    decode_request,
     delete_container,
-    encode_request,
     insert_container,
     read_container,
     read_containers,
     set_wanted,
     update_request,
 )
+from runtime.requests import decode_request, encode_request
 from specs.values import ImageRef, MountPoint, PortBinding
 
 PLAIN = ContainerRequest(
