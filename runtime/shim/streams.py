@@ -123,6 +123,9 @@ class Streams:
             os.close(fd)
 
     def _close_stdin(self) -> None:
+        """For every client: each of them holds the pipe open."""
+        for pump in self._pumps:
+            pump.close()
         if self._stdin >= 0:
             os.close(self._stdin)
             self._stdin = -1
