@@ -212,6 +212,7 @@ class ObservedContainer:
     exit_code: int | None = None  # of the last run that ended
     oom_killed: bool = False
     restarts: int = 0  # by the shim, since creation
+    restart_reasons: tuple[tuple[str, int], ...] = ()  # the same, by runtime.shim.supervise.REASONS
     next_start_at: float = 0.0
     health: Health = Health.NONE
     error: str = ""  # why the last start failed
@@ -252,6 +253,7 @@ class ObservedImage:
     names: tuple[str, ...]  # canonical references, str(ImageRef)
     size: int = 0
     created: str = ""
+    platform: str = ""  # os/arch[/variant] that it says it is for
 
 
 @dataclass(frozen=True, slots=True)

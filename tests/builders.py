@@ -79,8 +79,10 @@ def volume(name: str, *, label: str = "") -> DesiredVolume:
     return DesiredVolume(name, fingerprint=_digest([name, label]), place=Place("vol.toml", 1))
 
 
-def image(reference: str, *, pull: str = "missing") -> DesiredImage:
-    return DesiredImage(ImageRef.parse(reference), pull=pull, place=Place("images.toml", 1))
+def image(reference: str, *, pull: str = "missing", platform: str = "") -> DesiredImage:
+    return DesiredImage(
+        ImageRef.parse(reference), pull=pull, platform=platform, place=Place("images.toml", 1)
+    )
 
 
 def desired(source: str, *things: Any) -> Desired:

@@ -72,6 +72,7 @@ class FakeRuntime:
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
         self._images: dict[str, str] = {}
+        self._platforms: dict[str, str] = {}
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
         self._containers: dict[str, _Container] = {}
@@ -101,7 +102,10 @@ class FakeRuntime:
             images: dict[str, list[str]] = {}
             for name, id in self._images.items():
                 images.setdefault(id, []).append(name)
-            by_id = {id: ObservedImage(id, tuple(sorted(names))) for id, names in images.items()}
+            by_id = {
+                id: ObservedImage(id, tuple(sorted(names)), platform=self._platforms.get(id, ""))
+                for id, names in images.items()
+            }
             return Observed(
                 images={name: by_id[id] for name, id in self._images.items()},
                 networks={name: self._observed_network(n) for name, n in self._networks.items()},
@@ -162,6 +166,7 @@ class FakeRuntime:
             if str(ref) not in self.available:
                 raise Fault("image-not-found", "pull image", str(ref), "no such image")
             self._images[str(ref)] = self.available[str(ref)]
+            self._platforms[self.available[str(ref)]] = platform
             return self._images[str(ref)]
 
     def import_image(self, path: Path, name: ImageRef) -> str:

@@ -1,6 +1,7 @@
 """Decisions: which images to pull.
 
-missing: pulled when the store lacks it. always: pulled once per revision of the source that says so.
+missing: pulled when the store lacks it, or has it for another platform (then once per revision).
+always: pulled once per revision of the source that says so.
 never: blocked until somebody imports or pulls it. Images are not removed here.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.model import Blocked, Cause, PullImage, Step, Subject, World
+from runtime.images.manifests import Platform
+from runtime.interface import ObservedImage
 from specs.desired import DesiredImage
 
 _STRICTNESS = {"never": 0, "missing": 1, "always": 2}
@@ -22,19 +25,37 @@ def decide(world: World) -> dict[str, Decision]:
     return {reference: _one(world, reference, wanted[reference]) for reference in sorted(wanted)}
 
 
+def _is_for_another(have: ObservedImage | None, image: DesiredImage) -> bool:
+    if have is None or not image.platform or "/" not in have.platform:
+        return False
+    return not Platform.parse(have.platform).fitness(Platform.parse(image.platform))
+
+
+def _cause(have: ObservedImage | None, image: DesiredImage) -> Cause:
+    if have is None:
+        return Cause("missing", "is not in the store", image.place)
+    if _is_for_another(have, image):
+        text = f"is wanted for {image.platform} and is in the store for {have.platform}"
+        return Cause("changed", text, image.place)
+    return Cause("revision", "is to be pulled at every new revision", image.place)
+
+
 def _one(world: World, reference: str, wanted: list[tuple[str, DesiredImage]]) -> Decision:
     subject = Subject("image", reference)
-    present = reference in world.observed.images
+    have = world.observed.images.get(reference)
+    present = have is not None
     due = [
         (source, image)
         for source, image in wanted
-        if (image.pull == "always" and (source, reference) not in world.memory.pulled)
-        or (image.pull == "missing" and not present)
+        if (image.pull == "missing" and not present)
+        or (
+            (source, reference) not in world.memory.pulled
+            and (image.pull == "always" or (image.pull == "missing" and _is_for_another(have, image)))
+        )
     ]
     if due:
         source, image = max(due, key=lambda entry: _STRICTNESS[entry[1].pull])
-        text = "is not in the store" if not present else "is to be pulled at every new revision"
-        cause = Cause("revision" if present else "missing", text, image.place)
+        cause = _cause(have, image)
         action = PullImage(image, tuple(name for name, _ in due))
         return chain(
             world, Step(subject, action, cause, source=source, basis=f"{reference} {image.platform}")

@@ -147,8 +147,8 @@ class ImageStore:
             "SELECT reference, image FROM image_names ORDER BY reference"
         ):
             names.setdefault(image, []).append(reference)
-        rows = connection.execute("SELECT id, size, created FROM images ORDER BY id").fetchall()
-        return [ObservedImage(row[0], tuple(names.get(row[0], ())), row[1], row[2]) for row in rows]
+        rows = connection.execute("SELECT id, size, created, platform FROM images ORDER BY id").fetchall()
+        return [ObservedImage(row[0], tuple(names.get(row[0], ())), *row[1:]) for row in rows]
 
     def get(self, name_or_id: str) -> StoredImage | None:
         """By canonical or familiar reference, id, or a prefix of an id that fits one image only."""

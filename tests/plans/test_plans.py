@@ -146,6 +146,12 @@ def new_image_of_the_same_name() -> Scene:
     return scene
 
 
+def another_platform() -> Scene:
+    scene = Scene().want(desired("s", image("nginx", platform="linux/amd64"))).converge()
+    scene.runtime.available["docker.io/library/nginx:latest"] = "sha256:arm"
+    return scene.want(desired("s", image("nginx", platform="linux/arm64/v8")))
+
+
 def removed_from_the_specs() -> Scene:
     return nothing_to_do().want(desired("shop"))
 
@@ -257,6 +263,7 @@ SCENES: list[Callable[[], Scene]] = [
     changed_limit,
     changed_network,
     changed_labels,
+    another_platform,
     new_image_of_the_same_name,
     removed_from_the_specs,
     taken_down_with_volumes,
