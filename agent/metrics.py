@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.view import View
+from runtime.shim.supervise import REASONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -122,8 +123,12 @@ def _objects(view: View) -> Iterator[Metric]:
     rows = [(key, float(count)) for key, count in sorted(states.items())]
     yield _gauge("stead_objects", "What exists, by kind and state.", ["kind", "state"], rows)
     containers = sorted(observed.containers.values(), key=lambda item: item.name)
-    restarts = [((item.name,), float(item.restarts)) for item in containers]
-    yield _counter("stead_container_restarts", "Restarts by the shim.", ["name"], restarts)
+    restarts = [
+        ((item.name, reason), float(dict(item.restart_reasons).get(reason, 0)))
+        for item in containers
+        for reason in REASONS
+    ]
+    yield _counter("stead_container_restarts", "Restarts by the shim.", ["name", "reason"], restarts)
     health = [((item.name, item.health.value), 1.0) for item in containers if item.health.value != "none"]
     yield _gauge("stead_container_health", "1 for the state it is in.", ["name", "state"], health)
 

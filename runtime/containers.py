@@ -14,7 +14,7 @@ import json
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,17 +109,17 @@ class Containers:
                 self._undo(record)
                 raise
 
-    def _restarts(self, id: str) -> int:
-        """By shims, since the container was created. Both records of the last shim may be gone (a stop takes
-        the live one, a power cut leaves neither): then what the last start began with."""
+    def _restarts(self, id: str) -> Mapping[str, int]:
+        """By shims, since the container was created, by reason. Both records of the last shim may be gone (a
+        stop takes the live one, a power cut leaves neither): then what the last start began with."""
         home = self._paths.container(id)
         for state in (client.read_state(self._paths.live(id)), client.read_exit(home)):
             if state is not None:
-                return state.restarts
+                return state.restart_reasons
         try:
-            return int(json.loads((home / "supervise.json").read_bytes())["restarts"])
+            return dict(json.loads((home / "supervise.json").read_bytes())["restart_reasons"])
         except (OSError, ValueError, KeyError, TypeError):
-            return 0
+            return {}
 
     def _spawn(self, record: ContainerRecord) -> None:
         try:
@@ -203,7 +203,7 @@ class Containers:
             if before.limits != request.limits:
                 self._preparation.limits(record.id, request)
             document = self._preparation.supervise(
-                record, request, self._preparation.image(record), state.restarts
+                record, request, self._preparation.image(record), state.restart_reasons
             )
             try:
                 client.adjust(live, document)

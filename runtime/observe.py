@@ -142,7 +142,7 @@ class Observer:
             return _Life(record, state, Phase(state.phase), True)
         ended = client.read_exit(self._paths.container(record.id))
         if record.wanted == CREATED:
-            return _Life(record, None, Phase.CREATED, False)
+            return _Life(record, ended, Phase.CREATED, False)  # how its only start failed
         if record.wanted == STOPPED:
             return _Life(record, ended or state, Phase.STOPPED, False)
         return _Life(record, ended or state, Phase.EXITED if ended else Phase.LOST, False)
@@ -176,6 +176,7 @@ class Observer:
             exit_code=state.exit_code if state else None,
             oom_killed=state.oom_killed if state else False,
             restarts=state.restarts if state else 0,
+            restart_reasons=tuple(sorted(state.restart_reasons.items())) if state else (),
             next_start_at=state.next_start_at if state and life.phase is Phase.BACKOFF else 0.0,
             health=Health(state.health) if life.alive and state and state.health else Health.NONE,
             error=state.error if state else "",

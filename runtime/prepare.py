@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runtime import bundle
@@ -39,6 +40,7 @@ from runtime.users import find_user
 from runtime.volumes import Volumes
 
 SLICE = "stead.slice"
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 def cgroup_path(id: str) -> str:
@@ -69,7 +71,9 @@ class Preparation:
 
     # ------------------------------------------------------------ make
 
-    def make(self, record: ContainerRecord, request: ContainerRequest, *, restarts: int = 0) -> None:
+    def make(
+        self, record: ContainerRecord, request: ContainerRequest, *, restarts: Mapping[str, int] = NONE
+    ) -> None:
         """Everything up to, and without, the program. Raises Fault; the caller clears."""
         paths, id = self._paths, record.id
         live, home = paths.live(id), paths.container(id)
@@ -146,7 +150,11 @@ class Preparation:
                 overlay.mount(list(reversed(layers)), home / "upper", home / "work", target)
 
     def supervise(
-        self, record: ContainerRecord, request: ContainerRequest, image: StoredImage, restarts: int
+        self,
+        record: ContainerRecord,
+        request: ContainerRequest,
+        image: StoredImage,
+        restarts: Mapping[str, int],
     ) -> dict[str, Any]:
         """The content of supervise.json."""
         config = image.config.get("config") or {}

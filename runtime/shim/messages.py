@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ class State:
 
     `phase` is a word of runtime.interface.Phase, `health` one of runtime.interface.Health. `pid` is 0 while
     nothing runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts`
-    counts since the container's creation; `next_start_at` is 0 outside backoff. The start times are in clock
-    ticks since boot: a process is the one meant only when pid and start time agree.
+    counts since the container's creation, `restart_reasons` the same by supervise.REASONS; `next_start_at` is
+    0 outside backoff. The start times are in clock ticks since boot: a process is the one meant only when pid
+    and start time agree.
     """
 
     id: str = ""
@@ -114,6 +115,7 @@ class State:
     log_dropped: int = 0  # bytes of output lost to a full disk
     bundle: str = ""
     cgroup: str = ""
+    restart_reasons: Mapping[str, int] = field(default_factory=dict)
 
     def _asdict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -122,6 +124,7 @@ class State:
 
 def state_document(state: State) -> dict[str, Any]:
     document = {name: getattr(state, name) for name in _STATE_FIELDS}
+    document["restart_reasons"] = dict(state.restart_reasons)
     document["health_log"] = [
         {
             "started_at": r.started_at,
@@ -164,11 +167,12 @@ def supervise_document(
     log_max_files: int,
     tty: bool,
     stdin_open: bool,
-    restarts: int,
+    restarts: Mapping[str, int],
     events_socket: str,
 ) -> dict[str, Any]:
     """What a shim must know besides config.json. `restart` and `probe` are the fields of RestartRequest and
-    ProbeRequest; `cgroup` is relative to each hierarchy's root; sizes are bytes, times seconds."""
+    ProbeRequest; `restarts` counts by reason what went before; `cgroup` is relative to each hierarchy's root;
+    sizes are bytes, times seconds."""
     return {
         "v": VERSION,
         "id": id,
@@ -182,7 +186,8 @@ def supervise_document(
         "log_max_files": log_max_files,
         "tty": tty,
         "stdin_open": stdin_open,
-        "restarts": restarts,
+        "restarts": sum(restarts.values()),
+        "restart_reasons": dict(restarts),
         "events_socket": events_socket,
     }
 

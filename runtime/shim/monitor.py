@@ -108,6 +108,7 @@ class Monitor:
                 shim_pid=os.getpid(),
                 shim_start=pidfd.start_time(os.getpid()),
                 restarts=int(self.document.get("restarts") or 0),
+                restart_reasons=self.document.get("restart_reasons") or {},
                 bundle=bundle.path,
                 cgroup=self.cgroup,
             )
@@ -236,7 +237,11 @@ class Monitor:
             self._finish("leave")
             return
         self._memory = decision.memory
-        self._record["restarts"] += 1
+        why = supervise.reason(end, started=self._failure is None, oom=self._record["oom_killed"])
+        reasons = self._record["restart_reasons"]
+        self._record.update(
+            restarts=self._record["restarts"] + 1, restart_reasons={**reasons, why: reasons.get(why, 0) + 1}
+        )
         self.phase = supervise.advance(self.phase, "retry")
         if decision.delay <= 0:
             self.start()

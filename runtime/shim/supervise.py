@@ -128,6 +128,24 @@ def restart_policy(document: Mapping[str, Any]) -> RestartPolicy:
     )
 
 
+#: Why a container was started anew, for its record: it could not be started, its probe failed, the kernel
+#: killed it for memory, it was killed by a signal, it failed, it ended well.
+REASONS = ("start", "unhealthy", "oom", "signal", "failure", "success")
+
+
+def reason(end: End, *, started: bool, oom: bool) -> str:
+    """The one of REASONS that names this end. 128 + signal is what a program that was killed exits with."""
+    if not started:
+        return "start"
+    if end.unhealthy:
+        return "unhealthy"
+    if oom:
+        return "oom"
+    if end.exit_code > 128:
+        return "signal"
+    return "failure" if end.exit_code else "success"
+
+
 def after_end(policy: RestartPolicy, memory: RestartMemory, end: End) -> Restart | Leave:
     """What follows the end of a run that nobody asked for."""
     failed = end.exit_code != 0 or end.unhealthy

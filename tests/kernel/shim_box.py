@@ -52,7 +52,7 @@ class Box:
             log_max_files=3,
             tty=False,
             stdin_open=False,
-            restarts=0,
+            restarts={},
             events_socket=str(directory / "run" / "events.sock"),
         )
         self.config: dict[str, Any] = {

@@ -230,7 +230,9 @@ def test_sigterm_to_the_shim_ends_the_container_without_an_exit_record(container
 
 
 def test_a_killed_program_runs_again_within_100_ms(container: Box) -> None:
-    first = container.spawn("sleep 1000", restart={"policy": "always"}, restarts=4)
+    first = container.spawn(
+        "sleep 1000", restart={"policy": "always"}, restarts=4, restart_reasons={"oom": 4}
+    )
     container.zygote.close()  # as when the agent is stopped
     took = []
     for count in range(3):
@@ -246,6 +248,7 @@ def test_a_killed_program_runs_again_within_100_ms(container: Box) -> None:
     assert min(took) < 0.1
     state = container.state()
     assert (state.restarts, state.exit_code, state.shim_pid) == (7, 137, first.shim_pid)
+    assert state.restart_reasons == {"oom": 4, "signal": 3}
 
 
 def test_restarts_are_spaced_ever_further(container: Box) -> None:

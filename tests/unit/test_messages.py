@@ -22,8 +22,14 @@ SUPERVISE = (
     b'"tty":false,"stdin_open":false,"restarts":2,"events_socket":"/run/stead/events.sock"}'
 )
 
+#: The same, written since restarts are counted by reason.
+COUNTED_STATE = STATE[:-1] + b',"restart_reasons":{"oom":2,"unhealthy":1}}'
+COUNTED_SUPERVISE = SUPERVISE.replace(
+    b'"restarts":2,', b'"restarts":2,"restart_reasons":{"oom":1,"signal":1},'
+)
 
-def state() -> messages.State:
+
+def state(**reasons: int) -> messages.State:
     return messages.State(
         id="0123456789abcdef",
         name="shop/web",
@@ -44,14 +50,16 @@ def state() -> messages.State:
         log_dropped=7,
         bundle="/var/lib/stead/containers/0123456789abcdef",
         cgroup="stead.slice/0123456789abcdef",
+        restart_reasons=reasons,
     )
 
 
 def test_a_state_record_has_these_bytes() -> None:
-    assert messages.encode(messages.state_document(state())) == STATE
+    assert messages.encode(messages.state_document(state(oom=2, unhealthy=1))) == COUNTED_STATE
 
 
-def test_a_state_record_of_this_release_can_be_read() -> None:
+def test_state_records_of_this_and_older_releases_can_be_read() -> None:
+    assert messages.state_from(messages.decode(COUNTED_STATE)) == state(oom=2, unhealthy=1)
     assert messages.state_from(messages.decode(STATE)) == state()
 
 
@@ -86,10 +94,10 @@ def test_a_supervise_document_has_these_bytes() -> None:
         log_max_files=3,
         tty=False,
         stdin_open=False,
-        restarts=2,
+        restarts={"oom": 1, "signal": 1},
         events_socket="/run/stead/events.sock",
     )
-    assert messages.encode(document) == SUPERVISE
+    assert messages.encode(document) == COUNTED_SUPERVISE
 
 
 def test_an_index_record_has_these_bytes() -> None:

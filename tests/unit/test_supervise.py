@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.shim.supervise import (
+    REASONS,
     TRANSITIONS,
     End,
     HealthMemory,
@@ -18,6 +19,7 @@ from runtime.shim.supervise import (
     begin_health,
     health_policy,
     on_unhealthy,
+    reason,
     restart_policy,
     well_for,
 )
@@ -187,3 +189,20 @@ def test_a_decision_to_restart_prints() -> None:
     decision = after_end(RestartPolicy(), RestartMemory(), FAILED)
     assert isinstance(decision, Restart)
     assert str(decision) == "Restart(delay=0.0, memory=RestartMemory(streak=1, attempts=1))"
+
+
+@pytest.mark.parametrize(
+    ("end", "started", "oom", "why"),
+    [
+        (End(127), False, False, "start"),
+        (End(0, unhealthy=True), True, False, "unhealthy"),
+        (End(137, unhealthy=True), True, True, "unhealthy"),
+        (End(137), True, True, "oom"),
+        (End(143), True, False, "signal"),
+        (End(1), True, False, "failure"),
+        (End(0), True, False, "success"),
+    ],
+)
+def test_every_end_has_one_reason(end: End, started: bool, oom: bool, why: str) -> None:
+    assert reason(end, started=started, oom=oom) == why
+    assert why in REASONS
