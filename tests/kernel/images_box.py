@@ -204,11 +204,11 @@ def tree(root: Path) -> dict[str, tuple[Any, ...]]:
 
 
 class LocalRegistry:
-    """Debian's docker-registry on a free loopback port."""
+    """Debian's docker-registry on a loopback port: a free one unless it is told."""
 
-    def __init__(self, directory: Path, *, htpasswd: Path | None = None, maxreads: str = "") -> None:
+    def __init__(self, directory: Path, *, htpasswd: Path | None = None, port: int = 0) -> None:
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", port))
             self.port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         directory.mkdir(parents=True)
