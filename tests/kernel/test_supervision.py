@@ -1,0 +1,311 @@
+"""Containers under their shims, from request to outcome: restarts, stops, health, logs. Needs root."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import logs
+from runtime.interface import ProbeRequest, RestartRequest
+from runtime.linux import pidfd
+from specs.values import ImageRef
+from tests.kernel.engine_box import Engine, engine
+from tests.kernel.images_box import Layout, directory, file, layer, symlink
+from tests.kernel.shim_box import BUSYBOX, until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with engine(tmp_path_factory.mktemp("supervision")) as made:
+        yield made
+
+
+def gone(box: Engine, name: str) -> bool:
+    return not pidfd.is_alive(box.state(name).shim_pid, box.state(name).shim_start)
+
+
+# ---------------------------------------------------------------- restarts
+
+
+@pytest.mark.parametrize(
+    ("policy", "count", "code", "restarts"),
+    [
+        ("no", 0, 1, 0),
+        ("on-failure", 0, 0, 0),
+        ("on-failure", 2, 1, 2),
+        ("always", 0, 0, None),
+        ("always", 0, 1, None),
+        ("unless-stopped", 0, 0, None),
+    ],
+)
+def test_the_policy_decides_who_is_restarted(
+    box: Engine, policy: str, count: int, code: int, restarts: int | None
+) -> None:
+    """None: for ever."""
+    name = box.start(f"exit {code}", restart=RestartRequest(policy, count, initial=0.01, max=0.02))
+    if restarts is None:
+        until(lambda: box.state(name).restarts >= 4)
+    else:
+        state = box.result(name).state
+        assert state is not None
+        assert (state.phase, state.exit_code, state.restarts) == ("exited", code, restarts)
+    box.runtime.remove_container(name)
+
+
+def starts(box: Engine, name: str, count: int) -> list[float]:
+    """When the program said its first word, in seconds."""
+    until(lambda: box.output(name).count("begun") >= count)
+    return [at / 1e9 for at, _, line in logs.read(box.home(name) / "log") if line == b"begun\n"][:count]
+
+
+def test_the_first_restart_is_at_once_and_each_later_one_waits_twice_as_long(box: Engine) -> None:
+    name = box.start("echo begun", restart=RestartRequest("always", initial=0.1, max=0.4))
+    moments = starts(box, name, 6)
+    pauses = [after - before for before, after in itertools.pairwise(moments)]
+    for pause, least in zip(pauses, (0.0, 0.1, 0.2, 0.4, 0.4), strict=True):
+        assert least <= pause < least + 0.3
+    assert pauses[0] < 0.1
+    box.runtime.remove_container(name)
+
+
+def test_a_run_that_was_long_enough_makes_the_next_restart_immediate(box: Engine) -> None:
+    restart = RestartRequest("always", initial=5.0, max=5.0, reset_after=0.1)
+    name = box.start("echo begun; sleep 0.15", restart=restart)
+    moments = starts(box, name, 4)
+    assert moments[-1] - moments[0] < 2.0
+    box.runtime.remove_container(name)
+
+
+def test_a_stop_wins_over_a_restart_that_is_under_way(box: Engine) -> None:
+    for _ in range(8):
+        name = box.start("true", restart=RestartRequest("always", initial=0.0, max=0.0))
+        until(lambda name=name: box.state(name).restarts >= 2)
+        box.runtime.stop_container(name)
+        assert box.runtime.observe().containers[name].phase == "stopped"
+        assert box.runtime._cgroups.pids(f"stead.slice/{box.id(name)}") == []
+        box.runtime.remove_container(name)
+
+
+def test_the_count_of_restarts_outlives_a_stop_and_a_power_cut(box: Engine) -> None:
+    name = box.start("sleep 1000", restart=RestartRequest("always", initial=0.01))
+    for count in (1, 2):
+        os.kill(box.state(name).pid, signal.SIGKILL)
+        until(lambda count=count: box.state(name).restarts == count and box.state(name).phase == "running")
+    box.runtime.stop_container(name)
+    box.runtime.start_container(name)
+    assert box.state(name).restarts == 2
+    state = box.state(name)  # a power cut: no shim, nothing under /run, no word of an end
+    os.kill(state.shim_pid, signal.SIGKILL)
+    until(lambda: not pidfd.is_alive(state.shim_pid, state.shim_start))
+    box.runtime.containers._preparation.clear(box.id(name))
+    box.runtime.start_container(name)
+    assert box.state(name).restarts == 2
+    box.runtime.remove_container(name)
+
+
+# ---------------------------------------------------------------- stop
+
+
+def test_pid_1_without_a_handler_is_killed_after_the_grace_period(box: Engine) -> None:
+    """The kernel drops signals to a namespace's init that it has no handler for: pid_namespaces(7)."""
+    name = box.start("sleep", "1000", stop_grace_period=0.3)
+    began = time.monotonic()
+    box.runtime.stop_container(name)
+    assert 0.3 <= time.monotonic() - began < 2.0
+    assert box.runtime.observe().containers[name].exit_code == 137
+    box.runtime.remove_container(name)
+
+
+def test_a_program_that_handles_its_stop_signal_has_its_own_exit_code(box: Engine) -> None:
+    for wanted, name_in_shell in (
+        ("SIGTERM", "TERM"),
+        ("SIGQUIT", "QUIT"),
+        ("SIGRTMIN+3", "37"),
+        ("SIGRTMAX-1", "63"),
+    ):
+        script = f"trap 'exit 9' {name_in_shell}; echo ready; while :; do sleep 0.02; done"
+        name = box.start(script, stop_signal="" if wanted == "SIGTERM" else wanted, stop_grace_period=10.0)
+        until(lambda name=name: "ready" in box.output(name))
+        box.runtime.stop_container(name)
+        assert box.runtime.observe().containers[name].exit_code == 9, wanted
+        box.runtime.remove_container(name)
+
+
+def test_a_program_that_is_killed_by_a_signal_has_128_plus_its_number(box: Engine) -> None:
+    name = box.start("sleep 1000; true")
+    (child,) = [
+        pid for pid in box.runtime._cgroups.pids(f"stead.slice/{box.id(name)}") if pid != box.state(name).pid
+    ]
+    os.kill(child, signal.SIGKILL)
+    assert box.result(name).code == 0
+    box.runtime.remove_container(name)
+    assert box.run("kill -9 $$; exec env false").code == 1  # PID 1 cannot kill itself
+    name = box.start("sleep 1000", pid_mode="host")
+    os.kill(box.state(name).pid, signal.SIGUSR1)
+    assert box.result(name).code == 128 + signal.SIGUSR1
+    box.runtime.remove_container(name)
+
+
+# ---------------------------------------------------------------- health
+
+SOON = {"interval": 0.05, "start_interval": 0.05, "timeout": 5.0, "retries": 2}
+
+
+def test_a_probe_runs_as_the_container_does_and_its_last_results_are_kept(box: Engine) -> None:
+    probe = ProbeRequest(shell="id -u; pwd; echo $WHO; head -c 5000 /dev/zero | tr '\\0' x", **SOON)
+    name = box.start("sleep 1000", probe=probe, user="web", working_dir="/tmp", environment={"WHO": "me"})
+    until(lambda: len(box.state(name).health_log) == 5)
+    first = box.state(name).health_log[0].started_at
+    until(lambda: box.state(name).health_log[0].started_at > first)
+    state = box.state(name)
+    assert (state.health, len(state.health_log)) == ("healthy", 5)
+    for result in state.health_log:
+        assert result.exit_code == 0
+        assert len(result.output) == 4096
+        assert result.output.startswith("1000\n/tmp\nme\nxxx")
+        assert result.finished_at >= result.started_at > 0
+    box.runtime.remove_container(name)
+
+
+def test_failures_in_the_start_period_do_not_count_and_a_success_ends_it(box: Engine) -> None:
+    probe = ProbeRequest(shell="test -e /tmp/up", start_period=60.0, on_failure="none", **SOON)
+    name = box.start("sleep 1000", probe=probe)
+    until(lambda: len(box.state(name).health_log) == 5)
+    assert box.state(name).health == "starting"
+    up = box.paths.rootfs(box.id(name)) / "tmp/up"
+    up.touch()
+    until(lambda: box.state(name).health == "healthy")
+    up.unlink()
+    until(lambda: box.state(name).health == "unhealthy")
+    box.runtime.remove_container(name)
+
+
+def test_a_late_probe_is_killed_with_all_that_it_started_wherever_that_went(box: Engine) -> None:
+    daemon = "(setsid sh -c 'sleep 1000 & setsid sleep 1000 & exit' &); sleep 1000 & sleep 1000"
+    probe = ProbeRequest(shell=daemon, timeout=0.3, interval=60.0, start_interval=0.05, on_failure="none")
+    name = box.start("sleep 1000 & wait", probe=probe)
+    until(lambda: len(box.runtime._cgroups.pids(f"stead.slice/{box.id(name)}")) >= 6)
+    until(lambda: box.state(name).health_log)
+    assert "no answer within 0.3 s" in box.state(name).health_log[0].output
+    until(lambda: len(box.runtime._cgroups.pids(f"stead.slice/{box.id(name)}")) == 2)
+    assert box.runtime.observe().containers[name].phase == "running"
+    box.runtime.remove_container(name)
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "phase"), [("restart", "running"), ("stop", "exited"), ("none", "running")]
+)
+def test_what_follows_a_failed_probe_is_as_asked_for(box: Engine, on_failure: str, phase: str) -> None:
+    probe = ProbeRequest(shell="test ! -e /tmp/down", on_failure=on_failure, **SOON)
+    name = box.start(
+        "rm -f /tmp/down; trap 'exit 0' TERM; while :; do sleep 0.02; done",
+        probe=probe,
+        restart=RestartRequest("always", initial=0.01),
+        stop_grace_period=5.0,
+    )
+    until(lambda: box.state(name).health == "healthy")
+    (box.paths.rootfs(box.id(name)) / "tmp/down").touch()
+    if on_failure == "restart":
+        until(lambda: box.state(name).restarts == 1 and box.state(name).health == "healthy")
+    elif on_failure == "stop":
+        until(lambda: gone(box, name))
+    else:
+        until(lambda: box.state(name).health == "unhealthy")
+    seen = box.runtime.observe().containers[name]
+    assert (seen.phase, seen.restarts) == (phase, 1 if on_failure == "restart" else 0)
+    box.runtime.remove_container(name)
+
+
+def test_the_images_own_words_hold_unless_the_request_overrides_them(box: Engine, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    items = [directory("bin"), directory("tmp"), file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)]
+    items += [symlink(f"bin/{name}", "busybox") for name in ("sh", "sleep", "env", "pwd")]
+    config = {
+        "Entrypoint": ["sh", "-c"],
+        "Cmd": ["env; pwd; trap 'exit 4' INT; while :; do sleep 0.02; done"],
+        "Env": ["FROM=image", "PATH=/bin"],
+        "WorkingDir": "/tmp",
+        "User": "12:34",
+        "StopSignal": "SIGINT",
+        "Healthcheck": {"Test": ["CMD-SHELL", "echo by $(env | grep FROM)"], "Interval": 50_000_000},
+    }
+    layout.image([layer(*items)], config=config)
+    reference = ImageRef.parse("tests/words:1")
+    box.runtime.import_image(tmp_path / "layout", reference)
+    name = box.create(image=reference, stop_grace_period=10.0, command=None)
+    box.runtime.start_container(name)
+    until(lambda: box.state(name).health == "healthy")
+    assert box.state(name).health_log[-1].output == "by FROM=image\n"
+    assert {"FROM=image", "PATH=/bin", "/tmp"} <= set(box.output(name).splitlines())
+    assert box.config(name)["process"]["user"]["uid"] == 12
+    box.runtime.stop_container(name)
+    assert box.runtime.observe().containers[name].exit_code == 4
+    box.runtime.remove_container(name)
+    name = box.create(
+        image=reference,
+        command=("pwd",),
+        working_dir="/bin",
+        probe=ProbeRequest(disabled=True),
+        entrypoint=(),
+    )
+    box.runtime.start_container(name)
+    assert box.result(name).text == "/bin\n"
+    box.runtime.remove_container(name)
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_a_reader_that_does_not_read_never_holds_up_the_program(box: Engine) -> None:
+    name = box.create("echo first; yes 0123456789abcdef | head -c 34000000; echo last")
+    box.runtime.start_container(name)
+    until(lambda: list(itertools.islice(logs.read(box.home(name) / "log"), 1)))
+    reader = logs.read(box.home(name) / "log", follow=True)
+    next(reader)  # and no further until the program has ended
+    result = box.runtime.observe().containers[name]
+    until(lambda: gone(box, name), timeout=30)
+    assert result.name == name
+    size = sum(path.stat().st_size for path in (box.home(name) / "log").iterdir())
+    assert 20 << 20 < size < 32 << 20  # three files of 10 MiB, with their index
+    *_, (_, _, last) = reader
+    assert last == b"last\n"
+    assert json.loads((box.home(name) / "supervise.json").read_text())["log_max_files"] == 3
+    box.runtime.remove_container(name)
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from runtime.local import LocalRuntime
+from runtime.paths import Paths
+runtime = LocalRuntime(Paths(Path(sys.argv[1]), Path(sys.argv[2])), pool="10.214.0.0/16")
+runtime.start_container(sys.argv[3])
+print("started", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_program_writes_on_when_the_process_that_started_it_is_killed(box: Engine) -> None:
+    name = box.create("n=0; while :; do n=$((n + 1)); echo $n; sleep 0.01; done")
+    arguments = [sys.executable, "-c", OWNER, str(box.paths.root), str(box.paths.run), name]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"started\n"
+        owner.kill()
+    count = len(box.output(name).splitlines())
+    until(lambda: len(box.output(name).splitlines()) > count + 20)
+    numbers = [int(line) for line in box.output(name).splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert box.state(name).restarts == 0
+    box.runtime.remove_container(name)
