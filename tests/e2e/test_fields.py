@@ -1,0 +1,186 @@
+"""What a spec asks for is what the program in the container finds: fields, from the file to the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tests.e2e.conftest import Node
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+    pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="needs a device to hand on"),
+]
+
+SPEC = """
+x-quiet: &quiet
+  image: busy:1
+  command: sleep 1000
+  stop_grace_period: 0s
+network:
+  n: {subnet: 10.213.44.0/24, gateway: 10.213.44.254, mtu: 1400, labels: {net: one}}
+volume:
+  v: {labels: [vol=two]}
+container:
+  one:
+    <<: *quiet
+    user: 1000:1001
+    group_add: [2000]
+    hostname: someone
+    domainname: example.org
+    environment: {VERSION: 1.10, MODE: 0644, COUNTRY: NO, TIME: 22:22, EMPTY: ""}
+    env_file: [more.env]
+    working_dir: /made/here
+    labels: {a.b: c}
+    annotations: {org.example.who: me}
+    expose: [80, 53/udp]
+    networks:
+      n: {aliases: [first], ipv4_address: 10.213.44.7, mac_address: "02:42:ac:11:65:43"}
+    dns: [192.0.2.1]
+    dns_search: [search.example]
+    dns_opt: [ndots:3]
+    extra_hosts: ["other:192.0.2.9", "host:host-gateway"]
+    cap_drop: [ALL]
+    cap_add: [CHOWN]
+    security_opt: [no-new-privileges]
+    ulimits: {nofile: 99, core: {soft: 0, hard: 0}}
+    sysctls: {net.ipv4.ip_default_ttl: 33}
+    shm_size: 1m
+    stop_signal: SIGINT
+    logging: {options: {max-size: 4k, max-file: 2}}
+    restart: on-failure:3
+    restart_backoff: {initial: 1s, max: 5m, reset_after: 1m}
+    cpus: 0.5
+    memory: 64m
+    memory_swap: 64m
+    pids: 20
+  two:
+    <<: *quiet
+    entrypoint: [/bin/busybox]
+    read_only: true
+    tmpfs: ["/t:size=1m,mode=755", /u]
+    volumes:
+      - v:/v
+      - ./conf:/conf:ro
+      - {type: tmpfs, target: /w, read_only: true, tmpfs: {size: 2m, mode: 0700}}
+    privileged: true
+    network_mode: none
+    tty: true
+    devices: ["/dev/null:/dev/nothing:r"]
+  three:
+    <<: *quiet
+    network_mode: host
+    pid: host
+    ipc: host
+    uts: host
+    replicas: 2
+    security_opt: [seccomp=unconfined]
+    devices: ["/dev/loop-control:/dev/loops:r"]
+"""
+
+INSIDE = {
+    "user": ("one", "id -u; id -g; id -G", "1000\n1001\n1001 2000"),
+    "hostname": ("one", "hostname", "someone"),
+    "domainname": ("one", "cat /proc/sys/kernel/domainname", "example.org"),
+    "environment": (
+        "one",
+        'echo "$VERSION $MODE $COUNTRY $TIME [$EMPTY] $MORE"',
+        "1.10 0644 NO 22:22 [] x y",
+    ),
+    "working_dir": ("one", "pwd", "/made/here"),
+    "ipv4_address": ("one", "ip -o -4 addr show eth0 | grep -o 'inet [^ ]*'", "inet 10.213.44.7/24"),
+    "mac_address": ("one", "cat /sys/class/net/eth0/address", "02:42:ac:11:65:43"),
+    "mtu": ("one", "cat /sys/class/net/eth0/mtu", "1400"),
+    "gateway": ("one", "ip route | grep -o 'default via [^ ]*'", "default via 10.213.44.254"),
+    "aliases": ("one", "grep -c '^10.213.44.7.*\\bfirst\\b' /etc/hosts", "1"),
+    "dns": (
+        "one",
+        "cat /etc/resolv.conf | grep -v '^#'",
+        "nameserver 192.0.2.1\nsearch search.example\noptions ndots:3",
+    ),
+    "extra_hosts": (
+        "one",
+        "grep -E '(other|host)$' /etc/hosts | grep -v local",
+        "192.0.2.9\tother\n10.213.44.254\thost",
+    ),
+    "capabilities": ("one", "grep CapBnd /proc/self/status | cut -f 2", "0000000000000001"),
+    "no-new-privileges": ("one", "grep NoNewPrivs /proc/self/status | cut -f 2", "1"),
+    "seccomp": ("one", "grep '^Seccomp:' /proc/self/status | cut -f 2", "2"),
+    "ulimits": ("one", "ulimit -n; ulimit -c", "99\n0"),
+    "sysctls": ("one", "cat /proc/sys/net/ipv4/ip_default_ttl", "33"),
+    "shm_size": ("one", "df -k /dev/shm | awk 'NR==2 {print $2}'", "1024"),
+    "read_only": (
+        "two",
+        "touch /x 2>&1; touch /v/x && echo written",
+        "touch: /x: Read-only file system\nwritten",
+    ),
+    "tmpfs": (
+        "two",
+        "stat -c %a /t /u /w; df -k /t /w | awk 'NR>1 {print $2}'",
+        "755\n1777\n700\n1024\n2048",
+    ),
+    "bind": ("two", "cat /conf/c; touch /conf/x 2>&1", "content\ntouch: /conf/x: Read-only file system"),
+    "read-only tmpfs": ("two", "touch /w/x 2>&1", "touch: /w/x: Read-only file system"),
+    "privileged": (
+        "two",
+        "cd /proc; grep '^Seccomp:' self/status | cut -f 2; test -w sys/kernel/shmmax && echo all",
+        "0\nall",
+    ),
+    "no network": ("two", "ls /sys/class/net", "lo"),
+    "entrypoint": ("two", "tr '\\0' ' ' </proc/1/cmdline", "/bin/busybox sleep 1000 "),
+    "tty": ("two", "readlink /proc/1/fd/1", "/dev/pts/0"),
+    "a device": (
+        "three-1",
+        ": </dev/loops && echo read; : >/dev/loops",
+        "read\nsh: can't create /dev/loops: Operation not permitted",
+    ),
+    "shared pids": (
+        "three-2",
+        "test -d /proc/$PPID && test $(ls /proc | grep -c '^[0-9]') -gt 3 && echo many",
+        "many",
+    ),
+    "seccomp off": ("three-1", "grep '^Seccomp:' /proc/self/status | cut -f 2", "0"),
+}
+
+
+def test_each_field_has_its_effect(node: Node) -> None:
+    (node.specs / "all.yaml").write_text(SPEC)
+    (node.specs / "more.env").write_text("MORE='x y'\n")
+    (node.specs / "conf").mkdir()
+    (node.specs / "conf" / "c").write_text("content\n")
+    node.stead("apply", str(node.specs))
+    found = {}
+    for field, (name, script, _) in INSIDE.items():
+        tools = 'for t in $(/bin/busybox --list); do alias $t="/bin/busybox $t"; done\n'
+        found[field] = node.stead("exec", name, "sh", "-c", f"{tools}{script}", code=None).strip("\n")
+    assert found == {field: expected.strip("\n") for field, (_, _, expected) in INSIDE.items()}
+    shared_names(node)
+    what_people_see(node)
+    assert node.stead("plan", str(node.specs)) == "nothing to do\n"
+
+
+def shared_names(node: Node) -> None:
+    for kind in ("ipc", "uts", "net", "pid"):
+        own = os.readlink(f"/proc/self/ns/{kind}")
+        asked = node.stead("exec", "three-1", "/bin/busybox", "readlink", f"/proc/self/ns/{kind}")
+        assert asked.strip() == own
+
+
+def what_people_see(node: Node) -> None:
+    seen = json.loads(node.stead("inspect", "container", "one"))
+    assert seen["request"]["labels"] == {"a.b": "c"}
+    assert seen["request"]["expose"] == ["80/tcp", "53/udp"]
+    assert seen["config"]["annotations"]["org.example.who"] == "me"
+    supervise = json.loads((node.base / "root/containers" / seen["id"] / "supervise.json").read_text())
+    assert supervise["stop_signal"] == "SIGINT"
+    assert supervise["restart"] == {
+        "policy": "on-failure", "max_retries": 3, "initial": 1.0, "max": 300.0, "reset_after": 60.0,
+    }  # fmt: skip
+    assert (supervise["log_max_size"], supervise["log_max_files"]) == (4096, 2)
+    assert json.loads(node.stead("inspect", "network", "default/n"))["labels"] == {"net": "one"}
+    assert json.loads(node.stead("inspect", "volume", "default/v"))["labels"] == {"vol": "two"}
