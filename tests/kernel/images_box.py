@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -19,10 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.database import Database
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.linux import mounts, overlay
 from runtime.paths import Paths
+from specs.values import ImageRef
+
+needs_registry = pytest.mark.skipif(
+    not (shutil.which("docker-registry") and shutil.which("skopeo")),
+    reason="needs docker-registry and skopeo",
+)
+needs_umoci = pytest.mark.skipif(not shutil.which("umoci"), reason="needs umoci")
 
 # ---------------------------------------------------------------- the store under test
 
@@ -62,6 +72,19 @@ class Box:
         finally:
             mounts.unmount(place / "merged")
             subprocess.run(["rm", "-rf", str(place)], check=True)
+
+
+@contextlib.contextmanager
+def store(base: Path) -> Iterator[Box]:
+    """A box that must be left tidy."""
+    made = Box(base)
+    yield made
+    assert made.leftovers() == []
+    made.close()
+
+
+def ref(text: str) -> ImageRef:
+    return ImageRef.parse(text)
 
 
 # ---------------------------------------------------------------- layers
@@ -107,6 +130,31 @@ def layer(*items: Item, form: int = tarfile.PAX_FORMAT) -> bytes:
             archive.addfile(info, io.BytesIO(data) if data else None)
     return buffer.getvalue()
 
+
+#: A layer with something of every kind.
+BASE = layer(
+    directory("./"),
+    directory("etc"),
+    file("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+    file("etc/shadow", "x", mode=0o640, gid=42),
+    directory("tmp", mode=0o1777),
+    directory("var"),
+    directory("var/lib", uid=5, gid=6, mode=0o2775),
+    file("var/lib/data", b"d" * 200_000),
+    file("bin/su", "setuid", mode=0o4755),
+    file("bin/wall", "setgid", mode=0o2755, gid=5),
+    symlink("lib", "usr/lib"),
+    directory("gone"),
+    file("gone/a", "a"),
+    file("gone/b", "b"),
+    directory("full"),
+    file("full/one", "1"),
+    file("full/two", "2"),
+    file("replaced-by-directory", "was a file"),
+    directory("replaced-by-file"),
+    file("replaced-by-file/inside", "x"),
+    symlink("replaced-link", "/etc"),
+)
 
 # ---------------------------------------------------------------- images
 
