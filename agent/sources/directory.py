@@ -9,6 +9,7 @@ everything is compared, since inotify may lose events.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import stat
 import time
@@ -28,6 +29,8 @@ from agent.sources.revision import (
     digest,
     relevant,
 )
+
+logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
 
 QUIET = 50  # ms without a change after which a burst has ended
 BURST = 500  # ms after which a burst that does not end is looked at all the same
@@ -64,7 +67,9 @@ def scan(root: Path) -> Signature:
                 continue
             try:
                 info = entry.stat()  # a symlink's target
-            except OSError:
+            except OSError as error:
+                if entry.is_symlink():
+                    raise Unreadable(f"cannot read {path}: it is a link to nothing") from error
                 continue
             if stat.S_ISREG(info.st_mode):
                 found[path] = (info.st_size, info.st_mtime_ns, info.st_ino, info.st_ctime_ns)

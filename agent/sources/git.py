@@ -444,4 +444,25 @@ def unpack(tar: tarfile.TarFile, target: Path) -> dict[str, bytes]:
             path = target / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(member.linkname)
+    files.update(_linked(target, [member.name for member in links if relevant(member.name)]))
+    return files
+
+
+def _linked(tree: Path, names: list[str]) -> dict[str, bytes]:
+    """What the links of these names lead to. Raises GitFailed where that is no file of the tree."""
+    files: dict[str, bytes] = {}
+    root = os.path.realpath(tree)
+    for name in names:
+        if not (tree / name).is_symlink():
+            raise GitFailed(f"cannot read {name}: it is a link that leaves the source")
+        real = os.path.realpath(tree / name)
+        if os.path.commonpath([real, root]) != root:
+            raise GitFailed(f"cannot read {name}: it is a link that leaves the source")
+        if os.path.isdir(real):
+            continue
+        if not os.path.isfile(real):
+            raise GitFailed(f"cannot read {name}: it is a link to nothing")
+        if os.path.getsize(real) > MAX_FILE_BYTES:
+            raise GitFailed(f"cannot read {name}: larger than {MAX_FILE_BYTES >> 20} MiB")
+        files[name] = Path(real).read_bytes()
     return files

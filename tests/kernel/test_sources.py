@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent.sources.directory import DirectorySource
+from agent.sources.directory import DirectorySource, Unreadable, read
 from agent.sources.git import GitSettings, GitSource, without_credentials
 from agent.sources.revision import Failure, Revision, Yield
 
@@ -167,6 +167,15 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
         assert isinstance(found, Failure) and "a.toml" in found.text and "leaves" in found.text
 
     follow(DirectorySource(root), act)
+
+
+def test_a_link_to_nothing_is_refused_and_one_inside_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("one")
+    (tmp_path / "b.toml").symlink_to("a.toml")
+    assert read(tmp_path)[0].files == {"a.toml": b"one", "b.toml": b"one"}
+    (tmp_path / "c.toml").symlink_to("nowhere.toml")
+    with pytest.raises(Unreadable, match=r"c\.toml: it is a link to nothing"):
+        read(tmp_path)
 
 
 def test_a_snapshot_is_never_a_mixture(tmp_path: Path) -> None:
@@ -378,6 +387,39 @@ def test_hooks_and_configuration_of_a_repository_are_not_run(tmp_path: Path) -> 
 
     follow(GitSource(GitSettings(str(work)), tmp_path / "mine"), act)
     assert not flag.exists()
+
+
+def test_a_spec_of_a_tree_may_be_a_link_to_another_file_of_it(tmp_path: Path) -> None:
+    work = checkout(tmp_path)
+    (work / "b.toml").symlink_to("dir/c.toml")
+    (work / "dir").mkdir()
+    (work / "dir" / "c.toml").symlink_to("../a.toml")
+    commit(work, {"a.toml": "one"})
+
+    def act(take: Callable[..., Any]) -> None:
+        assert take().files == dict.fromkeys(("a.toml", "b.toml", "dir/c.toml"), b"one")
+
+    follow(GitSource(GitSettings(str(work)), tmp_path / "mine"), act)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("../../x.toml", "leaves the source"),
+        ("/etc/passwd", "leaves the source"),
+        ("no.toml", "link to nothing"),
+    ],
+)
+def test_a_spec_of_a_tree_that_is_a_link_elsewhere_is_refused(target: str, why: str, tmp_path: Path) -> None:
+    work = checkout(tmp_path)
+    (work / "b.toml").symlink_to(target)
+    commit(work, {"a.toml": "one"})
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Failure) and "b.toml" in found.text and why in found.text
+
+    follow(GitSource(GitSettings(str(work)), tmp_path / "mine"), act)
 
 
 def test_links_in_a_tree_stay_inside(tmp_path: Path) -> None:
