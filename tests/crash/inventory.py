@@ -86,6 +86,8 @@ class Inventory:
         live = str(self.paths.run / "containers") + "/"
         seen: set[str] = set()
         for mount in mounts.table():
+            if mount.target == str(self.paths.root):
+                continue  # a file system of its own
             if not mount.target.startswith((str(self.paths.root) + "/", str(self.paths.run) + "/")):
                 continue
             id, _, what = mount.target.removeprefix(live).partition("/")
