@@ -86,7 +86,7 @@ def _problems(document: Document, data: Any, details: Any) -> list[Problem]:
         ):
             return [document.problem(path, f"{dotted(path)}: {NOT_YET}", at_key=True)]
         where = dotted(path[:-1]) or "the file"
-        hint = _unknown_hint(path)
+        hint = _unknown_hint(path, details.get("input"))
         return [document.problem(path, f"{where}: unknown key {str(path[-1])!r}", hint, at_key=True)]
     if isinstance(original, Mistakes):
         return [_mistake(document, path, mistake, at_key) for mistake in original.mistakes]
@@ -133,7 +133,7 @@ def _wording(details: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _unknown_hint(path: Path) -> str:
+def _unknown_hint(path: Path, value: Any) -> str:
     word = str(path[-1])
     known = _known_keys(path[:-1])
     if word in ELSEWHERE and (len(path) == 1 or path[0] == "container"):
@@ -141,7 +141,9 @@ def _unknown_hint(path: Path) -> str:
     near = nearest(word, known)
     if near or len(path) > 1:
         return near
-    return f"an object stands in its kind's table, such as [container.{word}]; kinds are {', '.join(KINDS)}"
+    if isinstance(value, dict) and "image" in value:
+        return f"write [container.{word}]"
+    return f"known are project, {', '.join(KINDS)}; a file that is no spec is excluded in .steadignore"
 
 
 def _known_keys(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,21 @@ _TOML_TWICE = ("Cannot declare", "Cannot overwrite", "Cannot mutate", "Duplicate
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
 
+#: (part of tomllib's message, what stands before and after the place, what to do)
+_TOML_CURES: tuple[tuple[str, Callable[[str, str], bool], str], ...] = (
+    ("Invalid value", lambda _, rest: rest[:1].isalpha(), "text stands in quotes"),
+    ("Expected '='", lambda _, rest: rest[:1] == ":", "TOML writes key = value"),
+    ("Invalid initial character", lambda _, rest: not rest, "an inline table stands on one line"),
+    ("Illegal character '\\n'", lambda _, rest: not rest, "the closing quote is missing"),
+    (
+        "Expected newline",
+        lambda before, _: before[-1:] == "0",
+        "a mode is 0o755, other text stands in quotes",
+    ),
+    ("Expected newline", lambda _, rest: True, "one key a line; text stands in quotes"),
+)
+
+
 def _parse_toml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
     text = text.replace("\r\n", "\n")
     try:
@@ -77,7 +93,11 @@ def _toml_problem(file: str, text: str, message: str) -> Problem:
     else:
         line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
         message = match[1] if match is not None else message
-    return Problem(file, line, column, f"cannot read TOML: {message[:1].lower()}{message[1:]}")
+    lines = text.split("\n")
+    rest = lines[line - 1][column - 1 :] if line <= len(lines) else ""
+    before = lines[line - 1][: column - 1] if line <= len(lines) else ""
+    hint = next((cure for part, sign, cure in _TOML_CURES if part in message and sign(before, rest)), "")
+    return Problem(file, line, column, f"cannot read TOML: {message[:1].lower()}{message[1:]}", hint)
 
 
 # ---------------------------------------------------------------- YAML
@@ -167,6 +187,20 @@ def _indents(line: str) -> int:
     return len(line) - len(line.lstrip()) + line.count("-") + line.count("?")
 
 
+#: (part of libyaml's message, what to do)
+_YAML_CURES = (
+    (
+        "mapping values are not allowed",
+        "a blank follows a key's colon; text with a colon and a blank in it is quoted",
+    ),
+    ("cannot start any token", "YAML is indented with blanks; text that begins with @, ` or % is quoted"),
+    ("tab character", "YAML is indented with blanks"),
+    ("undefined alias", "text that begins with * is quoted"),
+    ("expected ',' or", "text with [ ] { } in it is quoted between brackets"),
+    ("did not find expected key", "keys of one table begin in one column"),
+)
+
+
 def _yaml_problem(file: str, text: str, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
@@ -175,7 +209,9 @@ def _yaml_problem(file: str, text: str, error: yaml.YAMLError) -> Problem:
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
-    return Problem(file, line, column, f"cannot read YAML: {what}" + (f" ({context})" if context else ""))
+    hint = next((cure for part, cure in _YAML_CURES if part in what), "")
+    where = f", {context}" if context else ""
+    return Problem(file, line, column, f"cannot read YAML: {what}{where}", hint)
 
 
 def _at(file: str, node: Any, text: str) -> Problem:

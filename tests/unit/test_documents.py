@@ -322,10 +322,11 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
             "1:11: project: 'Shop' is not a project name (lower case letters, digits and _ - "
             "inside, at most 63)",
         ),
+        ('[web]\nimage = "x"', "1:1: the file: unknown key 'web' (write [container.web])"),
         (
-            '[web]\nimage = "x"',
-            "1:1: the file: unknown key 'web' (an object stands in its kind's table, such as "
-            "[container.web]; kinds are image, container, network, volume, secret, config)",
+            "[tool.ruff]",
+            "1:2: the file: unknown key 'tool' (known are project, image, container, network, volume, "
+            "secret, config; a file that is no spec is excluded in .steadignore)",
         ),
         ("[services.web]", "1:2: the file: unknown key 'services' (write `container`)"),
         ("include = []", "1:1: include: not supported yet"),

@@ -136,6 +136,26 @@ def test_what_cannot_be_read_has_its_place(file: str, content: bytes | str, expe
     assert found.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "cure"),
+    [
+        ("a.toml", "a = nginx\n", "text stands in quotes"),
+        ("a.toml", 'a: "nginx"\n', "TOML writes key = value"),
+        ("a.toml", "a = { b = 1,\n c = 2 }\n", "an inline table stands on one line"),
+        ("a.toml", 'a = "x\nb = 1\n', "the closing quote is missing"),
+        ("a.toml", "a = 0644\n", "a mode is 0o755, other text stands in quotes"),
+        ("a.yaml", "a:\n  b:c\n  d: e\n", "a blank follows a key's colon"),
+        ("a.yaml", "a: echo b: c\n", "text with a colon and a blank in it is quoted"),
+        ("a.yaml", "a: @b\n", "text that begins with @, ` or % is quoted"),
+        ("a.yaml", "a: *b\n", "text that begins with * is quoted"),
+        ("a.yaml", "a: [${B}]\n", "text with [ ] { } in it is quoted between brackets"),
+        ("a.yaml", "a:\n  b: 1\n c: 2\n", "keys of one table begin in one column"),
+    ],
+)
+def test_a_common_slip_comes_with_its_cure(file: str, content: str, cure: str) -> None:
+    assert cure in problems_of(file, content)[0]
+
+
 def test_several_duplicate_keys_are_several_problems_and_the_first_one_holds() -> None:
     documents, problems = parse("a.yaml", b"a: 1\na: 2\nb: {c: 1, c: 2}\n")
     assert [(problem.line, problem.column) for problem in problems] == [(2, 1), (3, 11)]

@@ -234,6 +234,6 @@ def test_a_problem_in_one_file_keeps_all_of_the_source_from_being_taken() -> Non
 def test_a_problem_is_one_line_whatever_is_in_the_file() -> None:
     (found,) = read({"a.yaml": '"a\\nb\\e[2J": 1\n'})[1]
     assert found == (
-        "a.yaml:1:1: the file: unknown key 'a\\nb\\x1b[2J' (an object stands in its kind's table,"
-        " such as [container.a\\nb\\x1b[2J]; kinds are image, container, network, volume, secret, config)"
+        "a.yaml:1:1: the file: unknown key 'a\\nb\\x1b[2J' (known are project, image, container, network,"
+        " volume, secret, config; a file that is no spec is excluded in .steadignore)"
     )
