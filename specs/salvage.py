@@ -17,7 +17,6 @@ from specs.positions import Path
 
 #: Stands for what is missing; what is wrong with it is known already.
 _UNKNOWN = "unknown"
-_NO_MOUNT = {"type": "tmpfs", "target": "/unknown"}
 
 
 def salvage(data: dict[str, Any], wrong: Iterable[Path]) -> SpecFile | None:
@@ -57,7 +56,7 @@ def _cut(data: dict[str, Any], path: Path) -> None:
 def _cut_item(parent: Any, key: Any, index: Any) -> None:
     """Items behind the wrong one keep their numbers, or the whole list goes."""
     if key == "volumes":
-        parent[key][index] = _NO_MOUNT
+        parent[key][index] = {"type": "tmpfs", "target": f"/{_UNKNOWN}-{index}"}
     else:
         parent.pop(key, None)
 

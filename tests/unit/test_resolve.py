@@ -200,6 +200,20 @@ def test_one_mistake_hides_no_other_one() -> None:
     ]
 
 
+def test_what_stands_for_a_wrong_field_is_never_wrong_itself() -> None:
+    lines = (
+        'volumes = ["x", "y", { type = "bind" }, { type = 3, target = "/t" }]\nnetwork_mode = "x"\n'
+        'memory = "x"'
+    )
+    found = problems(
+        lines + '\nmemory_swap = "1g"\nuts = "x"\nhostname = "h"\nrestart = "x"\n[volume.v]\nq = 1'
+    )
+    assert [line.split(": ")[0] for line in found] == [
+        *("c.toml:4:12", "c.toml:4:17", "c.toml:4:22", "c.toml:4:50"),
+        *("c.toml:5:16", "c.toml:6:10", "c.toml:8:7", "c.toml:10:11", "c.toml:12:1"),
+    ]
+
+
 def test_a_mistake_that_aliases_repeat_is_one() -> None:
     text = (
         "x-base: &base {image: i, memory: lots}\n"
