@@ -209,12 +209,12 @@ def test_a_late_probe_is_killed_with_all_that_it_started_wherever_that_went(box:
 def test_what_follows_a_failed_probe_is_as_asked_for(box: Engine, on_failure: str, phase: str) -> None:
     probe = ProbeRequest(shell="test ! -e /tmp/down", on_failure=on_failure, **SOON)
     name = box.start(
-        "rm -f /tmp/down; trap 'exit 0' TERM; while :; do sleep 0.02; done",
+        "rm -f /tmp/down; trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done",
         probe=probe,
         restart=RestartRequest("always", initial=0.01),
         stop_grace_period=5.0,
     )
-    until(lambda: box.state(name).health == "healthy")
+    until(lambda: box.state(name).health == "healthy" and "ready" in box.output(name))
     (box.paths.rootfs(box.id(name)) / "tmp/down").touch()
     if on_failure == "restart":
         until(lambda: box.state(name).restarts == 1 and box.state(name).health == "healthy")
