@@ -10,6 +10,11 @@ agent=
 
 stead() { "$STEAD" --root "$state/root" --run "$state/run" "$@"; }
 
+# The number of a container's first process on this machine.
+pid_of() {
+    stead inspect container "$1" 2>/dev/null | sed -n 's/^  "pid": \([0-9]*\),$/\1/p'
+}
+
 end() {
     code=$?
     trap - EXIT INT TERM
@@ -56,7 +61,8 @@ while kill -0 "$agent" 2>/dev/null; do
 
 Try:  curl http://127.0.0.1:18080/
       edit $specs/hello.toml and save it
-      $STEAD --root $state/root --run $state/run exec hello/web sh -c 'kill 1'
+      kill -9 $(pid_of hello/web)  # what hello/web runs: its shim starts it again
+      $STEAD --root $state/root --run $state/run exec -it hello/web sh
       $STEAD --root $state/root --run $state/run history
 Ctrl-C removes the demo.
 TEXT

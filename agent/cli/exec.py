@@ -81,7 +81,7 @@ def _terminal(live: Path, process: dict[str, object]) -> int:
         signal.signal(signal.SIGWINCH, resize)
         tty.setraw(0)
         try:
-            _copy(session.fileno())
+            _copy(session.master)
             return session.wait()
         finally:
             termios.tcsetattr(0, termios.TCSAFLUSH, before)

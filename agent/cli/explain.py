@@ -1,5 +1,5 @@
-"""Effects: `stead explain NAME`: from the journal, what was done to a thing and why, and what keeps
-it from being done.
+"""Effects: `stead explain NAME`: from the journal, what was done to a thing and why (newest last), and what
+keeps it from being done.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         print(f"the journal knows nothing of {name}")
         return 1
     now = time.time()
-    print("\n".join(line(entry, now) for entry in actions))
+    print("\n".join(line(entry, now) for entry in sorted(actions, key=lambda entry: entry.id)))
     for reason in reasons:
         if reason.until is None:
             print(f"{table.age(now - reason.at)} ago: blocked: {reason.reason} [{reason.code}]")

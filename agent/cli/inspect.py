@@ -40,9 +40,15 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         "volume": observed.volumes,
         "image": observed.images,
     }
-    found = things[options.kind].get(name)
+    found = things[options.kind].get(name) or _by_last_part(things[options.kind], name)
     if found is None:
         known = ", ".join(sorted(things[options.kind])[:5]) or "none"
         raise Problem(f"there is no {options.kind} {options.name} (there: {known})")
     print(json.dumps(asdict(found), indent=1))
     return 0
+
+
+def _by_last_part(things: Mapping[str, Any], name: str) -> Any:
+    """The one thing of this name in whatever project, as containers are found; None for none or several."""
+    fits = [thing for full, thing in things.items() if full.rpartition("/")[2] == name]
+    return fits[0] if len(fits) == 1 else None

@@ -12,9 +12,13 @@ from runtime.shim import client
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from runtime.paths import Paths
     from runtime.records import ContainerRecord
+
+#: What a published port is where its record does not say: specs.values.PortBinding.
+PORT = {"host_ip": "", "host_port": 0, "container_port": 0, "protocol": "tcp"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,23 +30,33 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if options.json:
         print(json.dumps(rows, indent=1))
         return 0
-    head = ("NAME", "IMAGE", "STATE", "HEALTH", "FOR", "RESTARTS", "SOURCE")
+    head = ("NAME", "IMAGE", "STATE", "HEALTH", "FOR", "RESTARTS", "PORTS", "SOURCE")
     now = time.time()
     lines = []
     for row in rows:
         since = float(row["started_at"] or 0.0)
         lasted = table.age(now - since) if row["phase"] == "running" and since else "-"
-        state = f"{row['phase']} ({row['exit_code']})" if row["exit_code"] is not None else str(row["phase"])
+        code = f"{row['exit_code']}, out of memory" if row["oom_killed"] else str(row["exit_code"])
+        state = f"{row['phase']} ({code})" if row["exit_code"] is not None else str(row["phase"])
         health = str(row["health"]) if row["health"] not in ("", "none") else "-"
         image = str(row["image"]).removeprefix("docker.io/library/").removeprefix("docker.io/")
         shown = str(row["phase"]) if row["phase"] == "running" else state
-        cells = (row["name"], image, shown, health, lasted, row["restarts"], row["source"])
+        published = ports(row["ports"]) or "-"
+        cells = (row["name"], image, shown, health, lasted, row["restarts"], published, row["source"])
         lines.append([str(cell) for cell in cells])
     print(table.columns(head, lines))
     return 0
 
 
-def describe(paths: Paths, record: ContainerRecord) -> dict[str, str | int | float | None]:
+def ports(published: list[dict[str, Any]]) -> str:
+    """As Docker shows them: 127.0.0.1:8080->80/tcp."""
+    return ", ".join(
+        f"{item['host_ip'] or '0.0.0.0'}:{item['host_port']}->{item['container_port']}/{item['protocol']}"
+        for item in published
+    )
+
+
+def describe(paths: Paths, record: ContainerRecord) -> dict[str, Any]:
     """One container as JSON; `phase` as in runtime.interface.Phase."""
     state = attend.live_state(paths, record)
     ended = None if state else client.read_exit(paths.container(record.id))
@@ -58,6 +72,7 @@ def describe(paths: Paths, record: ContainerRecord) -> dict[str, str | int | flo
         "id": record.id,
         "image": record.image,
         "source": record.source,
+        "ports": [{**PORT, **item} for item in json.loads(record.request).get("ports", ())],
         "phase": phase,
         "pid": state.pid if state else 0,
         "health": state.health if state else "",

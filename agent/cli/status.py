@@ -61,7 +61,8 @@ def text(found: Any, now: float) -> str:
     for source in found["sources"]:
         good = table.age(now - source["last_success"]) + " ago" if source["last_success"] else "never"
         bad = len(source["errors"])
-        state = f"{bad} errors in {source['seen'][:12]}" if bad else source["fetch_error"] or "good"
+        errors = f"{bad} error{'s' if bad > 1 else ''} in {source['seen'][:12]}"
+        state = errors if bad else source["fetch_error"] or "good"
         rows.append((source["name"], source["revision"][:12] or "-", str(source["containers"]), good, state))
     lines += ["", table.columns(("SOURCE", "IN FORCE", "CONTAINERS", "CONVERGED", "NEWEST"), rows)]
     for source in found["sources"]:
