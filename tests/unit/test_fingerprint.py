@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 
 from specs.desired import (
-    Attachment,
     DesiredContainer,
     DesiredNetwork,
     DesiredVolume,
-    Device,
     IoLimit,
     Limits,
-    LogLimits,
     Probe,
     Restart,
-    Ulimit,
 )
 from specs.fingerprint import (
     changed_fields,
@@ -28,55 +24,11 @@ from specs.fingerprint import (
     show,
     volume_fingerprint,
 )
-from specs.values import MountPoint, PortBinding
+from tests.other_values import ADJUSTABLE, IDENTITY
 from tests.spec_text import container
 
 PLAIN = DesiredContainer("p/c", "docker.io/library/a:latest")
 
-IDENTITY: dict[str, Any] = {
-    "command": ("x",),
-    "entrypoint": (),
-    "environment": {"A": ""},
-    "working_dir": "/x",
-    "user": "1",
-    "group_add": ("1",),
-    "hostname": "h",
-    "domainname": "d",
-    "annotations": {"a": "b"},
-    "mounts": (MountPoint("volume", "p/v", "/d"),),
-    "networks": (Attachment("p/n"),),
-    "network_mode": "host",
-    "dns": ("1.1.1.1",),
-    "dns_search": ("a",),
-    "dns_opt": ("ndots:1",),
-    "extra_hosts": (("a", "1.1.1.1"),),
-    "read_only": True,
-    "privileged": True,
-    "cap_add": ("CAP_KILL",),
-    "cap_drop": ("CAP_KILL",),
-    "no_new_privileges": True,
-    "seccomp_unconfined": True,
-    "devices": (Device("/dev/a", "/dev/a"),),
-    "ulimits": (Ulimit("core", 0, 0),),
-    "sysctls": {"net.a": "1"},
-    "shm_size": 1,
-    "pid_mode": "host",
-    "ipc_mode": "host",
-    "uts_mode": "host",
-    "tty": True,
-    "stdin_open": True,
-}
-ADJUSTABLE: dict[str, Any] = {
-    "labels": {"a": ""},
-    "ports": (PortBinding("", 80, 80),),
-    "expose": ("80/tcp",),
-    "probe": Probe(tcp=":80"),
-    "restart": Restart("no"),
-    "stop_signal": "SIGINT",
-    "stop_grace_period": 1.0,
-    "logging": LogLimits(max_files=9),
-    "limits": Limits(memory=1 << 20),
-}
 #: What it is called, what is kept elsewhere, and what the planner reads by itself.
 NEITHER = {
     "name",
