@@ -135,9 +135,11 @@ def _objects(view: View) -> Iterator[Metric]:
 
 def _samples(view: View) -> Iterator[Metric]:
     labels = ["id", "name", "image"]
+    there = {item.id for item in view.observed.containers.values()}
+    samples = [item for item in view.samples if item.id in there]
     for name, (field, text) in _COUNTERS.items():
-        rows = [((item.id, item.name, item.image), float(getattr(item, field))) for item in view.samples]
+        rows = [((item.id, item.name, item.image), float(getattr(item, field))) for item in samples]
         yield _counter(name, text, labels, rows)
     for name, (field, text) in _GAUGES.items():
-        rows = [((item.id, item.name, item.image), float(getattr(item, field))) for item in view.samples]
+        rows = [((item.id, item.name, item.image), float(getattr(item, field))) for item in samples]
         yield _gauge(name, text, labels, rows)
