@@ -42,7 +42,6 @@ from specs.shapes import (
     ShortPort,
     Size,
     Text,
-    TextOrTexts,
     Texts,
     one_of,
     whole,
@@ -99,7 +98,7 @@ class LongVolume(Model):
 
 
 class NetworkMembership(Model):
-    aliases: Texts | None = None
+    aliases: shapes.Aliases | None = None
     ipv4_address: shapes.Ipv4 | None = None
     ipv6_address: shapes.Ipv6 | None = later()
     mac_address: shapes.Mac | None = None
@@ -235,8 +234,8 @@ class Container(Model):
     ) = None
     network_mode: Annotated[str, *one_of("bridge", "none", "host", not_yet=_MODES)] | None = None
     dns: shapes.Addresses | None = None
-    dns_search: TextOrTexts | None = None
-    dns_opt: Texts | None = None
+    dns_search: shapes.SearchDomains | None = None
+    dns_opt: shapes.ResolverOptions | None = None
     extra_hosts: ExtraHosts | None = None
     healthcheck: Healthcheck | None = None
     restart: shapes.RestartPolicy | None = None

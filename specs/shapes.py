@@ -282,6 +282,20 @@ def hostname(value: Any) -> str:
     return found
 
 
+def search_domain(value: Any) -> str:
+    found = text(value)
+    if not re.fullmatch(r"\.|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", found):
+        raise Mistake(f"{found!r} is not a domain to search in")
+    return found
+
+
+def resolver_option(value: Any) -> str:
+    found = text(value)
+    if not re.fullmatch(r"[a-z0-9-]+(:[0-9]+)?", found):
+        raise Mistake(f"{found!r} is not an option of resolv.conf", "such as ndots:2")
+    return found
+
+
 def schedule(value: Any) -> str:
     """Five fields of cron, or @daily and the like; only the shape is checked."""
     found = text(value)
@@ -499,7 +513,6 @@ Seconds = Annotated[float, *shape(duration, {"type": "string"}, "a duration such
 SomeSeconds = Annotated[float, *shape(positive_duration, {"type": "string"}, "a duration such as 1m30s")]
 CpuCount = Annotated[float, *shape(cpus, {"type": ["string", "number"]}, "processors, such as 0.5")]
 Texts = Annotated[tuple[str, ...], *shape(listed(text), _LIST_SCHEMA)]
-TextOrTexts = Annotated[tuple[str, ...], *shape(listed(text, single=True), _ONE_OR_LIST)]
 Command = Annotated[tuple[str, ...], *shape(command, _ONE_OR_LIST, "split as a shell would, or a list")]
 ImageName = Annotated[str, *shape(image_reference, {"type": "string"})]
 Platform = Annotated[str, *shape(platform, {"type": "string"}, "such as linux/arm64")]
@@ -513,6 +526,9 @@ Capabilities = Annotated[tuple[str, ...], *shape(listed(capability), _LIST_SCHEM
 Exposed = Annotated[tuple[str, ...], *shape(listed(exposed), _LIST_SCHEMA)]
 SecurityOptions = Annotated[tuple[str, ...], *shape(listed(security_option), _LIST_SCHEMA)]
 Addresses = Annotated[tuple[str, ...], *shape(listed(address, single=True), _ONE_OR_LIST)]
+Aliases = Annotated[tuple[str, ...], *shape(listed(hostname), _LIST_SCHEMA)]
+SearchDomains = Annotated[tuple[str, ...], *shape(listed(search_domain, single=True), _ONE_OR_LIST)]
+ResolverOptions = Annotated[tuple[str, ...], *shape(listed(resolver_option), _LIST_SCHEMA)]
 Tmpfs = Annotated[tuple[MountPoint, ...], *shape(listed(tmpfs, single=True), _ONE_OR_LIST)]
 Devices = Annotated[
     tuple[tuple[str, str, str], ...],

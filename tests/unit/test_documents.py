@@ -156,6 +156,17 @@ C = "container.c"
         ('extra_hosts = ["a"]', 16, f"{C}.extra_hosts[0]: cannot read host 'a': write NAME:ADDRESS"),
         ('dns = ["x"]', 8, f"{C}.dns[0]: cannot read address 'x': write an IPv4 or IPv6 address"),
         (
+            'networks.default.aliases = ["a", "b\\n1.2.3.4 c"]',
+            34,
+            f"{C}.networks.default.aliases[1]: 'b\\n1.2.3.4 c' is not a host name (",
+        ),
+        ('dns_search = "a\\nb"', 14, f"{C}.dns_search: 'a\\nb' is not a domain to search in"),
+        (
+            'dns_opt = ["ndots:2", "a b"]',
+            23,
+            f"{C}.dns_opt[1]: 'a b' is not an option of resolv.conf (such as ndots:2)",
+        ),
+        (
             'hostname = "a b"',
             12,
             f"{C}.hostname: 'a b' is not a host name (letters, digits and - . inside, at most 63)",
