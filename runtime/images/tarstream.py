@@ -137,6 +137,16 @@ class Source:
                 raise TarError("it is cut off")
             size -= count
 
+    def skip_padding(self, size: int) -> bool:
+        """Less than a block. False when the stream ends here: umoci leaves out the last padding and the end
+        mark of some layers, and Go's archive/tar, so every other engine, takes that for the end."""
+        if not self._fill(size):
+            self._start = self._end
+            return False
+        self._start += size
+        self.offset += size
+        return True
+
     def copy(self, target: int, size: int) -> None:
         """Move the next `size` bytes to a descriptor; spliced past this process where it pays."""
         self.offset += size
@@ -250,17 +260,18 @@ class Reader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._data_end = 0
+        self._data_end = 0  # with its padding to a whole block
+        self._padding = 0
         self._global: list[tuple[bytes, bytes]] = []
 
     def __iter__(self) -> Iterator[Entry]:
         local: list[tuple[bytes, bytes]] = []
         long_name = long_link = b""
         while True:
-            left = self._data_end - self.source.offset
-            if left:
+            left = self._data_end - self.source.offset - self._padding
+            if left > 0:
                 self.source.skip(left)
-            block = self.source.block()
+            block = self.source.block() if self.source.skip_padding(self._padding) else b""
             if not block or block == _ZERO:
                 self._end(block, bool(local or long_name or long_link))
                 return
@@ -277,12 +288,16 @@ class Reader:
             elif kind == b"K":
                 long_link = _text(self._meta(stored))
             elif kind == b"V":
-                self._data_end = self.source.offset
+                self._end_at(0)
             else:
                 entry.name, entry.link = long_name or entry.name, long_link or entry.link
                 self._finish(entry, block, magic, stored, local)
                 yield entry
                 local, long_name, long_link = [], b"", b""
+
+    def _end_at(self, stored: int, padding: int = 0) -> None:
+        """The current entry's data and padding begin here."""
+        self._data_end, self._padding = self.source.offset + stored + padding, padding
 
     def _end(self, block: bytes, pending: bool) -> None:
         if pending:
@@ -296,7 +311,7 @@ class Reader:
         if size > MAX_META:
             raise TarError(f"a pax header or long name has {size} bytes, more than {MAX_META}")
         data = self.source.read(size)
-        self._data_end = self.source.offset + -size % BLOCK
+        self._end_at(0, -size % BLOCK)
         return data
 
     def _header(self, block: bytes) -> tuple[Entry, bytes, int]:
@@ -316,7 +331,7 @@ class Reader:
             entry.name = _text(prefix) + b"/" + entry.name
         if kind in (CHAR, BLOCK_DEVICE):
             entry.major, entry.minor = _number(major), _number(minor)
-        self._data_end = self.source.offset
+        self._end_at(0)
         return entry, magic, stored
 
     def _finish(
@@ -341,14 +356,14 @@ class Reader:
         if kind in _HEADER_ONLY or kind == b"D":
             if kind == b"D":
                 entry.kind = DIRECTORY
-                self._data_end = self.source.offset + stored + -stored % BLOCK
+                self._end_at(stored, -stored % BLOCK)
             entry.offset = self.source.offset
             return
         if kind not in _REGULAR:
             raise TarError(f"an entry is of the unknown type {kind!r}")
         if kind == b"S":
             entry.size, entry.sparse = self._old_sparse(block)
-        self._data_end = self.source.offset + stored + -stored % BLOCK
+        self._end_at(stored, -stored % BLOCK)
         entry.size = entry.size if kind == b"S" else stored
         entry.kind = FILE
         if sparse:

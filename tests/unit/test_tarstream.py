@@ -87,6 +87,14 @@ def test_an_archive_without_an_end_mark_is_accepted_at_an_entrys_end() -> None:
     assert len(entries(data[:1024])) == 1
 
 
+def test_an_archive_without_its_last_padding_is_accepted_when_all_data_came() -> None:
+    """Debian's umoci writes such layers."""
+    data = archive(info(), data=b"x" * 11)
+    assert len(entries(data[: 512 + 11])) == 1
+    with pytest.raises(TarError, match="cut off"):
+        entries(data[: 512 + 10])
+
+
 def damaged(data: bytes, position: int, value: bytes) -> bytes:
     return data[:position] + value + data[position + len(value) :]
 
