@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from runtime.linux import mounts
 from runtime.paths import Paths
+from runtime.shim import client
 from tests.crash.bomb import REPOSITORY
 from tests.crash.inventory import Inventory
 
@@ -96,6 +98,15 @@ class Box:
 
     def ps(self) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in json.loads(self.well("ps", "--json"))}
+
+    def kill(self, id: str) -> None:
+        """A container, as the machine's end does: its shim, its processes, its mounts, its namespace."""
+        state = client.read_state(self.paths.live(id))
+        assert state is not None
+        os.kill(state.shim_pid, signal.SIGKILL)
+        self.inventory.cgroups.kill(f"stead.slice/{id}")
+        for path in (self.paths.rootfs(id), self.paths.netns(id)):
+            mounts.unmount(path)
 
     def settled(self) -> None:
         """Nothing is left to do, and nothing is there that no record accounts for."""

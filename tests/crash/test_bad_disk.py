@@ -156,11 +156,7 @@ def test_a_disk_that_turns_read_only_is_said_and_containers_go_on(
 
     agent.kill()
     for row in before.values():  # the power goes
-        state = client.read_state(box.paths.live(row["id"]))
-        assert state is not None
-        os.kill(state.shim_pid, signal.SIGKILL)
-        box.inventory.cgroups.kill(f"stead.slice/{row['id']}")
-        mounts.unmount(box.paths.rootfs(row["id"]))
+        box.kill(row["id"])
     end = time.monotonic() + 10
     while subprocess.run(["umount", str(box.paths.root)], capture_output=True).returncode:
         assert time.monotonic() < end, "the disk is still in use"
