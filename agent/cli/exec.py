@@ -56,11 +56,93 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def _plain(live: Path, process: dict[str, object], interactive: bool) -> int:
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    with client.exec_process(live, process, stdio=(0 if interactive else null, 1, 2)) as session:
+    """Through pipes, never with our own streams: whoever holds a file or a terminal of the host may open it
+    anew by /proc/self/fd, change its mode, and read on."""
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+    (input_end, to_input), (from_output, output_end), (from_errors, errors_end) = pipes
+    try:
+        session = client.exec_process(live, process, stdio=(input_end, output_end, errors_end))
+    finally:
+        for fd in (input_end, output_end, errors_end):
+            os.close(fd)
+    with session:
         for number, name in ((signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")):
             signal.signal(number, lambda *_, name=name: session.signal(name))
+        pump = _Pump(to_input, {from_output: 1, from_errors: 2})
+        if not interactive:
+            pump.end_input()
+        pump.run(session.fileno())
         return session.wait()
+
+
+class _Pump:
+    """Standard input to the program, as fast as it reads; what it says to standard output and error."""
+
+    def __init__(self, to_input: int, outputs: dict[int, int]) -> None:
+        self._to_input, self._outputs = to_input, outputs
+        self._kept = b""
+        self._poll = select.poll()
+        os.set_blocking(to_input, False)
+        self._poll.register(0, select.POLLIN)
+        for fd in outputs:
+            self._poll.register(fd, select.POLLIN)
+
+    def end_input(self) -> None:
+        """The program reads an end of file. Repeatable."""
+        if self._to_input >= 0:
+            self._poll.unregister(self._to_input if self._kept else 0)
+            os.close(self._to_input)
+            self._to_input = -1
+
+    def run(self, ended: int) -> None:
+        """Until `ended` is readable and all that was said by then is written; what the program left running
+        may hold its streams for ever."""
+        self._poll.register(ended, select.POLLIN)
+        last = False
+        while True:
+            ready = [fd for fd, _ in self._poll.poll(0 if last else None)]
+            for fd in ready:
+                if fd in self._outputs:
+                    self._say(fd)
+                elif fd != ended:
+                    self._feed()
+            if last and not any(fd in self._outputs for fd in ready):
+                return
+            if ended in ready:
+                self._poll.unregister(ended)
+                self.end_input()
+                last = True
+
+    def _say(self, fd: int) -> None:
+        data = os.read(fd, _CHUNK)
+        try:
+            while data:
+                data = data[os.write(self._outputs[fd], data) :]
+                if not data:
+                    return
+        except BrokenPipeError:  # nobody reads us any more: let the program see that
+            pass
+        self._poll.unregister(fd)
+        del self._outputs[fd]
+        os.close(fd)
+
+    def _feed(self) -> None:
+        """One chunk is kept at most."""
+        waited, data = bool(self._kept), self._kept or os.read(0, _CHUNK)
+        if not data:
+            self.end_input()
+            return
+        try:
+            data = data[os.write(self._to_input, data) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it reads no more
+            self.end_input()
+            return
+        if bool(data) != waited:
+            self._poll.unregister(self._to_input if waited else 0)
+            self._poll.register(*((self._to_input, select.POLLOUT) if data else (0, select.POLLIN)))
+        self._kept = data
 
 
 def _terminal(live: Path, process: dict[str, object]) -> int:
