@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,51 @@ def test_a_directory_of_the_host_is_no_stream(box: Engine) -> None:
         box.runtime.remove_container(name)
 
 
+STEAD = "from agent.cli.main import main; raise SystemExit(main())"
+
+
+def stead(box: Engine, *words: str) -> list[str]:
+    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
+    return [sys.executable, "-c", STEAD, *roots, *words]
+
+
+def test_the_command_line_hands_the_container_pipes_and_not_its_own_streams(
+    box: Engine, tmp_path: Path
+) -> None:
+    name = box.start("sleep 1000")
+    mine = tmp_path / "mine"
+    with open(mine, "wb") as file:
+        script = "for n in 0 1 2; do readlink /proc/$$/fd/$n; done; chmod 4777 /proc/$$/fd/1"
+        done = subprocess.run(
+            stead(box, "exec", "-i", name, "sh", "-c", script),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            check=False,
+        )
+    assert done.returncode == 0
+    assert [line.partition(":")[0] for line in mine.read_text().splitlines()] == ["pipe"] * 3
+    assert mine.stat().st_mode & 0o7777 == 0o644
+    box.runtime.remove_container(name)
+
+
+def test_the_command_line_copies_all_that_goes_in_and_comes_out(box: Engine) -> None:
+    name = box.start("sleep 1000")
+    data = os.urandom(3_000_000)
+    done = subprocess.run(stead(box, "exec", "-i", name, "cat"), input=data, capture_output=True, check=True)
+    assert done.stdout == data
+    script = "echo out; echo err >&2; sleep 1000 & exit 3"
+    done = subprocess.run(stead(box, "exec", name, "sh", "-c", script), input=data, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
+    done = subprocess.run(stead(box, "exec", "-i", name, "true"), input=data, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    with subprocess.Popen(stead(box, "exec", name, "yes"), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"y\n"
+        process.stdout.close()
+        assert process.wait(10) in (141, 1)  # the program's own end: SIGPIPE, or a failed write
+    box.runtime.remove_container(name)
+
+
 def test_exec_is_refused_where_nothing_runs(box: Engine) -> None:
     created = box.create("true")
     with pytest.raises(Fault, match="it is not running"):
@@ -113,7 +160,7 @@ def test_exec_is_refused_where_nothing_runs(box: Engine) -> None:
 
 def test_exec_comes_into_a_container_that_is_full(box: Engine) -> None:
     name = box.start("sleep 1000 & sleep 1000 & sleep 1000 & wait", limits=LimitsRequest(pids=4))
-    until(lambda: box.runtime.sample() and box.runtime.sample()[0].pids >= 4)
+    until(lambda: [item.pids for item in box.runtime.sample() if item.name == name] == [4])
     assert box.exec(name, "echo", "in").text == "in\n"
     box.runtime.remove_container(name)
 
