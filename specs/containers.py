@@ -194,7 +194,8 @@ class _Build:
         content = self.around.files.get(where)
         if content is None:
             if required:
-                hint = "env files are named .env, *.env, *.txt, *.conf, *.cfg, *.properties, *.vars or *.list"
+                names = ".env, *.env, *.txt, *.conf, *.cfg, *.properties, *.vars, *.list"
+                hint = f"files that are read are named {names}, and have at most 1 MiB"
                 self.wrong(path, f"cannot read env_file {where!r}: no such file in the source", hint)
             return {}
         values, problems = parse_env(content, self.declared.variables)

@@ -18,7 +18,7 @@ from specs.problems import Problem, nearest
 from specs.salvage import salvage
 from specs.shapes import NOT_YET, Mistakes, kind_of
 
-_MAX_PROBLEMS_PER_DOCUMENT = 1000
+_MAX_PROBLEMS = 1000  # of one document
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,12 @@ def load(document: Document, variables: Mapping[str, str]) -> Loaded:
     try:
         spec = SpecFile.model_validate(data)
     except ValidationError as error:
-        for details in error.errors(include_url=False, include_input=True)[:_MAX_PROBLEMS_PER_DOCUMENT]:
+        errors = error.errors(include_url=False, include_input=True)
+        if len(errors) > _MAX_PROBLEMS:
+            problems.append(
+                document.problem((), f"the file: {len(errors)} problems, here are {_MAX_PROBLEMS}")
+            )
+        for details in errors[:_MAX_PROBLEMS]:
             problems += (p for p in _problems(document, data, details) if (p.line, p.column) not in places)
             wrong += _wrong_paths(data, details)
         spec = salvage(data, wrong)

@@ -14,8 +14,6 @@ def check(model: Container, wrong: Wrong) -> None:
                 wrong((key,), 'it is the host\'s with uts "host"', "leave one of them out", at_key=True)
     if model.ipc == "host" and model.shm_size:
         wrong(("shm_size",), 'it is the host\'s with ipc "host"', "leave one of them out", at_key=True)
-    if model.userns and model.userns_mode and model.userns != model.userns_mode:
-        wrong(("userns_mode",), "`userns` says something else; leave one out", at_key=True)
     for key in model.sysctls or {}:
         shared = "network_mode" if key.startswith("net.") else "ipc"
         if getattr(model, shared) == "host":

@@ -279,8 +279,8 @@ C = "container.c"
         (
             'env_file = ["x.env"]',
             13,
-            f"{C}.env_file[0]: cannot read env_file 'x.env': no such file in the source (env "
-            f"files are named ",
+            f"{C}.env_file[0]: cannot read env_file 'x.env': no such file in the source "
+            "(files that are read are named ",
         ),
         (
             'memory_swap = "1g"',

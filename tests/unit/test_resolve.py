@@ -239,6 +239,12 @@ def test_problems_are_sorted_by_file_line_and_column() -> None:
     ]
 
 
+def test_a_file_with_very_many_problems_says_how_many() -> None:
+    found = read({"a.toml": "".join(f"x{n} = 1\n" for n in range(1500))})[1]
+    assert found[0] == "a.toml:1:1: the file: 1500 problems, here are 1000"
+    assert len(found) == 1001
+
+
 def test_a_problem_in_one_file_keeps_all_of_the_source_from_being_taken() -> None:
     desired, found = read({"good.toml": A, "bad.toml": "x = 1\n"})
     assert desired is None
