@@ -13,6 +13,7 @@ from agent import metrics
 from agent.cli.main import COMMANDS
 from agent.settings import Settings
 from agent.view import Counters, View
+from runtime import bundle
 from runtime.faults import CODES, TRANSIENT
 from runtime.interface import Sample
 
@@ -69,6 +70,13 @@ def test_each_dependency_is_documented_and_nothing_else() -> None:
     table = (ROOT / "docs/dependencies.md").read_text()
     cells = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)[1:]
     assert {name.strip() for cell in cells for name in cell.split(",")} == wanted
+
+
+def test_what_a_container_gets_is_documented() -> None:
+    text = (ROOT / "docs/isolation.md").read_text()
+    assert sorted(re.findall(r"`(CAP_[A-Z_]+)`", text)) == sorted(bundle.DEFAULT_CAPABILITIES)
+    paths = [*bundle.MASKED, *bundle.READ_ONLY]
+    assert sorted(re.findall(r"`(/(?:proc|sys)/[^`]+)`", text)) == sorted(paths)
 
 
 def test_links_between_pages_lead_somewhere() -> None:
