@@ -17,7 +17,7 @@ _INT = array.array("i").itemsize
 
 
 def prepare() -> cgroups.Cgroups:
-    """What shims are born with: a cgroup for shims alone, signals that wake them. Returns the host's cgroups."""
+    """What shims are born with: a cgroup of their own, signals that wake them. Returns the host's cgroups."""
     libc.prctl(birth.PR_SET_NAME, ctypes.addressof(_NAME))
     signals.ignore(signals.SIGHUP, signals.SIGPIPE, signals.SIGINT)
     signals.handle(signals.SIGTERM, _wake)  # shims are woken by it; the zygote ends with its client
