@@ -165,7 +165,7 @@ EnvFileItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[EnvFile, Tag(
 FileMountItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[FileMount, Tag("@long")], WHICH]
 
 
-Names = list[str]
+Names = list[Text]
 Condition = Annotated[str, WithJsonSchema(_CONDITION_SCHEMA)]
 
 

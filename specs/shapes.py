@@ -56,7 +56,7 @@ NOT_YET = "not supported yet"
 VARIABLE = {"type": "string", "pattern": r"\$"}
 _FLAG_TEXT = {"type": "string", "pattern": r"^([Tt]rue|TRUE|[Ff]alse|FALSE)$|\$"}
 _TEXT_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
-_LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": ["string", "number"]}}
+_LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": _TEXT_SCHEMA}
 _ONE_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, _LIST_SCHEMA]}
 
 

@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from specs.documents import Container, SpecFile
 from specs.interpolate import InterpolationError, interpolate, parse_env
 from specs.parse import Document, parse
 from specs.positions import Path
 from specs.resolve import resolve
+from specs.schema import json_schema
 from specs.written import text_of
 from tests.spec_text import desired_of
 
@@ -237,9 +240,10 @@ JUNK = st.recursive(
 )
 
 
-def _fields() -> list[str]:
-    from specs.documents import Container
+VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
+
+def _fields() -> list[str]:
     return sorted(Container.model_fields)
 
 
@@ -251,6 +255,17 @@ def test_no_value_of_any_field_crashes_validation(body: dict[str, Any]) -> None:
         {"a.yaml": text.encode()}, source="s", variables={"A": "1"}, source_root="/src"
     )
     assert (desired is None) == bool(problems)
+
+
+@CALM
+@given(st.dictionaries(st.sampled_from(_fields()), JUNK, max_size=2))
+def test_what_specs_accept_the_schema_accepts(body: dict[str, Any]) -> None:
+    data = {"container": {"c": {"image": "a", **body}}}
+    try:
+        SpecFile.model_validate(data)
+    except ValueError:
+        return
+    VALIDATOR.validate(data)
 
 
 @given(st.text(st.sampled_from("${}:-?+AB_ ."), max_size=30))
@@ -312,6 +327,7 @@ def test_a_fingerprint_knows_no_order_of_keys_and_no_spelled_out_default(
 PROGRAM = """
 import sys
 from specs.resolve import resolve
+from specs.schema import json_schema
 files = {name: text.encode() for name, text in eval(sys.argv[1]).items()}
 desired, problems = resolve(files, source="s", variables={"A": "1"}, node={"name": "n"}, source_root="/src")
 print(desired)
