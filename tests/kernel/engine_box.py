@@ -130,6 +130,12 @@ class Engine:
             texts = [file.read().decode() for file in (out, errors)]
             return Result(session.wait(10), *texts)
 
+    def stead(self, *words: str) -> list[str]:
+        """The command line on this runtime's directories."""
+        program = "from agent.cli.main import main; raise SystemExit(main())"
+        roots = ("--root", str(self.paths.root), "--run", str(self.paths.run))
+        return [sys.executable, "-c", program, *roots, *words]
+
     def state(self, name: str) -> client.State:
         state = client.read_state(self.live(name))
         assert state is not None

@@ -133,6 +133,21 @@ def test_limits_are_read_back_as_they_were_set_and_lifted_again(path: str) -> No
             assert HOST.read_limits(path) == cgroups.normalize(limits)
 
 
+def test_limits_of_a_block_device_are_set_and_lifted(path: str) -> None:
+    devices = sorted(Path("/sys/block").glob("*/dev"))
+    if HOST.owner("io") is None or not devices:
+        pytest.skip("this machine has no io controller or no block device")
+    number = devices[0].read_text().strip()
+    both = IoLimit(f"/dev/{devices[0].parent.name}", read_bps=1 << 20, write_iops=50)
+    for io in ((both,), (IoLimit(number, write_bps=8192),), ()):
+        try:
+            HOST.apply(path, Limits(io=io))
+        except OSError as error:
+            assert "the kernel has no" in str(error)
+            pytest.skip("this kernel does not throttle")
+        assert HOST.read_limits(path) == cgroups.normalize(Limits(io=io))
+
+
 @pytest.mark.skipif(HOST.v1 is None or not HOST.v1.has("memory"), reason="needs cgroup v1")
 def test_values_are_converted_for_v1(path: str) -> None:
     HOST.apply(path, replace(LIMITS, memory_swap=0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,14 +96,6 @@ def test_a_directory_of_the_host_is_no_stream(box: Engine) -> None:
         box.runtime.remove_container(name)
 
 
-STEAD = "from agent.cli.main import main; raise SystemExit(main())"
-
-
-def stead(box: Engine, *words: str) -> list[str]:
-    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
-    return [sys.executable, "-c", STEAD, *roots, *words]
-
-
 def test_the_command_line_hands_the_container_pipes_and_not_its_own_streams(
     box: Engine, tmp_path: Path
 ) -> None:
@@ -113,7 +104,7 @@ def test_the_command_line_hands_the_container_pipes_and_not_its_own_streams(
     with open(mine, "wb") as file:
         script = "for n in 0 1 2; do readlink /proc/$$/fd/$n; done; chmod 4777 /proc/$$/fd/1"
         done = subprocess.run(
-            stead(box, "exec", "-i", name, "sh", "-c", script),
+            box.stead("exec", "-i", name, "sh", "-c", script),
             stdin=subprocess.DEVNULL,
             stdout=file,
             check=False,
@@ -127,14 +118,14 @@ def test_the_command_line_hands_the_container_pipes_and_not_its_own_streams(
 def test_the_command_line_copies_all_that_goes_in_and_comes_out(box: Engine) -> None:
     name = box.start("sleep 1000")
     data = os.urandom(3_000_000)
-    done = subprocess.run(stead(box, "exec", "-i", name, "cat"), input=data, capture_output=True, check=True)
+    done = subprocess.run(box.stead("exec", "-i", name, "cat"), input=data, capture_output=True, check=True)
     assert done.stdout == data
     script = "echo out; echo err >&2; sleep 1000 & exit 3"
-    done = subprocess.run(stead(box, "exec", name, "sh", "-c", script), input=data, capture_output=True)
+    done = subprocess.run(box.stead("exec", name, "sh", "-c", script), input=data, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
-    done = subprocess.run(stead(box, "exec", "-i", name, "true"), input=data, capture_output=True)
+    done = subprocess.run(box.stead("exec", "-i", name, "true"), input=data, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    with subprocess.Popen(stead(box, "exec", name, "yes"), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(box.stead("exec", name, "yes"), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(2) == b"y\n"
         process.stdout.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -281,6 +282,24 @@ def test_a_reader_that_does_not_read_never_holds_up_the_program(box: Engine) -> 
     *_, (_, _, last) = reader
     assert last == b"last\n"
     assert json.loads((box.home(name) / "supervise.json").read_text())["log_max_files"] == 3
+    box.runtime.remove_container(name)
+
+
+def test_output_is_shown_with_utc_times_of_nanoseconds_from_a_time_on(box: Engine) -> None:
+    name = box.start("echo one; echo two >&2; sleep 0.3; echo three")
+    box.result(name)
+
+    def shown(*options: str) -> list[list[str]]:
+        done = subprocess.run(box.stead("logs", *options, name), capture_output=True, text=True, check=True)
+        return [done.stdout.splitlines(), done.stderr.splitlines()]
+
+    assert shown() == [["one", "three"], ["two"]]
+    assert shown("--tail", "1") == [["three"], []]
+    lines, _ = shown("-t")
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (one|three)", line) for line in lines)
+    assert shown("--since", lines[1].split()[0]) == [["three"], []]
+    assert shown("--since", "0s") == [[], []]
+    assert shown("-f", "--since", "1h") == [["one", "three"], ["two"]]
     box.runtime.remove_container(name)
 
 
