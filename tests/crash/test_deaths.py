@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -67,7 +68,7 @@ def test_the_agents_death_is_seen_neither_by_containers_nor_in_their_logs(box: B
     agent.start()
     until(agent.converged, "the agent converges")
     os.kill(box.ps()["default/c0"]["pid"], signal.SIGKILL)
-    until(lambda: box.ps()["default/c0"]["restarts"] == 1, "its shim restarts it")
+    until(lambda: box.ps()["default/c0"]["restarts"] == 1 and all_run(box), "its shim restarts it")
     before = box.ps()
     for _ in range(3):
         agent.kill()
@@ -109,6 +110,41 @@ def test_killed_shims_and_zygotes_are_repaired_by_the_agent(box: Box, agent: Age
         box.settled()
     assert agent.metric("stead_drift_total", kind="shim") == killed
     assert agent.metric("stead_container_restarts_total") == 0  # by the shim: a new shim is no restart
+
+
+def test_an_agent_holds_no_more_after_many_revisions_than_after_few(box: Box, agent: Agent) -> None:
+    """Descriptors, processes and threads: of each replacement nothing stays behind."""
+    sleepers(box, 3)
+    agent.start()
+    until(agent.converged, "the agent converges")
+
+    def replace(number: int) -> None:
+        text = (box.specs / "shop.toml").read_text().replace('"10000"', f'"{20000 + number}"')
+        (box.specs / "shop.toml").write_text(re.sub(r'"2\d{4}"', f'"{20000 + number}"', text))
+        until(lambda: agent.converged() and running(box) == {f"sleep {20000 + number}"}, "all are replaced")
+
+    def held() -> tuple[int, int, int]:
+        threads = len(os.listdir(f"/proc/{agent.pid}/task"))
+        return agent.descriptors(), len(children(agent.pid)), threads
+
+    for number in range(3):
+        replace(number)
+    before = held()
+    for number in range(3, 9):
+        replace(number)
+    after = held()
+    assert all(now <= then + 4 for now, then in zip(after, before, strict=True)), (before, after)
+    box.settled()
+
+
+def running(box: Box) -> set[str]:
+    """Command lines of the programs."""
+    found = set()
+    for row in box.ps().values():
+        if row["phase"] != "running":
+            return set()
+        found.add(Path(f"/proc/{row['pid']}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+    return found
 
 
 def all_run(box: Box) -> bool:

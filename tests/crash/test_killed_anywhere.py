@@ -131,7 +131,7 @@ def test_a_replacement_killed_after_any_change_is_finished_by_the_next(boxes: li
         write(box, port)
         box.well("apply", str(box.specs))
     write(boxes[0], ports[0], second=True)
-    places = changes(boxes[0], "apply", str(boxes[0].specs))
+    places = changes(boxes[0], "apply", str(boxes[0].specs))[::2]  # the others were passed in the test above
 
     def work(box: Box, number: int) -> int:
         steady, second, reached = box.ps()["default/steady"], number == 0, 0

@@ -76,11 +76,8 @@ def test_an_import_killed_anywhere_is_finished_by_the_next(box: Box, tmp_path: P
 #: where the agent is killed while it deploys: before it is known, half made, and made but not told
 STEPS = (
     "runtime/containers.py:Containers.create return 2",
-    "runtime/prepare.py:Preparation.make call 1",
     "runtime/prepare.py:Preparation.cgroup return 3",
     "runtime/prepare.py:Preparation.network return 2",
-    "runtime/prepare.py:Preparation.rootfs return 1",
-    "runtime/net/firewall.py:Firewall.publish return 2",
     "runtime/shim/client.py:Zygote._send return 1",
     "runtime/containers.py:Containers._spawn return 3",
 )
