@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.interface import LimitsRequest, RestartRequest
-from runtime.linux import cgroups, mounts
+from runtime.linux import cgroups, devices, mounts
 from runtime.linux.cgroups import IoLimit, Limits
 from runtime.linux.cgroups_v2 import V2
 from tests.kernel.engine_box import PYTHON, Engine, engine
@@ -287,6 +287,61 @@ def test_use_is_counted(path: str) -> None:
         assert stats.pids == 1
         assert stats.memory_usage >= stats.memory_working_set > 20 * MEBIBYTE
         process.communicate(b"\n")
+
+
+# ---------------------------------------------------------------- devices of v2
+
+OPEN = """
+import os, sys
+sys.stdin.readline()
+for path, flags in (("/dev/null", os.O_RDWR), (sys.argv[1], os.O_RDONLY), (sys.argv[1], os.O_RDWR)):
+    try:
+        os.close(os.open(path, flags))
+        print("yes")
+    except PermissionError:
+        print("no")
+try:
+    os.mknod(sys.argv[2], 0o020600, os.makedev(1, 1))
+    print("yes")
+except PermissionError:
+    print("no")
+"""
+
+
+@pytest.mark.skipif(HOST.v2 is None, reason="needs cgroup v2, be it without controllers")
+def test_the_device_program_of_v2_allows_what_the_rules_say(path: str, tmp_path: Path) -> None:
+    device = next(
+        (name for name in ("/dev/loop0", "/dev/fuse", "/dev/vda", "/dev/sda") if _opens(name)), None
+    )
+    if device is None:
+        pytest.skip("this machine has no device to try with")
+    assert HOST.v2 is not None
+
+    def found(*rules: dict[str, object]) -> list[str]:
+        directory = os.open(f"{HOST.v2.root}/{path}", os.O_RDONLY | os.O_DIRECTORY)  # type: ignore[union-attr]
+        try:
+            devices.attach_program(directory, devices.cgroup_rules(rules))
+        finally:
+            os.close(directory)
+        (tmp_path / "node").unlink(missing_ok=True)
+        arguments = [PYTHON, "-I", "-S", "-c", OPEN, device, str(tmp_path / "node")]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            HOST.add(path, process.pid)
+            return process.communicate("\n")[0].split()
+
+    assert found() == ["yes", "no", "no", "yes"]
+    assert found({"allow": True, "path": device, "access": "r"}) == ["yes", "yes", "no", "yes"]
+    assert found({"allow": True, "path": device, "access": "rw"}) == ["yes", "yes", "yes", "yes"]
+    assert found({"allow": False, "access": "rwm"}) == ["yes", "no", "no", "yes"]
+    assert found({"allow": True, "access": "rwm"}) == ["yes", "yes", "yes", "yes"]
+
+
+def _opens(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- the end
