@@ -50,6 +50,7 @@ class LogWriter:
         self._offset = 0
         self._flags = 0
         self._retry_at = 0.0
+        self._rebooted = False  # since the last file was written
         self.limit(max_size, max_files)
         numbers = file_numbers(directory)
         self._number = numbers[-1] if numbers else 0
@@ -182,23 +183,39 @@ class LogWriter:
             raise
 
     def _mend(self) -> None:
-        """Bytes that no record knows get one; half a record is cut off."""
+        """Bytes that no record knows get one; half a record is cut off, and so are the zeros that a power cut
+        leaves where data was still on its way to the disk."""
+        end = self._cut_zeros(os.fstat(self._log))
         size = messages.INDEX_RECORD.size
         count = os.fstat(self._index).st_size // size
-        os.ftruncate(self._index, count * size)
         known = 0
-        if count:
+        while count:
             last = messages.INDEX_RECORD.unpack(os.pread(self._index, size, (count - 1) * size))
             known = last[0] + last[1]
-        self._offset = os.fstat(self._log).st_size
-        if self._offset > known:
+            if last[1] and (known <= end or not self._rebooted):
+                break
+            count, known = count - 1, 0
+        os.ftruncate(self._index, count * size)
+        if end > known:
             flags = messages.FLAG_RECOVERED
-            length = self._offset - known
             os.write(
-                self._index, messages.index_record(known, length, messages.STDOUT, flags, time.time_ns())
+                self._index, messages.index_record(known, end - known, messages.STDOUT, flags, time.time_ns())
             )
-        elif self._offset < known:  # cut by hand: go on where the records end
-            self._offset = known
+        self._offset = max(end, known)  # cut by hand: go on where the records end
+
+    def _cut_zeros(self, status: os.stat_result) -> int:
+        """The size of the log file, without zeros at its end where it was last written before this boot."""
+        end = status.st_size
+        self._rebooted = status.st_mtime < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if not self._rebooted:
+            return end
+        while end:
+            begin = max(0, end - CHUNK)
+            end = begin + len(os.pread(self._log, end - begin, begin).rstrip(b"\0"))
+            if end > begin:
+                break
+        os.ftruncate(self._log, end)
+        return end
 
     def _rotate(self) -> None:
         os.close(self._log)

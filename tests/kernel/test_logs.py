@@ -197,3 +197,28 @@ def test_a_full_disk_loses_output_and_never_blocks_the_program(
     finally:
         source.close()
         subprocess.run(["umount", disk], check=True)
+
+
+def test_what_a_power_cut_left_of_a_log_is_cut_to_what_was_written(source: Source) -> None:
+    """Files had grown already, and their last blocks had not been written: they read as zeros."""
+    source.say(b"one\n")
+    source.say(b"two\n")
+    source.writer.close()
+    log, index = source.directory / "0.log", source.directory / "0.idx"
+    record = INDEX_RECORD.pack(8, 4, STDOUT, 0, 0, time.time_ns())
+    index.write_bytes(index.read_bytes() + record + bytes(9 * INDEX_RECORD.size))
+    log.write_bytes(log.read_bytes() + bytes(100_000))
+    os.utime(log, (1, 1))  # long before this boot
+
+    source.writer = LogWriter(str(source.directory), 1 << 20, 3)
+    source.say(b"three\n")
+    assert lines(source) == [b"one\n", b"two\n", b"three\n"]
+    assert log.read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_zeros_that_a_program_wrote_itself_stay(source: Source) -> None:
+    source.say(b"one\0\0\n\0\0")
+    source.writer.close()
+    source.writer = LogWriter(str(source.directory), 4096, 3)
+    source.say(b"two\n")
+    assert b"".join(lines(source)) == b"one\0\0\n\0\0two\n"
