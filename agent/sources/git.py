@@ -288,6 +288,8 @@ class GitSource:
     def _cause(self, errors: bytes) -> str:
         text = errors.decode("utf-8", "replace").replace(self._settings.url, self.location)
         lines = [line for line in text.splitlines() if line.strip()] or ["git gave no reason"]
+        if "couldn't find remote ref HEAD" in text:
+            return "the repository has no commit yet, or its HEAD names a branch that has none; set `ref`"
         best = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1])
         return best.removeprefix("fatal: ").removeprefix("error: ")[:300]
 

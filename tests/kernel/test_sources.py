@@ -370,6 +370,13 @@ def test_a_missing_branch_and_a_missing_repository_are_told(tmp_path: Path) -> N
 
     follow(GitSource(GitSettings("/nowhere/at/all"), tmp_path / "mine2"), other)
 
+    def third(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Failure) and "has no commit yet" in found.text
+
+    git(tmp_path, "init", "-q", "--bare", "empty.git")
+    follow(GitSource(GitSettings(str(tmp_path / "empty.git")), tmp_path / "mine3"), third)
+
 
 def test_hooks_and_configuration_of_a_repository_are_not_run(tmp_path: Path) -> None:
     work = checkout(tmp_path)
