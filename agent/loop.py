@@ -49,7 +49,7 @@ SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0}
 #: seconds between two looks while steps run and no other step waits for them
 LAST_STEPS = 0.25
 #: seconds between two samples, and how long after the last scrape they are still taken
-SAMPLE_EVERY, SAMPLE_FOR = 5.0, 900.0
+SAMPLE_EVERY, SAMPLE_FOR = 10.0, 900.0
 #: seconds that a round which failed as a whole is waited for
 RETRY = 2.0
 

@@ -32,7 +32,7 @@ from runtime.linux.cgroups import Cgroups, normalize
 from runtime.linux.limits import Limits
 from runtime.net.fabric import Fabric, NetObservation
 from runtime.paths import Paths
-from runtime.prepare import cgroup_path, kernel_limits
+from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
 from runtime.volumes import Volumes
@@ -61,6 +61,16 @@ class _Life:
     state: client.State | None
     phase: Phase
     alive: bool  # the shim lives
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one look found for all containers at once. `mounts`: mount point -> root of the mount."""
+
+    mounts: Mapping[str, str]
+    cgroups: set[str]  # ids with a cgroup in every hierarchy
+    net: NetObservation
+    broken: Mapping[str, bool]  # image id -> a layer is missing
 
 
 class Observer:
@@ -96,8 +106,9 @@ class Observer:
         images = self._images.list()
         broken = {image.id: not self._images.check(image.id) for image in images}
         lives = [self._life(record) for record in records]
-        net = network.result()
-        containers = {life.record.name: self._container(life, table, net, broken) for life in lives}
+        seen = _Seen(table, self._cgroups.present(SLICE), network.result(), broken)
+        net = seen.net
+        containers = {life.record.name: self._container(life, seen) for life in lives}
         return Observed(
             images=_by_reference(images),
             networks={item.name: item for item in net.networks},
@@ -147,16 +158,14 @@ class Observer:
             return _Life(record, ended or state, Phase.STOPPED, False)
         return _Life(record, ended or state, Phase.EXITED if ended else Phase.LOST, False)
 
-    def _container(
-        self, life: _Life, table: Mapping[str, str], net: NetObservation, broken: Mapping[str, bool]
-    ) -> ObservedContainer:
+    def _container(self, life: _Life, seen: _Seen) -> ObservedContainer:
         record, state, known = life.record, life.state, self._decode(life.record)
         up = life.alive and state is not None and state.pid > 0
         defects: tuple[Defect, ...] = ()
         if life.alive and state is not None:
-            defects = self._defects(life, state, known, table)
-            defects += net.containers.get(record.id, ())
-        if broken.get(record.image_id, False):
+            defects = self._defects(life, state, known, seen)
+            defects += seen.net.containers.get(record.id, ())
+        if seen.broken.get(record.image_id, False):
             defects += (Defect("layer", "a layer of its image is missing", restart=True),)
         return ObservedContainer(
             id=record.id,
@@ -181,7 +190,7 @@ class Observer:
             health=Health(state.health) if life.alive and state and state.health else Health.NONE,
             error=state.error if state else "",
             log_tail=self._tail(life),
-            networks=tuple(self._fabric.addresses(record.id)),
+            networks=seen.net.addresses.get(record.id, ()),
             ports=known.request.ports,
             volumes=tuple(mount.source for mount in known.request.mounts if mount.kind == "volume"),
             privileged=known.request.privileged,
@@ -196,23 +205,20 @@ class Observer:
             self._known[record.id] = known
         return known
 
-    def _defects(
-        self, life: _Life, state: client.State, known: _Known, table: Mapping[str, str]
-    ) -> tuple[Defect, ...]:
+    def _defects(self, life: _Life, state: client.State, known: _Known, seen: _Seen) -> tuple[Defect, ...]:
         """What is missing around a living shim, in the order in which it would be mended."""
         id, request = life.record.id, known.request
         found = []
         if life.record.wanted != RUNNING:
             found.append(Defect("record", "its stop was begun and never done"))
-        path = cgroup_path(id)
-        if not self._cgroups.exists(path):
+        if id not in seen.cgroups:
             found.append(Defect("cgroup", "its cgroup is gone"))
         else:
-            found += self._limit_defects(path, known.limits)
-        if str(self._paths.rootfs(id)) not in table:
+            found += self._limit_defects(cgroup_path(id), known.limits)
+        if str(self._paths.rootfs(id)) not in seen.mounts:
             found.append(Defect("rootfs", "its root filesystem is not mounted"))
         if request.network_mode != "host":
-            bound = table.get(str(self._paths.netns(id)))
+            bound = seen.mounts.get(str(self._paths.netns(id)))
             if bound is None:
                 found.append(Defect("netns", "its network namespace is not bound"))
             elif same_process(state.pid, state.pid_start) and bound != _namespace(state.pid):
@@ -222,8 +228,9 @@ class Observer:
         return tuple(found)
 
     def _limit_defects(self, path: str, wanted: Limits) -> list[Defect]:
+        """Limits of block devices are looked at where there are to be some: they are many files."""
         try:
-            found = self._cgroups.read_limits(path)
+            found = self._cgroups.read_limits(path, io=bool(wanted.io or wanted.io_weight))
         except OSError as error:
             return [Defect("limits", f"its limits cannot be read: {error.strerror}".lower())]
         return [
@@ -272,7 +279,7 @@ def _by_reference(images: list[ObservedImage]) -> dict[str, ObservedImage]:
 
 def _mount_table() -> dict[str, str]:
     """Mount point -> the root of the mount within its filesystem (`net:[...]` for a bound namespace)."""
-    return {str(mount.target): mount.root for mount in mounts.table()}
+    return {mount.target: mount.root for mount in mounts.table(naming="/containers/")}
 
 
 def _namespace(pid: int) -> str:

@@ -87,6 +87,14 @@ class Cgroups:
         """In every hierarchy."""
         return all(os.path.isdir(f"{root}/{path}") for root in self.roots())
 
+    def present(self, parent: str) -> set[str]:
+        """Names of the cgroups below `parent` that are in every hierarchy: `exists` for all at once."""
+        roots = self.roots()
+        found = set(subdirectories(f"{roots[0]}/{parent}"))
+        for root in roots[1:]:
+            found.intersection_update(subdirectories(f"{root}/{parent}"))
+        return found
+
     def add(self, path: str, pid: int) -> None:
         """Move the process (0: the caller) in. ProcessLookupError when it is gone."""
         for root in self.roots():
@@ -203,12 +211,13 @@ class Cgroups:
                 text = f"limit {controller}: this host has no {controller} controller"
                 raise OSError(errno.ENOTSUP, text, path)
 
-    def read_limits(self, path: str) -> Limits:
-        """As the kernel has them. FileNotFoundError when there is no such cgroup."""
+    def read_limits(self, path: str, *, io: bool = True) -> Limits:
+        """As the kernel has them; without `io`, which is many files, none of those. FileNotFoundError when
+        there is no such cgroup."""
         from runtime.linux.limits import Limits
 
         fields: dict[str, Any] = {}
-        for controller in CONTROLLERS:
+        for controller in CONTROLLERS if io else [name for name in CONTROLLERS if name != "io"]:
             owner = self.owner(controller)
             if owner is not None:
                 fields.update(owner.read_limits(path, controller))

@@ -204,9 +204,9 @@ class V1:
                 return {"cpuset": "" if cpus_text == inherited else cpus_text}
             case "memory":
                 directory = f"{self.mounted['memory']}/{path}"
-                _read(f"{directory}/memory.limit_in_bytes")
+                limit = int(_read(f"{directory}/memory.limit_in_bytes"))
                 return {
-                    "memory": max(0, self._limit(path, "memory.limit_in_bytes")),
+                    "memory": 0 if limit >= _UNLIMITED else limit,
                     "memory_reservation": max(0, self._limit(path, "memory.soft_limit_in_bytes")),
                     "memory_swap": self._read_swap(path),
                 }

@@ -253,10 +253,12 @@ def is_mounted(path: StrPath) -> bool:
     return bool(int.from_bytes(buffer.raw[8:16], "little") & _STATX_ATTR_MOUNT_ROOT)
 
 
-def table(path: str = "/proc/self/mountinfo") -> list[Mount]:
-    """Every mount of this mount namespace, in the kernel's order."""
+def table(path: str = "/proc/self/mountinfo", *, naming: str = "") -> list[Mount]:
+    """Every mount of this mount namespace, in the kernel's order; with `naming` only those whose line has
+    this text in it, which saves reading the others."""
+    word = os.fsencode(naming)
     with open(path, "rb") as file:
-        return [parse_line(line) for line in file]
+        return [parse_line(line) for line in file if word in line]
 
 
 def parse_line(line: bytes) -> Mount:

@@ -42,24 +42,29 @@ def start_time(pid: int) -> int:
 
     Together with the pid this names a process for as long as the machine runs.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    return 0 if fields[0] in (b"X", b"x") else int(fields[19])
+    fields = _stat(pid)
+    return int(fields[19]) if fields and fields[0] not in (b"X", b"x") else 0
 
 
 def is_alive(pid: int, start: int) -> bool:
     """Whether the process that started at `start` still runs (a zombie does not)."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in (b"Z", b"X", b"x") and int(fields[19]) == start
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Fields of proc_pid_stat(5) from the state on; empty when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    return fields[0] not in (b"Z", b"X", b"x") and int(fields[19]) == start
+        return []
+    try:
+        stat = os.read(fd, 4096)
+    except ProcessLookupError:
+        return []
+    finally:
+        os.close(fd)
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def kill(pid: int, start: int, sig: int = signal.SIGKILL) -> bool:

@@ -51,6 +51,7 @@ class NetObservation:
     networks: list[ObservedNetwork]
     containers: dict[str, tuple[Defect, ...]]
     firewall: tuple[Defect, ...]
+    addresses: dict[str, tuple[tuple[str, str], ...]]  # by id: (network, address), the first one is eth0
     strays: frozenset[str]  # links with our mark that no record knows
 
 
@@ -425,7 +426,12 @@ class Fabric:
         wall = self._firewall.check()
         if networks and forward != "1":
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)
-        return NetObservation(observed, containers, wall, self._strays(found, networks.values(), leases))
+        given_to = {
+            id: tuple((lease.network, lease.address) for lease in held)
+            for id, held in by_container(leases).items()
+        }
+        strays = self._strays(found, networks.values(), leases)
+        return NetObservation(observed, containers, wall, given_to, strays)
 
     def _strays(
         self, found: Iterable[str], networks: Iterable[NetworkRecord], leases: Iterable[Lease]

@@ -36,6 +36,8 @@ __all__ = (
 SOCKET = "shim.sock"
 #: Seconds for an answer that needs no waiting, for a start, and beyond the grace period for a stop.
 ANSWER, START, STOP = 10.0, 60.0, 30.0
+#: Bytes of a state record, probe results included.
+MAX_STATE = 1 << 20
 _INT = array.array("i").itemsize
 #: Exit code of the dynamic loader: a library beside the interpreter is not found from the sealed one.
 _NOT_LOADED = 127
@@ -58,17 +60,21 @@ class ShimError(Exception):
 
 def read_state(live_dir: Path) -> State | None:
     """What the container's shim last wrote; None when there is no (readable) record."""
-    return _read(live_dir / "state.json")
+    return _read(f"{live_dir}/state.json")
 
 
 def read_exit(bundle_dir: Path) -> State | None:
     """How the container ended for good; None while it has not."""
-    return _read(bundle_dir / "exit.json")
+    return _read(f"{bundle_dir}/exit.json")
 
 
-def _read(path: Path) -> State | None:
+def _read(path: str) -> State | None:
     try:
-        return messages.state_from(messages.decode(path.read_bytes()))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return messages.state_from(messages.decode(os.read(fd, MAX_STATE)))
+        finally:
+            os.close(fd)
     except (OSError, ValueError, TypeError):
         return None
 
