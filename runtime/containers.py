@@ -79,6 +79,7 @@ class Containers:
                     f"image {request.image.familiar} is not in the store",
                     "pull or import it",
                 )
+            self._zygote.warm()  # a start follows
             id = secrets.token_hex(16)
             with self._database.write() as connection:
                 if read_container(connection, request.name) is not None:

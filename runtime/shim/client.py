@@ -111,6 +111,12 @@ class Zygote:
         if not report.get("ok"):
             raise ShimError(str(report["stage"]), str(report["message"]), int(report["exit_code"]))
 
+    def warm(self) -> None:
+        """Start it now, without waiting for it, so that the first spawn waits less. Repeatable."""
+        with self._lock:
+            if self._socket is None:
+                self._start()
+
     def close(self) -> None:
         """End the zygote; shims live on. Repeatable; a later spawn starts another one."""
         with self._lock:
