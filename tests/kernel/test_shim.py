@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.kernel.shim_box import MEBIBYTE, Box, box, until
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 #: A program that ends by its stop signal, as PID 1 must arrange for itself.
-OBEDIENT = "trap 'exit 3' TERM; while :; do sleep 0.05; done"
+OBEDIENT = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
 DEAF = "trap '' TERM; while :; do sleep 1; done"
 
 
@@ -30,6 +31,13 @@ DEAF = "trap '' TERM; while :; do sleep 1; done"
 def container(tmp_path: Path) -> Iterator[Box]:
     with box(tmp_path) as made:
         yield made
+
+
+def obedient(container: Box, **supervise: Any) -> client.State:
+    """OBEDIENT, once it is: before its trap it ignores the signal, as PID 1 does."""
+    state = container.spawn(OBEDIENT, **supervise)
+    until(lambda: b"ready" in container.output())
+    return state
 
 
 # ---------------------------------------------------------------- start and end
@@ -152,7 +160,7 @@ def test_a_zygote_ends_with_its_client(container: Box) -> None:
 
 
 def test_a_stop_signals_and_waits(container: Box) -> None:
-    state = container.spawn(OBEDIENT, restart={"policy": "always"})
+    state = obedient(container, restart={"policy": "always"})
     client.stop(container.live)
     ended = container.ended()
     assert (ended.phase, ended.exit_code) == ("stopped", 3)
@@ -220,7 +228,7 @@ def test_a_signal_reaches_the_program(container: Box) -> None:
 
 
 def test_sigterm_to_the_shim_ends_the_container_without_an_exit_record(container: Box) -> None:
-    state = container.spawn(OBEDIENT, restart={"policy": "always"})
+    state = obedient(container, restart={"policy": "always"})
     os.kill(state.shim_pid, signal.SIGTERM)
     until(lambda: not client.is_alive(state))
     assert container.state().phase == "lost"
@@ -294,7 +302,7 @@ def test_what_a_killed_shim_left_is_killed_by_stop_and_by_the_next_start(contain
 
 
 def test_a_second_shim_of_one_container_takes_over(container: Box) -> None:
-    first = container.spawn(OBEDIENT, restart={"policy": "always"})
+    first = obedient(container, restart={"policy": "always"})
     second = container.spawn("sleep 1000")
     assert not client.is_alive(first)
     assert container.host.pids(container.cgroup) == [second.pid]
