@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 
-from agent.cli import specs
+from agent.cli import specs, table
 from agent.cli.main import need_root
 
 TYPE_CHECKING = False
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from agent.settings import Settings
     from runtime.paths import Paths
     from specs.desired import Desired
+
+#: ECMA-48: erase the line from the cursor on.
+CLEAR = "\x1b[K"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +70,15 @@ def converge(
 
 
 def show(event: Event) -> None:
-    """One line an event as it happens; how far pulls are is shown only on a terminal."""
+    """One line an event as it happens; on a terminal, how far a pull is stands below the last one."""
     if event.kind == "begin":
-        print(event.text, flush=True)
+        print(CLEAR + event.text if sys.stdout.isatty() else event.text, flush=True)
     elif event.kind == "failed":
         print(f"failed: {event.text}", file=sys.stderr, flush=True)
+    elif event.kind == "progress" and event.progress is not None and sys.stdout.isatty():
+        done, total = event.progress.done, event.progress.total
+        of = f" of {table.size(total)}" if total else ""
+        print(f"{CLEAR}{event.progress.subject}: {table.size(done)}{of}", end="\r", flush=True)
 
 
 def report(result: Result, well: str) -> int:

@@ -73,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Version(argparse.Action):
+    """The metadata of the installation are read only when asked for."""
+
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"stead {version('stead')}")
+        raise SystemExit(0)
+
+
 def need_root() -> None:
     if os.geteuid():
         raise Problem("this needs root; run it with sudo")
@@ -88,6 +98,7 @@ def _parser(words: Sequence[str]) -> Parser:
     root, run = os.environ.get("STEAD_ROOT", DEFAULT_ROOT), os.environ.get("STEAD_RUN", DEFAULT_RUN)
     parser.add_argument("--root", default=root, metavar="DIR", help="lasting state (STEAD_ROOT)")
     parser.add_argument("--run", default=run, metavar="DIR", help="state until the next boot (STEAD_RUN)")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for verb, (module, text, example) in COMMANDS.items():
         command = commands.add_parser(

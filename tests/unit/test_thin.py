@@ -1,0 +1,46 @@
+"""Commands that only look are thin: what takes long to import is not imported for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"pydantic", "pyroute2", "yaml", "uvicorn", "starlette", "rich", "urllib3", "watchfiles", "asyncio"}
+
+PROGRAM = """
+import sys
+from agent.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("imported:", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ps"],
+        ["status"],
+        ["history"],
+        ["explain", "web"],
+        ["logs", "web"],
+        ["exec", "web", "true"],
+        ["inspect", "container", "web"],
+        ["--help"],
+        ["--version"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_only_looks_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    roots = ["--root", str(tmp_path / "root"), "--run", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *roots, *words], capture_output=True, text=True, timeout=60
+    )
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("imported:"), done.stderr
+    assert HEAVY & set(last.split()) == set()
