@@ -70,6 +70,21 @@ def test_lines_come_back_with_time_and_stream(source: Source) -> None:
     assert lines(source, raw=True) == [b"one\ntw", b"error\n", b"o\nrest"]
 
 
+def test_a_long_line_is_whole_and_a_very_long_one_comes_in_pieces(tmp_path: Path) -> None:
+    source = Source(tmp_path / "log", max_size=1 << 23)
+    for _ in range(5):
+        source.say(b"x" * 40_000)
+    source.say(b"\nshort\n")
+    for _ in range(60):
+        source.say(b"y" * 60_000)
+    source.say(b"\n")
+    source.close()
+    found = lines(source)
+    assert found[:2] == [b"x" * 200_000 + b"\n", b"short\n"]
+    assert b"".join(found[2:]) == b"y" * 3_600_000 + b"\n"
+    assert [len(piece) // logs.MAX_LINE for piece in found[2:]] == [1, 1, 1, 0]
+
+
 def test_since_until_and_tail_choose(source: Source) -> None:
     for number in range(5):
         source.say(b"%d\n" % number)
