@@ -7,6 +7,7 @@ carry what one file says; names, references and defaults are worked out in specs
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema
@@ -191,6 +192,21 @@ def _dependencies(value: Any) -> Any:
     return found
 
 
+#: Published ports of one container.
+MAX_PORTS = 4096
+
+
+def _few_ports(value: Any) -> Any:
+    """Refuses what would become very many bindings before it does."""
+    count = 0
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        ranges = re.findall(r"([0-9]{1,5})-([0-9]{1,5})", item) if isinstance(item, str) else []
+        count += max((int(last) - int(first) + 1 for first, last in ranges), default=1)
+        if count > MAX_PORTS:
+            raise Mistake(f"more than {MAX_PORTS} published ports", path=(index,))
+    return value
+
+
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
 
@@ -221,7 +237,9 @@ class Container(Model):
     domainname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     labels: StringMap | None = None
     annotations: Annotations | None = None
-    ports: list[PortItem] | None = None
+    ports: (
+        Annotated[list[PortItem], BeforeValidator(_few_ports, json_schema_input_type=list[PortItem])] | None
+    ) = None
     expose: shapes.Exposed | None = None
     volumes: list[VolumeItem] | None = None
     tmpfs: shapes.Tmpfs | None = None

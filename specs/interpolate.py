@@ -7,6 +7,7 @@ difference from Compose: a variable that is not set and has no default is a prob
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r":?[-?+]")
 MAX_VALUE = 1 << 20
+MAX_TOTAL = 8 << 20  # of one document
 MAX_NESTING = 16
+_TOO_LARGE = f"cannot replace variables: the values of this file become larger than {MAX_TOTAL >> 20} MiB"
 
 Report = Callable[[Path, str, str], None]
 
@@ -52,21 +55,39 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
     return out
 
 
-def interpolate_tree(value: Any, variables: Mapping[str, str], report: Report, path: Path = ()) -> Any:
+def interpolate_tree(value: Any, variables: Mapping[str, str], report: Report) -> Any:
     """The same data with variables replaced in its values, never in its keys. Every problem is reported."""
-    if isinstance(value, str):
-        if "$" not in value:
+    return _Tree(variables, report).replaced(value, ())
+
+
+class _Tree:
+    """`left`: characters that all values together may still become."""
+
+    def __init__(self, variables: Mapping[str, str], report: Report) -> None:
+        self.variables, self.report = variables, report
+        self.left = MAX_TOTAL
+
+    def replaced(self, value: Any, path: Path) -> Any:
+        if isinstance(value, str):
+            return value if "$" not in value else self.text(value, path)
+        if isinstance(value, dict):
+            return {key: self.replaced(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.replaced(item, (*path, index)) for index, item in enumerate(value)]
+        return value
+
+    def text(self, value: str, path: Path) -> str:
+        if self.left < 0:
             return value
         try:
-            return interpolate(value, variables)
+            out = interpolate(value, self.variables)
         except InterpolationError as error:
-            report(path, str(error), error.hint)
+            self.report(path, str(error), error.hint)
             return value
-    if isinstance(value, dict):
-        return {k: interpolate_tree(v, variables, report, (*path, k)) for k, v in value.items()}
-    if isinstance(value, list):
-        return [interpolate_tree(v, variables, report, (*path, i)) for i, v in enumerate(value)]
-    return value
+        self.left -= len(out)
+        if self.left < 0:
+            self.report(path, _TOO_LARGE, "")
+        return out
 
 
 def _expand(text: str, at: int, variables: Mapping[str, str], depth: int) -> tuple[str, int]:
@@ -172,8 +193,9 @@ def parse_env(
         return {}, [(1, 1, "cannot read text: not UTF-8")]
     values: dict[str, str] = {}
     problems: list[tuple[int, int, str]] = []
-    at = 0
-    while at < len(text):
+    known = ChainMap(dict(variables), values)
+    at, left = 0, MAX_TOTAL
+    while at < len(text) and left >= 0:
         blank = _BLANK_LINE.match(text, at)
         if blank is not None:
             at = max(blank.end(), at + 1)
@@ -184,7 +206,11 @@ def parse_env(
                 raise InterpolationError("cannot read line: write KEY=value")
             start, at = match.end(), match.end()
             if match[2]:
-                values[match[1]], at = _env_value(text, start, {**values, **variables})
+                value, at = _env_value(text, start, known)
+                left -= len(value)
+                if left < 0:
+                    raise InterpolationError(_TOO_LARGE)
+                values[match[1]] = value
             elif match[1] in variables:
                 values[match[1]] = variables[match[1]]
         except InterpolationError as error:

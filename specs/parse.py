@@ -21,7 +21,7 @@ from specs.positions import Path, Positions, TomlPositions, YamlPositions, last_
 from specs.problems import Problem
 
 MAX_FILE_BYTES = 1 << 20
-MAX_NODES = 100_000  # of one YAML document, aliases counted as often as they are used
+MAX_NODES = 100_000  # of one YAML file, aliases counted as often as they are used
 MAX_DEPTH = 64
 
 
@@ -80,6 +80,11 @@ def _parse_toml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
         return [], [_toml_problem(file, text, str(error))]
     except RecursionError:
         return [], [Problem(file, 1, 1, "cannot read TOML: nested too deeply")]
+    except ValueError:  # int() refuses thousands of digits, and tomllib passes that on without a place
+        digits = re.search(r"[0-9_]{1000,}", text)
+        offset = digits.start() if digits is not None else 0
+        line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+        return [], [Problem(file, line, column, "cannot read TOML: a number has too many digits")]
     return [Document(file, data, TomlPositions(text))], []
 
 
@@ -135,7 +140,7 @@ class _Refused(Exception):
 def _parse_yaml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
     documents: list[Document] = []
     problems: list[Problem] = []
-    loader = None
+    loader, nodes = None, 0
     try:
         _refuse_depth(text)
         loader = _Loader(text)
@@ -143,7 +148,7 @@ def _parse_yaml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
             root: Any = loader.get_node()
             if root.id == "scalar" and root.value == "":
                 continue
-            constructor = _Constructor(file)
+            constructor = _Constructor(file, nodes)
             try:
                 data = constructor.build(root, 0)
                 if not isinstance(data, dict):
@@ -152,6 +157,7 @@ def _parse_yaml(file: str, text: str) -> tuple[list[Document], list[Problem]]:
             except _Refused as refused:
                 problems.append(_at(file, refused.node, refused.text))
             problems += constructor.problems
+            nodes = constructor.nodes
     except yaml.YAMLError as error:
         problems.append(_yaml_problem(file, text, error))
     except RecursionError:
@@ -221,9 +227,9 @@ def _at(file: str, node: Any, text: str) -> Problem:
 class _Constructor:
     """Data of one document. Duplicate keys are collected, what cannot be read at all raises _Refused."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, nodes: int) -> None:
         self.file = file
-        self.nodes = 0
+        self.nodes = nodes
         self.problems: list[Problem] = []
 
     def build(self, node: Any, depth: int) -> Any:

@@ -252,6 +252,7 @@ class YamlPositions:
 
     def __init__(self, root: Any) -> None:
         self._root = root
+        self._children: dict[int, dict[str, tuple[Any, Any]]] = {}  # of a mapping node, by its id
 
     def table(self, path: Path) -> Position:
         return self.key(path)
@@ -265,7 +266,7 @@ class YamlPositions:
     def _walk(self, path: Path) -> tuple[Any, Any]:
         key = value = self._root
         for part in path:
-            found = _child(value, part, 0)
+            found = self._child(value, part, 0)
             if found is None:
                 break
             key, value = found
@@ -275,21 +276,25 @@ class YamlPositions:
     def _mark(node: Any) -> Position:
         return (node.start_mark.line + 1, node.start_mark.column + 1) if node is not None else (1, 1)
 
-
-def _child(node: Any, part: str | int, depth: int) -> tuple[Any, Any] | None:
-    if isinstance(part, int):
-        if node.id == "sequence" and part < len(node.value):
-            return node.value[part], node.value[part]
+    def _child(self, node: Any, part: str | int, depth: int) -> tuple[Any, Any] | None:
+        if isinstance(part, int):
+            if node.id == "sequence" and part < len(node.value):
+                return node.value[part], node.value[part]
+            return None
+        if node.id != "mapping":
+            return None
+        children = self._children.get(id(node))
+        if children is None:
+            children = self._children[id(node)] = {}
+            for key, value in node.value:
+                if key.id == "scalar":
+                    children.setdefault(key.value, (key, value))
+        if part in children:
+            return children[part]
+        for key, value in node.value:
+            if key.id == "scalar" and key.value == "<<" and depth < 16:
+                for merged in value.value if value.id == "sequence" else [value]:
+                    found = self._child(merged, part, depth + 1)
+                    if found is not None:
+                        return found
         return None
-    if node.id != "mapping":
-        return None
-    for key, value in node.value:
-        if key.id == "scalar" and key.value == part:
-            return key, value
-    for key, value in node.value:  # merged ones
-        if key.id == "scalar" and key.value == "<<" and depth < 16:
-            for merged in value.value if value.id == "sequence" else [value]:
-                found = _child(merged, part, depth + 1)
-                if found is not None:
-                    return found
-    return None

@@ -8,14 +8,14 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from specs.containers import Builder, merge_image
+from specs.containers import Builder, merge_image, replica_count
 from specs.declared import Declared, Index
 from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
-from specs.documents import KINDS, Image, Network, Volume
+from specs.documents import KINDS, Container, Image, Network, Volume
 from specs.fingerprint import network_fingerprint, volume_fingerprint
 from specs.ignore import COMPOSE_FILES, spec_files
 from specs.interpolate import flatten_node, parse_env
@@ -26,6 +26,7 @@ from specs.shapes import NOT_YET
 from specs.values import ImageRef, PortBinding
 
 DEFAULT_NETWORK = "default"
+MAX_CONTAINERS = 10_000  # of one source, replicas included
 
 
 def resolve(
@@ -83,7 +84,7 @@ class _Work:
         builder = Builder(self.index, self.files, self.source_root, images, self.problems)
         containers: dict[str, DesiredContainer] = {}
         origins: dict[str, Declared] = {}
-        for declared in self.index.all("container"):
+        for declared in self._countable():
             for container in builder.build(declared):
                 if container.name in containers:
                     other = containers[container.name].place
@@ -96,6 +97,18 @@ class _Work:
         networks = self._networks(containers.values())
         volumes = self._volumes()
         return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers)
+
+    def _countable(self) -> Iterator[Declared]:
+        """The containers, up to what one machine could ever run."""
+        count = 0
+        for declared in self.index.all("container"):
+            if isinstance(declared.model, Container):
+                count += replica_count(declared.model) or 1
+            if count > MAX_CONTAINERS:
+                text = f"more than {MAX_CONTAINERS} containers in this source"
+                self.problems.append(declared.problem((), text))
+                return
+            yield declared
 
     # ------------------------------------------------------------ reading
 

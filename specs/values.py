@@ -128,7 +128,7 @@ def _split_host(name: str) -> tuple[str, str]:
 
 # ---------------------------------------------------------------- quantities
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?b?)\Z", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([kmgtp]?)(i?b?)\Z", re.IGNORECASE)
 _SIZE_UNITS = ("", "k", "m", "g", "t", "p")
 MAX_BYTES = 2**63 - 1
 
@@ -158,7 +158,7 @@ class ByteSize(int):
         return f"{value}B"
 
 
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(us|µs|ms|s|m|h|d|w)")
+_DURATION_PART = re.compile(r"([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(us|µs|ms|s|m|h|d|w)")
 _DURATION_UNITS = {
     "w": 604_800_000_000,
     "d": 86_400_000_000,

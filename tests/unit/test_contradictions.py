@@ -57,7 +57,7 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             'ports = ["80-81:80-82"]',
             "ports[0]: cannot read port '80-81:80-82': 2 host ports for 3 of the container",
         ),
-        ('ports = ["1-5000:1-5000"]', "ports[0]: cannot read port range '1-5000': more than 4096 ports"),
+        ('ports = ["1-5000:1-5000"]', "ports[0]: more than 4096 published ports"),
         (
             'ports = ["::1:80:80"]',
             "ports[0]: cannot read port '::1:80:80': an IPv6 address stands in brackets",
