@@ -57,7 +57,13 @@ def build(config: Config, rootfs: Path, console_socket: int | None, stage: Stage
     """
     entries = config.get("mounts") or []
     # A copy has the peers of what it was copied from: to be taken before all that is here loses them.
-    tied = {at: _open_bind(entry) for at, entry in enumerate(entries) if _propagates(entry)}
+    tied: dict[int, int] = {}
+    for at, entry in enumerate(entries):
+        if _propagates(entry):
+            stage.name = f"mount {entry['destination']}"
+            _need_peers(str(entry["source"]))
+            tied[at] = _open_bind(entry)
+    stage.name = "root filesystem"
     mounts.make_private("/", kind="rprivate")
     if not mounts.is_mounted(rootfs):
         mounts.bind(rootfs, rootfs)
@@ -102,6 +108,16 @@ def _pivot(root: int, *, read_only: bool) -> None:
 
 def _propagates(entry: Config) -> bool:
     return any(word.endswith(("slave", "shared")) for word in entry.get("options") or ())
+
+
+def _need_peers(source: str) -> None:
+    """Nothing would propagate from or to a private mount, and nobody would see why."""
+    path = os.path.realpath(source)
+    above = [mount for mount in mounts.table() if f"{path}/".startswith(f"{mount.target.rstrip('/')}/")]
+    nearest = max(reversed(above), key=lambda mount: len(mount.target))  # the last one is on top
+    if not nearest.propagation:
+        text = f"it lies on {nearest.target}, a private mount of the host; see mount --make-shared"
+        raise OSError(22, text, source)
 
 
 def _mount(root: int, entry: Config, fd: int = -1) -> None:
