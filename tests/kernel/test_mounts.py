@@ -76,6 +76,12 @@ def test_mounts_propagate_where_that_is_asked_for(box: Engine, place: Path, prop
     assert mounts.is_mounted(place / "outside")
 
 
+def test_propagation_of_a_private_mount_is_refused(box: Engine, place: Path) -> None:
+    mounts.make_private(place, kind="private")
+    with pytest.raises(Fault, match=rf"mount /data: it lies on {place}, a private mount of the host"):
+        box.start("true", mounts=(bind(str(place), "/data", propagation="rslave"),))
+
+
 def test_a_container_sees_no_mount_but_its_own(box: Engine, place: Path) -> None:
     first = box.start("sleep 1000")
     second = box.start("sleep 1000")
