@@ -1,8 +1,7 @@
 """Effects: the agent's HTTP: its state on a unix socket for the command line, /metrics on TCP as well.
 
-The unix socket is bound here with mode 0600 (uvicorn would make it 0666). Readers take the View as it is
-and wait
-for nothing; rendering happens in a thread.
+The unix socket is bound here with mode 0600 (uvicorn would make it 0666). Readers take the View as it is and
+wait for nothing; rendering happens in a thread.
 """
 
 from __future__ import annotations
@@ -68,6 +67,9 @@ class _Server(uvicorn.Server):
 
 def application(agent: Shown) -> Starlette:
     async def status(request: Request) -> Response:
+        _, port = request.scope["server"] or ("", None)  # ASGI: (path, None) for a unix socket
+        if port is not None:  # whoever may scrape need not know of commits and errors
+            return Response(status_code=404)
         return _json(await asyncio.to_thread(status_document, agent.view))
 
     async def scrape(request: Request) -> Response:
