@@ -86,7 +86,7 @@ def spec_files(files: Mapping[str, bytes]) -> list[str]:
     return sorted(
         path
         for path in files
-        if path.endswith(SPEC_ENDINGS)
+        if path.lower().endswith(SPEC_ENDINGS)
         and not any(part[:1] in (".", "_") for part in path.split("/"))
         and path not in ignored
     )

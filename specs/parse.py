@@ -48,7 +48,7 @@ def parse(file: str, content: bytes) -> tuple[list[Document], list[Problem]]:
         before = content[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         return [], [Problem(file, line, column, "cannot read text: not UTF-8")]
-    return _parse_toml(file, text) if file.endswith(".toml") else _parse_yaml(file, text)
+    return _parse_toml(file, text) if file.lower().endswith(".toml") else _parse_yaml(file, text)
 
 
 # ---------------------------------------------------------------- TOML

@@ -113,7 +113,7 @@ class _Work:
     # ------------------------------------------------------------ reading
 
     def _read(self, path: str) -> None:
-        if posixpath.basename(path) in COMPOSE_FILES:
+        if posixpath.basename(path).lower() in COMPOSE_FILES:
             hint = "write container.NAME in a file of another name, or exclude it in .steadignore"
             self.problems.append(Problem(path, 1, 1, f"a Compose file: {NOT_YET}", hint))
             return
