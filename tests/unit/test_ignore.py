@@ -14,6 +14,7 @@ from specs.ignore import Ignored, spec_files
 def test_every_toml_and_yaml_file_is_a_spec_but_hidden_ones() -> None:
     files = dict.fromkeys(
         (
+            "A.TOML",
             "a.toml",
             "b/c.yaml",
             "d.yml",
@@ -26,7 +27,7 @@ def test_every_toml_and_yaml_file_is_a_spec_but_hidden_ones() -> None:
         ),
         b"",
     )
-    assert spec_files(files) == ["a.toml", "b/c.yaml", "d.yml"]
+    assert spec_files(files) == ["A.TOML", "a.toml", "b/c.yaml", "d.yml"]
 
 
 def test_an_ignore_file_holds_for_its_directory_and_below() -> None:
