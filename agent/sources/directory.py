@@ -99,7 +99,7 @@ def _contents(root: Path, signature: Signature) -> dict[str, bytes] | None:
     total = 0
     for path in sorted(signature):
         if signature[path][0] > MAX_FILE_BYTES:
-            if path.endswith((".toml", ".yaml", ".yml")):
+            if path.lower().endswith((".toml", ".yaml", ".yml")):
                 raise Unreadable(f"cannot read {path}: larger than {MAX_FILE_BYTES >> 20} MiB")
             continue
         target = os.path.realpath(root / path)
