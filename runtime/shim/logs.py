@@ -47,7 +47,7 @@ class LogWriter:
         self.directory = directory
         self.dropped = self.taken = 0
         self._log = self._index = self._null = -1
-        self._offset = 0
+        self._offset = self._records = 0
         self._flags = 0
         self._retry_at = 0.0
         self._rebooted = False  # since the last file was written
@@ -123,8 +123,9 @@ class LogWriter:
             os.ftruncate(self._index, os.lseek(self._index, 0, os.SEEK_END) - written)
             raise OSError(28, "cannot write log index: no space left")
         self._offset += length
+        self._records += 1
         self._flags = 0
-        if self._offset >= self._max_size:
+        if self._is_full():
             self._rotate()
 
     def _throw_away(self, pipe: int) -> int:
@@ -152,10 +153,14 @@ class LogWriter:
             except OSError:
                 self._fail()
                 return False
-        if self._offset >= self._max_size:  # the limit was lowered
+        if self._is_full():  # the limit was lowered
             self._rotate()
             return self._log >= 0
         return True
+
+    def _is_full(self) -> bool:
+        """The index has the same limit: of a program that writes byte by byte it is the larger file."""
+        return max(self._offset, self._records * messages.INDEX_RECORD.size) >= self._max_size
 
     def _fail(self) -> None:
         """Give the disk a rest. The files are closed, since opening mends what was half written."""
@@ -196,7 +201,9 @@ class LogWriter:
                 break
             count, known = count - 1, 0
         os.ftruncate(self._index, count * size)
+        self._records = count
         if end > known:
+            self._records += 1
             flags = messages.FLAG_RECOVERED
             os.write(
                 self._index, messages.index_record(known, end - known, messages.STDOUT, flags, time.time_ns())
