@@ -7,6 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 state=$(mktemp -d "${TMPDIR:-/tmp}/stead-demo.XXXXXX")
 specs=$here/hello
 agent=
+watcher=
 
 stead() { "$STEAD" --root "$state/root" --run "$state/run" "$@"; }
 
@@ -18,6 +19,7 @@ pid_of() {
 end() {
     code=$?
     trap - EXIT INT TERM
+    [ -z "$watcher" ] || { kill "$watcher" 2>/dev/null && echo; } || :
     [ -z "$agent" ] || { kill "$agent" 2>/dev/null && wait "$agent" 2>/dev/null; } || :
     stead down "$specs" --volumes >/dev/null || code=1
     rm -rf "$state"
@@ -52,22 +54,26 @@ if [ "${1:-}" = --once ]; then
     exit 0
 fi
 
-stead agent --settings "$state/stead.toml" >"$state/agent.log" 2>&1 &
+"$STEAD" --root "$state/root" --run "$state/run" agent --settings "$state/stead.toml" >"$state/agent.log" 2>&1 &
 agent=$!
-while kill -0 "$agent" 2>/dev/null; do
-    printf '\033[H\033[2J'
-    stead ps
-    cat <<TEXT
+while kill -0 "$agent" 2>/dev/null && [ "$(pid_of hello/web)" = "" ]; do
+    sleep 0.2
+done
+cat <<TEXT
 
-Try:  curl http://127.0.0.1:18080/
+Try in another terminal:
+      curl http://127.0.0.1:18080/
       edit $specs/hello.toml and save it
       kill -9 $(pid_of hello/web)  # what hello/web runs: its shim starts it again
       $STEAD --root $state/root --run $state/run exec -it hello/web sh
       $STEAD --root $state/root --run $state/run history
 Ctrl-C removes the demo.
+
 TEXT
-    sleep 1
-done
+"$STEAD" --root "$state/root" --run "$state/run" ps --watch & # not by the function: its pid would be a shell's
+watcher=$!
+wait "$agent" || :
+kill "$watcher" 2>/dev/null || :
 echo 'the agent ended:' >&2
 cat "$state/agent.log" >&2
 exit 1

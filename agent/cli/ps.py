@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 from agent.cli import table
@@ -17,21 +18,48 @@ if TYPE_CHECKING:
     from runtime.paths import Paths
     from runtime.records import ContainerRecord
 
+#: seconds between two looks of --watch
+PERIOD = 1.0
 #: What a published port is where its record does not say: specs.values.PortBinding.
 PORT = {"host_ip": "", "host_port": 0, "container_port": 0, "protocol": "tcp"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON, one list")
+    parser.add_argument("-w", "--watch", action="store_true", help="go on showing them until Ctrl-C")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
+    if options.watch:
+        return watch(paths)
     rows = [describe(paths, record) for record in attend.read_all(paths)]
-    if options.json:
-        print(json.dumps(rows, indent=1))
-        return 0
+    print(json.dumps(rows, indent=1) if options.json else shown(rows, time.time()))
+    return 0
+
+
+def watch(paths: Paths) -> int:
+    """A table that is drawn anew every second; where there is no terminal, a new one at each change."""
+    from rich.live import Live
+    from rich.text import Text
+
+    def look() -> str:
+        return shown([describe(paths, record) for record in attend.read_all(paths)], time.time())
+
+    if sys.stdout.isatty():
+        with Live(Text(look()), auto_refresh=False, transient=True) as live:
+            while True:
+                time.sleep(PERIOD)
+                live.update(Text(look()), refresh=True)
+    last = ""
+    while True:
+        if (text := look()) != last:
+            print(text, flush=True)
+        last = text
+        time.sleep(PERIOD)
+
+
+def shown(rows: list[dict[str, Any]], now: float) -> str:
     head = ("NAME", "IMAGE", "STATE", "HEALTH", "FOR", "RESTARTS", "PORTS", "SOURCE")
-    now = time.time()
     lines = []
     for row in rows:
         since = float(row["started_at"] or 0.0)
@@ -40,12 +68,11 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         state = f"{row['phase']} ({code})" if row["exit_code"] is not None else str(row["phase"])
         health = str(row["health"]) if row["health"] not in ("", "none") else "-"
         image = str(row["image"]).removeprefix("docker.io/library/").removeprefix("docker.io/")
-        shown = str(row["phase"]) if row["phase"] == "running" else state
+        phase = str(row["phase"]) if row["phase"] == "running" else state
         published = ports(row["ports"]) or "-"
-        cells = (row["name"], image, shown, health, lasted, row["restarts"], published, row["source"])
+        cells = (row["name"], image, phase, health, lasted, row["restarts"], published, row["source"])
         lines.append([str(cell) for cell in cells])
-    print(table.columns(head, lines))
-    return 0
+    return table.columns(head, lines)
 
 
 def ports(published: list[dict[str, Any]]) -> str:
