@@ -76,6 +76,7 @@ class Setting:
     mounts: tuple[Mapping[str, Any], ...] = ()
     all_capabilities: tuple[str, ...] = ()  # what `privileged` and ALL mean here; no container has more
     masked: tuple[str, ...] = ()  # paths of this machine that are masked beside MASKED
+    devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm"), each one a node
     seccomp: str = "unconfined"  # path of the compiled filter
 
 
@@ -237,7 +238,7 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
         sysctls.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
         sysctls.setdefault("net.ipv4.ping_group_range", "0 2147483647")
     devices = [
-        {"source": source, "path": target, "access": access} for source, target, access in request.devices
+        {"source": source, "path": target, "access": access} for source, target, access in setting.devices
     ]
     rule: dict[str, Any] = {"allow": True, "access": "rwm"} if request.privileged else {"allow": False}
     return {

@@ -202,6 +202,7 @@ class Preparation:
             mounts=given + files,
             all_capabilities=own,
             masked=_thermal_throttle(),
+            devices=_devices(request),
             seccomp=self._filter(request, own),
         )
 
@@ -333,7 +334,23 @@ def _device_rules(request: ContainerRequest) -> list[dict[str, Any]]:
     """OCI device rules beyond the default set; a privileged container may use every device."""
     if request.privileged:
         return [{"allow": True, "access": "rwm"}]
-    return [{"allow": True, "path": source, "access": access} for source, _, access in request.devices]
+    return [{"allow": True, "path": source, "access": access} for source, _, access in _devices(request)]
+
+
+def _devices(request: ContainerRequest) -> tuple[tuple[str, str, str], ...]:
+    """Every node of a directory that is asked for (/dev/dri), as Docker has it."""
+    found: list[tuple[str, str, str]] = []
+    for source, target, access in request.devices:
+        if not os.path.isdir(source):
+            found.append((source, target, access))
+            continue
+        for directory, _, names in os.walk(source):
+            inside = target + directory[len(source) :]
+            for name in sorted(names):
+                mode = os.stat(f"{directory}/{name}").st_mode
+                if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                    found.append((f"{directory}/{name}", f"{inside}/{name}", access))
+    return tuple(found)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
