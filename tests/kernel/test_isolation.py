@@ -343,6 +343,19 @@ def test_a_device_that_was_given_is_there_with_the_access_given(box: Engine) -> 
     assert lines == {"r": [name, "read"], "w": [name, "write"], "rw": [name, "read", "write"]}
 
 
+def test_every_device_of_a_directory_is_given(box: Engine, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name, minor in (("null", 3), ("below/zero", 5), ("below/mem", 1)):
+        os.mknod(tmp_path / name, 0o020666, os.makedev(1, minor))
+    (tmp_path / "text").touch()
+    script = "cd /dev/mine; ls * ; head -c 1 below/zero | wc -c; (: < below/mem) && echo read"
+    result = box.run(script, devices=((str(tmp_path), "/dev/mine", "r"),), cap_add=("SYS_RAWIO",))
+    assert result.lines[:5] == ["null", "", "below:", "mem", "zero"]
+    assert result.lines[5] == "1"
+    with pytest.raises(Fault, match="missing"):
+        box.start("true", devices=((str(tmp_path / "missing"), "/dev/mine", "r"),))
+
+
 def opens(path: str) -> bool:
     """Whether this test itself may use the device."""
     try:
