@@ -95,6 +95,7 @@ def _probe(probe: desired.Probe) -> interface.ProbeRequest:
         start_period=probe.start_period,
         start_interval=probe.start_interval,
         on_failure=probe.on_failure,
+        given=probe.given,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.faults import Fault
@@ -258,9 +258,23 @@ def stop_signal(request: ContainerRequest, image: ImageConfig) -> str:
 
 
 def probe(request: ContainerRequest, image: ImageConfig) -> ProbeRequest | None:
-    """The spec's probe, else the image's HEALTHCHECK (times in ns), else none."""
-    if request.probe is not None:
-        return None if request.probe.disabled else request.probe
+    """The spec's probe, else the image's HEALTHCHECK (times in ns), in which the spec may change fields."""
+    mine = request.probe
+    if mine is None:
+        return _own_probe(image)
+    if mine.disabled:
+        return None
+    if mine.exec or mine.shell or mine.http or mine.tcp:
+        return mine
+    own = _own_probe(image)
+    if own is None:
+        cause = "its healthcheck has no test, and the image has none either"
+        hint = "write test, http or tcp"
+        raise Fault("request-invalid", "start container", request.name, cause, hint)
+    return replace(own, **{field: getattr(mine, field) for field in mine.given})
+
+
+def _own_probe(image: ImageConfig) -> ProbeRequest | None:
     check = image.get("Healthcheck") or {}
     test = [str(word) for word in check.get("Test") or ()]
     if not test or test[0] == "NONE":

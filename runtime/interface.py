@@ -55,7 +55,10 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """Exactly one of exec, shell, http, tcp; the rest as in specs.desired.Probe."""
+    """One of exec, shell, http, tcp; the rest as in specs.desired.Probe.
+
+    With none of them and not disabled, the image's own test is meant, changed in the fields `given`.
+    """
 
     exec: tuple[str, ...] = ()
     shell: str = ""
@@ -68,6 +71,7 @@ class ProbeRequest:
     start_period: float = 0.0
     start_interval: float = 5.0
     on_failure: str = "restart"
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class Preparation:
             name=record.name,
             cgroup=cgroup_path(record.id),
             restart=asdict(request.restart),
-            probe=asdict(probe) if probe is not None else None,
+            probe={k: v for k, v in asdict(probe).items() if k != "given"} if probe is not None else None,
             stop_signal=bundle.stop_signal(request, config),
             stop_timeout=request.stop_grace_period,
             log_max_size=request.log_max_size,

@@ -30,6 +30,9 @@ from specs.problems import Problem
 from specs.shapes import NOT_YET
 from specs.values import RANDOM_PORT, ImageRef, MountPoint, PortBinding, clean_path, parse_port_range
 
+#: Keys of a healthcheck that may change the image's own, where they stand alone.
+_TIMES = ("interval", "timeout", "retries", "start_period", "start_interval", "on_failure")
+
 
 class Builder:
     """Holds what every container may refer to. Problems are added to the given list."""
@@ -390,13 +393,13 @@ class _Build:
         if check.disable or check.test == ("NONE",):
             return Probe(disabled=True)
         tests = [key for key in ("test", "http", "tcp") if getattr(check, key) is not None]
-        if len(tests) != 1:
-            text = (
-                f"write one of test, http and tcp, not {' and '.join(tests)}"
-                if tests
-                else (f"a healthcheck without test, http or tcp, which changes the image's own: {NOT_YET}")
-            )
+        if len(tests) > 1:
+            text = f"write one of test, http and tcp, not {' and '.join(tests)}"
             self.wrong(("healthcheck",), text, at_key=True)
+            return None
+        given = () if tests else tuple(key for key in _TIMES if getattr(check, key) is not None)
+        if not tests and not given:
+            self.wrong(("healthcheck",), "it says nothing: write test, http or tcp", at_key=True)
             return None
         test = check.test or ()
         default = Probe()
@@ -411,6 +414,7 @@ class _Build:
             start_period=check.start_period or default.start_period,
             start_interval=check.start_interval or default.start_interval,
             on_failure=check.on_failure or default.on_failure,
+            given=given,
         )
 
     def _restart(self) -> Restart:

@@ -198,6 +198,7 @@ def _probe(facets: Facets, probe: Probe | None) -> None:
     _add(facets, "healthcheck.start_period", _seconds(probe.start_period), "0s")
     _add(facets, "healthcheck.start_interval", _seconds(probe.start_interval), "5s")
     _add(facets, "healthcheck.on_failure", probe.on_failure, "restart")
+    _add(facets, "healthcheck.given", sorted(probe.given), [])
 
 
 def _limits(facets: Facets, limits: Limits) -> None:

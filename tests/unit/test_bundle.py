@@ -127,3 +127,12 @@ def test_the_images_healthcheck_holds_unless_the_spec_has_one() -> None:
     assert bundle.probe(replace(REQUEST, probe=mine), image) == mine
     assert bundle.probe(replace(REQUEST, probe=ProbeRequest(disabled=True)), image) is None
     assert bundle.probe(REQUEST, {"Healthcheck": {"Test": ["NONE"]}}) is None
+
+
+def test_the_spec_may_change_parts_of_the_images_healthcheck() -> None:
+    image = {"Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 2_000_000_000, "Retries": 5}}
+    mine = ProbeRequest(retries=1, on_failure="none", given=("retries", "on_failure"))
+    changed = bundle.probe(replace(REQUEST, probe=mine), image)
+    assert changed == ProbeRequest(shell="true", interval=2.0, retries=1, on_failure="none")
+    with pytest.raises(Fault, match="its healthcheck has no test, and the image has none either"):
+        bundle.probe(replace(REQUEST, probe=mine), {})

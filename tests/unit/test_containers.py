@@ -197,6 +197,11 @@ MIB = 1 << 20
         ),
         ('healthcheck = { http = "http://:80/x" }', "probe", Probe(http="http://:80/x")),
         ('healthcheck = { tcp = ":80" }', "probe", Probe(tcp=":80")),
+        (
+            'healthcheck = { interval = "1s", on_failure = "none" }',
+            "probe",
+            Probe(interval=1.0, on_failure="none", given=("interval", "on_failure")),
+        ),
         ('healthcheck = { test = ["NONE"] }', "probe", Probe(disabled=True)),
         ("healthcheck = { disable = true }", "probe", Probe(disabled=True)),
         ("healthcheck = { disable = false }", "probe", None),
