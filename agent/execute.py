@@ -1,13 +1,7 @@
-"""Effects: run steps in a bounded pool of threads. It decides nothing; a failure never cancels other steps.
-
-STEAD_CRASH_AT="<verb> <kind>:<before|after>[:n]" (for example "start container:after:2") is a hook for tests:
-this process kills itself with SIGKILL around the nth step of that sort.
-"""
+"""Effects: run steps in bounded pools of threads. It decides nothing; a failure cancels no other step."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -52,7 +46,6 @@ class Executor:
         self._pulls = ThreadPoolExecutor(limits.pulls, "stead-pull")
         self._lock = threading.Lock()
         self._futures: dict[Subject, Future[None]] = {}
-        self._crash = CrashPoint.from_environment()
 
     def start(self, step: Step) -> None:
         """Queue `step`. The caller sees to it that its subject has no other step here."""
@@ -82,7 +75,6 @@ class Executor:
     def _run(self, step: Step) -> None:
         begin, started_at = time.monotonic(), time.time()
         self._begun(step)
-        self._crash.reach(step, "before")
         code, message = "", ""
         try:
             perform(self._runtime, step, self._progress)
@@ -90,31 +82,6 @@ class Executor:
             code, message = fault.code, str(fault)
         except Exception as error:  # the step runner: one bug must not stop the other steps
             code, message = "bug", f"cannot {step.id}: {type(error).__name__}: {error}"
-        self._crash.reach(step, "after")
         with self._lock:
             self._futures.pop(step.subject, None)
         self._done(Outcome(step, code, message, started_at, time.monotonic() - begin))
-
-
-class CrashPoint:
-    """Where STEAD_CRASH_AT says that this process dies; nowhere without it."""
-
-    def __init__(self, what: str = "", when: str = "", count: int = 1) -> None:
-        self._what, self._when, self._left = what, when, count
-        self._lock = threading.Lock()
-
-    @classmethod
-    def from_environment(cls) -> CrashPoint:
-        what, _, rest = os.environ.get("STEAD_CRASH_AT", "").partition(":")
-        when, _, count = rest.partition(":")
-        return cls(what, when or "before", int(count or "1")) if what else cls()
-
-    def reach(self, step: Step, when: str) -> None:
-        if not self._what or when != self._when:
-            return
-        if self._what not in (f"{step.verb} {step.subject.kind}", step.verb, "any"):
-            return
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)

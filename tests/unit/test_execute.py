@@ -1,15 +1,8 @@
-"""The executor: steps side by side within limits, failures that stay alone, the hook that kills for tests."""
+"""The executor: steps side by side within limits, failures that stay alone."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
-
-import pytest
 
 from agent.execute import Executor, Outcome
 from agent.planner.model import Cause, Limits, PullImage, RemoveContainer, Step, Subject
@@ -98,39 +91,3 @@ def test_pulls_have_a_limit_of_their_own_and_do_not_hold_up_other_steps() -> Non
     watch.wait(9)
     executor.close()
     assert most[0] == 3
-
-
-CRASHING = """
-import os, sys
-sys.path.insert(0, {root!r})
-from agent.converge import Engine
-from tests.builders import container, desired
-from tests.fake_runtime import FakeRuntime
-runtime = FakeRuntime(available={{"docker.io/library/busybox:latest": "sha256:b"}})
-runtime.gate = lambda call: os.write(1, (call + "\\n").encode())
-Engine(runtime).apply(desired("s", container("s/a"), container("s/b")))
-print("lived", flush=True)
-"""
-
-
-@pytest.mark.parametrize(
-    ("where", "last"),
-    [
-        ("create container:before", "pull"),
-        ("create container:before:2", "create"),
-        ("start container:after:2", "start"),
-        ("pull:after", "pull"),
-        ("remove:before", "lived"),
-    ],
-)
-def test_the_process_dies_where_the_test_says(where: str, last: str) -> None:
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", CRASHING.format(root=root)],
-        env={**os.environ, "STEAD_CRASH_AT": where},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == (0 if last == "lived" else -signal.SIGKILL), done.stderr
-    assert done.stdout.splitlines()[-1].startswith(last)
