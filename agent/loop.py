@@ -174,8 +174,8 @@ class Agent:
 
     def _ended_badly(self, task: asyncio.Task[Any]) -> None:
         """A part of the agent that fails ends the agent; systemd starts it anew, the containers live on."""
-        if not task.cancelled() and task.exception() is not None:
-            log.error("agent ends: %r", task.exception())
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("agent ends: %s", error if isinstance(error, Fault) else repr(error))
             self._end()
 
     def _servers(self) -> list[asyncio.Task[Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ from starlette.routing import Route
 from agent import metrics
 from agent.settings import Settings
 from agent.view import View
+from runtime.faults import Fault
 from runtime.paths import Paths
 
 BACKLOG = 64
@@ -38,7 +40,7 @@ class Shown(Protocol):
 
 
 async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
-    """Until cancelled. OSError when an address cannot be bound."""
+    """Until cancelled. Fault when an address cannot be bound."""
     listeners = [_unix(paths)]
     try:
         if settings.listen.metrics:
@@ -128,6 +130,8 @@ def _tcp(address: str) -> socket.socket:
         listener.bind((host.strip("[]"), int(port)))
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        code = "port-taken" if error.errno == errno.EADDRINUSE else "kernel-error"
+        cause, hint = str(error.strerror).lower(), "choose another listen.metrics in the settings"
+        raise Fault(code, "listen on", address, cause, hint) from error
     listener.listen(BACKLOG)
     return listener

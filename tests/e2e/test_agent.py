@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -149,3 +150,14 @@ def test_metrics_tell_of_containers_in_cadvisors_words(node: Node, agent: Agent)
     assert 'name="default/web"' in text and "stead_source_info{" in text
     if promtool := shutil.which("promtool"):
         subprocess.run([promtool, "check", "metrics"], input=text.encode(), check=True)
+
+
+def test_a_taken_address_for_metrics_ends_the_agent_with_a_line_that_says_so(agent: Agent) -> None:
+    with socket.create_server(("127.0.0.1", agent.metrics)):
+        agent.start()
+        assert agent.process is not None
+        assert agent.process.wait(30) == 1
+        agent.process = None
+    text = agent.log.read_text()
+    assert f"cannot listen on 127.0.0.1:{agent.metrics}: address already in use" in text
+    assert "Traceback" not in text
