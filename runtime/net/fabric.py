@@ -137,7 +137,7 @@ class Fabric:
     def repair_network(self, name: str) -> None:
         """Bridge, its address and settings, and the ports of members that are up; no process is touched."""
         record = self._network(self._database.read(), name, "repair network")
-        with self._creating:
+        with self._creating, links.alone():
             self._bridge(record, "repair network")
         leases = records.read_leases(self._database.read(), networks=[name])
         hosts = [addresses.link_name(self._root, item.container, name) for item in leases]
@@ -165,6 +165,14 @@ class Fabric:
         return list(records.read_networks(self._database.read()).values())
 
     def _bridge(self, record: NetworkRecord, operation: str) -> None:
+        """The caller is alone (links.alone). Fault subnet-overlap: a bridge that is gone may have lost its subnet
+        to another state directory or to the host, which saw that it was free.
+        """
+        if not links.index_of(record.bridge):
+            other = addresses.overlapping(record.net, self._routes(record.bridge))
+            if other is not None:
+                cause = f"{record.subnet} overlaps {other}, which another interface of this host has now"
+                raise Fault("subnet-overlap", operation, record.name, cause, "free it, or remove the network")
         mac = addresses.mac_of(record.gateway)
         bridge = links.Bridge(record.bridge, record.gateway_interface, mac, record.mtu)
         try:
@@ -361,7 +369,7 @@ class Fabric:
             endpoint = self._endpoint(lease, record, lease is outward)
             try:
                 if not links.index_of(record.bridge):
-                    with self._creating:
+                    with self._creating, links.alone():
                         self._bridge(record, "attach container")
                 links.ensure_endpoint(endpoint, netns, hairpin=hairpin)
             except OSError as error:

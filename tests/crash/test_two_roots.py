@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.net import addresses
+from runtime.net import addresses, links
 from tests.crash.agents import Agent
 from tests.crash.box import Box, Nursery, busybox, until
 from tests.e2e.conftest import Node
@@ -113,6 +113,33 @@ def test_a_port_of_the_other_state_directory_is_taken_until_it_is_given_up(sides
     left.box.well("down", str(left.box.specs), "--volumes")
     right.port = left.port
     until(right.well, "right takes the port", 25.0)
+
+
+def test_a_subnet_that_was_lost_to_another_is_said_and_taken_back_when_it_is_free(sides: list[Side]) -> None:
+    """After a reboot the other one came first: what had a bridge before has none now."""
+    left, right = sides
+    left.start()
+    until(left.well, "left converges")
+    left.kill()
+    before = left.box.ps()
+    for row in before.values():
+        left.box.kill(row["id"])
+    for name in links.links():
+        if name.startswith(addresses.bridge_prefix(str(left.box.paths.root.resolve()))):
+            subprocess.run(["ip", "link", "delete", name], check=True)
+    right.start()
+    until(right.well, "right converges")
+    assert set(right.box.inventory.subnets()) == set(left.box.inventory.subnets())
+    left.start()
+    until(lambda: left.status()["blocked"], "left is blocked")
+    assert {item["code"] for item in left.status()["blocked"]} == {"subnet-overlap"}
+    assert right.page() == "right"
+    right.end()
+    right.box.well("down", str(right.box.specs), "--volumes")
+    until(left.well, "left converges again", 40.0)
+    assert {name: row["id"] for name, row in left.box.ps().items()} == {
+        name: row["id"] for name, row in before.items()
+    }
 
 
 def test_networks_made_at_one_time_never_overlap(tmp_path: Path, nurseries: list[Nursery]) -> None:
