@@ -165,8 +165,8 @@ class Fabric:
         return list(records.read_networks(self._database.read()).values())
 
     def _bridge(self, record: NetworkRecord, operation: str) -> None:
-        """The caller is alone (links.alone). Fault subnet-overlap: a bridge that is gone may have lost its subnet
-        to another state directory or to the host, which saw that it was free.
+        """The caller is alone (links.alone). Fault subnet-overlap: a bridge that is gone may have lost its
+        subnet to another state directory or to the host, which saw that it was free.
         """
         if not links.index_of(record.bridge):
             other = addresses.overlapping(record.net, self._routes(record.bridge))
