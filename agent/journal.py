@@ -127,6 +127,7 @@ class Journal:
         """Run `change` as one transaction. False when SQLite cannot write it: then it is lost."""
         with self._lock:
             connection = self._connection
+            before = connection.total_changes
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 change(connection)
@@ -140,7 +141,8 @@ class Journal:
                     raise
                 self.trouble = str(from_sqlite(error, "write journal", str(self._path)))
                 return False
-            self.trouble = ""
+            if connection.total_changes != before:  # what writes nothing proves nothing
+                self.trouble = ""
             return True
 
     def revision(self, entry: Revision) -> None:

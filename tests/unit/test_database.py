@@ -1,0 +1,111 @@
+"""The two SQLite files when the disk takes no more: state says who must act, the journal loses entries."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.journal import Journal, read_actions
+from agent.planner.model import Cause, RemoveContainer, Step, Subject
+from runtime.database import Database
+from runtime.faults import Fault
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT) STRICT;"
+STEP = Step(Subject("container", "a/b"), RemoveContainer("a/b"), Cause("undeclared", "is gone"), source="s")
+
+
+def add(database: Database, name: str) -> None:
+    with database.write() as connection:
+        connection.execute("INSERT INTO things VALUES (?)", (name,))
+
+
+def names(database: Database) -> list[str]:
+    return [row[0] for row in database.read().execute("SELECT name FROM things")]
+
+
+@contextmanager
+def no_growth() -> Iterator[None]:
+    """No file may grow: getrlimit(2), RLIMIT_FSIZE. Python ignores SIGXFSZ."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "stead.db", (SCHEMA,))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "text"),
+    [
+        (
+            "PRAGMA max_page_count = 1",
+            "PRAGMA max_page_count = 100000",
+            "disk-full",
+            "no space left on device",
+        ),
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "kernel-error", "read-only file system"),
+    ],
+)
+def test_a_write_that_fails_says_who_must_act_and_the_next_one_works(
+    database: Database, before: str, after: str, code: str, text: str
+) -> None:
+    database.read().execute(before)
+    with pytest.raises(Fault, match=text) as caught:
+        add(database, "x" * 100_000)
+    assert caught.value.code == code
+    database.read().execute(after)
+    add(database, "well")
+    assert names(database) == ["well"]
+
+
+def test_a_transaction_that_cannot_be_committed_is_not_left_open(database: Database) -> None:
+    """What comes after it must neither see it nor join it."""
+    with no_growth(), pytest.raises(Fault):
+        add(database, "lost")
+    assert not database.read().in_transaction
+    add(database, "kept")
+    assert names(database) == ["kept"]
+
+
+def test_an_exception_of_the_caller_is_passed_on_and_rolled_back(database: Database) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        with database.write() as connection:
+            connection.execute("INSERT INTO things VALUES ('half')")
+            raise ValueError("mine")
+    assert names(database) == []
+
+
+def test_a_journal_that_cannot_be_written_loses_entries_and_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    with no_growth():
+        assert journal.begin(STEP, "r", 1.0) == 0
+        journal.end(0, 0.1, "", "")
+        assert journal.trouble.startswith("cannot write journal")
+    number = journal.begin(STEP, "r", 2.0)
+    assert number and journal.trouble == ""
+    journal.end(number, 0.1, "", "")
+    journal.close()
+    assert [(entry.started, entry.result) for entry in read_actions(tmp_path / "journal.db")] == [(2.0, "ok")]
+
+
+def test_a_damaged_journal_is_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"nothing of SQLite's" * 1000)
+    journal = Journal(tmp_path / "journal.db")
+    assert journal.begin(STEP, "r", 1.0) == 1
+    journal.close()
+    assert (tmp_path / "journal.damaged").exists()
+    with sqlite3.connect(tmp_path / "journal.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM actions").fetchone() == (1,)
+    connection.close()
