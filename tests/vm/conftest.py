@@ -1,0 +1,46 @@
+"""One fresh machine for all tests of this folder; each test finds it converged and leaves it so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.vm.machine import IMAGE, REPOSITORY, Node, download_wheels
+
+STOCK = """
+lsmod | cut -d ' ' -f 1 | grep -x -e overlay -e bridge -e br_netfilter -e nf_tables || echo no modules
+cat /proc/sys/net/ipv4/ip_forward /sys/fs/cgroup/cgroup.subtree_control
+grep ^nameserver /etc/resolv.conf
+stat -f -c %T /sys/fs/cgroup
+"""
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    tool = os.environ.get("STEAD_VM", "")
+    if not tool:
+        pytest.skip("STEAD_VM does not name a tool that boots virtual machines")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make the machine's disk")
+    for command in ("qemu-system-x86_64", "qemu-img"):
+        if shutil.which(command) is None:
+            pytest.skip(f"needs {command}")
+    wheels: Path = tmp_path_factory.mktemp("vm") / "wheels"
+    node = Node(tool, f"stead-test-{os.getpid()}")
+    try:
+        with ThreadPoolExecutor(1) as aside:
+            up = aside.submit(node.vm, "up", timeout=600)
+            download_wheels(wheels)
+            up.result()
+        node.before = node.run(STOCK)
+        node.install(wheels)
+        node.run(IMAGE)
+        node.run(REPOSITORY)
+        yield node
+    finally:
+        node.vm("rm")
