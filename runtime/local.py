@@ -22,7 +22,7 @@ from runtime.interface import (
 from runtime.linux import cgroups
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.observe import Observer
-from runtime.paths import Paths
+from runtime.paths import Paths, write_atomically
 from runtime.prepare import Preparation
 from runtime.records import read_containers
 from runtime.shim import client
@@ -49,6 +49,7 @@ class LocalRuntime:
     ) -> None:
         with faults("open state in", str(paths.root)):
             paths.make()
+            _claim(paths)
         self.paths = paths
         self.database = Database(paths.database, (IMAGES_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA))
         self.images = ImageStore(paths, self.database, registries=registries or {})
@@ -182,3 +183,21 @@ class LocalRuntime:
         self.images.sweep()
         self.fabric.sweep(known)
         return tuple(removed)
+
+
+def _claim(paths: Paths) -> None:
+    """`run` belongs to one root: what another one's containers have there would be swept as leftovers.
+
+    Fault locked, as long as containers of another root live there.
+    """
+    note, root = paths.run / "root", str(paths.root.resolve())
+    try:
+        owner = note.read_text()
+    except FileNotFoundError:
+        owner = ""
+    if owner == root:
+        return
+    if owner and any((paths.run / "containers").iterdir()):
+        cause = f"{paths.run} belongs to the containers of {owner}"
+        raise Fault("locked", "open state in", root, cause, "give --run a directory of its own, too")
+    write_atomically(note, root.encode(), durable=False)

@@ -115,6 +115,19 @@ def test_a_port_of_the_other_state_directory_is_taken_until_it_is_given_up(sides
     until(right.well, "right takes the port", 25.0)
 
 
+def test_a_run_directory_of_another_root_is_refused_and_its_containers_live_on(sides: list[Side]) -> None:
+    """Whoever forgets one of the two options must not take the other's containers for leftovers."""
+    left, right = sides
+    left.start()
+    until(left.well, "left converges")
+    before = left.box.ps()
+    mixed = ["--root", str(right.box.paths.root), "--run", str(left.box.paths.run)]
+    for verb in ("apply", "plan", "down"):
+        code, text = left.box.stead(*mixed, verb, str(right.box.specs))
+        assert code == 1 and f"belongs to the containers of {left.box.paths.root}" in text, text
+    assert left.box.ps() == before and left.page() == "left"
+
+
 def test_a_subnet_that_was_lost_to_another_is_said_and_taken_back_when_it_is_free(sides: list[Side]) -> None:
     """After a reboot the other one came first: what had a bridge before has none now."""
     left, right = sides
