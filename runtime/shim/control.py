@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
 
 NAME = "shim.sock"
-MAX_CLIENTS = 64
+MAX_CLIENTS = 64  # connections that may do everything
+MAX_BRIEF = 8  # further ones, which may not stay: the newest are served, so that a stop always gets through
+MAX_SESSIONS = 64  # exec'ed processes, whether their clients are still there or not
 MAX_DESCRIPTORS = 3
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
@@ -57,11 +59,12 @@ class Control:
             return
         connection = _socket.socket(fileno=fd)
         self._clients = [client for client in self._clients if not client.closed or client.session]
-        if len(self._clients) >= MAX_CLIENTS:
-            connection.close()
-            return
+        brief = [client for client in self._clients if client.is_brief and not client.closed]
+        here = sum(not client.closed for client in self._clients) - len(brief)
+        for client in brief[: max(0, len(brief) + 1 - MAX_BRIEF)]:
+            client.close()
         connection.setblocking(False)
-        self._clients.append(Client(self._monitor, connection))
+        self._clients.append(Client(self._monitor, connection, is_brief=here >= MAX_CLIENTS))
 
     def sessions(self) -> list[launch.Child]:
         return [client.session for client in self._clients if client.session is not None]
@@ -75,10 +78,13 @@ class Control:
 
 
 class Client:
-    """One connection: any number of requests one after the other."""
+    """One connection: any number of requests one after the other. A brief one came when all places were
+    taken: it may ask and stop, but start nothing that stays.
+    """
 
-    def __init__(self, monitor: Monitor, connection: _socket.socket) -> None:
+    def __init__(self, monitor: Monitor, connection: _socket.socket, *, is_brief: bool) -> None:
         self._monitor, self._connection = monitor, connection
+        self.is_brief = is_brief
         self._loop: Loop = monitor.loop
         self._stopping = self._attached = self.closed = False
         self.session: launch.Child | None = None
@@ -98,7 +104,7 @@ class Client:
         except OSError:
             data, ancillary = b"", []
         if not data:
-            self._close()
+            self.close()
             return
         fds: list[int] = []
         for level, kind, content in ancillary:
@@ -121,9 +127,9 @@ class Client:
         try:
             self._connection.send(messages.encode(message))
         except OSError:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if not self.closed:
             self.closed = True
             self._loop.forget(self._connection.fileno())
@@ -136,7 +142,7 @@ class Client:
             self._send({"event": "ended", "exit_code": code})
         if self.session is not None:  # killed with the container
             self._session_exited(wait=True)
-        self._close()
+        self.close()
 
     # -- requests
 
@@ -159,6 +165,8 @@ class Client:
             monitor.adjust(request["supervise"])
         elif operation == "resize":
             self._streams().resize(int(request["rows"]), int(request["columns"]))
+        elif operation in ("exec", "attach") and self.is_brief:
+            raise Refused(f"cannot {operation}: {MAX_CLIENTS} clients are connected already")
         elif operation == "exec":
             return self._exec(request, fds)
         elif operation == "attach":
@@ -201,6 +209,8 @@ class Client:
         """Answered when the program is exec'ed, or could not be."""
         if self.session is not None:
             raise Refused("cannot exec: this connection has a process already")
+        if len(self._monitor.control.sessions()) >= MAX_SESSIONS:
+            raise Refused(f"cannot exec: {MAX_SESSIONS} further processes run in the container already")
         if self._monitor.phase != supervise.RUNNING:  # before its exec, init is still half in the host
             raise Refused(f"cannot exec: the container is not running ({self._monitor.phase})")
         if any(os.fstat(fd).st_mode & _S_IFMT == _S_IFDIR for fd in fds):  # a way into the host's files
