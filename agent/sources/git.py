@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
+from agent.sources import checkout
 from agent.sources.revision import (
     MAX_FILE_BYTES,
     MAX_FILES,
@@ -62,7 +63,8 @@ class GitFailed(Exception):
 
 
 class GitSource:
-    """`directory` is ours (root/sources/<name>): `git/` is the mirror, `current` names the tree in force."""
+    """`directory` is ours (root/sources/<name>): `git/` is the mirror, `current/` has the files of the
+    commit in force, `tree` names them as they were committed, in `trees/`."""
 
     def __init__(self, settings: GitSettings, directory: Path) -> None:
         self._settings, self._directory = settings, directory
@@ -208,24 +210,29 @@ class GitSource:
             with tarfile.open(fileobj=output, mode="r|") as tar:
                 files = unpack(tar, partial)
             output.read()  # the padding at the end
-        if target.is_dir():  # running containers may have directories of it mounted
+        if target.is_dir():  # whole, since it was renamed
             shutil.rmtree(partial)
         else:
             _sync(partial)
             partial.rename(target)
-        self._drop_trees({target.name, self._current()})
+        self._drop_trees({target.name, self._in_force()})
         return Revision(commit, note[0][:200] if note else "", files, str(self._directory / "current"))
 
     def accept(self, revision: Revision) -> None:
-        """`revision` is in force: `current`, where relative paths lead, names its tree from now on."""
-        fresh = self._directory / ".current"
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(f"trees/{revision.id[:16]}")
-        fresh.rename(self._directory / "current")
+        """`revision` is in force: `current`, where relative paths lead, has its files from now on."""
+        name = revision.id[:16]
+        before = self._in_force()
+        trees = self._directory / "trees"
+        checkout.update(self._directory / "current", trees / name, trees / before if before else None)
         _sync(self._directory)
+        fresh = self._directory / ".tree"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(f"trees/{name}")
+        fresh.rename(self._directory / "tree")
 
-    def _current(self) -> str:
-        link = self._directory / "current"
+    def _in_force(self) -> str:
+        """The name of the tree that `current` has been brought to; empty: none yet."""
+        link = self._directory / "tree"
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
     def _drop_trees(self, keep: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -324,6 +325,46 @@ def test_a_new_agent_leaves_the_tree_in_force_to_those_who_mounted_it(
         return (tmp_path / "mine/current/www/index.html").stat().st_ino
 
     assert inode() == inode()
+
+
+def test_mounted_directories_follow_the_commits_and_keep_what_else_is_in_them(tmp_path: Path) -> None:
+    work = checkout(tmp_path)
+    commit(
+        work, {"a.toml": "one", "www/index.html": "one", "www/old.html": "old", "gone/x": "x", "conf": "c"}
+    )
+    source = GitSource(GitSettings(str(work)), tmp_path / "mine")
+    current = tmp_path / "mine/current"
+
+    def act(take: Callable[..., Any]) -> None:
+        source.accept(take())
+        mounted = os.open(current / "www", os.O_RDONLY | os.O_DIRECTORY)
+        (current / "www/data").mkdir()
+        (current / "www/data/of-the-container").write_text("mine")
+        for text in ("two", "three", "four"):
+            (work / "www/old.html").unlink(missing_ok=True)
+            (work / "gone/x").unlink(missing_ok=True)
+            commit(work, {"www/index.html": text, "www/more/deep.html": text})
+            source.accept(take())
+            assert sorted(os.listdir(mounted)) == ["data", "index.html", "more"]
+            assert (current / "www/more/deep.html").read_text() == text
+            with os.fdopen(os.open("index.html", os.O_RDONLY, dir_fd=mounted)) as file:
+                assert file.read() == text
+        os.close(mounted)
+        assert (current / "www/data/of-the-container").read_text() == "mine"
+        assert not (current / "gone").exists() and (current / "conf").read_text() == "c"
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        shutil.rmtree(current / "www/more")
+        (current / "www/more").symlink_to(outside)  # by the container
+        commit(work, {"www/more/deep.html": "five"})
+        source.accept(take())
+        assert os.listdir(outside) == [] and (current / "www/more/deep.html").read_text() == "five"
+        (work / "conf").unlink()
+        commit(work, {"conf/is/a/directory/now": "c"})
+        source.accept(take())
+        assert (current / "conf/is/a/directory/now").read_text() == "c"
+
+    follow(source, act)
 
 
 def test_a_checkout_that_someone_else_updates_is_watched(tmp_path: Path) -> None:
