@@ -1,8 +1,8 @@
 """Effects: the agent. It waits for a reason to look, looks, starts what is ready, and waits again.
 
-Reasons: a source changed, a step ended, a shim said something, a blocked step may be tried again, or nothing
-happened for a while (drift tells nobody). What is in force comes from disk first, so that after a reboot all
-comes back without its sources. Ending the agent leaves every container running.
+Reasons: a source changed, a step ended, a shim said something or died, a blocked step may be tried again, or
+nothing happened for a while (drift tells nobody). What is in force comes from disk first, so that after a
+reboot all comes back without its sources. Ending the agent leaves every container running.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import socket
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from agent import notify, picture
 from agent.clock import SystemClock
 from agent.converge import Engine, Event, Round
+from agent.deaths import Deaths
 from agent.desired import Resolved, Shelf, Surroundings, resolve
 from agent.journal import Journal
 from agent.journal import Revision as RevisionEntry
@@ -145,6 +147,8 @@ class Agent:
                 on_event=_log_event,
             )
             stack.callback(self._listen())
+            self._deaths = Deaths(self._loop, partial(self._because, "shim"))
+            stack.callback(self._deaths.close)
             await self._restore()
             await self._live()
         return 0
@@ -334,6 +338,8 @@ class Agent:
 
     def _publish(self, done: Round) -> None:
         now = self._clock.time()
+        containers = done.observed.containers.values()
+        self._deaths.watch({item.shim_pid for item in containers if item.shim_pid})
         for feed in self._feeds:
             if feed.desired is not None and not feed.view.errors:
                 verdict = judge(feed.desired, done, {}, now)

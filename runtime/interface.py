@@ -210,6 +210,7 @@ class ObservedContainer:
     phase: Phase
     project: str = ""
     pid: int = 0  # of the container's init, 0 when not running
+    shim_pid: int = 0  # of its supervisor, 0 when there is none
     created_at: float = 0.0
     started_at: float = 0.0
     finished_at: float = 0.0

@@ -179,6 +179,7 @@ class Observer:
             phase=life.phase,
             project=record.project,
             pid=state.pid if up and state is not None else 0,
+            shim_pid=state.shim_pid if life.alive and state is not None else 0,
             created_at=record.created_at,
             started_at=state.started_at if state else 0.0,
             finished_at=state.finished_at if state else 0.0,

@@ -195,7 +195,6 @@ def test_a_killed_cgroup_or_shim_costs_one_run_and_no_more(shop: Shop) -> None:
     state = client.read_state(shop.box.paths.live(before["default/web"]["id"]))
     assert state is not None
     os.kill(state.shim_pid, signal.SIGKILL)
-    shop.touch()
     until(lambda: shop.counted("shim") == 1 and shop.agent.converged() and shop.answers(), "a new shim")
     after = shop.box.ps()
     assert after["default/web"]["id"] == before["default/web"]["id"]
