@@ -45,12 +45,17 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
             connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10)
         else:
             connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise from_sqlite(error, "open database", str(path)) from error
+    try:
+        if not readonly:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
         connection.row_factory = sqlite3.Row
         found = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:
+        connection.close()
         raise from_sqlite(error, "open database", str(path)) from error
     if found > VERSION:
         connection.close()

@@ -18,6 +18,7 @@ import pytest
 from agent.http import server
 from agent.settings import Settings, parse
 from agent.view import View
+from runtime.faults import Fault
 from runtime.paths import Paths
 
 
@@ -105,6 +106,6 @@ def test_an_address_in_use_is_said(served: Served, tmp_path: Path) -> None:
     settings = parse(f'[listen]\nmetrics = "127.0.0.1:{served.port}"\n')
     paths = Paths(tmp_path / "other" / "root", tmp_path / "other" / "run")
     paths.make()
-    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{served.port}"):
+    with pytest.raises(Fault, match=f"cannot listen on 127.0.0.1:{served.port}"):
         asyncio.run(server.serve(served.agent, paths, settings))
     assert not paths.agent_socket.exists()
