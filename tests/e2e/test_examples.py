@@ -1,0 +1,74 @@
+"""Every example is run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.desired import Surroundings, load_directory
+from tests.e2e.conftest import until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+STEAD = Path(sys.executable).parent / "stead"
+
+needs_root = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+    pytest.mark.skipif(not STEAD.exists(), reason="needs the command stead beside this Python"),
+]
+
+
+@pytest.mark.parametrize("directory", [path for path in EXAMPLES.iterdir() if path.is_dir()], ids=str)
+def test_every_example_is_valid(directory: Path) -> None:
+    found = load_directory(directory, around=Surroundings())
+    assert found.desired is not None, found.problems
+    assert found.desired.containers
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    busybox = shutil.which("busybox")
+    if busybox is None or subprocess.run(["ldd", busybox], capture_output=True).returncode == 0:
+        pytest.skip("needs Debian's busybox-static")
+    return {**os.environ, "BUSYBOX": busybox, "STEAD": str(STEAD), "TMPDIR": str(tmp_path)}
+
+
+class TestDemo:
+    pytestmark = needs_root
+
+    def test_once_it_answers_and_leaves_nothing(self, environment: dict[str, str], tmp_path: Path) -> None:
+        done = subprocess.run(
+            ["sh", str(EXAMPLES / "demo.sh"), "--once"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Hello from a container." in done.stdout
+        assert re.search(r"^hello/web .* running .* healthy .* 127.0.0.1:18080->80/tcp ", done.stdout, re.M)
+        assert os.listdir(tmp_path) == []
+
+    def test_it_runs_until_it_is_ended(self, environment: dict[str, str], tmp_path: Path) -> None:
+        log = tmp_path.parent / f"{tmp_path.name}.log"
+        with log.open("w") as out:
+            demo = subprocess.Popen(
+                ["sh", str(EXAMPLES / "demo.sh")], env=environment, stdout=out, stderr=out
+            )
+        try:
+            until(lambda: re.search(r"^hello/web .* healthy ", log.read_text(), re.M) is not None)
+            demo.send_signal(signal.SIGTERM)
+            assert demo.wait(60) == 0, log.read_text()
+        finally:
+            demo.kill()
+            demo.wait()
+        assert os.listdir(tmp_path) == []
