@@ -78,12 +78,13 @@ class Endpoint:
         self._pause = pause  # waited on between attempts, so that closing does not wait for them
         self._lock = threading.Lock()
         self._base = ""
+        self._is_doubtful = False  # the base was found while the host could not be reached
         self._pool: urllib3.PoolManager | None = None
-        self._foreign: urllib3.PoolManager | None = None
+        self._foreign: dict[str, urllib3.PoolManager] = {}  # by proxy
         self._credentials: dict[str, str] = {}  # Authorization by repository
 
     def close(self) -> None:
-        for pool in (self._pool, self._foreign):
+        for pool in (self._pool, *self._foreign.values()):
             if pool is not None:
                 pool.clear()
 
@@ -121,13 +122,16 @@ class Endpoint:
         challenged = False
         while True:
             credential = self._credentials.get(repository, "")
-            response = self._follow(method, url, headers, credential, subject)
+            response, host = self._follow(method, url, headers, credential, subject)
             status = response.status
             if 200 <= status < 300 or status in (404, 416):
                 return response
             challenges = auth.parse_challenges(", ".join(response.headers.getlist("www-authenticate")))
             after = response.headers.get("Retry-After", "")
             response.close()
+            if host and status in (401, 403):  # its challenge is not ours to answer
+                cause = f"{self.address} redirects to {host}, which wants credentials of its own ({status})"
+                raise Fault("registry-denied", "pull image", subject, cause)
             if status == 401 and not challenged:
                 self._credentials[repository] = self._answer(challenges, repository, subject)
                 challenged = True
@@ -150,8 +154,11 @@ class Endpoint:
 
     def _follow(
         self, method: str, url: str, headers: Mapping[str, str], credential: str, subject: str
-    ) -> urllib3.BaseHTTPResponse:
-        """Follow redirects; the Authorization header stays with the origin it is meant for."""
+    ) -> tuple[urllib3.BaseHTTPResponse, str]:
+        """Follow redirects; the Authorization header stays with the origin it is meant for.
+
+        The answer, and the host it is from where that is another origin than `url`'s.
+        """
         origin = _origin(url)
         for _ in range(MAX_REDIRECTS + 1):
             own = _origin(url) == origin
@@ -160,7 +167,7 @@ class Endpoint:
                 sent["Authorization"] = credential
             response = self._send(method, url, sent)
             if response.status not in _REDIRECTS or "Location" not in response.headers:
-                return response
+                return response, "" if own else urlsplit(url).netloc
             target = urljoin(url, response.headers["Location"])
             response.close()
             scheme = urlsplit(target).scheme
@@ -170,7 +177,8 @@ class Endpoint:
         raise unreachable(subject, f"{self.address} redirects more than {MAX_REDIRECTS} times")
 
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        pool = self._pool if _origin(url) == _origin(self._base) else self._others()
+        is_own = _origin(url) == _origin(self._base)
+        pool = self._pool if is_own else self._others(url)
         assert pool is not None
         try:
             return pool.request(
@@ -183,6 +191,7 @@ class Endpoint:
                 decode_content=False,
             )
         except urllib3.exceptions.HTTPError as error:
+            self._is_doubtful = self._is_doubtful or is_own
             raise Trouble(explain(error)) from error
 
     # ------------------------------------------------------------ authentication
@@ -216,7 +225,7 @@ class Endpoint:
         safe = parts.scheme == "https" or (parts.scheme == "http" and self._base.startswith("http:"))
         if not safe:
             raise unreachable(subject, f"{self.address} sends to the token server {url!r}, which is not safe")
-        response = self._follow("GET", url, {}, own, subject)
+        response, _ = self._follow("GET", url, {}, own, subject)
         try:
             body = response.read(MAX_TOKEN, decode_content=False)
         except urllib3.exceptions.HTTPError as error:
@@ -237,10 +246,13 @@ class Endpoint:
     # ------------------------------------------------------------ connections
 
     def _locate(self, subject: str) -> str:
-        """The base URL. For hosts that may do without TLS: finds out whether they do."""
+        """The base URL. For hosts that may do without TLS: finds out whether they do, and again after they
+        could not be reached: one that was down speaks TLS when it is up, or has another certificate.
+        """
         with self._lock:
-            if not self._base:
+            if not self._base or self._is_doubtful:
                 self._base = self._find(subject)
+                self._is_doubtful = False
             return self._base
 
     def _find(self, subject: str) -> str:
@@ -278,27 +290,28 @@ class Endpoint:
                 context.verify_mode = ssl.CERT_NONE
                 options["assert_fingerprint"] = fingerprint
             options["ssl_context"] = context
-        return _pool(scheme, host, options)
+        return _pool(_proxy(scheme, host), options)
 
-    def _others(self) -> urllib3.PoolManager:
+    def _others(self, url: str) -> urllib3.PoolManager:
         """For the hosts that a registry redirects to: their certificates are checked."""
+        parts = urlsplit(url)
+        proxy = _proxy(parts.scheme, parts.hostname or "")
         with self._lock:
-            if self._foreign is None:
-                self._foreign = _pool("https", "", {"ssl_context": ssl.create_default_context()})
-            return self._foreign
+            if proxy not in self._foreign:
+                self._foreign[proxy] = _pool(proxy, {"ssl_context": ssl.create_default_context()})
+            return self._foreign[proxy]
 
 
-def _pool(scheme: str, host: str, options: dict[str, Any]) -> urllib3.PoolManager:
+def _pool(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
     timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
-    proxy = "" if is_loopback(host) else _proxy(scheme, host)
     if proxy:
         return urllib3.ProxyManager(proxy, maxsize=POOL_SIZE, timeout=timeout, **options)
     return urllib3.PoolManager(maxsize=POOL_SIZE, timeout=timeout, **options)
 
 
 def _proxy(scheme: str, host: str) -> str:
-    """The environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY."""
-    if host and urllib.request.proxy_bypass(host):
+    """The environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY; none for this machine itself."""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
         return ""
     return urllib.request.getproxies().get(scheme, "")
 

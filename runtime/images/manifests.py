@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.faults import Fault
@@ -333,5 +333,7 @@ def match_layers(manifest: Manifest, config: ImageConfig, subject: str) -> None:
 def check_platform(config: ImageConfig, wanted: Platform, subject: str) -> None:
     """An image that says what it is for must be for `wanted`: better told now than as `exec format error`."""
     found = config.platform
+    if not config.data.get("variant") and found.architecture == wanted.architecture:
+        found = replace(found, variant=wanted.variant)  # many say it in the index only
     if found.architecture and not found.fitness(wanted):
         raise Fault("platform-missing", "pull image", subject, f"it is for {found}, not for {wanted}")

@@ -35,6 +35,7 @@ _FALL_THROUGH = frozenset(
         "request-invalid",
     }
 )
+_ALGORITHMS = ("sha256", "sha384", "sha512")  # of a manifest's digest, as a name may have it
 T = TypeVar("T")
 
 
@@ -149,13 +150,12 @@ class Remote:
                 response.close()
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         wanted = reference if ":" in reference else response.headers.get("Docker-Content-Digest", digest)
-        if wanted.startswith("sha256:") and wanted != digest:
-            raise Fault(
-                "digest-mismatch",
-                "pull image",
-                self._subject,
-                f"{endpoint.address} sent a manifest with {digest} as {wanted}",
-            )
+        algorithm = wanted.partition(":")[0]
+        if algorithm in _ALGORITHMS:
+            found = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+            if found != wanted:
+                cause = f"{endpoint.address} sent a manifest with {found} as {wanted}"
+                raise Fault("digest-mismatch", "pull image", self._subject, cause)
         return Document(data, response.headers.get("Content-Type", ""), digest)
 
     def blob(self, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]) -> None:
@@ -202,6 +202,8 @@ class Remote:
         try:
             if response.status == 404:
                 cause = f"{endpoint.address} has no blob {descriptor.digest}"
+                if descriptor.urls:  # the image's author chose them: they are no place for a host to ask
+                    cause += f", a layer that is only at {descriptor.urls[0]}: such are not supported"
                 raise Fault("image-not-found", "pull image", self._subject, cause)
             if response.status == 416:
                 writer.restart()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import ssl
@@ -48,7 +49,7 @@ class Answer:
 class Fake:
     """A registry of one image whose `answer` may be replaced. Plain HTTP, or TLS with a certificate."""
 
-    def __init__(self, certificate: Path | None = None) -> None:
+    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -80,12 +81,12 @@ class Fake:
                     fake.closed.set()
                     self.close_connection = True
 
-            do_GET = do_HEAD = respond
+            do_GET = do_HEAD = do_CONNECT = respond
 
         self.requests: list[Request] = []
         self.sent = 0
         self.closed = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = False
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -137,7 +138,7 @@ class Fake:
         return digest(data)
 
     def plain(self, request: Request) -> Answer:
-        body = self.files.get(request.path.removeprefix("/v2/app/"))
+        body = self.files.get(request.path.rpartition("/v2/app/")[2])
         if body is None:
             return Answer(b"{}", 404)
         if request.headers.get("Range", "").startswith("bytes="):
@@ -248,6 +249,23 @@ def test_credentials_stay_with_their_registry_when_it_redirects(
     box.close()
 
 
+def test_a_host_that_a_registry_redirects_to_cannot_ask_for_its_credentials(
+    tmp_path: Path, fake: Fake, other: Fake
+) -> None:
+    (tmp_path / "password").write_text("secret")
+    fake.answer = lambda request: Answer(b"", 307, {"Location": f"http://{other.address}{request.path}"})
+    challenge = {"WWW-Authenticate": f'Bearer realm="http://{other.address}/token"'}
+    other.answer = lambda request: Answer(b"{}", 401, challenge)
+    settings = RegistrySettings(username="me", password_file=str(tmp_path / "password"))
+    box = Box(tmp_path / "box", {fake.address: settings})
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-denied"
+    assert f"redirects to {other.address}, which wants credentials of its own" in str(fault)
+    assert all("Authorization" not in request.headers for request in other.requests)
+    assert not [request for request in other.requests if "token" in request.path]
+    box.close()
+
+
 def test_redirects_without_an_end_are_given_up(box: Box, fake: Fake) -> None:
     fake.answer = lambda request: Answer(b"", 302, {"Location": request.path})
     fault = fault_of(box, fake.ref)
@@ -270,6 +288,34 @@ def test_a_failing_server_is_asked_again(box: Box, fake: Fake) -> None:
     fake.image(CONTENT)
     fake.answer = lambda request: Answer(b"", 503) if len(fake.requests) % 2 else fake.plain(request)
     assert box.store.pull(fake.ref)
+
+
+def test_a_layer_of_a_busy_registry_is_not_asked_for_again_and_again(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    packed = digest(next(data for data in fake.files.values() if data.startswith(b"\x1f\x8b")))
+
+    def answer(request: Request) -> Answer:
+        late = packed in request.path
+        return Answer(b"", 429, {"Retry-After": "9"}) if late else fake.plain(request)
+
+    fake.answer = answer
+    assert fault_of(box, fake.ref).code == "registry-busy"
+    assert len([request for request in fake.requests if packed in request.path]) == 1
+
+
+def test_a_disk_that_gets_full_in_a_pull_is_said_and_leaves_nothing(tmp_path: Path, fake: Fake) -> None:
+    fake.image(layer(file("f", os.urandom(8_000_000))))
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)], check=True)
+    try:
+        box = Box(place)
+        fault = fault_of(box, fake.ref)
+        assert fault.code == "disk-full"
+        assert box.leftovers() == []
+        box.close()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_server_that_keeps_failing_is_unreachable(box: Box, fake: Fake) -> None:
@@ -349,6 +395,34 @@ def test_a_manifest_that_is_not_what_its_digest_says_is_refused(box: Box, fake: 
     assert fault.code == "digest-mismatch"
 
 
+def test_a_digest_wins_over_a_tag_and_is_verified_whatever_its_algorithm(box: Box, fake: Fake) -> None:
+    pinned = fake.image(layer(file("pinned")))
+    data = fake.files["manifests/1"]
+    fake.image(layer(file("newer")))
+    found = box.store.pull(ImageRef.parse(f"{fake.address}/app:1@{pinned}"))
+    assert (box.store.ensure_layers(found)[0] / "pinned").exists()
+    right, wrong = f"sha512:{hashlib.sha512(data).hexdigest()}", "sha512:" + "1" * 128
+    fake.files[f"manifests/{right}"] = fake.files[f"manifests/{wrong}"] = data
+    assert box.store.pull(ImageRef.parse(f"{fake.address}/app@{right}")) == found
+    with pytest.raises(Fault) as caught:
+        box.store.pull(ImageRef.parse(f"{fake.address}/app@{wrong}"))
+    assert caught.value.code == "digest-mismatch"
+
+
+def test_a_layer_that_only_its_author_distributes_is_named(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    manifest = json.loads(fake.files["manifests/1"])
+    manifest["layers"][0] |= {
+        "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "urls": ["https://author.invalid/layer"],
+    }
+    fake.files["manifests/1"] = json.dumps(manifest).encode()
+    del fake.files[f"blobs/{manifest['layers'][0]['digest']}"]
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "image-not-found"
+    assert "only at https://author.invalid/layer: such are not supported" in str(fault)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -414,30 +488,54 @@ def test_what_a_mirror_lacks_comes_from_the_registry(tmp_path: Path, fake: Fake,
     box.close()
 
 
+def test_a_proxy_is_used_but_not_for_this_machine(
+    tmp_path: Path, fake: Fake, other: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.image(CONTENT)
+    other.files = fake.files
+
+    def proxy(request: Request) -> Answer:
+        if "/blobs/" in request.path:
+            return Answer(b"", 307, {"Location": f"http://{other.address}/v2/app{request.path[-78:]}"})
+        return fake.plain(request)
+
+    fake.answer = proxy
+    monkeypatch.setenv("HTTP_PROXY", f"http://{fake.address}")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "elsewhere.invalid")
+    registries = {
+        "127.0.0.1:1": RegistrySettings(mirrors=("http://registry.invalid",)),
+        "registry.invalid": RegistrySettings(insecure=True),
+    }
+    box = Box(tmp_path / "box", registries)
+    assert box.store.pull(ImageRef.parse("127.0.0.1:1/app:1"))
+    assert {request.path.partition("/v2")[0] for request in fake.requests} == {"http://registry.invalid"}
+    assert len(other.requests) == 2 and all(item.path.startswith("/v2/app/") for item in other.requests)
+    box.close()
+
+
+def test_images_of_docker_io_come_from_its_api_host(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answer = lambda request: Answer(b"", 403)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{fake.address}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    box = Box(tmp_path / "box")
+    assert fault_of(box, ImageRef.parse("nginx")).code == "registry-unreachable"
+    asked = {(request.method, request.path) for request in fake.requests}
+    assert asked == {("CONNECT", "registry-1.docker.io:443")}
+    box.close()
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed one for 127.0.0.1, with its key in the same file."""
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    subprocess.run(
-        [
-            *[
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-            ],
-            *["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"],
-            *[str(path), "-out", f"{path}.crt"],
-        ],
-        check=True,
-        capture_output=True,
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+    command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    command += ["-keyout", str(path), "-out", f"{path}.crt"]
+    subprocess.run(command, check=True, capture_output=True)
     path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
     return path
 
@@ -468,3 +566,20 @@ def test_tls_with_a_given_authority_is_checked(tmp_path: Path, secure: Fake, cer
     assert fault.code == "registry-unreachable"
     assert "certificate" in str(fault)
     wrong.close()
+
+
+def test_a_registry_that_was_down_is_met_as_it_is_when_it_comes_up(
+    tmp_path: Path, fake: Fake, certificate: Path
+) -> None:
+    fake.image(CONTENT)
+    box = Box(tmp_path / "box")
+    fake.stop()
+    assert fault_of(box, fake.ref).code == "registry-unreachable"
+    port = int(fake.address.rpartition(":")[2])
+    secure = Fake(certificate, port)
+    secure.files = fake.files
+    try:
+        assert box.store.pull(fake.ref)
+    finally:
+        secure.stop()
+        box.close()

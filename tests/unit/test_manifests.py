@@ -183,6 +183,16 @@ def test_a_config_must_name_as_many_layers_as_the_manifest() -> None:
         check_platform(config, Platform.parse("linux/amd64"), "app")
 
 
+@pytest.mark.parametrize("wanted", ["linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"])
+def test_a_config_that_names_no_variant_is_taken_for_the_one_its_index_says(wanted: str) -> None:
+    architecture = wanted.split("/")[1]
+    text = f'{{"os":"linux","architecture":"{architecture}","rootfs":{{"diff_ids":[]}}}}'
+    check_platform(parse_config(text.encode(), "app"), Platform.parse(wanted), "app")
+    newer = text.replace('"rootfs"', '"variant":"v99","rootfs"')
+    with pytest.raises(Fault, match=f"it is for linux/{architecture}/v99"):
+        check_platform(parse_config(newer.encode(), "app"), Platform.parse(wanted), "app")
+
+
 @pytest.mark.parametrize(
     "text",
     [b"{}", b'{"rootfs":{"diff_ids":["x"]}}', b'{"rootfs":{"diff_ids":{}}}', b'{"rootfs":{},"config":3}'],
