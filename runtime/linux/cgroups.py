@@ -14,7 +14,7 @@ import time
 
 from runtime.linux import mounts, pidfd
 from runtime.linux.cgroups_v1 import V1
-from runtime.linux.cgroups_v2 import V2
+from runtime.linux.cgroups_v2 import V2, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -335,16 +335,6 @@ def read(path: str) -> str | None:
         if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):  # removed meanwhile; a threaded cgroup
             return None
         raise
-    finally:
-        os.close(fd)
-
-
-def write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"write {text!r}: {error.strerror}", path) from None
     finally:
         os.close(fd)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime.linux.cgroups_v2 import _flat, _read, _value, _write
+from runtime.linux.cgroups_v2 import _flat, _read, _value, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ class V1:
                 child = f"{parent}/{name}"
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     if not _read(f"{child}/{file}").strip():
-                        _write(f"{child}/{file}", _read(f"{parent}/{file}").strip())
+                        write(f"{child}/{file}", _read(f"{parent}/{file}").strip())
                 parent = child
 
     def thaw(self, path: str) -> None:
         """A frozen process does not die."""
         if "freezer" in self.mounted:
             try:
-                _write(f"{self.mounted['freezer']}/{path}/freezer.state", "THAWED")
+                write(f"{self.mounted['freezer']}/{path}/freezer.state", "THAWED")
             except FileNotFoundError:
                 pass
 
@@ -116,7 +116,7 @@ class V1:
             text = f"limit {controller}: the kernel has no {name} here"
             raise OSError(errno.ENOTSUP, text, path) from None
         if now != str(value):
-            _write(file, str(value))
+            write(file, str(value))
 
     def _apply_memory(self, path: str, limits: Limits) -> None:
         """memory.limit <= memory.memsw always holds, so the order depends on the direction. Twice memory is
@@ -175,7 +175,7 @@ class V1:
             now = self._per_device(path, name)
             for device in now.keys() | wanted.keys():
                 if now.get(device, 0) != wanted.get(device, 0):
-                    _write(file, f"{device} {wanted.get(device, 0)}")
+                    write(file, f"{device} {wanted.get(device, 0)}")
 
     @staticmethod
     def _to_weight(name: str, weight: int) -> int:
@@ -235,12 +235,12 @@ class V1:
         """Deny all, then allow `rules`: (type a|b|c, major, minor, access), -1 for any."""
         deny, allow = (self._file("devices", path, f"devices.{verb}") for verb in ("deny", "allow"))
         if any(rule[0] == "a" for rule in rules):
-            _write(allow, "a")
+            write(allow, "a")
             return
-        _write(deny, "a")
+        write(deny, "a")
         for kind, major, minor, access in rules:
             numbers = ":".join("*" if number < 0 else str(number) for number in (major, minor))
-            _write(allow, f"{kind} {numbers} {access}")
+            write(allow, f"{kind} {numbers} {access}")
 
     # ------------------------------------------------------------ looking
 

@@ -52,7 +52,7 @@ class V2:
             return
         for controller in sorted(missing & {"cpu", "cpuset", "io", "memory", "pids", "hugetlb"}):
             try:
-                _write(f"{directory}/cgroup.subtree_control", f"+{controller}")
+                write(f"{directory}/cgroup.subtree_control", f"+{controller}")
             except OSError as error:
                 # Processes in a cgroup that is not ours, or real-time processes (cpu): the limit that needs
                 # it will say so.
@@ -63,7 +63,7 @@ class V2:
         """No process of the tree runs, so none forks; SIGKILL ends frozen ones (Linux 5.2). Nothing where
         there is no such cgroup."""
         try:
-            _write(f"{self.root}/{path}/cgroup.freeze", str(int(frozen)))
+            write(f"{self.root}/{path}/cgroup.freeze", str(int(frozen)))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
@@ -81,7 +81,7 @@ class V2:
                 text = f"limit {controller}: the kernel has no {name} here"
                 raise OSError(errno.ENOTSUP, text, path) from None
             if now != value:
-                _write(file, value or "\n")
+                write(file, value or "\n")
 
     def _wanted(self, path: str, controller: str, limits: Limits) -> list[tuple[str, str, str]]:
         """(file, text, text for no limit)."""
@@ -222,7 +222,7 @@ def _read(path: str) -> str:
         os.close(fd)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
