@@ -102,10 +102,11 @@ class LocalRuntime:
         image = self.images.get(name)
         if image is None:
             raise Fault("image-not-found", "remove image", name, "it is not in the store")
+        canonical = name if name in image.names else str(ImageRef.parse(name))
         users = [
             record.name
             for record in read_containers(self.database.read())
-            if record.image_id == image.id and (len(image.names) <= 1 or record.image == name)
+            if record.image_id == image.id and (len(image.names) <= 1 or record.image == canonical)
         ]
         if users:
             raise Fault(

@@ -48,6 +48,7 @@ EPOCH = "1970-01-01T00:00:00Z"
 MAX_NESTED = 3  # indexes that point at indexes
 MAX_LINKS = 8  # links that lead to one member
 
+_DIR_TRANSPORT = b"Directory Transport Version"
 _ARCHIVE_NAMES = re.compile(
     rb"(?:blobs|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(?:\.json|\.tar)?)\Z"
 )
@@ -102,6 +103,10 @@ def _open_directory(path: Path, blobs: BlobStore, name: ImageRef, platform: Plat
         return _layout(tree, path, blobs, name, platform)
     if tree.has("manifest.json") and _is_docker(_read(tree, "manifest.json", MAX_MANIFEST, path)):
         return _docker(tree, path, blobs, name, platform)
+    if tree.has("manifest.json") and tree.has("version"):
+        if _read(tree, "version", MAX_MANIFEST, path).startswith(_DIR_TRANSPORT):
+            cause = "it is an image in the private format of skopeo's dir: and podman's docker-dir"
+            raise invalid(path, cause, "save it as an OCI layout or docker-archive")
     with blobs.incoming() as incoming:
         digest, engine = hashlib.sha256(), ZstdCompressor(level=ZSTD_LEVEL)
         for piece in write_tree(path):

@@ -18,6 +18,7 @@ import pytest
 from backports import zstd
 
 from runtime.faults import Fault
+from tests.kernel.engine_box import IMAGE, engine
 from tests.kernel.images_box import (
     BASE,
     Box,
@@ -130,6 +131,33 @@ def test_a_docker_archive_is_imported(box: Box, tmp_path: Path) -> None:
     assert box.store.import_path(layout.path, ref("third")) != ""
 
 
+@needs_registry
+@pytest.mark.skipif(not shutil.which("buildah"), reason="needs buildah")
+def test_what_buildah_and_skopeo_write_is_imported_as_one_image(box: Box, tmp_path: Path) -> None:
+    storage = ["--root", str(tmp_path / "store"), "--runroot", str(tmp_path / "run"), "--storage-driver=vfs"]
+
+    def buildah(*words: str) -> str:
+        done = subprocess.run(["buildah", *storage, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    (tmp_path / "hello").write_text("hello")
+    container = buildah("from", "scratch")
+    buildah("copy", "-q", container, str(tmp_path / "hello"), "/etc/hello")
+    buildah("config", "--cmd", "/etc/hello", container)
+    image = f"sha256:{buildah('commit', '-q', container, 'localhost/made:1')}"
+    targets = {"oci:": "layout", "oci-archive:": "oci.tar", "docker-archive:": "docker.tar"}
+    for kind, place in targets.items():
+        buildah("push", "-q", "localhost/made:1", f"{kind}{tmp_path / place}:made:1")
+        assert box.store.import_path(tmp_path / place, ref("localhost/made:1")) == image, kind
+    assert (box.store.ensure_layers(image)[0] / "etc/hello").read_text() == "hello"
+    subprocess.run(
+        ["skopeo", "copy", "-q", f"oci:{tmp_path}/layout:made:1", f"dir:{tmp_path}/private"], check=True
+    )
+    with pytest.raises(Fault, match="save it as an OCI layout or docker-archive") as caught:
+        box.store.import_path(tmp_path / "private", ref("x"))
+    assert caught.value.code == "archive-invalid"
+
+
 def test_one_of_several_images_is_chosen_by_name(box: Box, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     layout.image([layer(file("one"))], tag="one")
@@ -197,6 +225,27 @@ def test_removing_the_last_name_removes_what_no_other_image_has(box: Box, tmp_pa
     assert box.store.check(two)
     assert box.store.remove(two[7:19])[0] == "Untagged: docker.io/library/app:two"
     assert os.listdir(box.paths.layers) == os.listdir(box.paths.blobs) == []
+
+
+def test_an_image_that_a_container_uses_stays_by_whatever_name_it_is_removed(tmp_path: Path) -> None:
+    with engine(tmp_path) as machine:
+        name = machine.create("true")
+        (image,) = machine.runtime.images.list()
+        familiar, id = IMAGE.familiar, image.id
+        machine.runtime.images.tag(id, ref("other:1"))
+        for text in (familiar, str(IMAGE)):
+            with pytest.raises(Fault, match=f"used by {name}") as caught:
+                machine.runtime.remove_image(text)
+            assert caught.value.code == "image-in-use"
+        with pytest.raises(Fault, match="remove it by name"):
+            machine.runtime.remove_image(id[7:19])
+        assert machine.runtime.remove_image("other:1") == ("Untagged: docker.io/library/other:1",)
+        for text in (familiar, id, id[7:19]):
+            with pytest.raises(Fault, match=f"used by {name}"):
+                machine.runtime.remove_image(text)
+        machine.runtime.remove_container(name)
+        lines = machine.runtime.remove_image(id[7:19])
+        assert lines[:2] == (f"Untagged: {IMAGE}", f"Deleted: {id}")
 
 
 def test_an_id_prefix_finds_one_image_only(box: Box, tmp_path: Path) -> None:
