@@ -103,10 +103,9 @@ def _open_directory(path: Path, blobs: BlobStore, name: ImageRef, platform: Plat
         return _layout(tree, path, blobs, name, platform)
     if tree.has("manifest.json") and _is_docker(_read(tree, "manifest.json", MAX_MANIFEST, path)):
         return _docker(tree, path, blobs, name, platform)
-    if tree.has("manifest.json") and tree.has("version"):
-        if _read(tree, "version", MAX_MANIFEST, path).startswith(_DIR_TRANSPORT):
-            cause = "it is an image in the private format of skopeo's dir: and podman's docker-dir"
-            raise invalid(path, cause, "save it as an OCI layout or docker-archive")
+    if tree.has("manifest.json") and _is_dir_transport(tree):
+        cause = "it is an image in the private format of skopeo's dir: and podman's docker-dir"
+        raise invalid(path, cause, "save it as an OCI layout or docker-archive")
     with blobs.incoming() as incoming:
         digest, engine = hashlib.sha256(), ZstdCompressor(level=ZSTD_LEVEL)
         for piece in write_tree(path):
@@ -114,6 +113,13 @@ def _open_directory(path: Path, blobs: BlobStore, name: ImageRef, platform: Plat
             incoming.write(engine.compress(piece))
         incoming.write(engine.flush())
         return _rootfs(blobs, incoming.keep(), incoming.size, f"sha256:{digest.hexdigest()}", platform)
+
+
+def _is_dir_transport(tree: Tree) -> bool:
+    if not tree.has("version"):
+        return False
+    with tree.open("version")[0] as file:
+        return file.read(len(_DIR_TRANSPORT)) == _DIR_TRANSPORT
 
 
 def _open_file(path: Path, blobs: BlobStore, name: ImageRef, platform: Platform, stack: ExitStack) -> Found:
