@@ -261,7 +261,9 @@ class Fabric:
     # ------------------------------------------------------------ ports
 
     def check_ports(self, id: str) -> None:
-        """Fault port-taken when a container that is up, or a program of the host, has one of its ports."""
+        """Fault port-taken when a container that is up, or a program of the host, has one of its ports;
+        request-invalid when one is for an address that the host does not have.
+        """
         connection = self._database.read()
         self._check(connection, id, _name(connection, id), records.read_ports(connection, id))
 
@@ -271,6 +273,10 @@ class Fabric:
         self._check_rows(connection, id, name, bindings)
         if not bindings:
             return
+        for binding in bindings:
+            if binding.host_ip not in ports.ANY and not ports.is_local(binding.host_ip):
+                cause = f"port {binding} is for {binding.host_ip}, which is no address of this host"
+                raise Fault("request-invalid", "publish ports of", name, cause, "leave the address out")
         listening = ports.listeners()
         for binding in bindings:
             listener = ports.conflict(binding, listening)
@@ -339,9 +345,11 @@ class Fabric:
         if not networks:
             return None
         zones = [firewall.Zone(item.bridge, item.subnet, item.internal) for item in networks.values()]
+        published = records.read_active_ports(connection)
         target: dict[str, str] = {}
-        for container, leases in by_container(records.read_leases(connection)).items():
-            target[container] = (way_out(leases, networks) or leases[0]).address
+        if published:
+            for container, leases in by_container(records.read_leases(connection)).items():
+                target[container] = (way_out(leases, networks) or leases[0]).address
         publications = [
             firewall.Publication(
                 "" if port.host_ip in ports.ANY else port.host_ip,
@@ -350,7 +358,7 @@ class Fabric:
                 target[container],
                 port.container_port,
             )
-            for container, _, port in records.read_active_ports(connection)
+            for container, _, port in published
             if container in target
         ]
         return firewall.contents(zones, publications)

@@ -20,7 +20,7 @@ class Files:
     """The files of the containers of one state directory. Thread-safe."""
 
     def __init__(self, paths: Paths, database: Database) -> None:
-        self._paths = paths
+        self._containers = f"{paths.root}/containers"
         self._database = database
         self._hosts = threading.Lock()
         self._dirty: set[str] = set()
@@ -90,7 +90,7 @@ class Files:
     def _refresh(self, networks: Collection[str]) -> None:
         for id, (text, block) in self._blocks(networks).items():
             try:
-                names.write_in_place(self._paths.container(id) / "hosts", names.replace_block(text, block))
+                names.write_in_place(f"{self._containers}/{id}/hosts", names.replace_block(text, block))
             except FileNotFoundError:
                 continue  # the container went meanwhile
             except OSError as error:
@@ -109,7 +109,7 @@ class Files:
             key = tuple(sorted(lease.network for lease in own))
             if not any(network in networks for network in key):
                 continue
-            text = names.read_small(self._paths.container(id) / "hosts")
+            text = names.read_small(f"{self._containers}/{id}/hosts")
             if text is None:
                 continue
             if key not in blocks:
@@ -128,7 +128,7 @@ class Files:
                 wrongs[id] = wrongs.get(id, ()) + wrong
         base = resolvconf.host_text()
         for id in active:
-            resolv = names.read_small(self._paths.container(id) / "resolv.conf")
+            resolv = names.read_small(f"{self._containers}/{id}/resolv.conf")
             if resolv is not None and resolvconf.is_stale(resolv, base):
                 wrong = (Defect("resolv", "the host's resolv.conf has changed since its own was written"),)
                 wrongs[id] = wrongs.get(id, ()) + wrong

@@ -60,12 +60,12 @@ chain guard {
 }
 chain arriving {
   type nat hook prerouting priority -100; policy accept;
-  dnat to ip daddr . meta l4proto . th dport map @published_at
+  fib daddr type local dnat to ip daddr . meta l4proto . th dport map @published_at
   fib daddr type local dnat to meta l4proto . th dport map @published
 }
 chain own {
   type nat hook output priority -100; policy accept;
-  dnat to ip daddr . meta l4proto . th dport map @published_at
+  fib daddr type local dnat to ip daddr . meta l4proto . th dport map @published_at
   fib daddr type local dnat to meta l4proto . th dport map @published
 }
 chain leaving {

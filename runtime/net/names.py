@@ -87,7 +87,7 @@ def _line(address: str, names: Sequence[str]) -> str:
     return f"{address}\t{' '.join(names)}"
 
 
-def write_in_place(path: Path, text: str) -> bool:
+def write_in_place(path: Path | str, text: str) -> bool:
     """Make the file hold `text` without changing its inode; 0644: every user reads it. True if changed."""
     data = text.encode()
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -103,11 +103,16 @@ def write_in_place(path: Path, text: str) -> bool:
         os.close(fd)
 
 
-def read_small(path: Path) -> str | None:
+def read_small(path: Path | str) -> str | None:
     """A file's text; None when it does not exist or is no plain file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read(MAX_SIZE).decode("utf-8", "replace")
+    try:
+        size = min(os.fstat(fd).st_size, MAX_SIZE)
+        return os.read(fd, size).decode("utf-8", "replace")
+    except OSError:  # a directory
+        return None
+    finally:
+        os.close(fd)

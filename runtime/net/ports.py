@@ -5,6 +5,7 @@ sock_diag(7), Documentation/networking/proc_net_tcp.rst.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -50,6 +51,16 @@ def conflict(binding: PortBinding, listeners: Iterable[Listener]) -> Listener | 
         if listener.address in ANY or binding.host_ip in ANY or listener.address == binding.host_ip:
             return listener
     return None
+
+
+def is_local(address: str) -> bool:
+    """Whether an IPv4 address is the host's, 127.0.0.0/8 included: only such can be bound to (ip(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def listeners() -> list[Listener]:

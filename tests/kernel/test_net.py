@@ -233,7 +233,17 @@ def test_a_port_for_one_address_answers_there_only() -> None:
         assert ask(None, "127.0.0.1", 8080) is not None
         assert ask(machine.outside, HOST, 8080) is None
         assert ask(machine.outside, HOST, 8081) == OUTSIDE
+        assert ask(None, HOST, 8081) is not None and ask(node.netns[web], HOST, 8081) is not None
         assert ask(None, "127.0.0.1", 8081) is None
+        with pytest.raises(Fault, match=f"{OUTSIDE}, which is no address of this host"):
+            node.container("p/thief", "p/net", ports=(PortBinding(OUTSIDE, 80, 80),))
+        serve(machine.outside, 80)
+        sh("ip", "address", "add", "198.51.100.7/24", "dev", "up0")
+        node.container("p/moving", "p/net", ports=(PortBinding("198.51.100.7", 80, 80),))
+        sh("ip", "address", "del", "198.51.100.7/24", "dev", "up0")
+        with namespaces.in_netns(machine.outside):
+            sh("ip", "address", "add", "198.51.100.7/24", "dev", "world0")
+        assert ask(None, "198.51.100.7", 80) is not None, "what is not the host's any more is not taken"
 
 
 @on_own_host
