@@ -354,4 +354,4 @@ def _devices(request: ContainerRequest) -> tuple[tuple[str, str, str], ...]:
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=1).encode()
+    return json.dumps(document).encode()  # without indent: that would not be done by json's C code
