@@ -1,0 +1,192 @@
+"""A host of its own for each test of networks: the body runs as a program in new network and mount
+namespaces, another namespace is the world outside. Nothing is left when the program ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from runtime.database import Database
+from runtime.interface import Attachment, NetworkRequest
+from runtime.linux import namespaces
+from runtime.net.fabric import NET_SCHEMA, Fabric
+from runtime.paths import Paths
+from specs.values import PortBinding
+
+ROOT = Path(__file__).resolve().parents[2]
+BODIES: dict[str, Callable[[], None]] = {}
+OUTSIDE, HOST = "198.51.100.2", "198.51.100.1"
+WAIT = 1.0
+MARKS = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
+]
+
+
+def on_own_host(body: Callable[[], None]) -> Callable[[], None]:
+    BODIES[body.__name__] = body
+    module = body.__module__
+
+    @functools.wraps(body)
+    def run() -> None:
+        code = f"import {module}; from tests.kernel import net_box; net_box.BODIES[{body.__name__!r}]()"
+        command = ["unshare", "--net", "--mount", sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+def sh(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class Machine:
+    """A host with a way to the world, and fabrics on it."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.outside = self.directory / "outside"
+        sh("ip", "link", "set", "lo", "up")
+        namespaces.create_netns(self.outside)
+        self.stack.callback(namespaces.delete_netns, self.outside)
+        sh("ip", "link", "add", "up0", "type", "veth", "peer", "name", "world0")
+        sh("ip", "link", "set", "world0", "netns", str(self.outside))
+        with namespaces.in_netns(self.outside):
+            sh("ip", "address", "add", f"{OUTSIDE}/24", "dev", "world0")
+            sh("ip", "link", "set", "world0", "up")
+        sh("ip", "address", "add", f"{HOST}/24", "dev", "up0")
+        sh("ip", "link", "set", "up0", "up")
+        sh("ip", "route", "add", "default", "via", OUTSIDE)
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def fabric(self, name: str = "one", pool: str = "10.88.0.0/16") -> Node:
+        node = Node(Paths(self.directory / name / "root", self.directory / name / "run"), pool)
+        self.stack.callback(node.close)
+        return node
+
+
+class Node:
+    """One fabric with containers that are namespaces only."""
+
+    def __init__(self, paths: Paths, pool: str) -> None:
+        paths.make()
+        self.paths = paths
+        self.database = Database(paths.database, (NET_SCHEMA,))
+        self.fabric = Fabric(paths, self.database, pool=pool)
+        self.netns: dict[str, Path] = {}
+
+    def close(self) -> None:
+        for path in self.netns.values():
+            namespaces.delete_netns(path)
+        self.fabric.close()
+        self.database.close()
+
+    def network(self, name: str, **fields: object) -> None:
+        self.fabric.create_network(NetworkRequest(name, "test", "f", **fields))  # type: ignore[arg-type]
+
+    def container(self, name: str, *networks: str, ports: tuple[PortBinding, ...] = ()) -> str:
+        id = secrets.token_hex(16)
+        attachments = [Attachment(network) for network in networks]
+        with self.database.write() as connection:
+            self.fabric.reserve(connection, id, name, attachments, ports)
+        self.start(id)
+        return id
+
+    def start(self, id: str) -> None:
+        self.paths.live(id).mkdir(parents=True)
+        self.netns[id] = self.paths.netns(id)
+        namespaces.create_netns(self.netns[id])
+        self.fabric.check_ports(id)
+        self.fabric.attach(id, self.netns[id])
+        self.fabric.activate(id)
+        self.fabric.publish()
+
+    def address(self, id: str) -> str:
+        return self.fabric.addresses(id)[0][1]
+
+    def defects(self) -> set[str]:
+        found = self.fabric.observe()
+        everywhere = [*found.firewall, *(d for net in found.networks for d in net.defects)]
+        everywhere += [defect for given in found.containers.values() for defect in given]
+        return {defect.kind for defect in everywhere}
+
+
+def open_socket(netns: Path | None, kind: socket.SocketKind) -> socket.socket:
+    if netns is None:
+        made = socket.socket(socket.AF_INET, kind)
+    else:
+        with namespaces.in_netns(netns):
+            made = socket.socket(socket.AF_INET, kind)
+    made.settimeout(WAIT)
+    return made
+
+
+def serve(netns: Path | None, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    """Answer each peer with its own address, until the program ends."""
+    server = open_socket(netns, kind)
+    server.settimeout(None)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("0.0.0.0", port))
+    if kind == socket.SOCK_STREAM:
+        server.listen(16)
+
+    def answer() -> None:
+        while True:
+            if kind == socket.SOCK_STREAM:
+                peer, (address, _) = server.accept()
+                peer.sendall(address.encode())
+                peer.close()
+            else:
+                _, (address, source) = server.recvfrom(100)
+                server.sendto(address.encode(), (address, source))
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def ask(
+    netns: Path | None, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> str | None:
+    """What the server there sees as our address; None when it cannot be reached."""
+    with open_socket(netns, kind) as client:
+        try:
+            client.connect((address, port))
+            if kind == socket.SOCK_DGRAM:
+                client.send(b"?")
+            return client.recv(100).decode()
+        except OSError:
+            return None
+
+
+def comes_to_answer(netns: Path | None, address: str, port: int) -> str | None:
+    """As `ask`, again until the deadline: for a few ms after a link came up the kernel drops what it sends
+    (net/core/link_watch.c starts its queue from a work queue), and TCP tries again after a second only.
+    """
+    deadline = time.monotonic() + 10 * WAIT
+    while (answer := ask(netns, address, port)) is None and time.monotonic() < deadline:
+        pass
+    return answer
+
+
+TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
