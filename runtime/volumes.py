@@ -147,8 +147,12 @@ class Volumes:
             shutil.rmtree(copying)
         if not copied.exists():
             if not os.listdir(data):
-                if not _copy_from_image(rootfs, target, copying):
-                    return
+                try:
+                    if not _copy_from_image(rootfs, target, copying):
+                        return
+                except BaseException:
+                    shutil.rmtree(copying, ignore_errors=True)  # a disk may be full of it
+                    raise
                 os.rename(copying, copied)
             else:
                 self._set_filled(name)

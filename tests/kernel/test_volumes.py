@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from runtime.interface import ContainerRequest, VolumeRequest
 from runtime.paths import Paths
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from specs.values import ImageRef, MountPoint
+from tests.kernel.engine_box import engine
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners")]
 
@@ -140,6 +142,51 @@ def test_a_copy_that_was_cut_off_is_begun_again_or_finished(volumes: Volumes, ro
     assert not copied.exists() and stat.S_IMODE(path.stat().st_mode) == 0o750
 
 
+def test_a_disk_that_gets_full_while_copying_is_said_and_gets_its_room_back(
+    rootfs: Path, tmp_path: Path
+) -> None:
+    (rootfs / "var/data/big").write_bytes(os.urandom(3_000_000))
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)], check=True)
+    try:
+        paths = Paths(place / "root", place / "run")
+        paths.make()
+        database = Database(paths.database, (VOLUMES_SCHEMA,))
+        volumes = Volumes(paths, database)
+        path = create(volumes)
+        with pytest.raises(Fault) as caught:
+            use(volumes, rootfs, target="/var/data")
+        assert caught.value.code == "disk-full"
+        assert os.listdir(path) == [] and os.listdir(path.parent) == ["_data"]
+        (rootfs / "var/data/big").unlink()
+        use(volumes, rootfs, target="/var/data")
+        assert (path / "file").read_text() == "content"
+        database.close()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_capabilities_devices_and_odd_files_are_copied_and_sockets_are_not(
+    volumes: Volumes, rootfs: Path
+) -> None:
+    data, capability = rootfs / "var/data", bytes.fromhex("0100000200200000000000000000000000000000")
+    os.chown(data / "file", 5, 6)
+    os.setxattr(data / "file", "security.capability", capability)
+    os.mknod(data / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    os.symlink("nowhere", data / "broken")
+    os.lchown(data / "broken", 7, 8)
+    os.mknod(data / "socket", 0o600 | stat.S_IFSOCK)
+    (data / "empty").mkdir(mode=0o2750)
+    path = create(volumes)
+    use(volumes, rootfs, target="/var/data")
+    assert os.getxattr(path / "file", "security.capability") == capability
+    assert (path / "null").stat().st_rdev == os.makedev(1, 3)
+    assert (path / "broken").lstat().st_uid == 7 and os.readlink(path / "broken") == "nowhere"
+    assert stat.S_IMODE((path / "empty").stat().st_mode) == stat.S_IMODE((data / "empty").stat().st_mode)
+    assert not (path / "socket").exists()
+
+
 def test_first_use_by_many_at_once_copies_once(volumes: Volumes, rootfs: Path) -> None:
     path = create(volumes)
     failures: list[BaseException] = []
@@ -196,3 +243,49 @@ def test_an_unknown_volume_and_a_bad_name_are_faults(volumes: Volumes, rootfs: P
         with pytest.raises(Fault) as caught:
             volumes.create(VolumeRequest(name, "test", "f"))
         assert caught.value.code == "request-invalid"
+
+
+# ---------------------------------------------------------------- in containers
+
+
+def test_a_volume_goes_from_container_to_container_with_what_is_nested_in_it(tmp_path: Path) -> None:
+    with engine(tmp_path) as machine:
+        machine.runtime.create_volume(VolumeRequest("t/data", "t", "f"))
+        (tmp_path / "one-file").write_text("a file of the host")
+        mounts = (
+            MountPoint("bind", str(tmp_path / "one-file"), "/home/web/deep/er/file", read_only=True),
+            MountPoint("tmpfs", "", "/home/web/fast", tmpfs_size=65536, tmpfs_mode=0o750),
+            MountPoint("volume", "t/data", "/home"),
+        )
+        script = (
+            "stat -c '%u:%g' /home/web; cat /home/web/deep/er/file; echo; stat -c %a /home/web/fast;"
+            " df -k /home/web/fast | tail -n 1 | { read a size c; echo $size; };"
+            " touch /home/web/deep/er/file; echo kept >/home/web/kept; touch /home/web/fast/lost"
+        )
+        lines = machine.run(script, mounts=mounts).lines
+        assert lines == ["1000:1000", "a file of the host", "750", "64"]
+        name = machine.start("sleep 1000", mounts=(MountPoint("volume", "t/data", "/mnt", read_only=True),))
+        found = machine.exec(name, "cat /mnt/web/kept; ls -A /mnt/web/fast; touch /mnt/web/new")
+        assert (found.text, found.code) == ("kept\n", 1) and "Read-only" in found.errors
+        with pytest.raises(Fault, match=f"used by {name}") as caught:
+            machine.runtime.remove_volume("t/data")
+        assert caught.value.code == "volume-in-use"
+        machine.runtime.remove_container(name)
+        (volume,) = machine.runtime.volumes.list()
+        assert (volume.path / "web/kept").read_text() == "kept\n", "it stays when its containers go"
+        machine.runtime.remove_volume("t/data")
+        assert not volume.path.exists()
+
+
+def test_a_link_in_a_volume_does_not_lead_a_mount_out_of_the_root(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    with engine(tmp_path) as machine:
+        machine.runtime.create_volume(VolumeRequest("t/evil", "t", "f"))
+        evil = MountPoint("volume", "t/evil", "/evil")
+        machine.run(f"ln -s {victim} /evil/far; ln -s /../../../../..{victim} /evil/up", mounts=(evil,))
+        for target in ("/evil/far/in", "/evil/up/in"):
+            mounts = (evil, MountPoint("tmpfs", "", target))
+            lines = machine.run("grep -c 'victim/in tmpfs' /proc/mounts", mounts=mounts).lines
+            assert lines == ["1"], "it is followed within the root"
+        assert os.listdir(victim) == []
