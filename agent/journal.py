@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.planner.model import Blocked, Step
 from runtime.database import from_sqlite, roll_back
 from runtime.faults import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # readers (history, explain) need no planner
+    from agent.planner.model import Blocked, Step
 
 #: newest rows that are kept, by table
 KEEP = {"actions": 20_000, "revisions": 2_000, "reasons": 5_000, "plans": 500}
