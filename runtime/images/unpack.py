@@ -337,6 +337,9 @@ class Unpacker:
         parent, _, name = path.rpartition(b"/")
         try:
             where = self._directory(parent)
+        except Refused:
+            return  # in place of a parent this layer has something else, which hides all of it
+        try:
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=where)
             os.utime(name, ns=(0, 0), dir_fd=where)
         except FileExistsError:

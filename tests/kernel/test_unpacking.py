@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from runtime.faults import Fault
 from tests.kernel.images_box import (
@@ -59,6 +61,10 @@ def box(tmp_path: Path) -> Iterator[Box]:
             [directory("full"), file("full/three", "3"), file("full/.wh..wh..opq")], id="opaque-last"
         ),
         pytest.param([file(".wh.full"), directory("full"), file("full/three", "3")], id="whiteout-recreate"),
+        pytest.param(
+            [directory("full"), file("full/.wh.one"), file("full", "now a file")], id="whiteout-in-what-goes"
+        ),
+        pytest.param([file("full/.wh.one"), symlink("full", "etc")], id="whiteout-under-a-new-link"),
         pytest.param(
             [directory("replaced-by-directory"), file("replaced-by-directory/x", "x")], id="file-to-dir"
         ),
@@ -171,6 +177,36 @@ def test_a_hard_link_into_a_lower_layer_becomes_a_copy(box: Box, tmp_path: Path)
     assert (top / "su1").read_text() == "setuid"
     assert (top / "su1").stat().st_mode & 0o7777 == 0o4755
     assert (top / "su1").stat().st_nlink == 3
+
+
+def test_a_hard_link_into_a_lower_layer_keeps_links_and_all_metadata(box: Box, tmp_path: Path) -> None:
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    headers = {"SCHILY.xattr.security.capability": capability.decode("latin-1")}
+    lower = layer(
+        symlink("link", "nowhere", uid=5, mtime=1_000_000_000),
+        file("ping", "x", mode=0o4711, uid=6, gid=7, mtime=1_100_000_000, pax_headers=headers),
+    )
+    top = unpacked(box, tmp_path, lower, layer(hardlink("d/link2", "link"), hardlink("d/ping2", "ping")))
+    assert os.readlink(top / "d/link2") == "nowhere" and (top / "d/link2").lstat().st_uid == 5
+    status = (top / "d/ping2").stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o4711, 6, 7)
+    assert status.st_mtime == 1_100_000_000
+    assert os.getxattr(top / "d/ping2", "security.capability") == capability
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstd.compress], ids=["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("claimed", [".tar", ".tar+gzip", ".tar+zstd"])
+def test_what_compresses_a_layer_its_first_bytes_say_and_not_its_media_type(
+    box: Box, tmp_path: Path, compress: Callable[[bytes], bytes], claimed: str
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    entry = layout.image([BASE], compress=compress)
+    manifest = json.loads((layout.path / "blobs/sha256" / entry["digest"][7:]).read_text())
+    manifest["layers"][0]["mediaType"] = f"application/vnd.oci.image.layer.v1{claimed}"
+    layout.entries.clear()
+    layout.add(layout.blob(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json"))
+    image = box.store.import_path(layout.path, ref("it"))
+    assert (box.store.ensure_layers(image)[0] / "etc/passwd").exists()
 
 
 def test_sparse_files_of_every_format_stay_sparse(box: Box, tmp_path: Path) -> None:
