@@ -122,10 +122,6 @@ class Agent:
     def scraped(self) -> None:
         self._scraped = time.monotonic()
 
-    def look(self) -> None:
-        """Something outside of the agent changed (an image was imported): look now. Thread-safe."""
-        self._loop.call_soon_threadsafe(self._because, "source")
-
     # ------------------------------------------------------------ life
 
     async def run(self) -> int:

@@ -69,7 +69,9 @@ def text(found: Any, now: float) -> str:
         lines += [f"  {error}" for error in source["errors"]]
     lines += [f"now: {step['id']}: {step['cause']}" for step in found["in_flight"]]
     for item in found["blocked"]:
-        again = f" (again in {item['retry_in']:.0f} s)" if item["retry_in"] is not None else ""
+        again = ""
+        if item["retry_in"] is not None:
+            again = f" (again in {max(0.0, found['at'] + item['retry_in'] - now):.0f} s)"
         lines.append(f"blocked: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
     if found["error"]:
         lines.append(f"error: {found['error']}")
