@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,19 @@ PARALLEL = 3  # downloads at once, over all pulls
 PROGRESS_INTERVAL = 0.1  # seconds between two reports of one pull
 MAX_NESTED = 3  # indexes that point at indexes
 MIN_PREFIX = 4  # hex digits of an abbreviated id
+MAX_REFUSED = 64  # manifests that are remembered
+
+#: faults after which what was brought of an image is of no use, or in the way
+_REFUSED = frozenset(
+    {
+        "archive-invalid",
+        "digest-mismatch",
+        "disk-full",
+        "layer-invalid",
+        "manifest-invalid",
+        "platform-missing",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,7 @@ class ImageStore:
         self._parallel = parallel
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._refused: dict[str, Fault] = {}  # by manifest: its bytes will not be better next time
 
     def close(self) -> None:
         """Cancel downloads and drop connections."""
@@ -203,7 +217,7 @@ class ImageStore:
             wanted = Platform.parse(platform) if platform else host_platform()
         except ValueError as error:
             raise Fault("request-invalid", "pull image", ref.familiar, str(error)) from error
-        with faults("pull image", ref.familiar), self._using():
+        with self._bringing(), faults("pull image", ref.familiar):
             known = self._known(ref, wanted)
             if ref.digest and known:
                 return self._name(ref, known, ref.digest)
@@ -212,8 +226,35 @@ class ImageStore:
                 return known
             document = remote.manifest()
             plan = self._plan(ref, remote, document, wanted, _Meter(ref.familiar, progress))
-            self._bring(plan)
+            self._bring_once(plan)
             return self._record(plan, ref, document.digest)
+
+    @contextmanager
+    def _bringing(self) -> Iterator[None]:
+        """Hold the store against collection; nothing stays of an image that is refused."""
+        try:
+            with self._using():
+                yield
+        except Fault as fault:
+            if fault.code in _REFUSED:
+                with suppress(Fault, OSError, sqlite3.Error):
+                    self._collect()
+            raise
+
+    def _bring_once(self, plan: _Plan) -> None:
+        """A manifest whose layer was refused is refused again without its layers being downloaded again."""
+        known = self._refused.get(plan.manifest)
+        if known is not None:
+            raise Fault(known.code, known.operation, plan.subject, known.cause, known.hint)
+        try:
+            self._bring(plan)
+        except Fault as fault:
+            if fault.code == "layer-invalid":
+                with self._lock:
+                    self._refused[plan.manifest] = fault
+                    while len(self._refused) > MAX_REFUSED:
+                        del self._refused[next(iter(self._refused))]
+            raise
 
     def _known(self, ref: ImageRef, wanted: Platform) -> str:
         """The id of a complete image that is called `ref`, or has its digest, and is for `wanted`."""
@@ -270,7 +311,7 @@ class ImageStore:
 
         Importing the same content twice gives the same id. Returns the image id.
         """
-        with faults("import image", str(path)), self._using():
+        with self._bringing(), faults("import image", str(path)):
             with archives.open_archive(path, self.blobs, name, host_platform()) as found:
                 plan = _Plan(
                     name.familiar,

@@ -281,7 +281,7 @@ def test_a_dangerous_entry_is_refused_by_name(box: Box, tmp_path: Path, items: l
         box.store.import_path(layout.path, ref("it"))
     assert caught.value.code == "layer-invalid"
     assert f"entry '{entry}'" in str(caught.value)
-    assert os.listdir(box.paths.layers) == []
+    assert os.listdir(box.paths.layers) == os.listdir(box.paths.blobs) == []
     assert box.store.list() == []
 
 
@@ -362,7 +362,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
             box.store.import_path(layout.path, ref("it"))
         assert caught.value.code == "disk-full"
         assert box.leftovers() == []
-        assert os.listdir(box.paths.layers) == []
+        assert os.listdir(box.paths.layers) == os.listdir(box.paths.blobs) == []
         box.close()
     finally:
         subprocess.run(["umount", str(place)], check=True)
