@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 import socket
 import ssl
 import threading
+import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ READ_TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4
 FIRST_DELAY = 0.2  # seconds before the second attempt; doubles
 MAX_REDIRECTS = 5
+MAX_PAUSE = 3600.0  # seconds that a registry may ask to be left alone
 MAX_TOKEN = 1024 * 1024  # bytes of a token server's answer
 POOL_SIZE = 8  # connections kept for one host
 USER_AGENT = "stead/0.1"
@@ -82,6 +85,7 @@ class Endpoint:
         self._pool: urllib3.PoolManager | None = None
         self._foreign: dict[str, urllib3.PoolManager] = {}  # by proxy
         self._credentials: dict[str, str] = {}  # Authorization by repository
+        self._busy_until = 0.0  # time.monotonic; no request before
 
     def close(self) -> None:
         for pool in (self._pool, *self._foreign.values()):
@@ -118,6 +122,9 @@ class Endpoint:
         self, method: str, path: str, repository: str, subject: str, headers: Mapping[str, str]
     ) -> urllib3.BaseHTTPResponse:
         """As `ask`, but without a second attempt: raises Trouble for what may pass."""
+        left = self._busy_until - time.monotonic()
+        if left > 0:
+            raise busy(subject, self.address, str(math.ceil(left)))
         url = f"{self._locate(subject)}/v2/{repository}/{path}"
         challenged = False
         while True:
@@ -136,11 +143,17 @@ class Endpoint:
                 self._credentials[repository] = self._answer(challenges, repository, subject)
                 challenged = True
             elif status == 429:
-                raise busy(subject, self.address, after)
+                raise self._busy(subject, self.address, after)
             elif status >= 500:
                 raise Trouble(f"the registry answered {status}")
             else:
                 raise self._denied(subject, status)
+
+    def _busy(self, subject: str, address: str, after: str) -> Fault:
+        """The registry is left alone for as long as it asks: an agent would come back after its own time."""
+        if after.isdigit():
+            self._busy_until = time.monotonic() + min(float(after), MAX_PAUSE)
+        return busy(subject, address, after)
 
     def _denied(self, subject: str, status: int) -> Fault:
         if status not in (401, 403):
@@ -233,7 +246,8 @@ class Endpoint:
         finally:
             response.close()
         if response.status == 429:
-            raise busy(subject, urlsplit(url).netloc, response.headers.get("Retry-After", ""))
+            after = response.headers.get("Retry-After", "")
+            raise self._busy(subject, urlsplit(url).netloc, after)
         if response.status >= 500:
             raise Trouble(f"the token server answered {response.status}")
         if response.status != 200:
