@@ -179,12 +179,14 @@ def ask(
             return None
 
 
-def comes_to_answer(netns: Path | None, address: str, port: int) -> str | None:
+def comes_to_answer(
+    netns: Path | None, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> str | None:
     """As `ask`, again until the deadline: for a few ms after a link came up the kernel drops what it sends
     (net/core/link_watch.c starts its queue from a work queue), and TCP tries again after a second only.
     """
     deadline = time.monotonic() + 10 * WAIT
-    while (answer := ask(netns, address, port)) is None and time.monotonic() < deadline:
+    while (answer := ask(netns, address, port, kind)) is None and time.monotonic() < deadline:
         pass
     return answer
 

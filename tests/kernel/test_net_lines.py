@@ -10,7 +10,7 @@ import pytest
 from runtime.faults import Fault
 from runtime.interface import Attachment, ContainerRequest
 from runtime.linux import namespaces
-from runtime.net import links
+from runtime.net import flows, links
 from specs.values import ImageRef, PortBinding
 from tests.kernel.net_box import (
     HOST,
@@ -136,6 +136,21 @@ def test_an_address_is_not_reused_at_once_and_a_hardware_address_stays() -> None
             given = Attachment("p/net", ipv4_address=node.address(held[1]))
             node.fabric.reserve(connection, "other", "p/other", [given], ())
         assert caught.value.code == "address-taken"
+
+
+@on_own_host
+def test_flows_to_the_same_port_elsewhere_are_not_forgotten() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        names = node.container("p/names", "p/net", ports=(PortBinding("", 5353, 53, "udp"),))
+        asker = node.container("p/asker", "p/net")
+        serve(node.netns[names], 53, UDP)
+        serve(machine.outside, 5353, UDP)
+        assert comes_to_answer(node.netns[asker], OUTSIDE, 5353, UDP) == HOST
+        assert ask(machine.outside, HOST, 5353, UDP) == OUTSIDE
+        assert flows.forget_udp({5353: frozenset({node.address(names)})}) == 0
+        assert flows.forget_udp({5353: frozenset()}) == 1
 
 
 @on_own_host
