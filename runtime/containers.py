@@ -20,6 +20,8 @@ from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault, faults
+from runtime.images.emulation import check_runs
+from runtime.images.manifests import host_platform
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
 from runtime.interface import ContainerRequest
@@ -79,6 +81,7 @@ class Containers:
                     f"image {request.image.familiar} is not in the store",
                     "pull or import it",
                 )
+            check_runs(image.config, host_platform(), request.name)
             self._zygote.warm()  # a start follows
             id = secrets.token_hex(16)
             with self._database.write() as connection:

@@ -316,10 +316,14 @@ def parse_config(data: bytes, subject: str) -> ImageConfig:
     inner = value.get("config")
     if inner is not None and not isinstance(inner, dict):
         raise invalid(subject, "its config.config is not a JSON object")
-    platform = Platform.of(
+    return ImageConfig(config_platform(value), diff_ids, _text(value.get("created")), value)
+
+
+def config_platform(value: Mapping[str, Any]) -> Platform:
+    """What an image config says that it is for."""
+    return Platform.of(
         _text(value.get("os")) or "linux", _text(value.get("architecture")), _text(value.get("variant"))
     )
-    return ImageConfig(platform, diff_ids, _text(value.get("created")), value)
 
 
 def match_layers(manifest: Manifest, config: ImageConfig, subject: str) -> None:

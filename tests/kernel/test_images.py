@@ -23,6 +23,7 @@ from tests.kernel.images_box import (
     BASE,
     Box,
     Layout,
+    LocalRegistry,
     digest,
     file,
     layer,
@@ -246,6 +247,26 @@ def test_an_image_that_a_container_uses_stays_by_whatever_name_it_is_removed(tmp
         machine.runtime.remove_container(name)
         lines = machine.runtime.remove_image(id[7:19])
         assert lines[:2] == (f"Untagged: {IMAGE}", f"Deleted: {id}")
+
+
+@needs_registry
+def test_a_container_of_another_architecture_is_refused_before_it_loops(tmp_path: Path) -> None:
+    foreign = "s390x"
+    if any(Path("/proc/sys/fs/binfmt_misc").glob("qemu-s390x")):
+        pytest.skip("an emulator of s390x is registered here")
+    layout = Layout(tmp_path / "layout")
+    layout.image([BASE], architecture=foreign)
+    registry = LocalRegistry(tmp_path / "registry")
+    try:
+        registry.push(layout.path, "test", "foreign:1")
+        with engine(tmp_path / "engine") as machine:
+            name = ref(f"{registry.address}/foreign:1")
+            machine.runtime.pull_image(name, platform=f"linux/{foreign}")
+            with pytest.raises(Fault, match="no emulator is registered") as caught:
+                machine.create("true", image=name)
+            assert caught.value.code == "platform-missing"
+    finally:
+        registry.stop()
 
 
 def test_an_id_prefix_finds_one_image_only(box: Box, tmp_path: Path) -> None:
