@@ -67,6 +67,7 @@ class LocalRuntime:
         """Containers live on; only what belongs to this process ends."""
         self._observer.close()
         self._zygote.close()
+        self._preparation.close()
         self.fabric.close()
         self.images.close()
         self.database.close()

@@ -17,6 +17,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,8 @@ from runtime.users import find_user
 from runtime.volumes import Volumes
 
 SLICE = "stead.slice"
+#: networks of containers that are made at one time
+ASIDE = 8
 NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -68,6 +71,10 @@ class Preparation:
         self._cgroups = cgroups
         self._filters: dict[tuple[str, ...], Path] = {}
         self._filters_lock = threading.Lock()
+        self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
+
+    def close(self) -> None:
+        self._aside.shutdown()
 
     # ------------------------------------------------------------ make
 
@@ -82,12 +89,16 @@ class Preparation:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             (home / "exit.json").unlink(missing_ok=True)
         image = self.image(record)
-        self.cgroup(id, request)
-        self.network(record, request)
-        self.rootfs(record)
-        with faults("prepare volumes of", record.name):
-            given = self._volumes.prepare(request, paths.rootfs(id))
-        self._fabric.write_files(id, request, home)
+        network = self._aside.submit(self.network, record, request)  # most of it is waiting for the kernel
+        try:
+            self.cgroup(id, request)
+            self.rootfs(record)
+            with faults("prepare volumes of", record.name):
+                given = self._volumes.prepare(request, paths.rootfs(id))
+            self._fabric.write_files(id, request, home)
+        finally:
+            wait([network])  # whatever happened, nothing of it goes on behind the back of `clear`
+        network.result()
         setting = self._setting(record, request, image, tuple(given))
         config = bundle.oci_config(request, image.config.get("config") or {}, setting)
         document = self.supervise(record, request, image, restarts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import cache
 from pathlib import Path
 
 from runtime.linux import libc, mounts, openat2
@@ -169,10 +170,18 @@ def _attributes(options: list[str]) -> int:
     return bits
 
 
+@cache
+def host_hierarchies() -> tuple[list[mounts.Mount], bool]:
+    """The host's mounts of cgroup v1, and whether v2 is mounted. Read once, by the zygote: a mount table is
+    long where there are many containers, and each would read it."""
+    found = mounts.table(naming=" cgroup")
+    return [mount for mount in found if mount.type == "cgroup"], any(m.type == "cgroup2" for m in found)
+
+
 def _mount_cgroups(root: int, destination: str, options: list[str]) -> None:
     """The container's own part of each hierarchy, thanks to its cgroup namespace: cgroup_namespaces(7)."""
     sealed = [word for word in options if word in ATTRIBUTES]
-    hierarchies = [mount for mount in mounts.table() if mount.type == "cgroup"]
+    hierarchies, unified = host_hierarchies()
     if not hierarchies:
         _mount(root, {"destination": destination, "type": "cgroup2", "options": sealed})
         return
@@ -186,7 +195,7 @@ def _mount_cgroups(root: int, destination: str, options: list[str]) -> None:
             _mount_v1(root, f"{destination}/{name}", mount, options)
             for alias in name.split(",") if "," in name else ():
                 _link(root, destination, alias, name)
-    if any(mount.type == "cgroup2" for mount in mounts.table()):
+    if unified:
         _mount(root, {"destination": f"{destination}/unified", "type": "cgroup2", "options": sealed})
     if "ro" in sealed:
         fd = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)

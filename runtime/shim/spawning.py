@@ -8,7 +8,7 @@ import os
 import socket
 
 from runtime.linux import cgroups, libc, signals
-from runtime.shim import birth, launch, messages
+from runtime.shim import birth, launch, messages, root
 
 SHIMS = "stead.slice/shims"
 
@@ -23,6 +23,7 @@ def prepare() -> cgroups.Cgroups:
     signals.handle(signals.SIGTERM, _wake)  # shims are woken by it; the zygote ends with its client
     signals.ignore(signals.SIGCHLD)  # shims that end need no one to wait for them
     host = cgroups.detect()
+    root.host_hierarchies()
     host.create(SHIMS)
     host.add(SHIMS, 0)
     return host
