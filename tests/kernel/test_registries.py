@@ -2,154 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import ssl
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtime.faults import Fault
 from runtime.images.store import RegistrySettings
 from specs.values import ImageRef
+from tests.kernel.fake_registry import CONTENT, MANIFEST, Answer, Fake, Request, fault_of
 from tests.kernel.images_box import Box, digest, file, layer
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
-
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-
-
-@dataclass
-class Request:
-    method: str
-    path: str
-    headers: Any
-
-
-@dataclass
-class Answer:
-    body: bytes = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    cut: int = 0  # bytes that are sent before the connection breaks
-    endless: bool = False
-
-
-class Fake:
-    """A registry of one image whose `answer` may be replaced. Plain HTTP, or TLS with a certificate."""
-
-    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def respond(self) -> None:
-                request = Request(self.command, self.path, self.headers)
-                fake.requests.append(request)
-                answer = fake.answer(request)
-                self.send_response(answer.status)
-                length = {} if answer.endless else {"Content-Length": str(len(answer.body))}
-                for key, value in {**length, **answer.headers}.items():
-                    self.send_header(key, value)
-                self.end_headers()
-                if self.command == "HEAD":
-                    return
-                try:
-                    if answer.endless:
-                        self.close_connection = True
-                        while True:
-                            fake.sent += self.wfile.write(b" " * 65536)
-                    self.wfile.write(answer.body[: answer.cut] if answer.cut else answer.body)
-                    if answer.cut:
-                        self.close_connection = True
-                except OSError:
-                    fake.closed.set()
-                    self.close_connection = True
-
-            do_GET = do_HEAD = do_CONNECT = respond
-
-        self.requests: list[Request] = []
-        self.sent = 0
-        self.closed = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = False
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.server.socket = context.wrap_socket(
-                self.server.socket, server_side=True, do_handshake_on_connect=False
-            )
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
-        self.files: dict[str, bytes] = {}
-        self.answer: Callable[[Request], Answer] = self.plain
-        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self._thread.join()
-        self.server.socket.close()
-
-    def image(self, *layers: bytes, **more: Any) -> str:
-        """Offer an image as `app:1`; returns the manifest's digest."""
-        config = {
-            "architecture": "",
-            "os": "linux",
-            "rootfs": {"diff_ids": [digest(item) for item in layers]},
-        }
-        packed = [gzip.compress(item) for item in layers]
-        text = json.dumps(config).encode()
-        for item in (text, *packed):
-            self.files[f"blobs/{digest(item)}"] = item
-        manifest = {
-            "schemaVersion": 2,
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": digest(text),
-                "size": len(text),
-            },
-            "layers": [
-                {
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-                    "digest": digest(item),
-                    "size": len(item),
-                }
-                for item in packed
-            ],
-            **more,
-        }
-        data = json.dumps(manifest).encode()
-        self.files["manifests/1"] = self.files[f"manifests/{digest(data)}"] = data
-        return digest(data)
-
-    def plain(self, request: Request) -> Answer:
-        body = self.files.get(request.path.rpartition("/v2/app/")[2])
-        if body is None:
-            return Answer(b"{}", 404)
-        if request.headers.get("Range", "").startswith("bytes="):
-            start = int(request.headers["Range"][6:].partition("-")[0])
-            span = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            return Answer(body[start:], 206, {"Content-Range": span})
-        return Answer(body, 200, {"Content-Type": MANIFEST} if "manifests" in request.path else {})
-
-    @property
-    def ref(self) -> ImageRef:
-        return ImageRef.parse(f"{self.address}/app:1")
 
 
 @pytest.fixture
@@ -171,19 +42,6 @@ def box(tmp_path: Path) -> Iterator[Box]:
     made = Box(tmp_path / "box")
     yield made
     made.close()
-
-
-CONTENT = layer(file("data", os.urandom(3_000_000)), file("etc/x", "x"))
-
-
-def fault_of(box: Box, ref: ImageRef) -> Fault:
-    with pytest.raises(Fault) as caught:
-        box.store.pull(ref)
-    assert box.store.list() == []
-    assert os.listdir(box.paths.layers) == []
-    passes = ("registry-unreachable", "registry-busy", "registry-denied", "image-not-found")
-    assert caught.value.code in passes or os.listdir(box.paths.blobs) == []
-    return caught.value
 
 
 # ---------------------------------------------------------------- authentication
@@ -472,128 +330,3 @@ def test_a_malformed_manifest_is_said_to_be_so(box: Box, fake: Fake, document: b
     fault = fault_of(box, fake.ref)
     assert fault.code == "manifest-invalid"
     assert text in str(fault)
-
-
-# ---------------------------------------------------------------- mirrors and TLS
-
-
-def mirrored(tmp_path: Path, fake: Fake, *mirrors: str, **more: Any) -> Box:
-    return Box(tmp_path / "mirrored", {fake.address: RegistrySettings(mirrors=mirrors, **more)})
-
-
-def test_a_mirror_is_asked_first_and_gets_no_credentials(tmp_path: Path, fake: Fake, other: Fake) -> None:
-    other.image(CONTENT)
-    (tmp_path / "password").write_text("secret")
-    more = {"username": "me", "password_file": str(tmp_path / "password")}
-    box = mirrored(tmp_path, fake, other.address, **more)
-    assert box.store.pull(fake.ref)
-    assert box.store.list()[0].names == (str(fake.ref),)
-    assert fake.requests == []
-    assert all("Authorization" not in request.headers for request in other.requests)
-    box.close()
-
-
-def test_what_a_mirror_lacks_comes_from_the_registry(tmp_path: Path, fake: Fake, other: Fake) -> None:
-    fake.image(CONTENT)
-    other.files = {name: data for name, data in fake.files.items() if name.startswith("manifests")}
-    other.files |= {name: b"wrong" * 9 for name in fake.files if name.startswith("blobs")}
-    box = mirrored(tmp_path, fake, "127.0.0.1:1", f"http://{other.address}", "http://192.0.2.1")
-    assert box.store.pull(fake.ref)
-    box.close()
-
-
-def test_a_proxy_is_used_but_not_for_this_machine(
-    tmp_path: Path, fake: Fake, other: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake.image(CONTENT)
-    other.files = fake.files
-
-    def proxy(request: Request) -> Answer:
-        if "/blobs/" in request.path:
-            return Answer(b"", 307, {"Location": f"http://{other.address}/v2/app{request.path[-78:]}"})
-        return fake.plain(request)
-
-    fake.answer = proxy
-    monkeypatch.setenv("HTTP_PROXY", f"http://{fake.address}")
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "elsewhere.invalid")
-    registries = {
-        "127.0.0.1:1": RegistrySettings(mirrors=("http://registry.invalid",)),
-        "registry.invalid": RegistrySettings(insecure=True),
-    }
-    box = Box(tmp_path / "box", registries)
-    assert box.store.pull(ImageRef.parse("127.0.0.1:1/app:1"))
-    assert {request.path.partition("/v2")[0] for request in fake.requests} == {"http://registry.invalid"}
-    assert len(other.requests) == 2 and all(item.path.startswith("/v2/app/") for item in other.requests)
-    box.close()
-
-
-def test_images_of_docker_io_come_from_its_api_host(
-    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake.answer = lambda request: Answer(b"", 403)
-    monkeypatch.setenv("HTTPS_PROXY", f"http://{fake.address}")
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
-    box = Box(tmp_path / "box")
-    assert fault_of(box, ImageRef.parse("nginx")).code == "registry-unreachable"
-    asked = {(request.method, request.path) for request in fake.requests}
-    assert asked == {("CONNECT", "registry-1.docker.io:443")}
-    box.close()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed one for 127.0.0.1, with its key in the same file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
-    command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    command += ["-keyout", str(path), "-out", f"{path}.crt"]
-    subprocess.run(command, check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
-    return path
-
-
-@pytest.fixture
-def secure(certificate: Path) -> Iterator[Fake]:
-    made = Fake(certificate)
-    made.image(CONTENT)
-    yield made
-    made.stop()
-
-
-def test_tls_of_an_insecure_registry_needs_no_known_certificate(tmp_path: Path, secure: Fake) -> None:
-    box = Box(tmp_path / "box", {secure.address: RegistrySettings(insecure=True)})
-    assert box.store.pull(secure.ref)
-    box.close()
-
-
-def test_tls_with_a_given_authority_is_checked(tmp_path: Path, secure: Fake, certificate: Path) -> None:
-    settings = RegistrySettings(ca_file=f"{certificate}.crt")
-    box = Box(tmp_path / "box", {secure.address: settings})
-    assert box.store.pull(secure.ref)
-    box.close()
-    wrong = Box(
-        tmp_path / "wrong", {secure.address: RegistrySettings(ca_file="/etc/ssl/certs/ca-certificates.crt")}
-    )
-    fault = fault_of(wrong, secure.ref)
-    assert fault.code == "registry-unreachable"
-    assert "certificate" in str(fault)
-    wrong.close()
-
-
-def test_a_registry_that_was_down_is_met_as_it_is_when_it_comes_up(
-    tmp_path: Path, fake: Fake, certificate: Path
-) -> None:
-    fake.image(CONTENT)
-    box = Box(tmp_path / "box")
-    fake.stop()
-    assert fault_of(box, fake.ref).code == "registry-unreachable"
-    port = int(fake.address.rpartition(":")[2])
-    secure = Fake(certificate, port)
-    secure.files = fake.files
-    try:
-        assert box.store.pull(fake.ref)
-    finally:
-        secure.stop()
-        box.close()

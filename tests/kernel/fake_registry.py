@@ -1,0 +1,157 @@
+"""A registry of one image that answers as it is told: slow, wrong or hostile."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.faults import Fault
+from specs.values import ImageRef
+from tests.kernel.images_box import Box, digest, file, layer
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: Any
+
+
+@dataclass
+class Answer:
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = 0  # bytes that are sent before the connection breaks
+    endless: bool = False
+
+
+class Fake:
+    """A registry of one image whose `answer` may be replaced. Plain HTTP, or TLS with a certificate."""
+
+    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def respond(self) -> None:
+                request = Request(self.command, self.path, self.headers)
+                fake.requests.append(request)
+                answer = fake.answer(request)
+                self.send_response(answer.status)
+                length = {} if answer.endless else {"Content-Length": str(len(answer.body))}
+                for key, value in {**length, **answer.headers}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if self.command == "HEAD":
+                    return
+                try:
+                    if answer.endless:
+                        self.close_connection = True
+                        while True:
+                            fake.sent += self.wfile.write(b" " * 65536)
+                    self.wfile.write(answer.body[: answer.cut] if answer.cut else answer.body)
+                    if answer.cut:
+                        self.close_connection = True
+                except OSError:
+                    fake.closed.set()
+                    self.close_connection = True
+
+            do_GET = do_HEAD = do_CONNECT = respond
+
+        self.requests: list[Request] = []
+        self.sent = 0
+        self.closed = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = False
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.files: dict[str, bytes] = {}
+        self.answer: Callable[[Request], Answer] = self.plain
+        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.socket.close()
+
+    def image(self, *layers: bytes, **more: Any) -> str:
+        """Offer an image as `app:1`; returns the manifest's digest."""
+        config = {
+            "architecture": "",
+            "os": "linux",
+            "rootfs": {"diff_ids": [digest(item) for item in layers]},
+        }
+        packed = [gzip.compress(item) for item in layers]
+        text = json.dumps(config).encode()
+        for item in (text, *packed):
+            self.files[f"blobs/{digest(item)}"] = item
+        manifest = {
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": digest(text),
+                "size": len(text),
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                    "digest": digest(item),
+                    "size": len(item),
+                }
+                for item in packed
+            ],
+            **more,
+        }
+        data = json.dumps(manifest).encode()
+        self.files["manifests/1"] = self.files[f"manifests/{digest(data)}"] = data
+        return digest(data)
+
+    def plain(self, request: Request) -> Answer:
+        body = self.files.get(request.path.rpartition("/v2/app/")[2])
+        if body is None:
+            return Answer(b"{}", 404)
+        if request.headers.get("Range", "").startswith("bytes="):
+            start = int(request.headers["Range"][6:].partition("-")[0])
+            span = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            return Answer(body[start:], 206, {"Content-Range": span})
+        return Answer(body, 200, {"Content-Type": MANIFEST} if "manifests" in request.path else {})
+
+    @property
+    def ref(self) -> ImageRef:
+        return ImageRef.parse(f"{self.address}/app:1")
+
+
+CONTENT = layer(file("data", os.urandom(3_000_000)), file("etc/x", "x"))
+
+
+def fault_of(box: Box, ref: ImageRef) -> Fault:
+    with pytest.raises(Fault) as caught:
+        box.store.pull(ref)
+    assert box.store.list() == []
+    assert os.listdir(box.paths.layers) == []
+    passes = ("registry-unreachable", "registry-busy", "registry-denied", "image-not-found")
+    assert caught.value.code in passes or os.listdir(box.paths.blobs) == []
+    return caught.value
