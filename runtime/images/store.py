@@ -311,6 +311,9 @@ class ImageStore:
 
         Importing the same content twice gives the same id. Returns the image id.
         """
+        if name.digest:
+            cause = f"{name.familiar} has a digest, which stands for what a registry has"
+            raise Fault("request-invalid", "import image", str(path), cause, "write NAME:TAG")
         with self._bringing(), faults("import image", str(path)):
             with archives.open_archive(path, self.blobs, name, host_platform()) as found:
                 plan = _Plan(

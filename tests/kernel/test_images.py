@@ -96,6 +96,13 @@ def test_the_same_directory_gives_the_same_image_with_all_its_metadata(box: Box,
     assert box.store.import_path(tmp_path / "copy", ref("three")) != image
 
 
+def test_an_import_cannot_claim_a_digest(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
+    with pytest.raises(Fault, match="which stands for what a registry has") as caught:
+        box.store.import_path(tmp_path / "rootfs", ref("app@sha256:" + "1" * 64))
+    assert caught.value.code == "request-invalid" and box.store.list() == []
+
+
 def test_an_imported_file_called_like_a_whiteout_is_refused(box: Box, tmp_path: Path) -> None:
     (tmp_path / "rootfs/a").mkdir(parents=True)
     (tmp_path / "rootfs/a/.wh.b").touch()
