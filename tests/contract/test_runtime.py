@@ -41,7 +41,7 @@ DEADLINE = 10.0
 def rootfs(base: Path) -> Path:
     """A root filesystem with nothing but a static busybox."""
     binary = shutil.which("busybox")
-    if binary is None or b"static" not in subprocess.run(["file", "-L", binary], capture_output=True).stdout:
+    if binary is None or subprocess.run(["ldd", binary], capture_output=True).returncode == 0:
         pytest.skip("needs Debian's busybox-static")
     root = base / "rootfs"
     for name in ("bin", "tmp", "etc", "proc", "sys", "dev"):
