@@ -103,7 +103,7 @@ class LocalRuntime:
         image = self.images.get(name)
         if image is None:
             raise Fault("image-not-found", "remove image", name, "it is not in the store")
-        canonical = name if name in image.names else str(ImageRef.parse(name))
+        canonical = self.images.called(image, name)
         users = [
             record.name
             for record in read_containers(self.database.read())

@@ -193,6 +193,12 @@ class ImageStore:
         rows = connection.execute("SELECT id FROM images WHERE id LIKE ? LIMIT 2", (like,)).fetchall()
         return str(rows[0][0]) if len(rows) == 1 else ""
 
+    def called(self, image: StoredImage, text: str) -> str:
+        """The name by which `text` means the image; empty where it means it by its id."""
+        if image.id.startswith(text) or image.id[7:].startswith(text):
+            return ""
+        return text if text in image.names else str(ImageRef.parse(text))
+
     def _names(self, id: str) -> tuple[str, ...]:
         query = "SELECT reference FROM image_names WHERE image = ? ORDER BY reference"
         return tuple(row[0] for row in self._database.read().execute(query, (id,)))
@@ -457,11 +463,11 @@ class ImageStore:
         image = self.get(name)
         if image is None:
             raise Fault("image-not-found", "remove image", name, "it is not in the store")
-        by_id = image.id.startswith(name) or image.id[7:].startswith(name)
-        if by_id and len(image.names) > 1:
+        called = self.called(image, name)
+        if not called and len(image.names) > 1:
             cause = f"it has the names {', '.join(image.names)}"
             raise Fault("request-invalid", "remove image", name, cause, "remove it by name")
-        gone = image.names if by_id else (name if name in image.names else str(ImageRef.parse(name)),)
+        gone = (called,) if called else image.names
         lines = [f"Untagged: {reference}" for reference in gone]
         with self._database.write() as connection:
             connection.executemany("DELETE FROM image_names WHERE reference = ?", [(item,) for item in gone])

@@ -255,7 +255,7 @@ def test_an_image_that_a_container_uses_stays_by_whatever_name_it_is_removed(tmp
         with pytest.raises(Fault, match="remove it by name"):
             machine.runtime.remove_image(id[7:19])
         assert machine.runtime.remove_image("other:1") == ("Untagged: docker.io/library/other:1",)
-        for text in (familiar, id, id[7:19]):
+        for text in (familiar, id, id[7:], id[7:19]):
             with pytest.raises(Fault, match=f"used by {name}"):
                 machine.runtime.remove_image(text)
         machine.runtime.remove_container(name)
