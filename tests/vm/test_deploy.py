@@ -84,3 +84,29 @@ def test_the_journal_tells_levels_and_complains_of_nothing(node: Node) -> None:
     said = node.run("journalctl -b -u stead --no-pager -o cat")
     assert "start container shop/web: was never started" in said and "converged: 2 containers" in said
     assert "<6>" not in said and "INFO" not in said and "server process" not in said
+
+
+SSH = """
+[ -e deploy.key ] || ssh-keygen -q -t ed25519 -N '' -f deploy.key
+cat deploy.key.pub >>/root/.ssh/authorized_keys
+cp /etc/stead/stead.toml stead.toml.before
+location='git = "ssh://root@127.0.0.1/srv/shop.git"' key='ssh_key = "/root/deploy.key"'
+sed -i "s|^git = .*|$location\\n$key|" /etc/stead/stead.toml
+systemctl restart stead
+"""
+
+
+def test_a_repository_is_reached_by_ssh_with_the_key_of_a_file(node: Node) -> None:
+    before = node.settle()
+    node.run(SSH)
+    try:
+        note = '[network.by_ssh]\nlabels = { by = "ssh" }\n'
+        revision = node.commit({"note.toml": f'project = "shop"\n{note}'})
+        after = node.settle()
+        (source,) = node.status()["sources"]
+        assert (source["revision"], source["fetch_error"]) == (revision, "")
+        assert source["location"] == "ssh://root@127.0.0.1/srv/shop.git"
+        assert after == before
+    finally:
+        node.run("cp stead.toml.before /etc/stead/stead.toml; systemctl restart stead")
+        node.commit({}, remove=["note.toml"])
