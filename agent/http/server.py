@@ -46,7 +46,13 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
         if settings.listen.metrics:
             listeners.append(_tcp(settings.listen.metrics))
         config = uvicorn.Config(
-            application(agent), log_config=None, access_log=False, lifespan="off", http="h11", ws="none"
+            application(agent),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http="h11",
+            ws="none",
+            date_header=False,
         )
         server = _Server(config)
         try:
@@ -60,7 +66,11 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the loop's to handle."""
+    """Signals are the loop's to handle, and nothing is done while nobody asks: uvicorn's own loop wakes ten times
+    a second, for the Date header and a limit of requests that we do not set."""
+
+    async def main_loop(self) -> None:
+        await asyncio.Event().wait()  # until the task is cancelled
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
