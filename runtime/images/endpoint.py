@@ -28,6 +28,8 @@ from runtime.images import auth
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a byte
+STALL = 60.0  # seconds in which MIN_PROGRESS must come, or all that there is
+MIN_PROGRESS = 64 * 1024  # bytes; a connection that brought less before it broke was a failure
 ATTEMPTS = 4
 FIRST_DELAY = 0.2  # seconds before the second attempt; doubles
 MAX_REDIRECTS = 5
@@ -240,9 +242,7 @@ class Endpoint:
             raise unreachable(subject, f"{self.address} sends to the token server {url!r}, which is not safe")
         response, _ = self._follow("GET", url, {}, own, subject)
         try:
-            body = response.read(MAX_TOKEN, decode_content=False)
-        except urllib3.exceptions.HTTPError as error:
-            raise Trouble(explain(error)) from error
+            body = read_whole(response, MAX_TOKEN)
         finally:
             response.close()
         if response.status == 429:
@@ -353,6 +353,39 @@ def busy(subject: str, address: str, after: str) -> Fault:
     return Fault(
         "registry-busy", "pull image", subject, f"{address} allows no more requests, come back {when}"
     )
+
+
+class Pace:
+    """Holds a server to MIN_PROGRESS bytes in STALL seconds: one that drips would hold a place for ever."""
+
+    def __init__(self) -> None:
+        self._begin, self._bytes = time.monotonic(), 0
+
+    def keep(self, size: int) -> None:
+        """`size` bytes have come. Raises Trouble."""
+        self._bytes += size
+        now = time.monotonic()
+        if now - self._begin > STALL:
+            if self._bytes < MIN_PROGRESS:
+                raise Trouble(f"only {self._bytes} bytes came in {STALL:g} s")
+            self._begin, self._bytes = now, 0
+
+
+def read_some(response: urllib3.BaseHTTPResponse, size: int) -> bytes:
+    """What has come of a body, at most `size` bytes; empty at its end. Raises Trouble."""
+    try:
+        return response.read1(size, decode_content=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise Trouble(explain(error)) from error
+
+
+def read_whole(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    """A short body, or its first `limit` bytes. Raises Trouble."""
+    data, pace = bytearray(), Pace()
+    while len(data) < limit and (piece := read_some(response, limit - len(data))):
+        data += piece
+        pace.keep(len(piece))
+    return bytes(data)
 
 
 def explain(error: BaseException) -> str:

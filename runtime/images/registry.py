@@ -16,13 +16,21 @@ import urllib3
 
 from runtime.faults import Fault
 from runtime.images.blobs import Writer
-from runtime.images.endpoint import ATTEMPTS, Endpoint, RegistrySettings, Trouble, explain, unreachable
+from runtime.images.endpoint import (
+    ATTEMPTS,
+    MIN_PROGRESS,
+    Endpoint,
+    Pace,
+    RegistrySettings,
+    Trouble,
+    read_some,
+    read_whole,
+    unreachable,
+)
 from runtime.images.manifests import ACCEPT, MAX_MANIFEST, Descriptor
 from specs.values import ImageRef
 
 CHUNK = 512 * 1024  # bytes read from a connection at once
-
-MIN_PROGRESS = 64 * 1024  # bytes; a connection that brought less before it broke was a failure
 
 _FALL_THROUGH = frozenset(
     {
@@ -140,7 +148,7 @@ class Remote:
                         self._subject,
                         f"{endpoint.address} has no such image",
                     )
-                data = read_limited(response, self._subject)
+                data = read_manifest(response, self._subject)
                 break
             except Trouble as trouble:
                 if attempt == ATTEMPTS:
@@ -213,28 +221,21 @@ class Remote:
                 response.status == 206 and response.headers.get("Content-Range", "").startswith(start)
             ):
                 writer.restart()
-            while data := _read(response, CHUNK):
+            pace = Pace()
+            while data := read_some(response, CHUNK):
                 writer.write(data)
                 progress(writer.done)
+                pace.keep(len(data))
                 if self._stopped():
                     return
         finally:
             response.close() if writer.done < descriptor.size else response.release_conn()
 
 
-def _read(response: urllib3.BaseHTTPResponse, size: int) -> bytes:
-    try:
-        return response.read(size, decode_content=False)
-    except urllib3.exceptions.HTTPError as error:
-        raise Trouble(explain(error)) from error
-
-
-def read_limited(response: urllib3.BaseHTTPResponse, subject: str) -> bytes:
-    """A manifest's body; a server that sends more than MAX_MANIFEST is cut off there."""
-    data = bytearray()
-    while len(data) <= MAX_MANIFEST:
-        piece = _read(response, min(CHUNK, MAX_MANIFEST + 1 - len(data)))
-        if not piece:
-            return bytes(data)
-        data += piece
-    raise Fault("manifest-invalid", "pull image", subject, f"its manifest has more than {MAX_MANIFEST} bytes")
+def read_manifest(response: urllib3.BaseHTTPResponse, subject: str) -> bytes:
+    """Its body; a server that sends more than MAX_MANIFEST is cut off there."""
+    data = read_whole(response, MAX_MANIFEST + 1)
+    if len(data) > MAX_MANIFEST:
+        cause = f"its manifest has more than {MAX_MANIFEST} bytes"
+        raise Fault("manifest-invalid", "pull image", subject, cause)
+    return data

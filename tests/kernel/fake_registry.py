@@ -36,6 +36,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     cut: int = 0  # bytes that are sent before the connection breaks
     endless: bool = False
+    drip: float = 0.0  # seconds between two bytes
 
 
 class Fake:
@@ -66,6 +67,10 @@ class Fake:
                         self.close_connection = True
                         while True:
                             fake.sent += self.wfile.write(b" " * 65536)
+                    for at in range(len(answer.body) if answer.drip else 0):
+                        self.wfile.write(answer.body[at : at + 1])
+                        if fake.ending.wait(answer.drip):
+                            return
                     self.wfile.write(answer.body[: answer.cut] if answer.cut else answer.body)
                     if answer.cut:
                         self.close_connection = True
@@ -77,9 +82,10 @@ class Fake:
 
         self.requests: list[Request] = []
         self.sent = 0
-        self.closed = threading.Event()
+        self.closed, self.ending = threading.Event(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = False
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
@@ -93,6 +99,7 @@ class Fake:
         self._thread.start()
 
     def stop(self) -> None:
+        self.ending.set()
         self.server.shutdown()
         self._thread.join()
         self.server.socket.close()

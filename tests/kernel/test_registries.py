@@ -183,6 +183,24 @@ def test_a_server_that_keeps_failing_is_unreachable(box: Box, fake: Fake) -> Non
     assert fault_of(box, fake.ref).code == "registry-unreachable"
 
 
+@pytest.mark.parametrize("what", ["manifests", "blobs"])
+def test_a_server_that_drips_is_given_up(
+    box: Box, fake: Fake, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("runtime.images.endpoint.STALL", 0.1)
+    fake.image(CONTENT)
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        given.drip = 0.01 if what in request.path else 0.0
+        return given
+
+    fake.answer = answer
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-unreachable"
+    assert "bytes came in 0.1 s" in str(fault)
+
+
 def test_a_closed_port_is_unreachable(box: Box, fake: Fake) -> None:
     fault = fault_of(box, ImageRef.parse("127.0.0.1:1/app"))
     assert fault.code == "registry-unreachable"
