@@ -66,8 +66,8 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the loop's to handle, and nothing is done while nobody asks: uvicorn's own loop wakes ten times
-    a second, for the Date header and a limit of requests that we do not set."""
+    """Signals are the loop's to handle, and nothing is done while nobody asks: uvicorn's own loop wakes ten
+    times a second, for the Date header and a limit of requests that we do not set."""
 
     async def main_loop(self) -> None:
         await asyncio.Event().wait()  # until the task is cancelled
