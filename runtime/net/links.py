@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -24,7 +24,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from runtime.linux import namespaces
+from runtime.net.addresses import mac_of
 from runtime.net.netlink import (
+    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
@@ -38,6 +40,7 @@ from runtime.net.netlink import (
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_DELNEIGH, RTM_GETNEIGH = 29, 30
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
@@ -52,6 +55,8 @@ _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_DATA = 1, 5
 _IFLA_BRPORT_MODE = 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
+_NDA_DST, _NDA_LLADDR = 1, 2
+_ETH_IP, _ETH_ARP, _ARP_REQUEST = 0x0800, 0x0806, 1
 
 DEFAULT_MTU = 1500
 
@@ -392,6 +397,41 @@ def ensure_endpoint(endpoint: Endpoint, netns: Path, *, hairpin: bool) -> None:
         if endpoint.gateway:
             work.append((_default_route(index, endpoint.gateway), f"default route by {endpoint.gateway}"))
         inside.change(*work)
+    if not there:
+        _announce(endpoint)
+
+
+def _announce(endpoint: Endpoint) -> None:
+    """Neighbours that remember another MAC for this address learn the one it has now, which they would ask
+    for half a minute later: the host forgets what it knew, containers are told (RFC 5227, section 3).
+
+    Told only where that may be so, for closing a packet socket takes the kernel 10 ms (synchronize_net).
+    """
+    address = IPv4Interface(endpoint.address).ip
+    body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index_of(endpoint.bridge), 0, 0, 0)
+    body += struct.pack("=HH", 8, _NDA_DST) + address.packed
+    with Netlink() as netlink:
+        try:
+            known = attributes(netlink.ask(RTM_GETNEIGH, body)[0], 12).get(_NDA_LLADDR, b"").hex(":")
+        except OSError:  # the host does not know it, or its kernel (before 5.0) does not say
+            known = ""
+        if known and known != endpoint.mac:
+            with suppress(FileNotFoundError):
+                netlink.ask(RTM_DELNEIGH, body, NLM_F_ACK)
+    if known not in ("", endpoint.mac) or endpoint.mac != mac_of(address):
+        _tell(endpoint.bridge, address.packed, bytes.fromhex(endpoint.mac.replace(":", "")))
+
+
+def _tell(bridge: str, address: bytes, mac: bytes) -> None:
+    frame = b"\xff" * 6 + mac + struct.pack("!HHHBBH", _ETH_ARP, 1, _ETH_IP, 6, 4, _ARP_REQUEST)
+    frame += mac + address + bytes(6) + address
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as wire:
+        wire.bind((bridge, 0))
+        try:
+            wire.send(frame)
+        except OSError as error:  # a bridge that is down has no neighbours; its repair is another's
+            if error.errno != errno.ENETDOWN:
+                raise
 
 
 def _peers(host: str, inside: int) -> bool:

@@ -4,6 +4,7 @@ of its own (net_box)."""
 from __future__ import annotations
 
 import re
+import secrets
 
 import pytest
 
@@ -136,6 +137,31 @@ def test_an_address_is_not_reused_at_once_and_a_hardware_address_stays() -> None
             given = Attachment("p/net", ipv4_address=node.address(held[1]))
             node.fabric.reserve(connection, "other", "p/other", [given], ())
         assert caught.value.code == "address-taken"
+
+
+@on_own_host
+def test_an_address_that_has_another_hardware_address_now_is_reached_at_once() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net", subnet="10.88.5.0/24")
+        peer = node.container("p/peer", "p/net")
+
+        def replaced(mac: str) -> None:
+            id = secrets.token_hex(16)
+            given = Attachment("p/net", ipv4_address="10.88.5.9", mac_address=mac)
+            with node.database.write() as connection:
+                node.fabric.reserve(connection, id, "p/x", [given], ())
+            node.start(id)
+            serve(node.netns[id], 80)
+            for asker in (None, node.netns[peer]):
+                assert comes_to_answer(asker, "10.88.5.9", 80) is not None, mac
+            node.fabric.deactivate(id)
+            node.fabric.detach(id)
+            with node.database.write() as connection:
+                node.fabric.release(connection, id)
+
+        for mac in ("02:00:00:00:00:01", "02:00:00:00:00:02", ""):
+            replaced(mac)
 
 
 @on_own_host
