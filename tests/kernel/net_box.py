@@ -23,6 +23,7 @@ import pytest
 from runtime.database import Database
 from runtime.interface import Attachment, NetworkRequest
 from runtime.linux import namespaces
+from runtime.net import addresses
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.paths import Paths
 from specs.values import PortBinding
@@ -122,6 +123,10 @@ class Node:
         self.fabric.attach(id, self.netns[id])
         self.fabric.activate(id)
         self.fabric.publish()
+        for position, (network, _) in enumerate(self.fabric.addresses(id)):
+            root = str(self.paths.root.resolve())
+            wait_for_queue(None, addresses.link_name(root, id, network))
+            wait_for_queue(self.netns[id], f"eth{position}")
 
     def address(self, id: str) -> str:
         return self.fabric.addresses(id)[0][1]
@@ -179,12 +184,27 @@ def ask(
             return None
 
 
+def wait_for_queue(netns: Path | None, link: str) -> None:
+    """For some ms after a link came up the kernel drops what it sends: net/core/link_watch.c starts its queue
+    from a work queue, then its state is told to be up. TCP would try again after a second only.
+    """
+    deadline = time.monotonic() + 10 * WAIT
+    command = ("ip", "-o", "link", "show", "dev", link)
+    while True:
+        if netns is None:
+            text = sh(*command)
+        else:
+            with namespaces.in_netns(netns):
+                text = sh(*command)
+        if "state UP" in text:
+            return
+        assert time.monotonic() < deadline, text
+
+
 def comes_to_answer(
     netns: Path | None, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> str | None:
-    """As `ask`, again until the deadline: for a few ms after a link came up the kernel drops what it sends
-    (net/core/link_watch.c starts its queue from a work queue), and TCP tries again after a second only.
-    """
+    """As `ask`, again until the deadline: after a repair the first packets may be lost (wait_for_queue)."""
     deadline = time.monotonic() + 10 * WAIT
     while (answer := ask(netns, address, port, kind)) is None and time.monotonic() < deadline:
         pass
