@@ -127,35 +127,40 @@ def sysctls(value: Any) -> dict[str, str]:
 
 def extra_hosts(value: Any) -> tuple[tuple[str, str], ...]:
     """`NAME=ADDRESS`, `NAME:ADDRESS` or a table; `host-gateway` stands for the host's address."""
-    out: list[tuple[str, str]] = []
     if isinstance(value, dict):
-        pairs: list[tuple[str | int, str, Any]] = [
-            (name, name, one)
+        items: list[tuple[str | int, Any]] = [
+            (name, (name, one))
             for name, found in value.items()
             for one in (found if isinstance(found, list) else [found])
         ]
     elif isinstance(value, list):
-        pairs = []
-        for index, item in enumerate(value):
-            name, separator, rest = text(item).replace("=", ":", 1).partition(":")
-            if not separator:
-                raise Mistake(f"cannot read host {item!r}: write NAME:ADDRESS", path=(index,))
-            pairs.append((index, name, rest))
+        items = list(enumerate(value))
     else:
         raise Mistake(f"write a table or a list, not {kind_of(value)}")
-    for path, name, found in pairs:
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", name):
-            raise Mistake(f"{name!r} is not a host name", path=(path,))
-        where = text(found).strip("[]")
-        out.append((name, where if where == "host-gateway" else _at(path, address, where)))
+    out: list[tuple[str, str]] = []
+    mistakes: list[Mistake] = []
+    for path, item in items:
+        try:
+            out.append(_host(*(item if isinstance(item, tuple) else _split_host(item))))
+        except ValueError as error:
+            mistakes.append(Mistake(str(error), getattr(error, "hint", ""), (path,)))
+    if mistakes:
+        raise Mistakes(mistakes)
     return tuple(out)
 
 
-def _at(path: str | int, read: Callable[[Any], str], value: Any) -> str:
-    try:
-        return read(value)
-    except ValueError as error:
-        raise Mistake(str(error), getattr(error, "hint", ""), (path,)) from None
+def _split_host(item: Any) -> tuple[str, Any]:
+    name, separator, rest = text(item).replace("=", ":", 1).partition(":")
+    if not separator:
+        raise Mistake(f"cannot read host {item!r}: write NAME:ADDRESS")
+    return name, rest
+
+
+def _host(name: str, found: Any) -> tuple[str, str]:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", name):
+        raise Mistake(f"{name!r} is not a host name")
+    where = text(found).strip("[]")
+    return name, where if where == "host-gateway" else address(where)
 
 
 # ---------------------------------------------------------------- types for pydantic fields

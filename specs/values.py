@@ -350,7 +350,7 @@ class MountPoint:
 
     @classmethod
     def parse(cls, text: str) -> MountPoint:
-        """Compose's short form `SOURCE:TARGET[:OPTION,...]`; `z`, `Z` and consistency options have no effect.
+        """Compose's short form `SOURCE:TARGET[:OPTION,...]`; options of consistency have no effect.
 
         A source that begins with `/` or `.` is a path (bind), anything else the name of a volume.
         """

@@ -300,6 +300,12 @@ def test_a_wrong_field_is_named_at_its_place_with_what_is_right(
     assert found.startswith(f"c.toml:{row}:{column}: {expected}")
 
 
+def test_each_wrong_item_of_a_list_is_named() -> None:
+    found = problems('extra_hosts = ["a:1.1.1.1", "b", "c:x"]')
+    assert [text.partition(": ")[0] for text in found] == ["c.toml:4:29", "c.toml:4:34"]
+    assert "write NAME:ADDRESS" in found[0] and "cannot read address 'x'" in found[1]
+
+
 @pytest.mark.parametrize(
     "field",
     [
