@@ -26,6 +26,7 @@ class Engine:
 
     name = ""
     options: tuple[str, ...] = ()  # of every run
+    at_once: tuple[str, ...] = ()  # of every rm: do not wait for a program that takes no notice of SIGTERM
     supervisor = ""  # comm of the process that stays beside each container
 
     def __init__(self, base: Path) -> None:
@@ -53,7 +54,7 @@ class Engine:
 
     def remove(self, names: Sequence[str]) -> None:
         if names:
-            self.call("rm", "-f", *names)
+            self.call("rm", "-f", *self.at_once, *names)
 
     def pid(self, name: str) -> int:
         return int(self.call("inspect", "-f", "{{.State.Pid}}", name))
@@ -107,6 +108,7 @@ class Docker(Engine):
 
 class Podman(Engine):
     name, supervisor = "podman", "conmon"
+    at_once = ("--time", "0")
     options = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")  # its own need CAP_SYS_RESOURCE
 
     def __init__(self, base: Path, image: Path) -> None:
@@ -123,3 +125,8 @@ class Podman(Engine):
         self.prefix += ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
         self.prefix += ["--network-config-dir", f"{base}/networks"]
         self.call("import", str(image), IMAGE)
+
+    def close(self) -> None:
+        """Its containers are nobody's children: they would outlive an interrupted run."""
+        self.call("rm", "--all", "--force", "--time", "0")
+        super().close()
