@@ -93,7 +93,7 @@ def test_commits_deploy_and_a_bad_one_changes_nothing(node: Node, agent: Agent) 
     node.write(MODE="two")
     agent.push()
     until(lambda: node.ps().get("default/web", first["default/web"])["id"] != first["default/web"]["id"])
-    until(lambda: agent.converged() and node.phases().get("default/web") == "running")
+    until(lambda: agent.converged() and node.ps()["default/web"]["health"] == "healthy")
     second = node.ps()
     assert second["default/idle"] == first["default/idle"]
 
