@@ -35,7 +35,7 @@ def read(request: Mapping[str, Any]) -> monitor.Bundle:
     for name in ("supervise.json", "config.json"):
         fd = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            documents.append(messages.decode(os.read(fd, MAX_DOCUMENT)))
+            documents.append(messages.decode(os.read(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT))))
         finally:
             os.close(fd)
     return monitor.Bundle(path, str(request["live"]), *documents)

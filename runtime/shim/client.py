@@ -72,7 +72,7 @@ def _read(path: str) -> State | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return messages.state_from(messages.decode(os.read(fd, MAX_STATE)))
+            return messages.state_from(messages.decode(os.read(fd, min(os.fstat(fd).st_size, MAX_STATE))))
         finally:
             os.close(fd)
     except (OSError, ValueError, TypeError):
