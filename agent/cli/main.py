@@ -36,7 +36,7 @@ COMMANDS = {
     "explain": ("explain", "say what was done to a thing, and why", "stead explain web"),
     "history": ("history", "list what was done, newest last", "stead history"),
     "inspect": ("inspect", "show all that is known of one thing", "stead inspect container web"),
-    "image": ("image", "pull, import, list and remove images", "stead image pull registry.example/web:1"),
+    "image": ("image", "bring, list, make and remove images", "stead image pull registry.example/web:1"),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),
     "schema": ("schema", "write the JSON Schema of spec files", "stead schema > stead.schema.json"),
 }
@@ -107,5 +107,6 @@ def _parser(words: Sequence[str]) -> Parser:
         if verb in words:
             loaded = importlib.import_module(f"agent.cli.{module}")
             loaded.add_options(command)
-            command.set_defaults(run_command=loaded.run)
+            if hasattr(loaded, "run"):  # a group's verbs have theirs
+                command.set_defaults(run_command=loaded.run)
     return parser

@@ -43,7 +43,7 @@ CHANGES = re.compile(
     | shim/client.py:(Zygote.(spawn|_start|_send|_end)|_?stop|adjust)
     | images/blobs.py:(BlobStore.(_fill|put)|Writer.write|sync_directory)
     | images/layers.py:(LayerStore._make|_start|_feed|_result)
-    | images/store.py:ImageStore.(_plan|_unpack|_record)
+    | images/bring.py:Bringer.(_plan|_unpack|_record)
     )\ return""",
     re.VERBOSE,
 )

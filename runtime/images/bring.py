@@ -1,0 +1,307 @@
+"""Effects: how an image gets into the store: from a registry or an archive, into directories of layers.
+
+Downloads run side by side; what they bring is verified, unpacked, and only then recorded.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.faults import Fault, faults
+from runtime.images import archives
+from runtime.images.blobs import BlobStore
+from runtime.images.catalog import Catalog, NewImage
+from runtime.images.collect import Collector
+from runtime.images.compression import decompressed
+from runtime.images.layers import LayerJob, LayerStore, chain_ids
+from runtime.images.manifests import (
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+    check_platform,
+    host_platform,
+    match_layers,
+    parse_config,
+    parse_manifest,
+    select,
+)
+from runtime.images.registry import Document, Registries, Remote
+from runtime.interface import Progress, ProgressCallback
+from specs.values import ImageRef
+
+PARALLEL = 3  # downloads at once, over all pulls
+PROGRESS_INTERVAL = 0.1  # seconds between two reports of one pull
+MAX_NESTED = 3  # indexes that point at indexes
+MAX_REFUSED = 64  # manifests that are remembered
+
+#: faults after which what was brought of an image is of no use, or in the way
+_REFUSED = frozenset(
+    {
+        "archive-invalid",
+        "digest-mismatch",
+        "disk-full",
+        "layer-invalid",
+        "manifest-invalid",
+        "platform-missing",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """An image whose config is known, and where its layers' blobs come from."""
+
+    subject: str
+    id: str
+    config: ImageConfig
+    text: bytes
+    manifest: str
+    blobs: tuple[Descriptor, ...]
+    fetch: Callable[[Descriptor], object]  # makes sure that a blob is in the store
+    cancel: Callable[[], None] = lambda: None  # makes running fetches fail soon
+
+
+class Bringer:
+    """Thread-safe; several processes may bring into one store at once."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        layers: LayerStore,
+        collector: Collector,
+        registries: Registries,
+        parallel: int = PARALLEL,
+    ) -> None:
+        self._catalog, self._blobs, self._layers = catalog, blobs, layers
+        self._collector, self._registries = collector, registries
+        self._parallel = parallel
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._refused: dict[str, Fault] = {}  # by manifest: its bytes will not be better next time
+
+    def close(self) -> None:
+        """Cancel downloads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def pull(self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None) -> str:
+        """Bring `ref` into the store, unpacked, and call it so. Returns the image id.
+
+        Does as little as it takes: nothing for a digest that is here, one HEAD for a tag that did not move.
+        """
+        try:
+            wanted = Platform.parse(platform) if platform else host_platform()
+        except ValueError as error:
+            raise Fault("request-invalid", "pull image", ref.familiar, str(error)) from error
+        with self._bringing(), faults("pull image", ref.familiar):
+            known = self._known(ref, wanted)
+            if ref.digest and known:
+                return self._catalog.name(ref, known, ref.digest)
+            remote = self._registries.remote(ref)
+            if known and remote.head() == self._catalog.digest_of(ref):
+                return known
+            document = remote.manifest()
+            plan = self._plan(ref, remote, document, wanted, _Meter(ref.familiar, progress))
+            self._bring_once(plan)
+            return self._record(plan, ref, document.digest)
+
+    @contextmanager
+    def _bringing(self) -> Iterator[None]:
+        """Hold the store against collection; nothing stays of an image that is refused."""
+        try:
+            with self._collector.using():
+                yield
+        except Fault as fault:
+            if fault.code in _REFUSED:
+                with suppress(Fault, OSError, sqlite3.Error):
+                    self._collector.collect()
+            raise
+
+    def _bring_once(self, plan: _Plan) -> None:
+        """A manifest whose layer was refused is refused again without its layers being downloaded again."""
+        known = self._refused.get(plan.manifest)
+        if known is not None:
+            raise Fault(known.code, known.operation, plan.subject, known.cause, known.hint)
+        try:
+            self._bring(plan)
+        except Fault as fault:
+            if fault.code == "layer-invalid":
+                with self._lock:
+                    self._refused[plan.manifest] = fault
+                    while len(self._refused) > MAX_REFUSED:
+                        del self._refused[next(iter(self._refused))]
+            raise
+
+    def _known(self, ref: ImageRef, wanted: Platform) -> str:
+        """The id of a complete image that is called `ref`, or has its digest, and is for `wanted`."""
+        connection = self._catalog.database.read()
+        row = connection.execute(
+            "SELECT images.id, platform FROM image_names JOIN images ON image = id WHERE reference = ?"
+            " OR (? <> '' AND digest = ? AND reference LIKE ?) LIMIT 1",
+            (str(ref), ref.digest, ref.digest, f"{ref.name}:%"),
+        ).fetchone()
+        if row is None or Platform.parse(row[1]).fitness(wanted) == 0:
+            return ""
+        return str(row[0]) if self.complete(row[0]) else ""
+
+    def _plan(
+        self, ref: ImageRef, remote: Remote, document: Document, wanted: Platform, meter: _Meter
+    ) -> _Plan:
+        """Find the manifest for this platform and read its config."""
+        subject = ref.familiar
+        parsed = parse_manifest(document.data, subject, document.media_type)
+        for _ in range(MAX_NESTED):
+            if isinstance(parsed, Manifest):
+                break
+            document = remote.manifest(select(parsed, wanted, subject).digest)
+            parsed = parse_manifest(document.data, subject, document.media_type)
+        if isinstance(parsed, Index):
+            raise Fault(
+                "manifest-invalid", "pull image", subject, "its indexes point at indexes without an end"
+            )
+        self._blobs.fetch(parsed.config, lambda writer: remote.blob(parsed.config, writer, lambda _: None))
+        text = self._blobs.read(parsed.config.digest)
+        config = parse_config(text, subject)
+        match_layers(parsed, config, subject)
+        check_platform(config, wanted, subject)
+
+        def fetch(descriptor: Descriptor) -> object:
+            return self._blobs.fetch(
+                descriptor,
+                lambda writer: remote.blob(descriptor, writer, lambda done: meter.report(descriptor, done)),
+            )
+
+        self._blobs.put(document.data)
+        meter.expect(parsed.layers)
+        return _Plan(
+            subject, parsed.config.digest, config, text, document.digest, parsed.layers, fetch, remote.cancel
+        )
+
+    def import_path(self, path: Path, name: ImageRef) -> str:
+        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`.
+
+        Importing the same content twice gives the same id. Returns the image id.
+        """
+        if name.digest:
+            cause = f"{name.familiar} has a digest, which stands for what a registry has"
+            raise Fault("request-invalid", "import image", str(path), cause, "write NAME:TAG")
+        with self._bringing(), faults("import image", str(path)):
+            with archives.open_archive(path, self._blobs, name, host_platform()) as found:
+                plan = _Plan(
+                    name.familiar,
+                    found.id,
+                    found.config,
+                    found.text,
+                    found.manifest,
+                    found.layers,
+                    found.fetch,
+                )
+                self._bring(plan)
+                return self._record(plan, name, found.manifest)
+
+    def _bring(self, plan: _Plan) -> None:
+        """Have every layer unpacked: downloads run side by side, unpacking follows bottom first."""
+        diff_ids = plan.config.diff_ids
+        chain = chain_ids(diff_ids)
+        missing = [index for index in range(len(chain)) if not self._layers.has(chain[index])]
+        pool = self._executor()
+        downloads: dict[int, Future[object]] = {}
+        try:
+            downloads = {index: pool.submit(plan.fetch, plan.blobs[index]) for index in missing}
+            for index in missing:
+                downloads[index].result()
+                self._unpack(plan.subject, chain, index, diff_ids[index], plan.blobs[index].digest)
+        except BaseException:
+            plan.cancel()
+            raise
+        finally:
+            for download in downloads.values():
+                download.cancel()
+            for download in downloads.values():
+                if not download.cancelled():
+                    download.exception()
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._parallel, "pull")
+            return self._pool
+
+    def _unpack(self, subject: str, chain: Sequence[str], index: int, diff_id: str, blob: str) -> None:
+        def data() -> Iterator[bytes]:
+            with self._blobs.open(blob) as file:
+                yield from decompressed(file)
+
+        job = LayerJob(chain[index], diff_id, chain[:index], data)
+        size = self._layers.unpack(job, subject)
+        if size is None and self._catalog.layer(chain[index]) is not None:
+            return
+        self._catalog.add_layer(chain[index], diff_id, blob, size or 0)
+
+    def _record(self, plan: _Plan, ref: ImageRef, digest: str) -> str:
+        blobs = [blob.digest for blob in plan.blobs]
+        return self._catalog.record(
+            NewImage(plan.id, plan.text, plan.config, blobs, plan.manifest), [ref], digest
+        )
+
+    def ensure_layers(self, image_id: str) -> list[Path]:
+        """The layers' directories, bottom first. One that is missing is unpacked anew from its blob."""
+        chain = self._catalog.chain(image_id)
+        for index, chain_id in enumerate(chain):
+            if not self._layers.has(chain_id):
+                self._restore(image_id, chain, index)
+        return [self._layers.path(chain_id) for chain_id in chain]
+
+    def _restore(self, image_id: str, chain: Sequence[str], index: int) -> None:
+        image = self._catalog.get(image_id)
+        subject = image.names[0] if image and image.names else image_id
+        row = self._catalog.layer(chain[index])
+        if row is None or not self._blobs.has(row["blob"]):
+            raise Fault(
+                "layer-invalid",
+                "unpack layer of",
+                subject,
+                f"neither layer {chain[index][7:19]} nor its archive is in the store",
+                "pull or import the image again",
+            )
+        with faults("unpack layer of", subject), self._collector.using():
+            self._unpack(subject, chain, index, row["diff_id"], row["blob"])
+
+    def complete(self, image_id: str) -> bool:
+        """Whether every layer's directory is there."""
+        chain = self._catalog.chain(image_id)
+        return all(self._layers.has(chain_id) for chain_id in chain)
+
+
+class _Meter:
+    """Sums the progress of one pull's downloads and passes it on, now and then."""
+
+    def __init__(self, subject: str, callback: ProgressCallback | None) -> None:
+        self._subject, self._callback = subject, callback
+        self._done: dict[str, int] = {}
+        self._total, self._next, self._lock = 0, 0.0, threading.Lock()
+
+    def expect(self, layers: Sequence[Descriptor]) -> None:
+        self._total = sum(layer.size for layer in layers)
+
+    def report(self, layer: Descriptor, done: int) -> None:
+        if self._callback is None:
+            return
+        with self._lock:
+            self._done[layer.digest] = done
+            now = time.monotonic()
+            if now < self._next and done < layer.size:
+                return
+            self._next = now + PROGRESS_INTERVAL
+            total = sum(self._done.values())
+        self._callback(Progress(self._subject, "download", total, self._total))

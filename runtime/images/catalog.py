@@ -1,0 +1,204 @@
+"""Effects: what the database knows of images: names, ids, configs, the order of layers. No file is touched.
+
+A row is written only after all that it speaks of is on disk: whenever the machine loses power, an image that
+is listed is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.database import Database
+from runtime.faults import Fault
+from runtime.images.layers import chain_ids
+from runtime.images.manifests import ImageConfig
+from runtime.interface import ObservedImage
+from specs.values import ImageRef
+
+IMAGES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    id          TEXT PRIMARY KEY,   -- sha256 of the config's bytes
+    config      TEXT NOT NULL,      -- those bytes
+    manifest    TEXT NOT NULL,      -- digest of the manifest, empty when imported without one
+    platform    TEXT NOT NULL,
+    size        INTEGER NOT NULL,   -- of the unpacked layers, bytes
+    created     TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS image_names (
+    reference   TEXT PRIMARY KEY,   -- canonical: host/repository:tag or host/repository@digest
+    image       TEXT NOT NULL REFERENCES images(id),
+    digest      TEXT NOT NULL       -- what the registry calls it: of the index or manifest that was pulled
+) STRICT;
+CREATE INDEX IF NOT EXISTS image_names_by_image ON image_names(image);
+CREATE TABLE IF NOT EXISTS layers (
+    chain_id    TEXT PRIMARY KEY,
+    diff_id     TEXT NOT NULL,
+    blob        TEXT NOT NULL,      -- digest of the (compressed) archive it came from; empty: none is kept
+    size        INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS image_layers (
+    image       TEXT NOT NULL REFERENCES images(id),
+    position    INTEGER NOT NULL,   -- 0: bottom
+    chain_id    TEXT NOT NULL REFERENCES layers(chain_id),
+    PRIMARY KEY (image, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS image_layers_by_chain ON image_layers(chain_id);
+"""
+
+Images = list[ObservedImage]  # Catalog.list hides the builtin in annotations
+
+MIN_PREFIX = 4  # hex digits of an abbreviated id
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """`id` is `sha256:<hex>` of the config, `config` the whole config document, `chain_ids` bottom first."""
+
+    id: str
+    names: tuple[str, ...]
+    config: Mapping[str, Any]
+    chain_ids: tuple[str, ...]
+    size: int = 0
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What is to be recorded. `text` is the config's bytes, `id` their digest; `manifest` is the digest of
+    the stored manifest or empty; `blobs` are the digests of the layers' archives, bottom first, empty where
+    there is none yet."""
+
+    id: str
+    text: bytes
+    config: ImageConfig
+    blobs: Sequence[str]
+    manifest: str = ""
+
+
+class Catalog:
+    """The rows of one database. Thread-safe; several processes may use one at once."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def list(self) -> Images:
+        names: dict[str, list[str]] = {}
+        connection = self.database.read()
+        for reference, image in connection.execute(
+            "SELECT reference, image FROM image_names ORDER BY reference"
+        ):
+            names.setdefault(image, []).append(reference)
+        rows = connection.execute("SELECT id, size, created, platform FROM images ORDER BY id").fetchall()
+        return [ObservedImage(row[0], tuple(names.get(row[0], ())), *row[1:]) for row in rows]
+
+    def get(self, name_or_id: str) -> StoredImage | None:
+        """By canonical or familiar reference, id, or a prefix of an id that fits one image only."""
+        id = self.find(name_or_id)
+        if not id:
+            return None
+        connection = self.database.read()
+        row = connection.execute("SELECT config, size, created FROM images WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            return None
+        return StoredImage(id, self.names(id), json.loads(row[0]), self.chain(id), row[1], row[2])
+
+    def find(self, text: str) -> str:
+        connection = self.database.read()
+        query = "SELECT image FROM image_names WHERE reference = ?"
+        row = connection.execute(query, (text,)).fetchone()
+        if row is None:
+            try:
+                row = connection.execute(query, (str(ImageRef.parse(text)),)).fetchone()
+            except ValueError:
+                pass
+        if row is not None:
+            return str(row[0])
+        digits = text.removeprefix("sha256:")
+        if len(digits) < MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
+            return ""
+        like = f"sha256:{digits}%"
+        rows = connection.execute("SELECT id FROM images WHERE id LIKE ? LIMIT 2", (like,)).fetchall()
+        return str(rows[0][0]) if len(rows) == 1 else ""
+
+    def called(self, image: StoredImage, text: str) -> str:
+        """The name by which `text` means the image; empty where it means it by its id."""
+        if image.id.startswith(text) or image.id[7:].startswith(text):
+            return ""
+        return text if text in image.names else str(ImageRef.parse(text))
+
+    def names(self, id: str) -> tuple[str, ...]:
+        query = "SELECT reference FROM image_names WHERE image = ? ORDER BY reference"
+        return tuple(row[0] for row in self.database.read().execute(query, (id,)))
+
+    def chain(self, id: str) -> tuple[str, ...]:
+        query = "SELECT chain_id FROM image_layers WHERE image = ? ORDER BY position"
+        return tuple(row[0] for row in self.database.read().execute(query, (id,)))
+
+    def digest_of(self, ref: ImageRef) -> str:
+        query = "SELECT digest FROM image_names WHERE reference = ?"
+        row = self.database.read().execute(query, (str(ref),)).fetchone()
+        return str(row[0]) if row and row[0] else "unknown"
+
+    def layer(self, chain_id: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = (
+            self.database.read().execute("SELECT * FROM layers WHERE chain_id = ?", (chain_id,)).fetchone()
+        )
+        return row
+
+    def add_layer(self, chain_id: str, diff_id: str, blob: str, size: int) -> None:
+        """An unpacked layer that is on disk. Known ones keep the larger size and take the newer archive."""
+        with self.database.write() as connection:
+            connection.execute(
+                "INSERT INTO layers VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET size = max(size, excluded.size),"
+                " blob = CASE excluded.blob WHEN '' THEN blob ELSE excluded.blob END",
+                (chain_id, diff_id, blob, size),
+            )
+
+    def record(self, new: NewImage, names: Sequence[ImageRef], digest: str = "") -> str:
+        """An image whose layers are on disk, and what it is called from now on. Repeatable. Returns its
+        id."""
+        chain = chain_ids(new.config.diff_ids)
+        with self.database.write() as connection:
+            for chain_id, diff_id, blob in zip(chain, new.config.diff_ids, new.blobs, strict=True):
+                connection.execute(
+                    "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, 0)", (chain_id, diff_id, blob)
+                )
+            marks = ",".join("?" * len(chain))
+            size = connection.execute(
+                f"SELECT coalesce(sum(size), 0) FROM layers WHERE chain_id IN ({marks})", chain
+            ).fetchone()[0]
+            text, platform = new.text.decode(), str(new.config.platform)
+            connection.execute(
+                "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size",
+                (new.id, text, new.manifest, platform, size, new.config.created),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)",
+                [(new.id, position, chain_id) for position, chain_id in enumerate(chain)],
+            )
+            for name in names:
+                self.name(name, new.id, digest)
+        return new.id
+
+    def name(self, ref: ImageRef, id: str, digest: str) -> str:
+        with self.database.write() as connection:
+            connection.execute(
+                "INSERT INTO image_names VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET image = excluded.image, digest = excluded.digest",
+                (str(ref), id, digest),
+            )
+        return id
+
+    def tag(self, id: str, ref: ImageRef) -> None:
+        """Give an image another name; the name leaves whatever image had it."""
+        image = self.get(id)
+        if image is None:
+            raise Fault("image-not-found", "tag image", id, "it is not in the store")
+        if ref.digest:
+            raise Fault("request-invalid", "tag image", id, "a name with a digest cannot be given")
+        self.name(ref, image.id, "")
