@@ -1,14 +1,10 @@
-"""Effects: `stead image`: the commands about images, a module each in agent/cli/images."""
+"""Values: `stead image`: the commands about images, a module each in agent/cli/images."""
 
 from __future__ import annotations
 
-from agent.cli import groups
+from agent.cli.main import Commands
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
-
-VERBS: groups.Verbs = {
+VERBS: Commands = {
     "pull": ("images.pull", "bring an image from a registry", "stead image pull registry.example/web:1"),
     "import": (
         "images.take",
@@ -18,7 +14,3 @@ VERBS: groups.Verbs = {
     "ls": ("images.ls", "list images", "stead image ls"),
     "rm": ("images.rm", "take names away, and images with their last name", "stead image rm web:1"),
 }
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    groups.add_verbs(parser, VERBS)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Parser = argparse.ArgumentParser
 
 #: verb -> (module, one line, example)
-COMMANDS = {
+Commands = dict[str, tuple[str, str, str]]
+COMMANDS: Commands = {
     "agent": ("agent", "run the agent in the foreground", "stead agent --settings /etc/stead/stead.toml"),
     "validate": ("validate", "list every problem of a directory of specs", "stead validate specs/"),
     "plan": ("plan", "show what would be done and why", "stead plan specs/"),
@@ -99,14 +100,22 @@ def _parser(words: Sequence[str]) -> Parser:
     parser.add_argument("--root", default=root, metavar="DIR", help="lasting state (STEAD_ROOT)")
     parser.add_argument("--run", default=run, metavar="DIR", help="state until the next boot (STEAD_RUN)")
     parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for verb, (module, text, example) in COMMANDS.items():
-        command = commands.add_parser(
+    _add_commands(parser, COMMANDS, words)
+    return parser
+
+
+def _add_commands(parser: Parser, commands: Commands, words: Sequence[str]) -> None:
+    """A module has VERBS, which are commands below it, or add_options(parser) and run(options, paths)."""
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    for verb, (module, text, example) in commands.items():
+        command = verbs.add_parser(
             verb, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example: {example}"
         )
-        if verb in words:
-            loaded = importlib.import_module(f"agent.cli.{module}")
+        if verb not in words:
+            continue
+        loaded = importlib.import_module(f"agent.cli.{module}")
+        if hasattr(loaded, "VERBS"):
+            _add_commands(command, loaded.VERBS, words)
+        else:
             loaded.add_options(command)
-            if hasattr(loaded, "run"):  # a group's verbs have theirs
-                command.set_defaults(run_command=loaded.run)
-    return parser
+            command.set_defaults(run_command=loaded.run)
