@@ -1,8 +1,11 @@
 """Effects: the SQLite file in which the runtime remembers what it made (`stead.db`, WAL).
 
 One process writes at a time (the holder of the root's lock, and short `stead image` commands); any may
-read. Every thread
-gets a connection of its own; `write()` serialises the writers of this process and is one durable transaction.
+read. Every thread gets a connection of its own; `write()` serialises the writers of this process and is one
+durable transaction.
+
+Layouts: a new table is an IF NOT EXISTS in the schema of its room; a new column is a step of STEPS, too. A
+step never changes: files of every older release are brought here by all the steps from theirs.
 """
 
 from __future__ import annotations
@@ -11,12 +14,33 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import Fault
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NewColumn:
+    """A column that a table of an older file lacks; `kind` as in ALTER TABLE ... ADD COLUMN (a constant
+    default when NOT NULL, <https://sqlite.org/lang_altertable.html>)."""
+
+    table: str
+    column: str
+    kind: str
+
+
+#: What leads from layout n to n+1.
+STEPS: dict[int, tuple[NewColumn, ...]] = {
+    1: (
+        NewColumn("images", "parent", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("images", "added", "REAL NOT NULL DEFAULT 0"),
+        NewColumn("images", "used", "REAL NOT NULL DEFAULT 0"),
+    ),
+}
 
 CONTAINERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS containers (
@@ -70,12 +94,46 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, schemas: tuple[str, ...]) -> None:
-    """Bring an empty or older file to VERSION. `schemas` are the rooms' DDL scripts. Repeatable."""
-    if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+    """Bring an empty or older file to VERSION, all of it or nothing. `schemas` are the rooms' DDL scripts.
+
+    Repeatable; of several processes that open an older file one does it, while the others wait.
+    """
+    if _version(connection) == VERSION:
         return
-    for script in (CONTAINERS_SCHEMA, *schemas):
-        connection.executescript(script)
-    connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for version in range(_version(connection), VERSION):
+            for step in STEPS.get(version, ()):
+                _add_column(connection, step)
+        for script in (CONTAINERS_SCHEMA, *schemas):
+            for statement in statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _add_column(connection: sqlite3.Connection, new: NewColumn) -> None:
+    """Nothing to do where the table is not there yet: its room's schema has the column."""
+    columns = {row["name"] for row in connection.execute(f"PRAGMA table_info({new.table})")}
+    if columns and new.column not in columns:
+        connection.execute(f"ALTER TABLE {new.table} ADD COLUMN {new.column} {new.kind}")
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script, one at a time: executescript() would commit before each script."""
+    text = ""
+    for piece in script.split(";")[:-1]:
+        text += piece + ";"
+        if sqlite3.complete_statement(text):
+            yield text
+            text = ""
 
 
 def from_sqlite(error: sqlite3.Error, operation: str, subject: str) -> Fault:
@@ -110,7 +168,11 @@ class Database:
         self._writer = threading.RLock()
         self._all: list[sqlite3.Connection] = []
         with self._writer:
-            migrate(self.read(), schemas)
+            connection = self.read()
+            try:
+                migrate(connection, schemas)
+            except sqlite3.Error as error:
+                raise from_sqlite(error, "migrate database", str(path)) from error
 
     def read(self) -> sqlite3.Connection:
         """This thread's connection."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,17 @@ CREATE TABLE IF NOT EXISTS images (
     manifest    TEXT NOT NULL,      -- digest of the manifest, empty when imported without one
     platform    TEXT NOT NULL,
     size        INTEGER NOT NULL,   -- of the unpacked layers, bytes
-    created     TEXT NOT NULL
+    created     TEXT NOT NULL,
+    parent      TEXT NOT NULL DEFAULT '',   -- id of the image that it was made from, if it was made here
+    added       REAL NOT NULL DEFAULT 0,    -- seconds since the epoch: when it came into the store
+    used        REAL NOT NULL DEFAULT 0     -- ... and when a container or a name last meant it
 ) STRICT;
 CREATE TABLE IF NOT EXISTS image_names (
     reference   TEXT PRIMARY KEY,   -- canonical: host/repository:tag or host/repository@digest
     image       TEXT NOT NULL REFERENCES images(id),
     digest      TEXT NOT NULL       -- what the registry calls it: of the index or manifest that was pulled
 ) STRICT;
+CREATE INDEX IF NOT EXISTS images_by_parent ON images(parent) WHERE parent <> '';
 CREATE INDEX IF NOT EXISTS image_names_by_image ON image_names(image);
 CREATE TABLE IF NOT EXISTS layers (
     chain_id    TEXT PRIMARY KEY,
@@ -70,20 +75,21 @@ class StoredImage:
 class NewImage:
     """What is to be recorded. `text` is the config's bytes, `id` their digest; `manifest` is the digest of
     the stored manifest or empty; `blobs` are the digests of the layers' archives, bottom first, empty where
-    there is none yet."""
+    there is none yet. `parent` is the id of the image that it was made from, if it was made here."""
 
     id: str
     text: bytes
     config: ImageConfig
     blobs: Sequence[str]
     manifest: str = ""
+    parent: str = ""
 
 
 class Catalog:
     """The rows of one database. Thread-safe; several processes may use one at once."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.database, self._clock = database, clock
 
     def list(self) -> Images:
         names: dict[str, list[str]] = {}
@@ -153,7 +159,7 @@ class Catalog:
         """An unpacked layer that is on disk. Known ones keep the larger size and take the newer archive."""
         with self.database.write() as connection:
             connection.execute(
-                "INSERT INTO layers VALUES (?, ?, ?, ?)"
+                "INSERT INTO layers (chain_id, diff_id, blob, size) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET size = max(size, excluded.size),"
                 " blob = CASE excluded.blob WHEN '' THEN blob ELSE excluded.blob END",
                 (chain_id, diff_id, blob, size),
@@ -166,19 +172,23 @@ class Catalog:
         with self.database.write() as connection:
             for chain_id, diff_id, blob in zip(chain, new.config.diff_ids, new.blobs, strict=True):
                 connection.execute(
-                    "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, 0)", (chain_id, diff_id, blob)
+                    "INSERT OR IGNORE INTO layers (chain_id, diff_id, blob, size) VALUES (?, ?, ?, 0)",
+                    (chain_id, diff_id, blob),
                 )
             marks = ",".join("?" * len(chain))
             size = connection.execute(
                 f"SELECT coalesce(sum(size), 0) FROM layers WHERE chain_id IN ({marks})", chain
             ).fetchone()[0]
-            text, platform = new.text.decode(), str(new.config.platform)
+            text, platform, now = new.text.decode(), str(new.config.platform), self._clock()
             connection.execute(
-                "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size",
-                (new.id, text, new.manifest, platform, size, new.config.created),
+                "INSERT INTO images (id, config, manifest, platform, size, created, parent, added, used)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size,"
+                " used = excluded.used, parent = iif(parent = '', excluded.parent, parent),"
+                " manifest = iif(manifest = '', excluded.manifest, manifest)",
+                (new.id, text, new.manifest, platform, size, new.config.created, new.parent, now, now),
             )
             connection.executemany(
-                "INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)",
+                "INSERT OR IGNORE INTO image_layers (image, position, chain_id) VALUES (?, ?, ?)",
                 [(new.id, position, chain_id) for position, chain_id in enumerate(chain)],
             )
             for name in names:
@@ -186,13 +196,29 @@ class Catalog:
         return new.id
 
     def name(self, ref: ImageRef, id: str, digest: str) -> str:
+        """The image is called `ref` from now on. One that was called so keeps the digest that `ref` had, as
+        `host/repository@digest`: it can still be pulled and named by that."""
         with self.database.write() as connection:
+            query = "SELECT image, digest FROM image_names WHERE reference = ?"
+            former, known = connection.execute(query, (str(ref),)).fetchone() or ("", "")
+            if former == id and not digest:
+                return id
+            if known and known != digest and not ref.digest:
+                self.name(ImageRef(ref.host, ref.repository, digest=known), former, known)
             connection.execute(
-                "INSERT INTO image_names VALUES (?, ?, ?)"
+                "INSERT INTO image_names (reference, image, digest) VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET image = excluded.image, digest = excluded.digest",
                 (str(ref), id, digest),
             )
+            self.touch(former, id)
         return id
+
+    def touch(self, *ids: str) -> None:
+        """These images are, or were until now, meant by something."""
+        with self.database.write() as connection:
+            connection.executemany(
+                "UPDATE images SET used = ? WHERE id = ?", [(self._clock(), id) for id in ids]
+            )
 
     def tag(self, id: str, ref: ImageRef) -> None:
         """Give an image another name; the name leaves whatever image had it."""
