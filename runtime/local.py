@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from runtime.build.cache import BUILD_SCHEMA
 from runtime.containers import Containers, delete_tree
 from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
@@ -51,7 +52,7 @@ class LocalRuntime:
             paths.make()
             _claim(paths)
         self.paths = paths
-        self.database = Database(paths.database, (IMAGES_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA))
+        self.database = Database(paths.database, (IMAGES_SCHEMA, BUILD_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA))
         self.images = ImageStore(paths, self.database, registries=registries or {})
         self.fabric = Fabric(paths, self.database, pool=pool)
         self.volumes = Volumes(paths, self.database)

@@ -52,6 +52,12 @@ CREATE TABLE IF NOT EXISTS image_layers (
     PRIMARY KEY (image, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS image_layers_by_chain ON image_layers(chain_id);
+CREATE TABLE IF NOT EXISTS layer_pins (
+    holder      TEXT NOT NULL,      -- who else needs the layer: a step of the build cache
+    chain_id    TEXT NOT NULL,
+    PRIMARY KEY (holder, chain_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS layer_pins_by_chain ON layer_pins(chain_id);
 """
 
 Images = list[ObservedImage]  # Catalog.list hides the builtin in annotations

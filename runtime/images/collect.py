@@ -56,7 +56,8 @@ class Collector:
                 return []
             with self._catalog.database.write() as connection:
                 connection.execute(
-                    "DELETE FROM layers WHERE chain_id NOT IN (SELECT chain_id FROM image_layers)"
+                    "DELETE FROM layers WHERE chain_id NOT IN"
+                    " (SELECT chain_id FROM image_layers UNION SELECT chain_id FROM layer_pins)"
                 )
             connection = self._catalog.database.read()
             kept = {row[0] for row in connection.execute("SELECT chain_id FROM layers")}
