@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol
 
 from runtime.faults import Fault
 from runtime.images.blobs import CHUNK, BlobStore, Writer
+from runtime.images.changes import Unwritable, write_tree
 from runtime.images.compression import CompressionError, ZstdCompressor, decompressed, detect
 from runtime.images.manifests import (
     MAX_CONFIG,
@@ -38,7 +39,6 @@ from runtime.images.manifests import (
     select,
 )
 from runtime.images.tarstream import FILE, LINK, SYMLINK, Reader, Source, TarError
-from runtime.images.tarwriter import Unwritable, write_tree
 from runtime.images.unpack import Refused, clean
 from specs.values import ImageRef
 

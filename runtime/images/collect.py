@@ -66,7 +66,10 @@ class Collector:
                 if chain_id not in kept:
                     self._layers.remove(chain_id)
                     lines.append(f"Deleted: {chain_id}")
-            query = "SELECT blob FROM layers UNION SELECT id FROM images UNION SELECT manifest FROM images"
+            query = (
+                "SELECT blob FROM layers UNION SELECT blob FROM layer_archives"
+                " UNION SELECT id FROM images UNION SELECT manifest FROM images"
+            )
             used = {row[0] for row in connection.execute(query)}
             for digest in self._blobs.digests():
                 if digest not in used:

@@ -95,6 +95,12 @@ class Lowers:
                 break
         return found
 
+    def close(self) -> None:
+        self._forget()
+        for fd in self._roots:
+            os.close(fd)
+        self._roots = []
+
     def _forget(self) -> None:
         for fd in self._stack:
             os.close(fd)

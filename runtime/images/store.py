@@ -6,16 +6,20 @@ The rooms behind it: `catalog` (rows), `blobs` (bytes), `layers` (unpacked direc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from runtime.database import Database
+from runtime.images import catalog
 from runtime.images.blobs import BlobStore
 from runtime.images.bring import PARALLEL, Bringer
-from runtime.images.catalog import IMAGES_SCHEMA, Catalog, Images, StoredImage
+from runtime.images.catalog import Catalog, Images, StoredImage
 from runtime.images.collect import Collector
+from runtime.images.compose import COMPOSE_SCHEMA, CommittedLayer, Composer
 from runtime.images.endpoint import RegistrySettings
 from runtime.images.layers import LayerStore
+from runtime.images.manifests import Descriptor
 from runtime.images.registry import Registries
 from runtime.interface import ProgressCallback
 from runtime.paths import Paths
@@ -23,6 +27,7 @@ from specs.values import ImageRef
 
 __all__ = ["IMAGES_SCHEMA", "ImageStore", "RegistrySettings", "StoredImage"]
 
+IMAGES_SCHEMA = catalog.IMAGES_SCHEMA + COMPOSE_SCHEMA
 Directories = list[Path]  # ImageStore.list hides the builtin in annotations
 
 
@@ -41,6 +46,7 @@ class ImageStore:
         self.layers = LayerStore(paths.layers)
         self.catalog = Catalog(database)
         self.collector = Collector(paths, self.catalog, self.blobs, self.layers)
+        self.composer = Composer(self.catalog, self.blobs, self.layers)
         self.registries = Registries(registries or {})
         self.bringer = Bringer(
             self.catalog, self.blobs, self.layers, self.collector, self.registries, parallel
@@ -82,6 +88,38 @@ class ImageStore:
     def ensure_layers(self, image_id: str) -> Directories:
         """The layers' directories, bottom first. One that is missing is unpacked anew from its blob."""
         return self.bringer.ensure_layers(image_id)
+
+    # ------------------------------------------------------------ made here
+
+    def hold(self) -> AbstractContextManager[bool]:
+        """Nothing is collected meanwhile: neither layers that no image has yet, nor archives of them."""
+        return self.collector.using()
+
+    def commit_layer(self, upper: Path, parent: str, *, epoch: int | None = None) -> CommittedLayer:
+        """A finished overlay upper directory becomes the layer over the chain id `parent`, and is gone."""
+        with self.hold():
+            return self.composer.commit_layer(upper, parent, epoch=epoch)
+
+    def layer_tar(self, chain_id: str) -> Iterator[bytes]:
+        """The layer's uncompressed archive; Fault digest-mismatch at its end where it rotted."""
+        return self.composer.layer_tar(chain_id)
+
+    def layer_blob(self, chain_id: str, compression: str = "gzip") -> Descriptor:
+        """The layer's archive (gzip, zstd, none) as a blob of the store, made where there is none."""
+        with self.hold():
+            return self.composer.layer_blob(chain_id, compression)
+
+    def add_image(self, config: bytes, chain: Sequence[str], names: Sequence[ImageRef]) -> str:
+        """An image of layers that are here, its config as it is. Returns its id."""
+        with self.hold():
+            return self.composer.add_image(config, chain, names)
+
+    def manifest_of(self, image_id: str) -> bytes:
+        """The manifest that the image came with, as long as all it names is here; else one made for it."""
+        with self.hold():
+            return self.composer.manifest_of(image_id)
+
+    # ------------------------------------------------------------ out
 
     def remove(self, name: str) -> tuple[str, ...]:
         """Take a name away, and with its last name the image. Returns `Untagged:` and `Deleted:` lines."""
