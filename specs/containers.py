@@ -27,6 +27,7 @@ from specs.interpolate import parse_env
 from specs.policies import UlimitRange
 from specs.positions import Path
 from specs.problems import Problem
+from specs.pulls import PullPolicy, merge_image
 from specs.shapes import NOT_YET
 from specs.values import RANDOM_PORT, ImageRef, MountPoint, PortBinding, clean_path, parse_port_range
 
@@ -143,14 +144,27 @@ class _Build:
             return "", ""  # that table has its own problem
         ref = ImageRef.parse(table.resolved if table is not None else model.image)
         known = self.around.images.get(str(ref))
-        policy = {"if_not_present": "missing"}.get(model.pull_policy or "", model.pull_policy or "")
+        if known is not None and known.build is not None:
+            return self._built(known)
+        policy = model.pull_policy or PullPolicy(known.pull if known else "missing")
         image = DesiredImage(
-            ref, policy or (known.pull if known else "missing"), model.platform or "", self.declared.place
+            ref, policy.pull, model.platform or "", self.declared.place, interval=policy.interval
         )
         problem = merge_image(self.around.images, image)
         if problem:
             self.wrong(("platform",), problem)
         return str(ref), model.platform or (known.platform if known else "")
+
+    def _built(self, image: DesiredImage) -> tuple[str, str]:
+        """An image of [image.NAME] build: nothing about it comes from a registry."""
+        policy, platform = self.model.pull_policy, self.model.platform or ""
+        if policy is not None and (policy.interval or policy.pull == "always"):
+            text = f"image {image.ref.familiar!r} is built ({image.place}), never pulled"
+            self.wrong(("pull_policy",), text, "leave pull_policy out")
+        if platform and platform != image.platform:
+            text = f"image {image.ref.familiar!r} is built for {image.platform or 'this machine'}"
+            self.wrong(("platform",), text, "write the platform in [image.NAME]")
+        return str(image.ref), image.platform
 
     def _replicas(self, container: DesiredContainer) -> list[DesiredContainer]:
         count = replica_count(self.model, self.wrong)
@@ -470,15 +484,3 @@ def replica_count(model: Container, wrong: Any = None) -> int | None:
         key = list(said)[-1]
         wrong(tuple(key.split(".")), f"{' and '.join(said)} contradict each other", at_key=True)
     return next(iter(said.values()), None)
-
-
-def merge_image(images: dict[str, DesiredImage], image: DesiredImage) -> str:
-    """Add `image`; of two pull policies the more eager one holds. Returns what contradicts, or ''."""
-    key = str(image.ref)
-    known = images.setdefault(key, image)
-    if known.platform and image.platform and known.platform != image.platform:
-        name = image.ref.familiar
-        return f"image {name!r} is wanted for {image.platform} here and {known.platform} in {known.place}"
-    eager = max(known.pull, image.pull, key=("never", "missing", "always").index)
-    images[key] = replace(known, pull=eager, platform=known.platform or image.platform)
-    return ""

@@ -29,6 +29,39 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildSecret:
+    """What RUN --mount=type=secret,id=ID sees: a file (absolute, on this machine), else `value`."""
+
+    id: str
+    file: str = ""
+    value: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredBuild:
+    """How an image is made from files of the source. Paths are absolute, on this machine.
+
+    `dockerfile` is relative to `context`; with `inline` that text stands for it. A change of anything here,
+    of a file of the context that its ignore file lets through, or of a base image is another build.
+    """
+
+    context: str
+    dockerfile: str = "Dockerfile"
+    inline: str = ""
+    target: str = ""
+    args: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    contexts: tuple[tuple[str, str], ...] = ()  # additional_contexts: (name, directory or docker-image://...)
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    network: str = ""
+    no_cache: bool = False
+    pull: bool = False
+    secrets: tuple[BuildSecret, ...] = ()
+    ssh: tuple[tuple[str, str], ...] = ()  # (id, key file or agent socket; empty: the agent's own)
+    shm_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredImage:
     """One reference that containers use or that [image.NAME] declares. Keyed by str(ref)."""
 
@@ -36,6 +69,9 @@ class DesiredImage:
     pull: str = "missing"  # always | missing | never
     platform: str = ""  # os/arch[/variant]; empty: this machine's
     place: Place | None = None
+    interval: float = 0.0  # seconds after which the tag is looked up again; 0: never
+    digest: str = ""  # sha256:...: the only content that may run under this tag, as the lock file says
+    build: DesiredBuild | None = None  # it is built, never pulled
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from specs.policies import (
     later,
 )
 from specs.problems import nearest
+from specs.pulls import Pull
 from specs.shapes import (
     NOT_YET,
     Capabilities,
@@ -290,15 +291,7 @@ class Container(Model):
     stdin_open: Flag | None = None
     logging: Logging | None = None
     platform: Platform | None = None
-    pull_policy: (
-        Annotated[
-            str,
-            *one_of(
-                "always", "missing", "never", "if_not_present", not_yet=("build", "daily", "weekly", "every_")
-            ),
-        ]
-        | None
-    ) = None
+    pull_policy: Pull | None = None
     profiles: Texts | None = later()
     scale: Annotated[int, *whole(0, 1000)] | None = None
     replicas: Annotated[int, *whole(0, 1000)] | None = None
@@ -321,33 +314,14 @@ class Container(Model):
 # ---------------------------------------------------------------- image, network, volume, secret, config
 
 
-def _pull(value: Any) -> str:
-    found = shapes.text(value)
-    if found in ("always", "missing", "never"):
-        return found
-    try:
-        shapes.duration(found)
-    except ValueError:
-        raise Mistake(
-            f"cannot use {found!r}: write always, missing or never",
-            nearest(found, ("always", "missing", "never")),
-        ) from None
-    raise Mistake(f"looking for a new digest every {found}: {NOT_YET}", "write always, missing or never")
-
-
 def _build(value: Any) -> Any:
     return {"context": value} if isinstance(value, str) else value
 
 
 class Image(Model):
     from_: ImageName | None = Field(None, alias="from")
-    build: Annotated[Build, BeforeValidator(_build, json_schema_input_type=str | Build)] | None = later()
-    pull: (
-        Annotated[
-            str, BeforeValidator(_pull), WithJsonSchema(shapes.words_schema(("always", "missing", "never")))
-        ]
-        | None
-    ) = None
+    build: Annotated[Build, BeforeValidator(_build, json_schema_input_type=str | Build)] | None = None
+    pull: Pull | None = None
     platform: Platform | None = None
     prune: Flag | None = later()
 
@@ -409,14 +383,16 @@ class Volume(Model):
 
 
 class Secret(Model):
+    """For builds; secrets of containers come later."""
+
     file: Text | None = None
     environment: Text | None = None
-    external: Flag | None = None
-    name: Text | None = None
-    labels: StringMap | None = None
-    driver: Text | None = None
-    driver_opts: StringMap | None = None
-    template_driver: Text | None = None
+    external: Flag | None = later()
+    name: Text | None = later()
+    labels: StringMap | None = later()
+    driver: Text | None = later()
+    driver_opts: StringMap | None = later()
+    template_driver: Text | None = later()
 
 
 class Config(Model):
@@ -445,7 +421,7 @@ class SpecFile(Model):
     volume: dict[Name, Annotated[Volume, BeforeValidator(_body, json_schema_input_type=Volume | None)]] = (
         Field(default_factory=dict)
     )
-    secret: dict[Name, Secret] = later({})
+    secret: dict[Name, Secret] = Field(default_factory=dict)
     config: dict[Name, Config] = later({})
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 IGNORE_FILE = ".steadignore"
 SPEC_ENDINGS = (".toml", ".yaml", ".yml")
+#: Which digest each tag stands for; at the root of a source.
+LOCK_FILE = "stead.lock.toml"
 COMPOSE_FILES = frozenset({"compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"})
 
 
@@ -87,6 +89,10 @@ def spec_files(files: Mapping[str, bytes]) -> list[str]:
         path
         for path in files
         if path.lower().endswith(SPEC_ENDINGS)
-        and not any(part[:1] in (".", "_") for part in path.split("/"))
-        and path not in ignored
+        and posixpath.basename(path) != LOCK_FILE
+        and is_read(path, ignored)
     )
+
+
+def is_read(path: str, ignored: Ignored) -> bool:
+    return not any(part[:1] in (".", "_") for part in path.split("/")) and path not in ignored

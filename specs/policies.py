@@ -303,20 +303,22 @@ class Logging(Model):
 
 # ---------------------------------------------------------------- images
 
+_PLATFORMS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+
 
 class BuildSecret(Model):
     source: Text
     target: Text | None = None
-    uid: Text | None = None
-    gid: Text | None = None
-    mode: shapes.Mode | None = None
+    uid: Text | None = later()
+    gid: Text | None = later()
+    mode: shapes.Mode | None = later()
 
 
 BuildSecretItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[BuildSecret, Tag("@long")], WHICH]
 
 
 class Build(Model):
-    """Compose's build section; all of it is refused with `build` itself."""
+    """Compose's build section."""
 
     context: Text | None = None
     dockerfile: Text | None = None
@@ -327,17 +329,19 @@ class Build(Model):
         | None
     ) = None
     labels: StringMap | None = None
-    cache_from: Texts | None = None
-    cache_to: Texts | None = None
+    cache_from: Texts | None = later()
+    cache_to: Texts | None = later()
     additional_contexts: StringMap | None = None
     extra_hosts: pairs.ExtraHosts | None = None
     network: Text | None = None
     no_cache: Flag | None = None
-    platforms: Texts | None = None
-    privileged: Flag | None = None
+    platforms: (
+        Annotated[tuple[str, ...], *shapes.shape(shapes.listed(shapes.platform), _PLATFORMS)] | None
+    ) = None
+    privileged: Flag | None = later()
     pull: Flag | None = None
     secrets: list[BuildSecretItem] | None = None
     shm_size: Size | None = None
     ssh: StringMap | None = None
-    tags: Texts | None = None
-    ulimits: Ulimits | None = None
+    tags: Texts | None = later()
+    ulimits: Ulimits | None = later()

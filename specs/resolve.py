@@ -12,16 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from specs.containers import Builder, merge_image, replica_count
+from specs.builds import built_image
+from specs.containers import Builder, replica_count
 from specs.declared import Declared, Index
 from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
 from specs.documents import KINDS, Container, Image, Network, Volume
 from specs.fingerprint import network_fingerprint, volume_fingerprint
-from specs.ignore import COMPOSE_FILES, spec_files
+from specs.ignore import COMPOSE_FILES, LOCK_FILE, Ignored, is_read, spec_files
 from specs.interpolate import flatten_node, parse_env
 from specs.load import Loaded, load
 from specs.parse import Document, parse
 from specs.problems import Problem
+from specs.pulls import PullPolicy, lockable, merge_image, read_lock
 from specs.shapes import NOT_YET
 from specs.values import ImageRef, PortBinding
 
@@ -36,15 +38,17 @@ def resolve(
     variables: Mapping[str, str],
     node: Mapping[str, Any] | None = None,
     source_root: str = "",
+    tree: str = "",
 ) -> tuple[Desired | None, tuple[Problem, ...]]:
     """`files`: path in the source -> content (specs, and what they name: env files, .env, .steadignore).
 
     `variables` win over a `.env` beside the file. `node` is {"name": ..., "labels": {...}}. `source_root` is
-    the source's directory on this machine, where relative bind sources lie. Desired is None exactly when
-    there
-    are problems; these are sorted by place and hold no duplicates.
+    the source's directory on this machine, where relative bind sources lie, `tree` where its files lie as
+    they are in this revision (builds are made from them). Desired is None exactly when there are problems;
+    these are sorted by place and hold no duplicates.
     """
     work = _Work(files, source, {**flatten_node(node or {}), **variables}, source_root)
+    work.tree = tree or source_root or "/"
     desired = work.run()
     problems = _once(work.problems)
     return (None if problems else desired), problems
@@ -76,6 +80,7 @@ class _Work:
         self.problems: list[Problem] = []
         self.index = Index()
         self.dotenv: dict[str, dict[str, str]] = {}
+        self.tree = source_root or "/"
 
     def run(self) -> Desired:
         for path in spec_files(self.files):
@@ -96,6 +101,7 @@ class _Work:
         self._ports(containers, origins)
         networks = self._networks(containers.values())
         volumes = self._volumes()
+        images = self._lock(images)
         return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers)
 
     def _countable(self) -> Iterator[Declared]:
@@ -158,21 +164,56 @@ class _Work:
     def _images(self) -> dict[str, DesiredImage]:
         images: dict[str, DesiredImage] = {}
         for declared in self.index.all("image"):
-            model = declared.model
-            if not isinstance(model, Image):
+            image = self._image(declared)
+            if image is None:
                 continue
-            if model.from_ is None:
-                if model.build is not None:  # refused already
-                    continue
-                self.problems.append(declared.problem((), "'from' is missing: which image is it?"))
-                continue
-            ref = ImageRef.parse(model.from_)
-            declared.resolved = str(ref)
-            image = DesiredImage(ref, model.pull or "missing", model.platform or "", declared.place)
+            declared.resolved = str(image.ref)
             problem = merge_image(images, image)
             if problem:
                 self.problems.append(declared.problem((), problem))
         return images
+
+    def _image(self, declared: Declared) -> DesiredImage | None:
+        model = declared.model
+        if not isinstance(model, Image):
+            return None
+        if model.build is not None:
+            return built_image(declared, self.index, self.tree, self.problems)
+        if model.from_ is None:
+            self.problems.append(declared.problem((), "'from' or 'build' is missing: which image is it?"))
+            return None
+        policy = model.pull or PullPolicy("missing")
+        return DesiredImage(
+            ImageRef.parse(model.from_),
+            policy.pull,
+            model.platform or "",
+            declared.place,
+            interval=policy.interval,
+        )
+
+    def _lock(self, images: Mapping[str, DesiredImage]) -> dict[str, DesiredImage]:
+        """With a lock file, each tag that comes from a registry has a digest in it, or that is a problem."""
+        ignored = Ignored(self.files)
+        for path in self.files:
+            if posixpath.basename(path) == LOCK_FILE and path != LOCK_FILE and is_read(path, ignored):
+                text = "a lock file below the root of the source"
+                self.problems.append(Problem(path, 1, 1, text, "run stead lock on the source's root"))
+        if LOCK_FILE not in self.files:
+            return dict(images)
+        lock, problems = read_lock(self.files[LOCK_FILE])
+        self.problems += problems
+        locked = {}
+        for name, image in images.items():
+            locked[name] = image
+            if not lockable(image) or problems:
+                continue
+            if name in lock.digests:
+                locked[name] = replace(image, digest=lock.digests[name])
+            else:
+                at = image.place or Place(LOCK_FILE, 1)
+                text = f"image {image.ref.familiar!r} is not in {LOCK_FILE}"
+                self.problems.append(Problem(at.file, at.line, at.column, text, "run stead lock"))
+        return locked
 
     def _networks(self, containers: Iterable[DesiredContainer]) -> dict[str, DesiredNetwork]:
         networks: dict[str, DesiredNetwork] = {}

@@ -349,18 +349,25 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
         ("[container.web]", "1:1: container.web: 'image' is missing"),
         ("container = 3", "1:13: container: write a table, not a number"),
         ("[container]\nweb = 3", "2:7: container.web: write a table, not a number"),
-        ("[image.a]", "1:1: image.a: 'from' is missing: which image is it?"),
+        ("[image.a]", "1:1: image.a: 'from' or 'build' is missing: which image is it?"),
         (
-            '[image.a]\nfrom = "x"\npull = "5m"',
-            "3:8: image.a.pull: looking for a new digest every 5m: not supported yet (write "
-            "always, missing or never)",
+            '[image.a]\nfrom = "x"\npull = "5"',
+            "3:8: image.a.pull: cannot use '5': write always, missing, never, daily, weekly or a duration "
+            "such as 1h",
+        ),
+        (
+            '[image.a]\nfrom = "x"\npull = "5s"',
+            "3:8: image.a.pull: cannot ask a registry every 5s (10s or more)",
         ),
         (
             '[image.a]\nfrom = "X"',
             "2:8: image.a.from: cannot read image reference 'X': 'library/X' is not a repository "
             "(lower case only)",
         ),
-        ('[image.a]\nbuild = "."', "2:1: image.a.build: not supported yet"),
+        (
+            '[image.a]\nbuild = { tags = ["x"] }',
+            "2:11: image.a.build.tags: not supported yet",
+        ),
         (
             '[network.a]\nsubnet = "10.0.0.1/24"',
             "2:10: network.a.subnet: cannot read subnet '10.0.0.1/24': 10.0.0.1/24 has host bits "
@@ -382,7 +389,7 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
         ("[network.a]\nexternal = true", "2:1: network.a.external: not supported yet"),
         ("[volume.a]\nprune = true", "2:1: volume.a.prune: not supported yet"),
         ("[volume.a]\ndriver = 'nfs'", "2:10: volume.a.driver: cannot use 'nfs': write one of local"),
-        ('[secret.a]\nfile = "x"', "1:2: secret: not supported yet"),
+        ('[secret.a]\nfile = "x"\nname = "y"', "3:1: secret.a.name: not supported yet"),
         ('[config.a]\ncontent = "x"', "1:2: config: not supported yet"),
     ],
 )
@@ -394,8 +401,8 @@ def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
     ("text", "refused", "unknown"),
     [
         (
-            '[image.a]\nbuild = { contxt = "." }',
-            "2:1: image.a.build",
+            '[image.a]\nbuild = { contxt = ".", cache_to = ["x"] }',
+            "2:25: image.a.build.cache_to",
             "2:11: image.a.build: unknown key 'contxt' (did you mean 'context'?)",
         ),
         (
@@ -404,8 +411,8 @@ def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
             "2:22: network.a.ipam.config[0]: unknown key 'subnt' (did you mean 'subnet'?)",
         ),
         (
-            '[secret.a]\nfil = "x"',
-            "1:2: secret",
+            '[secret.a]\nfil = "x"\nexternal = true',
+            "3:1: secret.a.external",
             "2:1: secret.a: unknown key 'fil' (did you mean 'file'?)",
         ),
         (
