@@ -1,0 +1,257 @@
+"""Values: the instructions of a Dockerfile as they are written; no variable is replaced yet.
+
+Source: Dockerfile reference. Each instruction has its `place`, its `keyword` as the file spells it, and
+`text`: the whole of it on one line, continuations joined, without its heredocs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from runtime.build.problems import BuildWarning, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Heredoc:
+    """`<<NAME`: the lines up to the one that is NAME alone.
+
+    `strip_tabs`: written `<<-NAME`; leading tabs are gone from `content` already. `expand`: NAME is not
+    quoted, so COPY and ADD replace variables in the content (RUN leaves it to the shell). `written` is the
+    content as it stands in the file, tabs and all. `descriptor` is the number before `<<`, "" mostly.
+    """
+
+    name: str
+    content: str
+    written: str
+    strip_tabs: bool
+    expand: bool
+    descriptor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Where an instruction stands and how it reads. `comment`: the comment lines right above it."""
+
+    place: Place
+    keyword: str
+    text: str
+    last_line: int
+    comment: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """Exec form (`shell` False): the arguments themselves. Shell form: one text, `words` of length 1.
+
+    `heredocs` follow a shell form only. An exec form may be empty.
+    """
+
+    words: tuple[str, ...]
+    shell: bool
+    heredocs: tuple[Heredoc, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """`key=value` of ENV and LABEL, quotes and variables still in it; `legacy`: written `key value`."""
+
+    key: str
+    value: str
+    legacy: bool
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class From(Written):
+    """`FROM [--platform=P] IMAGE [AS NAME]`; `name` is lower case, "" without AS."""
+
+    image: str
+    name: str
+    platform: str
+    as_keyword: str = ""
+    written_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One name of an ARG; `default` None: it has none."""
+
+    name: str
+    default: str | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arg(Written):
+    args: tuple[Declared, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MountFlag:
+    """`--mount=` as it is written; variables may be in it (see `mounts.read_mount`)."""
+
+    value: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Written):
+    """`network` is default, none or host; `security` is sandbox or insecure."""
+
+    command: CommandLine
+    mounts: tuple[MountFlag, ...] = ()
+    network: str = "default"
+    security: str = "sandbox"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copying(Written):
+    """What COPY and ADD have in common. `sources`: paths, patterns, (ADD:) URLs, and heredocs, as written."""
+
+    sources: tuple[str | Heredoc, ...]
+    destination: str
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(Copying):
+    """`from_`: a stage by name or number, an image, a named context; "": the build context."""
+
+    from_: str = ""
+    parents: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Copying):
+    """`unpack` None: archives of the context are unpacked, files from a URL are not."""
+
+    keep_git_dir: bool = False
+    checksum: str = ""
+    unpack: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cmd(Written):
+    command: CommandLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrypoint(Written):
+    command: CommandLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env(Written):
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label(Written):
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume(Written):
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expose(Written):
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workdir(Written):
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User(Written):
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healthcheck(Written):
+    """`command` None: NONE. Durations in nanoseconds, 0: what the image or the engine has as default."""
+
+    command: CommandLine | None
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Onbuild(Written):
+    """`trigger`: the instruction as text, heredocs included, as it is kept in the image's config."""
+
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell(Written):
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopsignal(Written):
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintainer(Written):
+    name: str
+
+
+#: What stands inside a stage.
+Instruction: TypeAlias = (
+    Arg
+    | Run
+    | Copy
+    | Add
+    | Cmd
+    | Entrypoint
+    | Env
+    | Label
+    | Volume
+    | Expose
+    | Workdir
+    | User
+    | Healthcheck
+    | Onbuild
+    | Shell
+    | Stopsignal
+    | Maintainer
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """FROM and what follows it up to the next one."""
+
+    base: From
+    instructions: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """`args` are those before the first FROM. `escape` is the escape character.
+
+    `syntax` is the value of that directive ("" without one; it is not obeyed). `warnings` are those that
+    the text alone shows, without the rules that `# check=skip=` names; `skip` are these ("all": every one),
+    `warnings_are_errors`: `# check=error=true`.
+    """
+
+    name: str
+    args: tuple[Arg, ...]
+    stages: tuple[Stage, ...]
+    escape: str = "\\"
+    syntax: str = ""
+    skip: frozenset[str] = frozenset()
+    warnings_are_errors: bool = False
+    warnings: tuple[BuildWarning, ...] = ()
