@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from agent.settings import Settings
+from runtime.images.credentials import config_path
 from runtime.images.store import RegistrySettings
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
@@ -10,14 +13,25 @@ from runtime.paths import Paths
 
 def open_runtime(paths: Paths, settings: Settings) -> LocalRuntime:
     """Who calls this closes it. Raises Fault when the state cannot be opened."""
-    registries = {
+    return LocalRuntime(
+        paths,
+        registries=registry_settings(settings),
+        docker_config=config_path(settings.credentials.docker_config, os.environ),
+        pool=settings.network.pool,
+    )
+
+
+def registry_settings(settings: Settings) -> dict[str, RegistrySettings]:
+    """By host."""
+    return {
         host: RegistrySettings(
             insecure=item.insecure,
             ca_file=item.ca_file,
             username=item.username,
             password_file=item.password_file,
             mirrors=tuple(item.mirrors),
+            cert_file=item.cert_file,
+            key_file=item.key_file,
         )
         for host, item in settings.registry.items()
     }
-    return LocalRuntime(paths, registries=registries, pool=settings.network.pool)

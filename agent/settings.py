@@ -95,6 +95,22 @@ class Registry(_Table):
     username: str = ""
     password_file: AbsolutePath = ""
     mirrors: list[str] = []
+    cert_file: AbsolutePath = ""
+    key_file: AbsolutePath = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file belongs to a cert_file")
+        if self.password_file and not self.username:
+            raise ValueError("password_file belongs to a username")
+        return self
+
+
+class Credentials(_Table):
+    """[credentials]"""
+
+    docker_config: AbsolutePath = ""  # a config.json; empty: that of the user who runs the agent
 
 
 class Listen(_Table):
@@ -114,6 +130,7 @@ class Settings(_Table):
     source: list[Source] = []
     node: Node = Node()
     registry: dict[str, Registry] = {}
+    credentials: Credentials = Credentials()
     listen: Listen = Listen()
     limits: LimitSettings = LimitSettings()
     network: Network = Network()

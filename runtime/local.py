@@ -37,8 +37,9 @@ class LocalRuntime:
     """The machine this process runs on. Opening makes the directories and the database, and changes nothing
     else.
 
-    `registries` are settings by host, `pool` is where networks without a subnet of their own are cut from.
-    The caller holds the root's lock whenever it changes anything.
+    `registries` are settings by host, `docker_config` is the config.json that has further credentials,
+    `pool` is where networks without a subnet of their own are cut from. The caller holds the root's lock
+    whenever it changes anything.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class LocalRuntime:
         paths: Paths,
         *,
         registries: Mapping[str, RegistrySettings] | None = None,
+        docker_config: Path | None = None,
         pool: str = DEFAULT_POOL,
     ) -> None:
         with faults("open state in", str(paths.root)):
@@ -53,7 +55,9 @@ class LocalRuntime:
             _claim(paths)
         self.paths = paths
         self.database = Database(paths.database, (IMAGES_SCHEMA, BUILD_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA))
-        self.images = ImageStore(paths, self.database, registries=registries or {})
+        self.images = ImageStore(
+            paths, self.database, registries=registries or {}, docker_config=docker_config
+        )
         self.fabric = Fabric(paths, self.database, pool=pool)
         self.volumes = Volumes(paths, self.database)
         self._cgroups = cgroups.detect()

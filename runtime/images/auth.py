@@ -1,6 +1,7 @@
 """Decisions: what a registry's WWW-Authenticate header asks for, and what answers it.
 
-Source: RFC 9110 section 11.6.1; distribution spec "Token Authentication Specification".
+Sources: RFC 9110 section 11.6.1; distribution spec "Token Authentication Specification" and "Token Scope
+Documentation"; "OAuth2 Token Authentication" for refresh (identity) tokens.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -20,6 +21,7 @@ _COMMAS = re.compile(r"[\s,]*")
 
 MAX_HEADER = 8192  # characters that are looked at
 DEFAULT_LIFETIME = 60.0  # seconds, when a token server does not say (distribution spec)
+CLIENT = "stead"  # OAuth2 client_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,11 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`lifetime` is seconds from the moment of the answer."""
+    """`lifetime` is seconds from the moment of the answer; `refresh` an identity token, where one came."""
 
-    text: str
+    text: str = field(repr=False)
     lifetime: float = DEFAULT_LIFETIME
+    refresh: str = field(default="", repr=False)
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:
@@ -73,15 +76,53 @@ def choose(challenges: Sequence[Challenge]) -> Challenge | None:
     return next((challenge for challenge in challenges if challenge.scheme == "basic"), None)
 
 
-def token_url(challenge: Challenge, repository: str) -> str:
-    """Where to ask for a token. The scope defaults to pulling `repository`."""
+# ---------------------------------------------------------------- scopes
+
+
+def pull_scope(repository: str) -> str:
+    return f"repository:{repository}:pull"
+
+
+def push_scope(repository: str) -> str:
+    return f"repository:{repository}:pull,push"
+
+
+def merge_scopes(own: Sequence[str], asked: str = "") -> tuple[str, ...]:
+    """What we need and what a challenge asks for (scopes with blanks between), each resource once.
+
+    Resources and actions keep the order in which they come.
+    """
+    actions: dict[str, dict[str, None]] = {}
+    for scope in (*own, *asked.split(" ")):
+        resource, colon, verbs = scope.rpartition(":")
+        if colon:
+            actions.setdefault(resource, {}).update(dict.fromkeys(verbs.split(",")))
+    return tuple(f"{resource}:{','.join(verbs)}" for resource, verbs in actions.items())
+
+
+# ---------------------------------------------------------------- token servers
+
+
+def token_url(challenge: Challenge, scopes: Sequence[str], more: Sequence[tuple[str, str]] = ()) -> str:
+    """Where to GET a token for `scopes`; `more` are further parameters of the query."""
     realm = challenge.parameters["realm"]
-    query = []
+    query = [*more]
     if service := challenge.parameters.get("service"):
         query.append(("service", service))
-    scopes = challenge.parameters.get("scope") or f"repository:{repository}:pull"
-    query += [("scope", scope) for scope in scopes.split(" ") if scope]
+    query += [("scope", scope) for scope in scopes]
+    if not query:
+        return realm
     return f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
+
+
+def refresh_form(challenge: Challenge, scopes: Sequence[str], identity_token: str) -> bytes:
+    """The body of the POST that trades an identity token for an access token."""
+    form = [("grant_type", "refresh_token"), ("refresh_token", identity_token), ("client_id", CLIENT)]
+    if service := challenge.parameters.get("service"):
+        form.append(("service", service))
+    if scopes:
+        form.append(("scope", " ".join(scopes)))
+    return urlencode(form).encode()
 
 
 def parse_token(body: bytes) -> Token:
@@ -93,9 +134,13 @@ def parse_token(body: bytes) -> Token:
     text = (value.get("token") or value.get("access_token")) if isinstance(value, dict) else None
     if not isinstance(text, str) or not re.fullmatch(r"[\x21-\x7e]+", text):
         raise ValueError("the token server's answer holds no token")
-    lifetime = value.get("expires_in")
+    lifetime, refresh = value.get("expires_in"), value.get("refresh_token")
     known = isinstance(lifetime, (int, float)) and lifetime > 0
-    return Token(text, max(DEFAULT_LIFETIME, float(lifetime)) if known else DEFAULT_LIFETIME)
+    return Token(
+        text,
+        max(DEFAULT_LIFETIME, float(lifetime)) if known else DEFAULT_LIFETIME,
+        refresh if isinstance(refresh, str) else "",
+    )
 
 
 def basic(username: str, password: str) -> str:

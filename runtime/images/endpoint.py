@@ -1,22 +1,17 @@
-"""Effects: HTTP to one registry host: connections, redirects, authentication, retries.
+"""Effects: requests to one registry host: redirects, authentication, retries, and when to leave it alone.
 
-Plain HTTP is spoken only to loopback hosts and to those that the settings call insecure; of these TLS is
-tried first, without checking who answers. Credentials go to their own registry and its token server only,
-never along a redirect.
+Credentials go to the registry itself and to its token server only, never along a redirect.
 """
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import math
-import socket
-import ssl
+import os
+import random
 import threading
 import time
-import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -25,376 +20,251 @@ import urllib3
 
 from runtime.faults import Fault
 from runtime.images import auth
+from runtime.images.answers import (
+    Trouble,
+    error_words,
+    explain,
+    read_whole,
+    retry_after,
+)
+from runtime.images.connections import (
+    CONNECT_TIMEOUT,
+    Connections,
+    Errand,
+    Origin,
+    RegistrySettings,
+    origin,
+)
+from runtime.images.credentials import Credential
+from runtime.images.tokens import Authenticator
 
-CONNECT_TIMEOUT = 10.0  # seconds
-READ_TIMEOUT = 30.0  # seconds without a byte
-STALL = 60.0  # seconds in which MIN_PROGRESS must come, or all that there is
-MIN_PROGRESS = 64 * 1024  # bytes; a connection that brought less before it broke was a failure
 ATTEMPTS = 4
-FIRST_DELAY = 0.2  # seconds before the second attempt; doubles
+FIRST_DELAY = 0.2  # seconds before the second attempt, more or less; doubles
 MAX_REDIRECTS = 5
 MAX_PAUSE = 3600.0  # seconds that a registry may ask to be left alone
+MAX_WAIT = 5.0  # seconds of such a pause that are waited for on the spot
 MAX_TOKEN = 1024 * 1024  # bytes of a token server's answer
-POOL_SIZE = 8  # connections kept for one host
+MAX_ERROR = 16 * 1024  # bytes of an error's body that are looked at
+COMMIT_TIMEOUT = 300.0  # seconds for the answer to an upload: large blobs are hashed before it
 USER_AGENT = "stead/0.1"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_API_HOSTS = {"docker.io": "registry-1.docker.io"}
+_READS = ("GET", "HEAD")
+_COMMITS = ("PUT", "PATCH")
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrySettings:
-    """How to talk to one registry host. `mirrors` (hosts or URLs) are asked before it, in order, by pulls."""
+class Body:
+    """What is sent: `chunks` gives it from its beginning, each time it is asked. `size` is bytes."""
 
-    insecure: bool = False
-    ca_file: str = ""
-    username: str = ""
-    password_file: str = ""
-    mirrors: tuple[str, ...] = ()
+    size: int
+    chunks: Callable[[], Iterable[bytes]]
 
-
-class Trouble(Exception):
-    """An attempt failed in a way that may pass: `cause` is for people."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
+    @classmethod
+    def of(cls, data: bytes) -> Body:
+        return cls(len(data), lambda: (data,))
 
 
-def unreachable(subject: str, cause: str, hint: str = "") -> Fault:
-    return Fault("registry-unreachable", "pull image", subject, cause, hint)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`path` is what follows /v2/, or a whole URL. Statuses 2xx and those in `accepts` are answers."""
 
-
-def is_loopback(host: str) -> bool:
-    """Whether a host (without port) is this machine, as Docker has it: its traffic needs no TLS."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    method: str
+    path: str
+    errand: Errand
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = None
+    accepts: tuple[int, ...] = (404, 416)
 
 
 class Endpoint:
     """One registry, or mirror, as `address` names it: `host[:port]`, or a URL with a path. Thread-safe."""
 
-    def __init__(self, address: str, settings: RegistrySettings, *, pause: threading.Event) -> None:
-        self.address, self.settings = address, settings
+    def __init__(
+        self,
+        address: str,
+        settings: RegistrySettings,
+        *,
+        pause: threading.Event,
+        credentials: Callable[[str], Credential] = lambda _: Credential(),
+        certs: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.address = address
+        self.connections = Connections(address, settings, certs, environment)
+        self.authenticator = Authenticator(address, credentials, self._fetch_token)
         self._pause = pause  # waited on between attempts, so that closing does not wait for them
-        self._lock = threading.Lock()
-        self._base = ""
-        self._is_doubtful = False  # the base was found while the host could not be reached
-        self._pool: urllib3.PoolManager | None = None
-        self._foreign: dict[str, urllib3.PoolManager] = {}  # by proxy
-        self._credentials: dict[str, str] = {}  # Authorization by repository
         self._busy_until = 0.0  # time.monotonic; no request before
 
     def close(self) -> None:
-        for pool in (self._pool, *self._foreign.values()):
-            if pool is not None:
-                pool.clear()
+        self.connections.close()
+
+    @property
+    def host(self) -> str:
+        return self.address.rpartition("://")[2].partition("/")[0]
 
     # ------------------------------------------------------------ requests
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        repository: str,
-        subject: str,
-        headers: Mapping[str, str],
-    ) -> urllib3.BaseHTTPResponse:
-        """The answer to `/v2/<repository>/<path>`, its body unread; statuses 2xx, 404 and 416 are returned.
+    def ask(self, request: Request) -> urllib3.BaseHTTPResponse:
+        """The answer, its body unread. Retries what may pass, answers a challenge once.
 
-        Retries what may pass, answers a challenge once. Faults registry-unreachable, -denied, -busy.
+        Faults registry-unreachable, -denied, -busy, -refused.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self.ask_once(method, path, repository, subject, headers)
+                return self.ask_once(request)
             except Trouble as trouble:
                 if attempt == ATTEMPTS:
-                    raise unreachable(subject, f"{self.address}: {trouble.cause}") from trouble
-                self.wait(attempt)
+                    raise self.given_up(trouble, request.errand) from trouble
+                self.wait(attempt, trouble)
         raise AssertionError("ATTEMPTS is at least 1")
 
-    def wait(self, attempt: int) -> None:
-        self._pause.wait(FIRST_DELAY * 2.0 ** (attempt - 1))
+    def wait(self, attempt: int, trouble: Trouble | None = None) -> None:
+        asked = trouble.after if trouble is not None else 0.0
+        self._pause.wait(max(asked, backoff(attempt, random.random())))
 
-    def ask_once(
-        self, method: str, path: str, repository: str, subject: str, headers: Mapping[str, str]
-    ) -> urllib3.BaseHTTPResponse:
+    def given_up(self, trouble: Trouble, errand: Errand) -> Fault:
+        if trouble.is_busy:
+            return busy(errand, self.address, trouble.after)
+        return errand.fault("registry-unreachable", f"{self.address}: {trouble.cause}")
+
+    def ask_once(self, request: Request) -> urllib3.BaseHTTPResponse:
         """As `ask`, but without a second attempt: raises Trouble for what may pass."""
+        errand = request.errand
         left = self._busy_until - time.monotonic()
+        if left > MAX_WAIT:
+            raise busy(errand, self.address, left)
         if left > 0:
-            raise busy(subject, self.address, str(math.ceil(left)))
-        url = f"{self._locate(subject)}/v2/{repository}/{path}"
-        challenged = False
+            raise Trouble("it asked to be left alone", left, is_busy=True)
+        base = self.connections.locate(errand)
+        url = request.path if "://" in request.path else f"{base}/v2/{request.path}"
+        credential, challenged = self.authenticator.current(errand, base), False
         while True:
-            credential = self._credentials.get(repository, "")
-            response, host = self._follow(method, url, headers, credential, subject)
+            response, host = self._follow(request, url, origin(base), credential)
             status = response.status
-            if 200 <= status < 300 or status in (404, 416):
+            if 200 <= status < 300 or status in request.accepts:
                 return response
             challenges = auth.parse_challenges(", ".join(response.headers.getlist("www-authenticate")))
-            after = response.headers.get("Retry-After", "")
+            after, words = response.headers.get("Retry-After", ""), error_words(response, MAX_ERROR)
             response.close()
             if host and status in (401, 403):  # its challenge is not ours to answer
                 cause = f"{self.address} redirects to {host}, which wants credentials of its own ({status})"
-                raise Fault("registry-denied", "pull image", subject, cause)
+                raise errand.fault("registry-denied", cause)
             if status == 401 and not challenged:
-                self._credentials[repository] = self._answer(challenges, repository, subject)
+                credential = self.authenticator.answer(challenges, errand, credential)
                 challenged = True
-            elif status == 429:
-                raise self._busy(subject, self.address, after)
-            elif status >= 500:
-                raise Trouble(f"the registry answered {status}")
-            else:
-                raise self._denied(subject, status)
+                continue
+            raise self._failure(request, status, after, words)
 
-    def _busy(self, subject: str, address: str, after: str) -> Fault:
+    def _failure(self, request: Request, status: int, after: str, words: str) -> Exception:
+        """The Trouble or Fault that an answer means which is none."""
+        errand, said = request.errand, f"{status}{': ' if words else ''}{words}"
+        if status == 429:
+            return self._leave_alone(errand, self.address, after)
+        if status >= 500 or status == 408:
+            pause = retry_after(after, time.time()) or 0.0
+            return Trouble(f"the registry answered {said}", min(pause, MAX_WAIT))
+        if status in (401, 403):
+            return self.authenticator.denied(errand, said)
+        code = "registry-unreachable" if request.method in _READS else "registry-refused"
+        return errand.fault(code, f"{self.address} answered {said}")
+
+    def _leave_alone(self, errand: Errand, address: str, after: str) -> Exception:
         """The registry is left alone for as long as it asks: an agent would come back after its own time."""
-        if after.isdigit():
-            self._busy_until = time.monotonic() + min(float(after), MAX_PAUSE)
-        return busy(subject, address, after)
-
-    def _denied(self, subject: str, status: int) -> Fault:
-        if status not in (401, 403):
-            return unreachable(subject, f"{self.address} answered {status}")
-        if self.settings.username:
-            cause, hint = f"{self.address} refuses {self.settings.username} ({status})", ""
-        else:
-            cause = f"{self.address} has no such image, or wants credentials ({status})"
-            hint = "set username and password_file of this registry"
-        return Fault("registry-denied", "pull image", subject, cause, hint)
+        pause = retry_after(after, time.time())
+        if pause is None:
+            return busy(errand, address, 0.0)
+        pause = min(pause, MAX_PAUSE)
+        self._busy_until = time.monotonic() + pause
+        if pause > MAX_WAIT:
+            return busy(errand, address, pause)
+        return Trouble("it allows no more requests", pause, is_busy=True)
 
     def _follow(
-        self, method: str, url: str, headers: Mapping[str, str], credential: str, subject: str
+        self, request: Request, url: str, home: Origin, credential: str
     ) -> tuple[urllib3.BaseHTTPResponse, str]:
-        """Follow redirects; the Authorization header stays with the origin it is meant for.
+        """Follow redirects; the Authorization header goes to `home` only.
 
-        The answer, and the host it is from where that is another origin than `url`'s.
+        The answer, and the host it is from where that is another origin. A request that writes is sent again
+        only where the status says so (RFC 9110, 15.4).
         """
-        origin = _origin(url)
+        errand = request.errand
         for _ in range(MAX_REDIRECTS + 1):
-            own = _origin(url) == origin
-            sent = dict(headers)
-            if own and credential:
-                sent["Authorization"] = credential
-            response = self._send(method, url, sent)
-            if response.status not in _REDIRECTS or "Location" not in response.headers:
+            own = origin(url) == home
+            response = self._send(request, url, credential if own else "")
+            moved = response.status in _REDIRECTS and "Location" in response.headers
+            if not moved or (request.method not in _READS and response.status not in (307, 308)):
                 return response, "" if own else urlsplit(url).netloc
             target = urljoin(url, response.headers["Location"])
             response.close()
-            scheme = urlsplit(target).scheme
-            if scheme not in ("http", "https") or (scheme == "http" and origin[0] == "https"):
-                raise unreachable(subject, f"{self.address} redirects to {scheme}, which is not safe")
+            self.check_target(target, errand)
             url = target
-        raise unreachable(subject, f"{self.address} redirects more than {MAX_REDIRECTS} times")
+        cause = f"{self.address} redirects more than {MAX_REDIRECTS} times"
+        raise errand.fault("registry-unreachable", cause)
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        is_own = _origin(url) == _origin(self._base)
-        pool = self._pool if is_own else self._others(url)
-        assert pool is not None
+    def check_target(self, url: str, errand: Errand) -> None:
+        """Refuse to be sent from TLS to something less. Fault registry-unreachable."""
+        scheme, secure = urlsplit(url).scheme, self.connections.base.startswith("https:")
+        if scheme not in ("http", "https") or (scheme == "http" and secure):
+            cause = f"{self.address} redirects to {scheme}, which is not safe"
+            raise errand.fault("registry-unreachable", cause)
+
+    def _send(self, request: Request, url: str, credential: str) -> urllib3.BaseHTTPResponse:
+        pool = self.connections.pool(url, request.errand)
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+        if credential:
+            headers["Authorization"] = credential
+        options: dict[str, Any] = {}
+        if request.method not in _READS:
+            headers["Content-Length"] = str(request.body.size if request.body else 0)
+        if request.method in _COMMITS:
+            options["timeout"] = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=COMMIT_TIMEOUT)
         try:
             return pool.request(
-                method,
+                request.method,
                 url,
-                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers},
+                headers=headers,
+                body=request.body.chunks() if request.body else None,
                 redirect=False,
                 retries=False,
                 preload_content=False,
                 decode_content=False,
+                **options,
             )
         except urllib3.exceptions.HTTPError as error:
-            self._is_doubtful = self._is_doubtful or is_own
+            self.connections.doubt(url)
             raise Trouble(explain(error)) from error
 
-    # ------------------------------------------------------------ authentication
+    # ------------------------------------------------------------ tokens
 
-    def _answer(self, challenges: tuple[auth.Challenge, ...], repository: str, subject: str) -> str:
-        """The Authorization value that a 401 asks for."""
-        challenge = auth.choose(challenges)
-        if challenge is None:
-            raise self._denied(subject, 401)
-        own = self._own_credential(subject)
-        if challenge.scheme == "basic":
-            if not own:
-                raise self._denied(subject, 401)
-            return own
-        return f"Bearer {self._token(challenge, repository, own, subject)}"
-
-    def _own_credential(self, subject: str) -> str:
-        settings = self.settings
-        if not settings.username:
-            return ""
+    def _fetch_token(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, errand: Errand
+    ) -> bytes:
+        plain = {key: value for key, value in headers.items() if key != "Authorization"}
+        request = Request(method, url, errand, plain, Body.of(body) if body is not None else None)
+        response, _ = self._follow(request, url, origin(url), headers.get("Authorization", ""))
         try:
-            password = Path(settings.password_file).read_text().strip() if settings.password_file else ""
-        except (OSError, ValueError) as error:
-            cause = f"cannot read {settings.password_file}: {str(error).lower()}"
-            raise Fault("registry-denied", "pull image", subject, cause) from error
-        return auth.basic(settings.username, password)
-
-    def _token(self, challenge: auth.Challenge, repository: str, own: str, subject: str) -> str:
-        url = auth.token_url(challenge, repository)
-        parts = urlsplit(url)
-        safe = parts.scheme == "https" or (parts.scheme == "http" and self._base.startswith("http:"))
-        if not safe:
-            raise unreachable(subject, f"{self.address} sends to the token server {url!r}, which is not safe")
-        response, _ = self._follow("GET", url, {}, own, subject)
-        try:
-            body = read_whole(response, MAX_TOKEN)
+            answer = read_whole(response, MAX_TOKEN)
         finally:
             response.close()
-        if response.status == 429:
+        status = response.status
+        if status == 200:
+            return answer
+        if status == 429:
             after = response.headers.get("Retry-After", "")
-            raise self._busy(subject, urlsplit(url).netloc, after)
-        if response.status >= 500:
-            raise Trouble(f"the token server answered {response.status}")
-        if response.status != 200:
-            raise self._denied(subject, response.status)
-        try:
-            return auth.parse_token(body).text
-        except ValueError as error:
-            raise unreachable(subject, f"{self.address}: {error}") from error
-
-    # ------------------------------------------------------------ connections
-
-    def _locate(self, subject: str) -> str:
-        """The base URL. For hosts that may do without TLS: finds out whether they do, and again after they
-        could not be reached: one that was down speaks TLS when it is up, or has another certificate.
-        """
-        with self._lock:
-            if not self._base or self._is_doubtful:
-                self._base = self._find(subject)
-                self._is_doubtful = False
-            return self._base
-
-    def _find(self, subject: str) -> str:
-        scheme, _, rest = self.address.rpartition("://")
-        netloc, slash, prefix = rest.partition("/")
-        parts = urlsplit(f"//{_API_HOSTS.get(netloc, netloc)}")
-        host = parts.hostname or ""
-        relaxed = self.settings.insecure or is_loopback(host)
-        if scheme == "http" and not relaxed:
-            raise Fault(
-                "request-invalid",
-                "pull image",
-                subject,
-                f"{self.address} is not https",
-                "set insecure = true for it",
-            )
-        fingerprint = ""
-        if relaxed and not self.settings.ca_file and scheme != "http":
-            fingerprint = probe_tls(host, parts.port or 443)
-        plain = relaxed and not fingerprint and not self.settings.ca_file
-        scheme = "http" if plain else "https"
-        self._pool = self._connect(scheme, host, fingerprint, subject)
-        return f"{scheme}://{parts.netloc}{slash}{prefix}".rstrip("/")
-
-    def _connect(self, scheme: str, host: str, fingerprint: str, subject: str) -> urllib3.PoolManager:
-        options: dict[str, Any] = {}
-        if scheme == "https":
-            try:
-                context = ssl.create_default_context(cafile=self.settings.ca_file or None)
-            except (OSError, ssl.SSLError) as error:
-                cause = f"cannot read {self.settings.ca_file}: {str(error).lower()}"
-                raise Fault("registry-denied", "pull image", subject, cause) from error
-            if fingerprint:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-                options["assert_fingerprint"] = fingerprint
-            options["ssl_context"] = context
-        return _pool(_proxy(scheme, host), options)
-
-    def _others(self, url: str) -> urllib3.PoolManager:
-        """For the hosts that a registry redirects to: their certificates are checked."""
-        parts = urlsplit(url)
-        proxy = _proxy(parts.scheme, parts.hostname or "")
-        with self._lock:
-            if proxy not in self._foreign:
-                self._foreign[proxy] = _pool(proxy, {"ssl_context": ssl.create_default_context()})
-            return self._foreign[proxy]
+            raise self._leave_alone(errand, urlsplit(url).netloc, after)
+        if status >= 500:
+            raise Trouble(f"the token server answered {status}")
+        if status in (400, 401, 403):
+            raise self.authenticator.denied(errand, str(status))
+        raise errand.fault("registry-unreachable", f"{self.address}: its token server answered {status}")
 
 
-def _pool(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
-    timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
-    if proxy:
-        return urllib3.ProxyManager(proxy, maxsize=POOL_SIZE, timeout=timeout, **options)
-    return urllib3.PoolManager(maxsize=POOL_SIZE, timeout=timeout, **options)
+def backoff(attempt: int, chance: float) -> float:
+    """Seconds to wait after the failure number `attempt`; `chance` (0 to 1) keeps many clients apart."""
+    return FIRST_DELAY * 2.0 ** (attempt - 1) * (0.5 + chance)
 
 
-def _proxy(scheme: str, host: str) -> str:
-    """The environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY; none for this machine itself."""
-    if is_loopback(host) or urllib.request.proxy_bypass(host):
-        return ""
-    return urllib.request.getproxies().get(scheme, "")
-
-
-def probe_tls(host: str, port: int) -> str:
-    """The sha256 fingerprint of the certificate that a server shows, to hold it to; empty: no TLS there."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    try:
-        with socket.create_connection((host, port), CONNECT_TIMEOUT) as plain:
-            with context.wrap_socket(plain, server_hostname=host) as secure:
-                return hashlib.sha256(secure.getpeercert(True) or b"").hexdigest()
-    except OSError:
-        return ""
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def busy(subject: str, address: str, after: str) -> Fault:
-    when = f"in {after} s" if after.isdigit() else after or "later"
-    return Fault(
-        "registry-busy", "pull image", subject, f"{address} allows no more requests, come back {when}"
-    )
-
-
-class Pace:
-    """Holds a server to MIN_PROGRESS bytes in STALL seconds: one that drips would hold a place for ever."""
-
-    def __init__(self) -> None:
-        self._begin, self._bytes = time.monotonic(), 0
-
-    def keep(self, size: int) -> None:
-        """`size` bytes have come. Raises Trouble."""
-        self._bytes += size
-        now = time.monotonic()
-        if now - self._begin > STALL:
-            if self._bytes < MIN_PROGRESS:
-                raise Trouble(f"only {self._bytes} bytes came in {STALL:g} s")
-            self._begin, self._bytes = now, 0
-
-
-def read_some(response: urllib3.BaseHTTPResponse, size: int) -> bytes:
-    """What has come of a body, at most `size` bytes; empty at its end. Raises Trouble."""
-    try:
-        return response.read1(size, decode_content=False)
-    except urllib3.exceptions.HTTPError as error:
-        raise Trouble(explain(error)) from error
-
-
-def read_whole(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
-    """A short body, or its first `limit` bytes. Raises Trouble."""
-    data, pace = bytearray(), Pace()
-    while len(data) < limit and (piece := read_some(response, limit - len(data))):
-        data += piece
-        pace.keep(len(piece))
-    return bytes(data)
-
-
-def explain(error: BaseException) -> str:
-    """The innermost reason of an error of urllib3, in a few words."""
-    reason: BaseException = error
-    while (inner := getattr(reason, "reason", None)) is not None and isinstance(inner, BaseException):
-        reason = inner
-    if isinstance(reason, urllib3.exceptions.NewConnectionError) and reason.__cause__ is not None:
-        reason = reason.__cause__
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror.lower()
-    return str(reason).rpartition(": ")[2].lower() or type(reason).__name__.lower()
+def busy(errand: Errand, address: str, pause: float) -> Fault:
+    when = f"in {math.ceil(pause)} s" if pause else "later"
+    return errand.fault("registry-busy", f"{address} allows no more requests, come back {when}")

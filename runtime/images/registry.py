@@ -7,27 +7,25 @@ excepted, whose digest is only known when the registry says it.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import urllib3
 
 from runtime.faults import Fault
+from runtime.images import auth
+from runtime.images.answers import MIN_PROGRESS, Pace, Trouble, encoding, read_some, read_whole
 from runtime.images.blobs import Writer
-from runtime.images.endpoint import (
-    ATTEMPTS,
-    MIN_PROGRESS,
-    Endpoint,
-    Pace,
-    RegistrySettings,
-    Trouble,
-    read_some,
-    read_whole,
-    unreachable,
-)
+from runtime.images.connections import Errand, RegistrySettings
+from runtime.images.credentials import Credential, DockerConfig
+from runtime.images.endpoint import ATTEMPTS, Endpoint, Request
 from runtime.images.manifests import ACCEPT, MAX_MANIFEST, Descriptor
+from runtime.images.tls import CERTS
 from specs.values import ImageRef
 
 CHUNK = 512 * 1024  # bytes read from a connection at once
@@ -56,49 +54,100 @@ class Document:
     digest: str
 
 
-class Registries:
-    """All registries and mirrors that this process talks to; connections and tokens are kept. Thread-safe."""
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bytes of one blob that went over the network, and how long they took. `direction` is pull or push,
+    `host` the registry or mirror that was talked to.
+    """
 
-    def __init__(self, settings: Mapping[str, RegistrySettings]) -> None:
+    direction: str
+    host: str
+    bytes: int
+    seconds: float
+
+
+class Registries:
+    """All registries and mirrors that this process talks to; connections and tokens are kept. Thread-safe.
+
+    `docker_config` is where credentials are that the settings do not have; `certs` is as Docker's certs.d.
+    `on_transfer` is called from any thread.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, RegistrySettings],
+        *,
+        docker_config: Path | None = None,
+        certs: Path | None = CERTS,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         self._settings = settings
+        self._certs, self._environment = certs, environment
+        self._config = DockerConfig(docker_config, environment) if docker_config is not None else None
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = threading.Lock()
         self.closing = threading.Event()
+        self.on_transfer: Callable[[Transfer], None] = lambda _: None
 
     def close(self) -> None:
         self.closing.set()
         for endpoint in self._endpoints.values():
             endpoint.close()
 
-    def remote(self, ref: ImageRef) -> Remote:
+    def remote(self, ref: ImageRef, operation: str = "pull image") -> Remote:
         own = self._settings.get(ref.host, RegistrySettings())
         names = [*own.mirrors, ref.host]
-        return Remote(ref, [self._endpoint(name) for name in names], self.closing)
+        return Remote(ref, [self.endpoint(name) for name in names], self, operation)
 
-    def _endpoint(self, address: str) -> Endpoint:
+    def endpoint(self, address: str) -> Endpoint:
         host = address.rpartition("://")[2].partition("/")[0]
         with self._lock:
             if address not in self._endpoints:
                 settings = self._settings.get(address) or self._settings.get(host) or RegistrySettings()
-                self._endpoints[address] = Endpoint(address, settings, pause=self.closing)
+                self._endpoints[address] = Endpoint(
+                    address,
+                    settings,
+                    pause=self.closing,
+                    credentials=lambda repository: self.credential(host, settings, repository),
+                    certs=self._certs,
+                    environment=self._environment,
+                )
             return self._endpoints[address]
+
+    def credential(self, host: str, settings: RegistrySettings, repository: str) -> Credential:
+        """What the settings say, else what config.json and its helpers have."""
+        if settings.username:
+            try:
+                path = settings.password_file
+                password = Path(path).read_text().rstrip("\r\n") if path else ""
+            except (OSError, ValueError) as error:
+                cause = f"cannot read {settings.password_file}: {str(error).lower()}"
+                raise Fault("registry-denied", "get credentials for", host, cause) from error
+            return Credential(settings.username, password)
+        return self._config.find(host, repository) if self._config is not None else Credential()
 
 
 class Remote:
     """One repository, wherever it can be had. `endpoints` end with the registry of the name itself."""
 
-    def __init__(self, ref: ImageRef, endpoints: list[Endpoint], closing: threading.Event) -> None:
-        self._ref, self._endpoints, self._closing = ref, endpoints, closing
+    def __init__(
+        self, ref: ImageRef, endpoints: list[Endpoint], registries: Registries, operation: str
+    ) -> None:
+        self._ref, self._endpoints, self._registries = ref, endpoints, registries
         self._given_up: set[Endpoint] = set()  # mirrors that failed during this pull
         self._cancelled = False
-        self._subject = ref.familiar
+        scopes = (auth.pull_scope(ref.repository),)
+        self._errand = Errand(operation, ref.familiar, ref.repository, scopes)
 
     def cancel(self) -> None:
         """End the downloads that are under way."""
         self._cancelled = True
 
     def _stopped(self) -> bool:
-        return self._cancelled or self._closing.is_set()
+        return self._cancelled or self._registries.closing.is_set()
+
+    def _request(self, method: str, path: str, headers: Mapping[str, str]) -> Request:
+        return Request(method, f"{self._ref.repository}/{path}", self._errand, headers)
 
     def _try(self, action: Callable[[Endpoint], T]) -> T:
         """The first endpoint that can; what the last one, the registry itself, says is what counts."""
@@ -126,7 +175,7 @@ class Remote:
     def _head(self, endpoint: Endpoint) -> str:
         headers = {"Accept": ", ".join(ACCEPT)}
         path = f"manifests/{self._ref.digest or self._ref.tag}"
-        response = endpoint.ask("HEAD", path, self._ref.repository, self._subject, headers)
+        response = endpoint.ask(self._request("HEAD", path, headers))
         response.release_conn()
         return response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
 
@@ -139,21 +188,16 @@ class Remote:
         for attempt in range(1, ATTEMPTS + 1):
             headers = {"Accept": ", ".join(ACCEPT)}
             path = f"manifests/{reference}"
-            response = endpoint.ask("GET", path, self._ref.repository, self._subject, headers)
+            response = endpoint.ask(self._request("GET", path, headers))
             try:
                 if response.status != 200:
-                    raise Fault(
-                        "image-not-found",
-                        "pull image",
-                        self._subject,
-                        f"{endpoint.address} has no such image",
-                    )
-                data = read_manifest(response, self._subject)
+                    raise self._errand.fault("image-not-found", f"{endpoint.address} has no such image")
+                data = read_manifest(response, self._errand)
                 break
             except Trouble as trouble:
                 if attempt == ATTEMPTS:
-                    raise unreachable(self._subject, f"{endpoint.address}: {trouble.cause}") from trouble
-                endpoint.wait(attempt)
+                    raise endpoint.given_up(trouble, self._errand) from trouble
+                endpoint.wait(attempt, trouble)
             finally:
                 response.close()
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -163,7 +207,7 @@ class Remote:
             found = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
             if found != wanted:
                 cause = f"{endpoint.address} sent a manifest with {found} as {wanted}"
-                raise Fault("digest-mismatch", "pull image", self._subject, cause)
+                raise self._errand.fault("digest-mismatch", cause)
         return Document(data, response.headers.get("Content-Type", ""), digest)
 
     def blob(self, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]) -> None:
@@ -183,36 +227,40 @@ class Remote:
     def _blob(
         self, endpoint: Endpoint, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]
     ) -> None:
-        failures, cause = 0, ""
+        failures, trouble = 0, None
         while writer.done < descriptor.size:
-            before = writer.done
+            before, begin = writer.done, time.monotonic()
             try:
-                cause = ""
+                trouble = None
                 self._piece(endpoint, descriptor, writer, progress)
-            except Trouble as trouble:
-                cause = trouble.cause
+            except Trouble as found:
+                trouble = found
+            finally:
+                if (came := writer.done - before) > 0:
+                    seconds = time.monotonic() - begin
+                    self._registries.on_transfer(Transfer("pull", endpoint.host, came, seconds))
             if self._stopped():
-                raise unreachable(self._subject, "the pull was cancelled")
+                raise self._errand.fault("registry-unreachable", "the pull was cancelled")
             failures = 1 if writer.done - before >= MIN_PROGRESS else failures + 1
             if writer.done < descriptor.size:
-                if failures >= ATTEMPTS and cause:
-                    raise unreachable(self._subject, f"{endpoint.address}: {cause}")
+                if failures >= ATTEMPTS and trouble is not None:
+                    raise endpoint.given_up(trouble, self._errand) from trouble
                 if failures >= ATTEMPTS:
                     writer.verify()
-                endpoint.wait(failures)
+                endpoint.wait(failures, trouble)
 
     def _piece(
         self, endpoint: Endpoint, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]
     ) -> None:
         headers = {"Range": f"bytes={writer.done}-"} if writer.done else {}
         path = f"blobs/{descriptor.digest}"
-        response = endpoint.ask_once("GET", path, self._ref.repository, self._subject, headers)
+        response = endpoint.ask_once(self._request("GET", path, headers))
         try:
             if response.status == 404:
                 cause = f"{endpoint.address} has no blob {descriptor.digest}"
                 if descriptor.urls:  # the image's author chose them: they are no place for a host to ask
                     cause += f", a layer that is only at {descriptor.urls[0]}: such are not supported"
-                raise Fault("image-not-found", "pull image", self._subject, cause)
+                raise self._errand.fault("image-not-found", cause)
             if response.status == 416:
                 writer.restart()
                 return
@@ -232,10 +280,12 @@ class Remote:
             response.close() if writer.done < descriptor.size else response.release_conn()
 
 
-def read_manifest(response: urllib3.BaseHTTPResponse, subject: str) -> bytes:
+def read_manifest(response: urllib3.BaseHTTPResponse, errand: Errand) -> bytes:
     """Its body; a server that sends more than MAX_MANIFEST is cut off there."""
+    if named := encoding(response):
+        cause = f"its manifest came with Content-Encoding {named[:40]}, which was not asked for"
+        raise errand.fault("manifest-invalid", cause)
     data = read_whole(response, MAX_MANIFEST + 1)
     if len(data) > MAX_MANIFEST:
-        cause = f"its manifest has more than {MAX_MANIFEST} bytes"
-        raise Fault("manifest-invalid", "pull image", subject, cause)
+        raise errand.fault("manifest-invalid", f"its manifest has more than {MAX_MANIFEST} bytes")
     return data

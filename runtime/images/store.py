@@ -17,7 +17,7 @@ from runtime.images.bring import PARALLEL, Bringer
 from runtime.images.catalog import Catalog, Images, StoredImage
 from runtime.images.collect import Collector
 from runtime.images.compose import COMPOSE_SCHEMA, CommittedLayer, Composer
-from runtime.images.endpoint import RegistrySettings
+from runtime.images.connections import RegistrySettings
 from runtime.images.layers import LayerStore
 from runtime.images.manifests import Descriptor
 from runtime.images.registry import Registries
@@ -40,6 +40,7 @@ class ImageStore:
         database: Database,
         *,
         registries: Mapping[str, RegistrySettings] | None = None,
+        docker_config: Path | None = None,
         parallel: int = PARALLEL,
     ) -> None:
         self.blobs = BlobStore(paths.blobs)
@@ -47,7 +48,7 @@ class ImageStore:
         self.catalog = Catalog(database)
         self.collector = Collector(paths, self.catalog, self.blobs, self.layers)
         self.composer = Composer(self.catalog, self.blobs, self.layers)
-        self.registries = Registries(registries or {})
+        self.registries = Registries(registries or {}, docker_config=docker_config)
         self.bringer = Bringer(
             self.catalog, self.blobs, self.layers, self.collector, self.registries, parallel
         )

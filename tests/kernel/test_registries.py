@@ -187,7 +187,7 @@ def test_a_server_that_keeps_failing_is_unreachable(box: Box, fake: Fake) -> Non
 def test_a_server_that_drips_is_given_up(
     box: Box, fake: Fake, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("runtime.images.endpoint.STALL", 0.1)
+    monkeypatch.setattr("runtime.images.answers.STALL", 0.1)
     fake.image(CONTENT)
 
     def answer(request: Request) -> Answer:

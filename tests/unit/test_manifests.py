@@ -253,7 +253,15 @@ def test_bearer_is_preferred_and_needs_a_realm() -> None:
 
 def test_a_token_is_asked_for_with_the_scope_of_a_pull() -> None:
     challenge = auth.Challenge("bearer", {"realm": "https://a/t?x=1"})
-    assert auth.token_url(challenge, "lib/app") == "https://a/t?x=1&scope=repository%3Alib%2Fapp%3Apull"
+    scopes = (auth.pull_scope("lib/app"),)
+    assert auth.token_url(challenge, scopes) == "https://a/t?x=1&scope=repository%3Alib%2Fapp%3Apull"
+    assert auth.token_url(challenge, ()) == "https://a/t?x=1"
+
+
+def test_scopes_of_one_repository_become_one() -> None:
+    own = (auth.push_scope("a"), auth.pull_scope("b"))
+    merged = auth.merge_scopes(own, "repository:b:push repository:a:delete registry:catalog:*")
+    assert merged == ("repository:a:pull,push,delete", "repository:b:pull,push", "registry:catalog:*")
 
 
 @pytest.mark.parametrize(
