@@ -1,0 +1,41 @@
+"""Effects: engines that are started once, for all cases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import COMMANDS
+from tests.build.engines import ENGINES, Engine, base_layout, missing
+
+#: The engines that are tried: STEAD_BUILDERS="stead buildah buildkit". The last is for writing cases.
+BUILDERS = os.environ.get("STEAD_BUILDERS", "stead buildah").split()
+
+
+@pytest.fixture(scope="session")
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
+    started: dict[str, Engine] = {}
+    layout: list[Path] = []
+
+    def get(name: str) -> Engine:
+        if os.geteuid():
+            pytest.skip("needs root")
+        if name not in started:
+            if name == "stead" and "build" not in COMMANDS:
+                pytest.skip("needs `stead build`")
+            if lacking := missing(name):
+                pytest.skip(f"needs {', '.join(lacking)}")
+            directory = tmp_path_factory.mktemp("builders")
+            if not layout:
+                layout.append(base_layout(directory / "layout"))
+            engine = ENGINES[name](directory / name)
+            started[name] = engine
+            engine.start(layout[0])
+        return started[name]
+
+    yield get
+    for engine in started.values():
+        engine.close()
