@@ -87,6 +87,7 @@ class Containers:
             with self._database.write() as connection:
                 if read_container(connection, request.name) is not None:
                     raise Fault("container-exists", "create container", request.name, "the name is taken")
+                self._images.use(image.id, request.name)
                 insert_container(connection, _record(id, request, image.id, now))
                 self._fabric.reserve(connection, id, request.name, request.networks, request.ports)
             self._fabric.refresh_hosts([item.network for item in request.networks])
@@ -181,6 +182,7 @@ class Containers:
             with self._database.write() as connection:
                 self._fabric.release(connection, record.id)
                 delete_container(connection, record.id)
+                self._images.catalog.touch(record.image_id)
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))
             self._fabric.refresh_hosts(networks)

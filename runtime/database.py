@@ -26,19 +26,24 @@ VERSION = 2
 @dataclass(frozen=True, slots=True)
 class NewColumn:
     """A column that a table of an older file lacks; `kind` as in ALTER TABLE ... ADD COLUMN (a constant
-    default when NOT NULL, <https://sqlite.org/lang_altertable.html>)."""
+    default when NOT NULL, <https://sqlite.org/lang_altertable.html>). Rows that are there get the value of
+    the expression `fill`, if there is one."""
 
     table: str
     column: str
     kind: str
+    fill: str = ""
+
+
+_NOW = "CAST(strftime('%s', 'now') AS REAL)"
 
 
 #: What leads from layout n to n+1.
 STEPS: dict[int, tuple[NewColumn, ...]] = {
     1: (
         NewColumn("images", "parent", "TEXT NOT NULL DEFAULT ''"),
-        NewColumn("images", "added", "REAL NOT NULL DEFAULT 0"),
-        NewColumn("images", "used", "REAL NOT NULL DEFAULT 0"),
+        NewColumn("images", "added", "REAL NOT NULL DEFAULT 0", _NOW),
+        NewColumn("images", "used", "REAL NOT NULL DEFAULT 0", _NOW),
     ),
 }
 
@@ -124,6 +129,8 @@ def _add_column(connection: sqlite3.Connection, new: NewColumn) -> None:
     columns = {row["name"] for row in connection.execute(f"PRAGMA table_info({new.table})")}
     if columns and new.column not in columns:
         connection.execute(f"ALTER TABLE {new.table} ADD COLUMN {new.column} {new.kind}")
+        if new.fill:
+            connection.execute(f"UPDATE {new.table} SET {new.column} = {new.fill}")
 
 
 def statements(script: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 #: code -> one line for docs and for `stead explain`. Codes are stable: metrics and users refer to them.
 CODES: dict[str, str] = {
     "image-not-found": "no registry or store has an image of this name",
-    "image-in-use": "a container uses the image",
+    "image-in-use": "a container, or an image made from it, uses the image",
     "registry-unreachable": "the registry did not answer",
     "registry-denied": "the registry refused the credentials, or wants some",
     "registry-busy": "the registry asked to come back later (429)",

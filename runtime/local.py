@@ -105,23 +105,6 @@ class LocalRuntime:
         return self.images.import_path(path, name)
 
     def remove_image(self, name: str) -> tuple[str, ...]:
-        image = self.images.get(name)
-        if image is None:
-            raise Fault("image-not-found", "remove image", name, "it is not in the store")
-        canonical = self.images.called(image, name)
-        users = [
-            record.name
-            for record in read_containers(self.database.read())
-            if record.image_id == image.id and (len(image.names) <= 1 or record.image == canonical)
-        ]
-        if users:
-            raise Fault(
-                "image-in-use",
-                "remove image",
-                name,
-                f"used by {', '.join(users[:5])}",
-                "remove its containers first",
-            )
         return self.images.remove(name)
 
     # ------------------------------------------------------------ networks, volumes

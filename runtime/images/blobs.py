@@ -80,7 +80,14 @@ class BlobStore:
         return self.directory / digest.partition(":")[2]
 
     def has(self, digest: str) -> bool:
-        return self.path(digest).exists()
+        return bool(digest) and self.path(digest).exists()
+
+    def size(self, digest: str) -> int:
+        """In bytes; 0 where it is not here."""
+        try:
+            return os.stat(self.path(digest)).st_size if digest else 0
+        except FileNotFoundError:
+            return 0
 
     def open(self, digest: str) -> BinaryIO:
         """For reading; FileNotFoundError when it is not here."""

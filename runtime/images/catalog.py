@@ -60,9 +60,15 @@ CREATE TABLE IF NOT EXISTS layer_pins (
 CREATE INDEX IF NOT EXISTS layer_pins_by_chain ON layer_pins(chain_id);
 """
 
-Images = list[ObservedImage]  # Catalog.list hides the builtin in annotations
+_PULLED_BY = "digest = ? AND substr(reference, 1, ?) = ?"  # tags that stand for the digest of a name
 
-MIN_PREFIX = 4  # hex digits of an abbreviated id
+
+def _pulled_by(name: str) -> tuple[str, int, str]:
+    repository, _, digest = name.partition("@")
+    return digest, len(repository) + 1, f"{repository}:"
+
+
+Images = list[ObservedImage]  # Catalog.list hides the builtin in annotations
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,28 +125,75 @@ class Catalog:
         return StoredImage(id, self.names(id), json.loads(row[0]), self.chain(id), row[1], row[2])
 
     def find(self, text: str) -> str:
+        """The id of the image that `text` means; empty for none, or for several."""
+        named = self._named(text)
+        if named is not None:
+            return named[1]
+        fitting = self._fitting(text)
+        return fitting[0] if len(fitting) == 1 else ""
+
+    def need(self, text: str, operation: str) -> str:
+        """As `find`; Fault image-not-found, or request-invalid where several ids begin so."""
+        id = self.find(text)
+        if id:
+            return id
+        fitting = self._fitting(text)
+        if fitting:
+            some = ", ".join(item[7:19] for item in fitting)
+            cause = f"several ids begin so: {some}"
+            raise Fault("request-invalid", operation, text, cause, "write more of it")
+        raise Fault("image-not-found", operation, text, "it is not in the store")
+
+    def called(self, text: str) -> str:
+        """The canonical name that `text` is; empty where it means an image by its id, or none."""
+        named = self._named(text)
+        return named[0] if named is not None else ""
+
+    def _named(self, text: str) -> tuple[str, str] | None:
+        """(canonical name, image id). A tag that was pulled stands for the digest it was pulled by, too."""
         connection = self.database.read()
-        query = "SELECT image FROM image_names WHERE reference = ?"
+        query = "SELECT reference, image FROM image_names WHERE reference = ?"
         row = connection.execute(query, (text,)).fetchone()
         if row is None:
             try:
-                row = connection.execute(query, (str(ImageRef.parse(text)),)).fetchone()
+                ref = ImageRef.parse(text)
             except ValueError:
-                pass
-        if row is not None:
-            return str(row[0])
-        digits = text.removeprefix("sha256:")
-        if len(digits) < MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
-            return ""
-        like = f"sha256:{digits}%"
-        rows = connection.execute("SELECT id FROM images WHERE id LIKE ? LIMIT 2", (like,)).fetchall()
-        return str(rows[0][0]) if len(rows) == 1 else ""
+                return None
+            row = connection.execute(query, (str(ref),)).fetchone()
+            if row is None and ref.digest:
+                query = f"SELECT ?, image FROM image_names WHERE {_PULLED_BY}"
+                row = connection.execute(query, (str(ref), *_pulled_by(str(ref)))).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
 
-    def called(self, image: StoredImage, text: str) -> str:
-        """The name by which `text` means the image; empty where it means it by its id."""
-        if image.id.startswith(text) or image.id[7:].startswith(text):
-            return ""
-        return text if text in image.names else str(ImageRef.parse(text))
+    def _fitting(self, text: str) -> Sequence[str]:
+        """Some ids that begin so."""
+        digits = text.removeprefix("sha256:")
+        if not digits or not set(digits) <= set("0123456789abcdef"):
+            return ()
+        query = "SELECT id FROM images WHERE id LIKE ? LIMIT 3"
+        rows = self.database.read().execute(query, (f"sha256:{digits}%",))
+        return tuple(row[0] for row in rows)
+
+    def unname(self, names: Sequence[str]) -> None:
+        """These canonical names mean nothing from now on. A tag that goes leaves the digest that it was
+        pulled by, unless that is among them."""
+        with self.database.write() as connection:
+            for name in names:
+                query = "SELECT image, digest FROM image_names WHERE reference = ?"
+                image, digest = connection.execute(query, (name,)).fetchone() or ("", "")
+                connection.execute("DELETE FROM image_names WHERE reference = ?", (name,))
+                if "@" in name:
+                    statement = f"UPDATE image_names SET digest = '' WHERE {_PULLED_BY}"
+                    connection.execute(statement, _pulled_by(name))
+                elif digest and f"{name.rpartition(':')[0]}@{digest}" not in names:
+                    ref = ImageRef.parse(name)
+                    self.name(ImageRef(ref.host, ref.repository, digest=digest), image, digest)
+
+    def delete(self, id: str) -> None:
+        """The image is none any more; its layers and blobs are for `Collector.collect`."""
+        with self.database.write() as connection:
+            for table, column in (("image_names", "image"), ("image_layers", "image"), ("images", "id")):
+                connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (id,))
 
     def names(self, id: str) -> tuple[str, ...]:
         query = "SELECT reference FROM image_names WHERE image = ? ORDER BY reference"
@@ -175,6 +228,7 @@ class Catalog:
         """An image whose layers are on disk, and what it is called from now on. Repeatable. Returns its
         id."""
         chain = chain_ids(new.config.diff_ids)
+        parent = "" if new.parent == new.id else new.parent
         with self.database.write() as connection:
             for chain_id, diff_id, blob in zip(chain, new.config.diff_ids, new.blobs, strict=True):
                 connection.execute(
@@ -191,7 +245,7 @@ class Catalog:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size,"
                 " used = excluded.used, parent = iif(parent = '', excluded.parent, parent),"
                 " manifest = iif(manifest = '', excluded.manifest, manifest)",
-                (new.id, text, new.manifest, platform, size, new.config.created, new.parent, now, now),
+                (new.id, text, new.manifest, platform, size, new.config.created, parent, now, now),
             )
             connection.executemany(
                 "INSERT OR IGNORE INTO image_layers (image, position, chain_id) VALUES (?, ?, ?)",
@@ -219,18 +273,16 @@ class Catalog:
             self.touch(former, id)
         return id
 
-    def touch(self, *ids: str) -> None:
-        """These images are, or were until now, meant by something."""
+    def touch(self, *ids: str) -> int:
+        """These images are, or were until now, meant by something. Returns how many of them are there."""
         with self.database.write() as connection:
-            connection.executemany(
+            return connection.executemany(
                 "UPDATE images SET used = ? WHERE id = ?", [(self._clock(), id) for id in ids]
-            )
+            ).rowcount
 
     def tag(self, id: str, ref: ImageRef) -> None:
         """Give an image another name; the name leaves whatever image had it."""
-        image = self.get(id)
-        if image is None:
-            raise Fault("image-not-found", "tag image", id, "it is not in the store")
+        image = self.need(id, "tag image")
         if ref.digest:
             raise Fault("request-invalid", "tag image", id, "a name with a digest cannot be given")
-        self.name(ref, image.id, "")
+        self.name(ref, image, "")

@@ -8,14 +8,25 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from runtime.faults import Fault, faults
+from runtime.faults import faults
+from runtime.images import removal
 from runtime.images.blobs import BlobStore
 from runtime.images.catalog import Catalog
+from runtime.images.garbage import Disk, Limits, Removed, choose
 from runtime.images.layers import LayerStore
+from runtime.images.listing import LayerSizes, Listed, read_images
 from runtime.paths import Paths
+from specs.values import ImageRef
+
+#: What rows refer to. A name's digest may be that of an index, which is kept where somebody stored it.
+_USED_BLOBS = """
+SELECT blob FROM layers UNION SELECT blob FROM layer_archives UNION SELECT id FROM images
+UNION SELECT manifest FROM images UNION SELECT digest FROM image_names
+"""
 
 
 class Collector:
@@ -25,32 +36,96 @@ class Collector:
         self._catalog, self._blobs, self._layers = catalog, blobs, layers
         self._users = paths.root / "images.lock"
 
-    def remove(self, name: str) -> tuple[str, ...]:
+    def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
         """Take a name away; with its last name goes the image, and every layer that no other image has.
 
-        By id when it has one name at most. Returns `Untagged: ...` and `Deleted: ...` lines.
+        By id when all its names are one, or with `force`. Fault image-in-use names the containers or the
+        image that need it. Returns `Untagged: ...` and `Deleted: ...` lines in the order of what happened.
         """
-        image = self._catalog.get(name)
-        if image is None:
-            raise Fault("image-not-found", "remove image", name, "it is not in the store")
-        called = self._catalog.called(image, name)
-        if not called and len(image.names) > 1:
-            cause = f"it has the names {', '.join(image.names)}"
-            raise Fault("request-invalid", "remove image", name, cause, "remove it by name")
-        gone = (called,) if called else image.names
-        lines = [f"Untagged: {reference}" for reference in gone]
         with self._catalog.database.write() as connection:
-            connection.executemany("DELETE FROM image_names WHERE reference = ?", [(item,) for item in gone])
-            if not self._catalog.names(image.id):
-                connection.execute("DELETE FROM image_layers WHERE image = ?", (image.id,))
-                connection.execute("DELETE FROM images WHERE id = ?", (image.id,))
-                lines.append(f"Deleted: {image.id}")
+            id = self._catalog.need(name, "remove image")
+            (image,) = read_images(connection, id)
+            decided = removal.remove(image, self._catalog.called(name), subject=name, force=force)
+            lines, gone = self._perform(decided)
         with faults("remove image", name):
-            lines += self.collect()
-        return tuple(lines)
+            return tuple(lines + self._cleared(gone))
+
+    def prune(
+        self, *, everything: bool = False, wanted: Callable[[Listed], bool] = lambda _: True
+    ) -> tuple[tuple[str, ...], int]:
+        """Remove images without a tag, with `everything` all that nothing uses, as far as `wanted`. Returns
+        `Untagged: ...` and `Deleted: ...` lines, and the bytes that are free now."""
+        lines: list[str] = []
+        gone: list[Listed] = []
+        with self._catalog.database.write() as connection:
+            before = self.sizes()
+            while True:
+                decided = (
+                    removal.prune(image, everything=everything, wanted=wanted)
+                    for image in read_images(connection)
+                )
+                chosen = next((item for item in decided if item is not None), None)
+                if chosen is None:
+                    break
+                more, images = self._perform(chosen)
+                lines += more
+                gone += images
+        with faults("prune", "images"):
+            lines += self._cleared(gone)
+        after = self.sizes()
+        return tuple(lines), sum(before[chain_id].total for chain_id in before if chain_id not in after)
+
+    def _perform(self, decided: removal.Removal) -> tuple[list[str], list[Listed]]:
+        """In a transaction: the lines that say what happened, and the images that are gone. Who loses its
+        last reason to be here, having been left only for the sake of an image made from it, goes as well."""
+        lines = [f"Untagged: {ImageRef.parse(name).familiar}" for name in decided.untagged]
+        self._catalog.unname(decided.untagged)
+        gone: list[Listed] = []
+        image: Listed | None = decided.image if decided.deleted else None
+        while image is not None:
+            self._catalog.delete(image.id)
+            lines.append(f"Deleted: {image.id}")
+            gone.append(image)
+            parents = read_images(self._catalog.database.read(), image.parent) if image.parent else []
+            image = next((item for item in parents if removal.orphan(item)), None)
+        return lines, gone
+
+    def _cleared(self, gone: Sequence[Listed]) -> list[str]:
+        """A line for each layer that went, those of the images in their order, top first."""
+        removed = self.collect() if gone else []
+        order = {chain_id: n for n, chain_id in enumerate(c for image in gone for c in reversed(image.chain))}
+        return [f"Deleted: {id}" for id in sorted(removed, key=lambda id: order.get(id, len(order)))]
+
+    def evict(self, keep: Collection[str], now: float, limits: Limits) -> tuple[Removed, ...]:
+        """Remove what `garbage.choose` says. What could not be looked at alone is left for the next time."""
+        with faults("collect", "images"):
+            with self.using(alone=True) as alone:
+                if not alone:
+                    return ()
+                status = os.statvfs(self._blobs.directory)
+                disk = Disk(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
+                with self._catalog.database.write() as connection:
+                    images = read_images(connection)
+                    removed = choose(images, self.sizes(), keep, now, disk, limits)
+                    for item in removed:
+                        self._catalog.delete(item.image)
+            self.collect()
+        return tuple(removed)
+
+    def sizes(self) -> dict[str, LayerSizes]:
+        """Bytes of every layer by chain id, with those of its archives."""
+        connection = self._catalog.database.read()
+        pinned = {row[0] for row in connection.execute("SELECT DISTINCT chain_id FROM layer_pins")}
+        archives: Counter[str] = Counter()
+        query = "SELECT chain_id, blob FROM layers UNION SELECT chain_id, blob FROM layer_archives"
+        for chain_id, blob in connection.execute(query):
+            archives[chain_id] += self._blobs.size(blob)
+        rows = connection.execute("SELECT chain_id, size FROM layers")
+        return {row[0]: LayerSizes(row[1], archives[row[0]], row[0] in pinned) for row in rows}
 
     def collect(self) -> list[str]:
-        """Delete layers and blobs that no image has. Left for later while something is being pulled."""
+        """Delete layers and blobs that no image has. Left for later while something is being pulled. Returns
+        the chain ids of the layers."""
         with self.using(alone=True) as alone:
             if not alone:
                 return []
@@ -61,26 +136,22 @@ class Collector:
                 )
             connection = self._catalog.database.read()
             kept = {row[0] for row in connection.execute("SELECT chain_id FROM layers")}
-            lines = []
+            removed = []
             for chain_id in self._layers.chain_ids():
                 if chain_id not in kept:
                     self._layers.remove(chain_id)
-                    lines.append(f"Deleted: {chain_id}")
-            query = (
-                "SELECT blob FROM layers UNION SELECT blob FROM layer_archives"
-                " UNION SELECT id FROM images UNION SELECT manifest FROM images"
-            )
-            used = {row[0] for row in connection.execute(query)}
+                    removed.append(chain_id)
+            used = {row[0] for row in connection.execute(_USED_BLOBS)}
             for digest in self._blobs.digests():
                 if digest not in used:
                     self._blobs.remove(digest)
-        return lines
+        return removed
 
     def sweep(self) -> tuple[str, ...]:
         """Remove what a crash left half-made and what no image has. Returns what was removed."""
         with faults("sweep", "images"):
             removed = self._layers.sweep() + self._blobs.sweep(time.time())
-            return tuple(removed + [line.replace("Deleted:", "layer") for line in self.collect()])
+            return tuple(removed + [f"layer {chain_id}" for chain_id in self.collect()])
 
     @contextmanager
     def using(self, *, alone: bool = False) -> Iterator[bool]:

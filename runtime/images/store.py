@@ -6,11 +6,12 @@ The rooms behind it: `catalog` (rows), `blobs` (bytes), `layers` (unpacked direc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from runtime.database import Database
+from runtime.faults import Fault
 from runtime.images import catalog
 from runtime.images.blobs import BlobStore
 from runtime.images.bring import PARALLEL, Bringer
@@ -18,6 +19,7 @@ from runtime.images.catalog import Catalog, Images, StoredImage
 from runtime.images.collect import Collector
 from runtime.images.compose import COMPOSE_SCHEMA, CommittedLayer, Composer
 from runtime.images.connections import RegistrySettings
+from runtime.images.garbage import LIMITS, Limits, Removed
 from runtime.images.layers import LayerStore
 from runtime.images.manifests import Descriptor
 from runtime.images.registry import Registries
@@ -65,9 +67,12 @@ class ImageStore:
         """By canonical or familiar reference, id, or a prefix of an id that fits one image only."""
         return self.catalog.get(name_or_id)
 
-    def called(self, image: StoredImage, text: str) -> str:
-        """The name by which `text` means the image; empty where it means it by its id."""
-        return self.catalog.called(image, text)
+    def use(self, image_id: str, container: str) -> None:
+        """A container is made of the image, in the transaction that records it: whoever removes images sees
+        either both or none. Fault image-not-found when it was removed a moment ago."""
+        if not self.catalog.touch(image_id):
+            cause = "its image was removed at this moment"
+            raise Fault("image-not-found", "create container", container, cause, "pull or import it again")
 
     def check(self, image_id: str) -> bool:
         """Whether every layer's directory is there."""
@@ -122,9 +127,15 @@ class ImageStore:
 
     # ------------------------------------------------------------ out
 
-    def remove(self, name: str) -> tuple[str, ...]:
+    def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
         """Take a name away, and with its last name the image. Returns `Untagged:` and `Deleted:` lines."""
-        return self.collector.remove(name)
+        return self.collector.remove(name, force=force)
+
+    def collect(self, keep: Collection[str], now: float, limits: Limits = LIMITS) -> tuple[Removed, ...]:
+        """Remove what nothing needs and the limits let go: neither the images `keep` (ids), nor what a
+        container uses. `now` is seconds since the epoch. Nothing while something is being brought in or
+        built; may be called as often as one likes. Returns what went, with the reason."""
+        return self.collector.evict(keep, now, limits)
 
     def sweep(self) -> tuple[str, ...]:
         """Remove what a crash left half-made and what no image has. Returns what was removed."""

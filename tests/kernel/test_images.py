@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from backports import zstd
 
 from runtime.faults import Fault
+from runtime.images.layers import chain_ids
 from tests.kernel.engine_box import IMAGE, engine
 from tests.kernel.images_box import (
     BASE,
@@ -228,17 +230,19 @@ def test_a_missing_layer_directory_is_noticed_and_unpacked_again(box: Box, tmp_p
 
 def test_removing_the_last_name_removes_what_no_other_image_has(box: Box, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
+    one_layers = (digest(BASE), digest(layer(file("one"))))
     layout.image([BASE, layer(file("one"))], tag="one")
     layout.image([BASE, layer(file("two"))], tag="two")
     one = box.store.import_path(layout.path, ref("app:one"))
     two = box.store.import_path(layout.path, ref("app:two"))
     box.store.tag(one, ref("other"))
-    assert box.store.remove("app:one") == ("Untagged: docker.io/library/app:one",)
+    untagged = box.store.remove("app:one")
+    assert untagged[0] == "Untagged: app:one" and untagged[1].startswith("Untagged: app@sha256:")
+    assert len(untagged) == 2
     lines = box.store.remove("other")
-    assert lines[:2] == ("Untagged: docker.io/library/other:latest", f"Deleted: {one}")
-    assert len(lines) == 3
+    assert lines == ("Untagged: other:latest", f"Deleted: {one}", f"Deleted: {chain_ids(one_layers)[1]}")
     assert box.store.check(two)
-    assert box.store.remove(two[7:19])[0] == "Untagged: docker.io/library/app:two"
+    assert box.store.remove(two[7:19])[0] == "Untagged: app:two"
     assert os.listdir(box.paths.layers) == os.listdir(box.paths.blobs) == []
 
 
@@ -248,19 +252,16 @@ def test_an_image_that_a_container_uses_stays_by_whatever_name_it_is_removed(tmp
         (image,) = machine.runtime.images.list()
         familiar, id = IMAGE.familiar, image.id
         machine.runtime.images.tag(id, ref("other:1"))
-        for text in (familiar, str(IMAGE)):
-            with pytest.raises(Fault, match=f"used by {name}") as caught:
-                machine.runtime.remove_image(text)
-            assert caught.value.code == "image-in-use"
-        with pytest.raises(Fault, match="remove it by name"):
+        with pytest.raises(Fault, match=f"used by {name}") as caught:
             machine.runtime.remove_image(id[7:19])
-        assert machine.runtime.remove_image("other:1") == ("Untagged: docker.io/library/other:1",)
-        for text in (familiar, id, id[7:], id[7:19]):
+        assert caught.value.code == "image-in-use"
+        assert machine.runtime.remove_image("other:1") == ("Untagged: other:1",)
+        for text in (familiar, str(IMAGE), id, id[7:], id[7:19]):
             with pytest.raises(Fault, match=f"used by {name}"):
                 machine.runtime.remove_image(text)
         machine.runtime.remove_container(name)
         lines = machine.runtime.remove_image(id[7:19])
-        assert lines[:2] == (f"Untagged: {IMAGE}", f"Deleted: {id}")
+        assert lines[:2] == (f"Untagged: {IMAGE.familiar}", f"Deleted: {id}")
 
 
 @needs_registry
@@ -287,11 +288,27 @@ def test_an_id_prefix_finds_one_image_only(box: Box, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     layout.image([BASE])
     image = box.store.import_path(layout.path, ref("app"))
-    for text in (image, image[7:], image[7:13], "app", "app:latest", "docker.io/library/app:latest"):
+    for text in (
+        image,
+        image[7:],
+        image[7:13],
+        image[7:9],
+        "app",
+        "app:latest",
+        "docker.io/library/app:latest",
+    ):
         found = box.store.get(text)
         assert found is not None and found.id == image
     assert box.store.get("nothing") is None
-    assert box.store.get(image[7:9]) is None
+    for number in range(20):  # more than there are digits
+        layout.image([BASE], tag=str(number), config={"User": str(number)})
+        box.store.import_path(layout.path, ref(f"more:{number}"))
+    first = Counter(image.id[7] for image in box.store.list())
+    twice = next(digit for digit, count in first.items() if count > 1)
+    assert box.store.get(twice) is None
+    with pytest.raises(Fault, match="several ids begin so") as caught:
+        box.store.remove(twice)
+    assert caught.value.code == "request-invalid" and len(box.store.list()) == 21
 
 
 def test_leftovers_of_a_crash_are_swept(box: Box) -> None:
