@@ -228,6 +228,10 @@ class Incoming:
         while view:
             view = view[os.write(self._fd, view) :]
 
+    def reader(self) -> BinaryIO:
+        """What was written until now, from its first byte."""
+        return open(self._path, "rb")
+
     def keep(self) -> str:
         """Durably under its digest, which is returned."""
         digest = f"sha256:{self._hash.hexdigest()}"

@@ -70,6 +70,22 @@ class _Plan:
     cancel: Callable[[], None] = lambda: None  # makes running fetches fail soon
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image that came out of an archive, and what it is called there."""
+
+    id: str
+    names: tuple[ImageRef, ...]
+
+
+def _platform(text: str, operation: str, subject: str) -> Platform:
+    """As asked, else this machine's. Fault request-invalid."""
+    try:
+        return Platform.parse(text) if text else host_platform()
+    except ValueError as error:
+        raise Fault("request-invalid", operation, subject, str(error)) from error
+
+
 class Bringer:
     """Thread-safe; several processes may bring into one store at once."""
 
@@ -99,10 +115,7 @@ class Bringer:
 
         Does as little as it takes: nothing for a digest that is here, one HEAD for a tag that did not move.
         """
-        try:
-            wanted = Platform.parse(platform) if platform else host_platform()
-        except ValueError as error:
-            raise Fault("request-invalid", "pull image", ref.familiar, str(error)) from error
+        wanted = _platform(platform, "pull image", ref.familiar)
         with self._bringing(), faults("pull image", ref.familiar):
             known = self._known(ref, wanted)
             if ref.digest and known:
@@ -113,7 +126,7 @@ class Bringer:
             document = remote.manifest()
             plan = self._plan(ref, remote, document, wanted, _Meter(ref.familiar, progress))
             self._bring_once(plan)
-            return self._record(plan, ref, document.digest)
+            return self._record(plan, [ref], document.digest)
 
     @contextmanager
     def _bringing(self) -> Iterator[None]:
@@ -187,27 +200,41 @@ class Bringer:
             subject, parsed.config.digest, config, text, document.digest, parsed.layers, fetch, remote.cancel
         )
 
-    def import_path(self, path: Path, name: ImageRef) -> str:
-        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`.
+    def import_path(
+        self,
+        path: Path,
+        name: ImageRef | None,
+        *,
+        platform: str = "",
+        described: archives.Described | None = None,
+    ) -> str:
+        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`; without one it
+        is dangling. Only a root filesystem may be `described`.
 
         Importing the same content twice gives the same id. Returns the image id.
         """
-        if name.digest:
+        if name is not None and name.digest:
             cause = f"{name.familiar} has a digest, which stands for what a registry has"
             raise Fault("request-invalid", "import image", str(path), cause, "write NAME:TAG")
+        wanted = _platform(platform, "import image", str(path))
         with self._bringing(), faults("import image", str(path)):
-            with archives.open_archive(path, self._blobs, name, host_platform()) as found:
-                plan = _Plan(
-                    name.familiar,
-                    found.id,
-                    found.config,
-                    found.text,
-                    found.manifest,
-                    found.layers,
-                    found.fetch,
-                )
-                self._bring(plan)
-                return self._record(plan, name, found.manifest)
+            with archives.open_archive(path, self._blobs, name, wanted, described) as found:
+                return self._take(found, [name] if name else [], name.familiar if name else str(path))
+
+    def load(self, path: Path, *, platform: str = "") -> Iterator[Loaded]:
+        """Every image of an OCI layout or docker-archive (directory or tar), each as soon as it is here,
+        under the names that it has there. What was loaded stays when a later one is refused."""
+        wanted = _platform(platform, "import image", str(path))
+        with self._bringing(), faults("import image", str(path)):
+            with archives.open_images(path, self._blobs, wanted, other=not platform) as images:
+                for found in images:
+                    subject = found.names[0].familiar if found.names else str(path)
+                    yield Loaded(self._take(found, found.names, subject), found.names)
+
+    def _take(self, found: archives.Found, names: Sequence[ImageRef], subject: str) -> str:
+        plan = _Plan(subject, found.id, found.config, found.text, found.manifest, found.layers, found.fetch)
+        self._bring(plan)
+        return self._record(plan, names, found.manifest)
 
     def _bring(self, plan: _Plan) -> None:
         """Have every layer unpacked: downloads run side by side, unpacking follows bottom first."""
@@ -248,11 +275,10 @@ class Bringer:
             return
         self._catalog.add_layer(chain[index], diff_id, blob, size or 0)
 
-    def _record(self, plan: _Plan, ref: ImageRef, digest: str) -> str:
+    def _record(self, plan: _Plan, names: Sequence[ImageRef], digest: str) -> str:
         blobs = [blob.digest for blob in plan.blobs]
-        return self._catalog.record(
-            NewImage(plan.id, plan.text, plan.config, blobs, plan.manifest), [ref], digest
-        )
+        new = NewImage(plan.id, plan.text, plan.config, blobs, plan.manifest)
+        return self._catalog.record(new, names, digest)
 
     def ensure_layers(self, image_id: str) -> list[Path]:
         """The layers' directories, bottom first. One that is missing is unpacked anew from its blob."""

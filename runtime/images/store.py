@@ -13,8 +13,9 @@ from pathlib import Path
 from runtime.database import Database
 from runtime.faults import Fault
 from runtime.images import catalog
+from runtime.images.archives import Described
 from runtime.images.blobs import BlobStore
-from runtime.images.bring import PARALLEL, Bringer
+from runtime.images.bring import PARALLEL, Bringer, Loaded
 from runtime.images.catalog import Catalog, Images, StoredImage
 from runtime.images.collect import Collector
 from runtime.images.compose import COMPOSE_SCHEMA, CommittedLayer, Composer
@@ -82,10 +83,21 @@ class ImageStore:
         """Bring `ref` into the store, unpacked, and call it so. Returns the image id."""
         return self.bringer.pull(ref, platform=platform, progress=progress)
 
-    def import_path(self, path: Path, name: ImageRef) -> str:
-        """A root filesystem, OCI layout or docker-archive (directory or tar) becomes `name`. Returns its
-        id."""
-        return self.bringer.import_path(path, name)
+    def import_path(
+        self,
+        path: Path,
+        name: ImageRef | None,
+        *,
+        platform: str = "",
+        described: Described | None = None,
+    ) -> str:
+        """A root filesystem (which may be `described`), OCI layout or docker-archive, directory or tar,
+        becomes `name`. Returns its id."""
+        return self.bringer.import_path(path, name, platform=platform, described=described)
+
+    def load(self, path: Path, *, platform: str = "") -> Iterator[Loaded]:
+        """Every image of an OCI layout or docker-archive, under the names that it has there."""
+        return self.bringer.load(path, platform=platform)
 
     def tag(self, id: str, ref: ImageRef) -> None:
         """Give an image another name; the name leaves whatever image had it."""
