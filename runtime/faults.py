@@ -18,6 +18,7 @@ CODES: dict[str, str] = {
     "image-in-use": "a container, or an image made from it, uses the image",
     "registry-unreachable": "the registry did not answer",
     "registry-denied": "the registry refused the credentials, or wants some",
+    "registry-refused": "the registry does not take what was pushed",
     "registry-busy": "the registry asked to come back later (429)",
     "digest-mismatch": "bytes do not have the digest that names them",
     "manifest-invalid": "a manifest, index or image config is malformed or too large",

@@ -6,6 +6,11 @@ from agent.cli.main import Commands
 
 VERBS: Commands = {
     "pull": ("images.pull", "bring an image from a registry", "stead image pull registry.example/web:1"),
+    "push": (
+        "images.push",
+        "bring an image to the registry of its name",
+        "stead image push registry.example/web:1",
+    ),
     "import": (
         "images.take",
         "make an image of a file system or an archive",

@@ -6,7 +6,7 @@ The rooms behind it: `catalog` (rows), `blobs` (bytes), `layers` (unpacked direc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from runtime.images.connections import RegistrySettings
 from runtime.images.garbage import LIMITS, Limits, Removed
 from runtime.images.layers import LayerStore
 from runtime.images.manifests import Descriptor
+from runtime.images.push import Pushed, Pusher, PushProgress, push_image
 from runtime.images.registry import Registries
 from runtime.interface import ProgressCallback
 from runtime.paths import Paths
@@ -52,6 +53,7 @@ class ImageStore:
         self.collector = Collector(paths, self.catalog, self.blobs, self.layers)
         self.composer = Composer(self.catalog, self.blobs, self.layers)
         self.registries = Registries(registries or {}, docker_config=docker_config)
+        self.pusher = Pusher(self.catalog, self.blobs, self.registries)
         self.bringer = Bringer(
             self.catalog, self.blobs, self.layers, self.collector, self.registries, parallel
         )
@@ -138,6 +140,14 @@ class ImageStore:
             return self.composer.manifest_of(image_id)
 
     # ------------------------------------------------------------ out
+
+    def push(
+        self, ref: ImageRef, *, platform: str = "", listener: Callable[[PushProgress], None] = lambda _: None
+    ) -> Pushed:
+        """The image that is called `ref` goes to the registry that the name says, under that name. `platform`
+        is what it must be for. Repeatable: what the registry has is not sent."""
+        with self.hold():
+            return push_image(self.pusher, self.composer, ref, platform, listener)
 
     def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
         """Take a name away, and with its last name the image. Returns `Untagged:` and `Deleted:` lines."""

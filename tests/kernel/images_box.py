@@ -259,6 +259,7 @@ class LocalRegistry:
             probe.bind(("127.0.0.1", port))
             self.port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
+        self.directory = directory
         directory.mkdir(parents=True)
         config = {
             "version": "0.1",
