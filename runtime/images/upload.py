@@ -7,7 +7,7 @@ about an upload that broke off.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -193,10 +193,7 @@ class Upload:
         response.release_conn()
         return response
 
-    def _bytes(self, start: int) -> Iterable[bytes]:
-        return self._read(start)
-
-    def _read(self, start: int) -> Iterator[bytes]:
+    def _bytes(self, start: int) -> Iterator[bytes]:
         with open(self._path, "rb") as file:
             file.seek(start)
             done = start
@@ -214,10 +211,12 @@ class Upload:
             self._done = 0
             return
         try:
-            response = self._endpoint.ask_once(Request("GET", self._location, self._errand, accepts=(404,)))
+            response = self._endpoint.ask(Request("GET", self._location, self._errand, accepts=(404,)))
             response.drain_conn()
             response.release_conn()
-        except (Trouble, Fault):
+        except Fault as fault:
+            if fault.code != "registry-unreachable":
+                raise
             self._location, self._done = "", 0
             return
         if response.status not in (202, 204):

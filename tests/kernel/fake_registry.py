@@ -27,6 +27,7 @@ class Request:
     method: str
     path: str
     headers: Any
+    body: bytes = b""
 
 
 @dataclass
@@ -53,8 +54,13 @@ class Fake:
 
             def respond(self) -> None:
                 request = Request(self.command, self.path, self.headers)
+                size, limit = int(self.headers.get("Content-Length") or 0), fake.takes(request)
+                request.body = self.rfile.read(size if limit is None else min(limit, size))
                 fake.requests.append(request)
                 answer = fake.answer(request)
+                if limit is not None:
+                    self.close_connection = True
+                    return
                 self.send_response(answer.status)
                 length = {} if answer.endless else {"Content-Length": str(len(answer.body))}
                 for key, value in {**length, **answer.headers}.items():
@@ -78,7 +84,7 @@ class Fake:
                     fake.closed.set()
                     self.close_connection = True
 
-            do_GET = do_HEAD = do_CONNECT = respond
+            do_GET = do_HEAD = do_CONNECT = do_POST = do_PUT = do_PATCH = respond
 
         self.requests: list[Request] = []
         self.sent = 0
@@ -95,6 +101,8 @@ class Fake:
         self.address = f"127.0.0.1:{self.server.server_address[1]}"
         self.files: dict[str, bytes] = {}
         self.answer: Callable[[Request], Answer] = self.plain
+        #: bytes of a request that are read before the connection breaks; None: all, and it is answered
+        self.takes: Callable[[Request], int | None] = lambda _: None
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self._thread.start()
 
