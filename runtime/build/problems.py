@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -65,6 +64,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'X'?` for the known word most like `word`, or nothing when none is near."""
     if len(word) > 100:
         return ""
+    import difflib  # only a mistake needs it, and a build that is cached should not wait for it
+
     by_lower = {name.lower(): name for name in sorted(known)}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"did you mean {by_lower[found[0]]!r}?" if found else ""
