@@ -89,10 +89,11 @@ class Endpoint:
         credentials: Callable[[str], Credential] = lambda _: Credential(),
         certs: Path | None = None,
         environment: Mapping[str, str] = os.environ,
+        offline: bool = False,
     ) -> None:
         self.address = address
         self.connections = Connections(address, settings, certs, environment)
-        self.authenticator = Authenticator(address, credentials, self._fetch_token)
+        self.authenticator = Authenticator(address, credentials, self._fetch_token, offline=offline)
         self._pause = pause  # waited on between attempts, so that closing does not wait for them
         self._busy_until = 0.0  # time.monotonic; no request before
 

@@ -114,6 +114,19 @@ class Registries:
                 )
             return self._endpoints[address]
 
+    def trial(self, host: str, credential: Credential) -> Endpoint:
+        """A registry that is talked to with this credential and no other, and asked for an identity token.
+        Its caller closes it."""
+        return Endpoint(
+            host,
+            self._settings.get(host, RegistrySettings()),
+            pause=self.closing,
+            credentials=lambda _: credential,
+            certs=self._certs,
+            environment=self._environment,
+            offline=True,
+        )
+
     def credential(self, host: str, settings: RegistrySettings, repository: str) -> Credential:
         """What the settings say, else what config.json and its helpers have."""
         if settings.username:

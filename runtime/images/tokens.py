@@ -48,13 +48,21 @@ class Authenticator:
         credentials: Callable[[str], Credential],
         fetch: Fetch,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        offline: bool = False,
     ) -> None:
-        self.address = address
+        self.address, self._offline = address, offline
+        self.identity = ""  # the identity token that came along, if `offline` asked for one
         self._credentials, self._fetch, self._clock = credentials, fetch, clock
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, ...], _Kept] = {}  # by scopes
         self._bearer: auth.Challenge | None = None  # whose token server answered last
         self._base = ""
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the registry wanted to know who we are, and was told."""
+        return bool(self._kept)
 
     def current(self, errand: Errand, base: str) -> str:
         """What to send without having been asked; empty: nothing. A token that ended is renewed in
@@ -96,7 +104,8 @@ class Authenticator:
         if own.registry_token:
             token = auth.Token(own.registry_token)
         else:
-            token = self.token(challenge, auth.merge_scopes(errand.scopes, asked), own, errand)
+            token = self._token(challenge, auth.merge_scopes(errand.scopes, asked), own, errand)
+            self.identity = token.refresh or self.identity
         header = f"Bearer {token.text}"
         self._keep(errand, header, self._clock() + token.lifetime - MARGIN)
         self._bearer = challenge
@@ -107,16 +116,10 @@ class Authenticator:
         while len(self._kept) > MAX_TOKENS:
             del self._kept[next(iter(self._kept))]
 
-    def token(
-        self,
-        challenge: auth.Challenge,
-        scopes: tuple[str, ...],
-        own: Credential,
-        errand: Errand,
-        *,
-        offline: bool = False,
+    def _token(
+        self, challenge: auth.Challenge, scopes: tuple[str, ...], own: Credential, errand: Errand
     ) -> auth.Token:
-        """A token from the server that the challenge names. `offline`: ask for an identity token, too."""
+        """A token from the server that the challenge names."""
         realm = urlsplit(challenge.parameters["realm"])
         if realm.scheme != "https" and not (realm.scheme == "http" and self._base.startswith("http:")):
             place = f"{realm.scheme}://{realm.netloc}"
@@ -128,7 +131,7 @@ class Authenticator:
             body = self._fetch("POST", challenge.parameters["realm"], headers, form, errand)
         else:
             more = [("account", own.username)] if own.username else []
-            if offline:
+            if self._offline:
                 more += [("client_id", auth.CLIENT), ("offline_token", "true")]
             headers = {"Authorization": auth.basic(own.username, own.password)} if own.username else {}
             body = self._fetch("GET", auth.token_url(challenge, scopes, more), headers, None, errand)
