@@ -16,6 +16,13 @@ VERBS: Commands = {
         "make an image of a file system or an archive",
         "stead image import rootfs/ web:1",
     ),
+    "load": (
+        "images.load",
+        "bring in the images of a docker-archive or OCI layout",
+        "stead image load -i web.tar",
+    ),
+    "save": ("images.save", "write images to a file or directory", "stead image save -o web.tar web:1"),
+    "tag": ("images.tag", "give an image another name", "stead image tag web:1 registry.example/web:1"),
     "ls": ("images.ls", "list images", "stead image ls"),
     "rm": ("images.rm", "take names away, and images with their last name", "stead image rm web:1"),
 }

@@ -268,14 +268,14 @@ def _layout_images(archive: _Archive) -> Iterator[Found]:
     by_name: dict[str, list[Descriptor]] = {}
     for entry in entries:
         by_name.setdefault(entry.name, []).append(entry)
-    chosen: dict[str, tuple[Descriptor, set[str]]] = {}
+    chosen: dict[str, tuple[Descriptor, list[str]]] = {}
     for name, same in by_name.items():
         for entry in _for_platform(same, name, archive):
-            chosen.setdefault(entry.digest, (entry, set()))[1].add(name)
+            chosen.setdefault(entry.digest, (entry, []))[1].append(name)
     if len(chosen) > MAX_IMAGES:
         raise invalid(archive.subject, f"it has more than {MAX_IMAGES} images")
     for entry, names in chosen.values():
-        yield _layout_image(archive, entry, tuple(_names(sorted(names))))
+        yield _layout_image(archive, entry, tuple(_names(names)))
 
 
 def _for_platform(same: list[Descriptor], name: str, archive: _Archive) -> list[Descriptor]:

@@ -219,7 +219,8 @@ class Bringer:
         wanted = _platform(platform, "import image", str(path))
         with self._bringing(), faults("import image", str(path)):
             with archives.open_archive(path, self._blobs, name, wanted, described) as found:
-                return self._take(found, [name] if name else [], name.familiar if name else str(path))
+                subject = name.familiar if name else str(path)
+                return self._take(found, [name] if name else [], subject, found.manifest)
 
     def load(self, path: Path, *, platform: str = "") -> Iterator[Loaded]:
         """Every image of an OCI layout or docker-archive (directory or tar), each as soon as it is here,
@@ -231,10 +232,12 @@ class Bringer:
                     subject = found.names[0].familiar if found.names else str(path)
                     yield Loaded(self._take(found, found.names, subject), found.names)
 
-    def _take(self, found: archives.Found, names: Sequence[ImageRef], subject: str) -> str:
+    def _take(
+        self, found: archives.Found, names: Sequence[ImageRef], subject: str, digest: str = ""
+    ) -> str:
         plan = _Plan(subject, found.id, found.config, found.text, found.manifest, found.layers, found.fetch)
         self._bring(plan)
-        return self._record(plan, names, found.manifest)
+        return self._record(plan, names, digest)
 
     def _bring(self, plan: _Plan) -> None:
         """Have every layer unpacked: downloads run side by side, unpacking follows bottom first."""

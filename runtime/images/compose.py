@@ -161,8 +161,8 @@ class Composer:
             raise self._unknown(chain_id)
 
     def layer_blob(self, chain_id: str, compression: str = "gzip") -> Descriptor:
-        """The layer's archive as a blob of the store, made where there is none. The one it came as is taken
-        however it is compressed, unless that is asked for otherwise."""
+        """The layer's archive as a blob of the store: the one that it came as where that is compressed so,
+        else one that is made, once. `compression` is gzip, zstd or none."""
         row = self._catalog.layer(chain_id)
         if row is None:
             raise self._unknown(chain_id)
@@ -221,20 +221,35 @@ class Composer:
     def manifest_of(self, image_id: str) -> bytes:
         """What describes the image to others: the manifest that it came with, as long as all it speaks of is
         here, else one that is made of its config and its layers' archives."""
-        query = "SELECT config, manifest FROM images WHERE id = ?"
+        return self._own_manifest(image_id) or self._made_manifest(image_id)
+
+    def oci_manifest_of(self, image_id: str) -> bytes:
+        """The same, but not in Docker's format."""
+        own = self._own_manifest(image_id)
+        if own and json.loads(own).get("mediaType", OCI_MANIFEST) == OCI_MANIFEST:
+            return own
+        return self._made_manifest(image_id)
+
+    def _own_manifest(self, image_id: str) -> bytes:
+        """Empty where there is none, or where something that it speaks of is not here."""
+        query = "SELECT manifest FROM images WHERE id = ?"
         row = self._catalog.database.read().execute(query, (image_id,)).fetchone()
         if row is None:
             raise Fault("image-not-found", "describe image", image_id, "it is not in the store")
-        if row["manifest"] and self._blobs.has(row["manifest"]):
-            data = self._blobs.read(row["manifest"])
-            manifest = parse_manifest(data, image_id)
-            if isinstance(manifest, Manifest) and all(
-                self._blobs.has(item.digest) for item in (manifest.config, *manifest.layers)
-            ):
-                return data
-        config = row["config"].encode()
+        if not row["manifest"] or not self._blobs.has(row["manifest"]):
+            return b""
+        data = self._blobs.read(row["manifest"])
+        manifest = parse_manifest(data, image_id)
+        if not isinstance(manifest, Manifest):
+            return b""
+        there = all(self._blobs.has(item.digest) for item in (manifest.config, *manifest.layers))
+        return data if there else b""
+
+    def _made_manifest(self, image_id: str) -> bytes:
+        query = "SELECT config FROM images WHERE id = ?"
+        text = self._catalog.database.read().execute(query, (image_id,)).fetchone()["config"]
         layers = [self.layer_blob(chain_id) for chain_id in self._catalog.chain(image_id)]
-        return oci_manifest(Descriptor(OCI_CONFIG, image_id, len(config)), layers)
+        return oci_manifest(Descriptor(OCI_CONFIG, image_id, len(text.encode())), layers)
 
 
 def chain_above(parent: str, diff_id: str) -> str:
@@ -244,11 +259,13 @@ def chain_above(parent: str, diff_id: str) -> str:
     return f"sha256:{hashlib.sha256(f'{parent} {diff_id}'.encode()).hexdigest()}"
 
 
+def described(item: Descriptor) -> dict[str, object]:
+    """OCI image-spec, descriptor.md."""
+    return {"mediaType": item.media_type, "digest": item.digest, "size": item.size}
+
+
 def oci_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
     """OCI image-spec, manifest.md."""
-
-    def described(item: Descriptor) -> dict[str, object]:
-        return {"mediaType": item.media_type, "digest": item.digest, "size": item.size}
 
     document = {
         "schemaVersion": 2,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault
-from runtime.images import catalog
+from runtime.images import catalog, save
 from runtime.images.archives import Described
 from runtime.images.blobs import BlobStore
 from runtime.images.bring import PARALLEL, Bringer, Loaded
@@ -25,6 +25,8 @@ from runtime.images.layers import LayerStore
 from runtime.images.manifests import Descriptor
 from runtime.images.push import Pushed, Pusher, PushProgress, push_image
 from runtime.images.registry import Registries
+from runtime.images.save import Saver
+from runtime.images.sinks import Sink
 from runtime.interface import ProgressCallback
 from runtime.paths import Paths
 from specs.values import ImageRef
@@ -52,6 +54,7 @@ class ImageStore:
         self.catalog = Catalog(database)
         self.collector = Collector(paths, self.catalog, self.blobs, self.layers)
         self.composer = Composer(self.catalog, self.blobs, self.layers)
+        self.saver = Saver(self.catalog, self.blobs, self.composer)
         self.registries = Registries(registries or {}, docker_config=docker_config)
         self.pusher = Pusher(self.catalog, self.blobs, self.registries)
         self.bringer = Bringer(
@@ -148,6 +151,11 @@ class ImageStore:
         is what it must be for. Repeatable: what the registry has is not sent."""
         with self.hold():
             return push_image(self.pusher, self.composer, ref, platform, listener)
+
+    def save(self, names: Sequence[str], form: str, sink: Sink) -> None:
+        """The images as files (one of save.FORMATS), each once, under the names that are asked for."""
+        with self.hold():
+            self.saver.save(save.chosen(self.catalog, names), form, sink)
 
     def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
         """Take a name away, and with its last name the image. Returns `Untagged:` and `Deleted:` lines."""
