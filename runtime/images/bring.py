@@ -232,9 +232,7 @@ class Bringer:
                     subject = found.names[0].familiar if found.names else str(path)
                     yield Loaded(self._take(found, found.names, subject), found.names)
 
-    def _take(
-        self, found: archives.Found, names: Sequence[ImageRef], subject: str, digest: str = ""
-    ) -> str:
+    def _take(self, found: archives.Found, names: Sequence[ImageRef], subject: str, digest: str = "") -> str:
         plan = _Plan(subject, found.id, found.config, found.text, found.manifest, found.layers, found.fetch)
         self._bring(plan)
         return self._record(plan, names, digest)
