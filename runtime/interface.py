@@ -312,12 +312,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a pull is. `total` 0: unknown."""
+    """How far a pull is with one layer, in bytes of its archive. `layer` is that archive's digest.
+
+    `what` is exists (nothing is to be done), wait, download, extract (both may go on at once) or ready.
+    """
 
     subject: str
     what: str
     done: int
-    total: int
+    total: int  # 0: unknown
+    layer: str = ""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runtime.faults import Fault, faults
+from runtime.images.arrival import Arrival
 from runtime.images.manifests import Descriptor
 
 CHUNK = 1024 * 1024  # bytes
@@ -24,10 +25,10 @@ PARTIAL_LIFETIME = 24 * 3600.0  # seconds that an abandoned download is kept to 
 
 
 class Writer:
-    """Appends to one blob's partial file and keeps its running digest. `size` is what must come in all."""
+    """Appends to one blob's partial file and keeps its running digest. Whoever reads along is told."""
 
-    def __init__(self, fd: int, descriptor: Descriptor) -> None:
-        self._fd, self._descriptor = fd, descriptor
+    def __init__(self, fd: int, descriptor: Descriptor, arrival: Arrival | None = None) -> None:
+        self._fd, self._descriptor, self._arrival = fd, descriptor, arrival
         self._hash = hashlib.sha256()
         self.done = 0
 
@@ -39,12 +40,16 @@ class Writer:
             self.done += len(data)
         if self.done > self._descriptor.size:
             self.restart()
+        if self._arrival is not None:
+            self._arrival.begin(self._fd, self.done)
 
     def restart(self) -> None:
         """Forget all bytes: they were wrong, or the server cannot go on in the middle."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._hash, self.done = hashlib.sha256(), 0
+        if self._arrival is not None:
+            self._arrival.restarted()
 
     def write(self, data: bytes) -> None:
         """Fault digest-mismatch as soon as more bytes come than the descriptor promised."""
@@ -57,6 +62,13 @@ class Writer:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+        if self._arrival is not None:
+            self._arrival.grown(self.done)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have not come yet."""
+        return self._descriptor.size - self.done
 
     def verify(self) -> None:
         if self.done != self._descriptor.size:
@@ -96,9 +108,11 @@ class BlobStore:
     def read(self, digest: str) -> bytes:
         return self.path(digest).read_bytes()
 
-    def fetch(self, descriptor: Descriptor, get: Callable[[Writer], None]) -> Path:
+    def fetch(
+        self, descriptor: Descriptor, get: Callable[[Writer], None], arrival: Arrival | None = None
+    ) -> Path:
         """Make sure that the blob is here. `get` appends what is missing to the writer it is given, from
-        `writer.done` on.
+        `writer.done` on; `arrival` lets somebody read it meanwhile.
 
         Two callers for one digest: the second waits, then finds it. When `get` fails the bytes stay for the
         next attempt, unless they are wrong or the disk is full.
@@ -108,18 +122,17 @@ class BlobStore:
             while not final.exists():
                 with self._locked(descriptor.hex) as (fd, partial):
                     if fd >= 0 and not final.exists():
-                        self._complete(fd, partial, final, descriptor, get)
+                        self._complete(fd, partial, final, Writer(fd, descriptor, arrival), get)
                     elif fd >= 0:
                         partial.unlink(missing_ok=True)
         return final
 
     def _complete(
-        self, fd: int, partial: Path, final: Path, descriptor: Descriptor, get: Callable[[Writer], None]
+        self, fd: int, partial: Path, final: Path, writer: Writer, get: Callable[[Writer], None]
     ) -> None:
-        writer = Writer(fd, descriptor)
         try:
             writer.resume()
-            self._fill(writer, descriptor, get)
+            self._fill(writer, get)
             os.fsync(fd)
             os.rename(partial, final)
             sync_directory(self.directory)
@@ -135,11 +148,11 @@ class BlobStore:
                 partial.unlink(missing_ok=True)
             raise
 
-    def _fill(self, writer: Writer, descriptor: Descriptor, get: Callable[[Writer], None]) -> None:
+    def _fill(self, writer: Writer, get: Callable[[Writer], None]) -> None:
         """Complete and verify; an earlier attempt's bytes that prove wrong (a power cut) come anew."""
         resumed = writer.done > 0
         try:
-            if writer.done < descriptor.size:
+            if writer.missing:
                 get(writer)
             writer.verify()
         except Fault as fault:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import Fault, faults
 from runtime.images import archives
-from runtime.images.blobs import BlobStore
+from runtime.images.arrival import PIECE, Arrival
+from runtime.images.blobs import BlobStore, Writer
 from runtime.images.catalog import Catalog, NewImage
 from runtime.images.collect import Collector
-from runtime.images.compression import decompressed
 from runtime.images.layers import LayerJob, LayerStore, chain_ids
 from runtime.images.manifests import (
     Descriptor,
@@ -34,12 +34,13 @@ from runtime.images.manifests import (
     parse_manifest,
     select,
 )
+from runtime.images.pipeline import Piece, Pipeline, Source, Watch
 from runtime.images.registry import Document, Registries, Remote
 from runtime.interface import Progress, ProgressCallback
 from specs.values import ImageRef
 
 PARALLEL = 3  # downloads at once, over all pulls
-PROGRESS_INTERVAL = 0.1  # seconds between two reports of one pull
+PROGRESS_INTERVAL = 0.1  # seconds between two reports of one layer
 MAX_NESTED = 3  # indexes that point at indexes
 MAX_REFUSED = 64  # manifests that are remembered
 
@@ -66,8 +67,8 @@ class _Plan:
     text: bytes
     manifest: str
     blobs: tuple[Descriptor, ...]
-    fetch: Callable[[Descriptor], object]  # makes sure that a blob is in the store
-    cancel: Callable[[], None] = lambda: None  # makes running fetches fail soon
+    source: Source
+    watch: Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +189,16 @@ class Bringer:
         match_layers(parsed, config, subject)
         check_platform(config, wanted, subject)
 
-        def fetch(descriptor: Descriptor) -> object:
-            return self._blobs.fetch(
-                descriptor,
-                lambda writer: remote.blob(descriptor, writer, lambda done: meter.report(descriptor, done)),
-            )
+        def fetch(blob: Descriptor, arrival: Arrival) -> object:
+            def get(writer: Writer) -> None:
+                remote.blob(blob, writer, lambda done: meter.downloading(blob, done))
+
+            return self._blobs.fetch(blob, get, arrival)
 
         self._blobs.put(document.data)
-        meter.expect(parsed.layers)
+        source = Source(fetch, self._blobs.path, remote.cancel)
         return _Plan(
-            subject, parsed.config.digest, config, text, document.digest, parsed.layers, fetch, remote.cancel
+            subject, parsed.config.digest, config, text, document.digest, parsed.layers, source, meter
         )
 
     def import_path(
@@ -233,48 +234,35 @@ class Bringer:
                     yield Loaded(self._take(found, found.names, subject), found.names)
 
     def _take(self, found: archives.Found, names: Sequence[ImageRef], subject: str, digest: str = "") -> str:
-        plan = _Plan(subject, found.id, found.config, found.text, found.manifest, found.layers, found.fetch)
+        source = Source(lambda blob, _: found.fetch(blob), self._blobs.path)
+        plan = _Plan(
+            subject, found.id, found.config, found.text, found.manifest, found.layers, source, Watch()
+        )
         self._bring(plan)
         return self._record(plan, names, digest)
 
     def _bring(self, plan: _Plan) -> None:
-        """Have every layer unpacked: downloads run side by side, unpacking follows bottom first."""
+        """Have every layer unpacked."""
         diff_ids = plan.config.diff_ids
         chain = chain_ids(diff_ids)
-        missing = [index for index in range(len(chain)) if not self._layers.has(chain[index])]
-        pool = self._executor()
-        downloads: dict[int, Future[object]] = {}
-        try:
-            downloads = {index: pool.submit(plan.fetch, plan.blobs[index]) for index in missing}
-            for index in missing:
-                downloads[index].result()
-                self._unpack(plan.subject, chain, index, diff_ids[index], plan.blobs[index].digest)
-        except BaseException:
-            plan.cancel()
-            raise
-        finally:
-            for download in downloads.values():
-                download.cancel()
-            for download in downloads.values():
-                if not download.cancelled():
-                    download.exception()
+        pieces = [
+            Piece(index, chain[index], diff_ids[index], plan.blobs[index], chain[:index])
+            for index in range(len(chain))
+            if not self._layers.has(chain[index])
+        ]
+        plan.watch.expect(plan.blobs, [piece.blob for piece in pieces])
+
+        def made(piece: Piece, size: int | None) -> None:
+            if size is not None or self._catalog.layer(piece.chain_id) is None:
+                self._catalog.add_layer(piece.chain_id, piece.diff_id, piece.blob.digest, size or 0)
+
+        Pipeline(self._layers, self._executor(), plan.source, plan.subject, made, plan.watch).run(pieces)
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._parallel, "pull")
             return self._pool
-
-    def _unpack(self, subject: str, chain: Sequence[str], index: int, diff_id: str, blob: str) -> None:
-        def data() -> Iterator[bytes]:
-            with self._blobs.open(blob) as file:
-                yield from decompressed(file)
-
-        job = LayerJob(chain[index], diff_id, chain[:index], data)
-        size = self._layers.unpack(job, subject)
-        if size is None and self._catalog.layer(chain[index]) is not None:
-            return
-        self._catalog.add_layer(chain[index], diff_id, blob, size or 0)
 
     def _record(self, plan: _Plan, names: Sequence[ImageRef], digest: str) -> str:
         blobs = [blob.digest for blob in plan.blobs]
@@ -301,8 +289,18 @@ class Bringer:
                 f"neither layer {chain[index][7:19]} nor its archive is in the store",
                 "pull or import the image again",
             )
+        blob = row["blob"]
+
+        def data() -> Iterator[bytes]:
+            with self._blobs.open(blob) as file:
+                while piece := file.read(PIECE):
+                    yield piece
+
         with faults("unpack layer of", subject), self._collector.using():
-            self._unpack(subject, chain, index, row["diff_id"], row["blob"])
+            job = LayerJob(chain[index], row["diff_id"], chain[:index], data)
+            size = self._layers.unpack(job, subject)
+            if size is not None:
+                self._catalog.add_layer(chain[index], row["diff_id"], blob, size)
 
     def complete(self, image_id: str) -> bool:
         """Whether every layer's directory is there."""
@@ -310,25 +308,38 @@ class Bringer:
         return all(self._layers.has(chain_id) for chain_id in chain)
 
 
-class _Meter:
-    """Sums the progress of one pull's downloads and passes it on, now and then."""
+class _Meter(Watch):
+    """Passes the progress of one pull on, layer by layer, now and then."""
 
     def __init__(self, subject: str, callback: ProgressCallback | None) -> None:
         self._subject, self._callback = subject, callback
-        self._done: dict[str, int] = {}
-        self._total, self._next, self._lock = 0, 0.0, threading.Lock()
+        self._next: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
 
-    def expect(self, layers: Sequence[Descriptor]) -> None:
-        self._total = sum(layer.size for layer in layers)
+    def expect(self, layers: Sequence[Descriptor], missing: Sequence[Descriptor]) -> None:
+        wanted = {layer.digest for layer in missing}
+        for layer in layers:
+            self._tell("wait" if layer.digest in wanted else "exists", layer, 0)
 
-    def report(self, layer: Descriptor, done: int) -> None:
+    def downloading(self, layer: Descriptor, done: int) -> None:
+        self._report("download", layer, done)
+
+    def extracting(self, layer: Descriptor, done: int) -> None:
+        self._report("extract", layer, done)
+
+    def ready(self, layer: Descriptor) -> None:
+        self._tell("ready", layer, layer.size)
+
+    def _report(self, what: str, layer: Descriptor, done: int) -> None:
         if self._callback is None:
             return
         with self._lock:
-            self._done[layer.digest] = done
-            now = time.monotonic()
-            if now < self._next and done < layer.size:
+            now, key = time.monotonic(), (what, layer.digest)
+            if now < self._next.get(key, 0.0) and done < layer.size:
                 return
-            self._next = now + PROGRESS_INTERVAL
-            total = sum(self._done.values())
-        self._callback(Progress(self._subject, "download", total, self._total))
+            self._next[key] = now + PROGRESS_INTERVAL
+        self._tell(what, layer, done)
+
+    def _tell(self, what: str, layer: Descriptor, done: int) -> None:
+        if self._callback is not None:
+            self._callback(Progress(self._subject, what, done, layer.size, layer.digest))

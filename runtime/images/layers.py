@@ -1,16 +1,17 @@
 """Effects: unpacked layers, each under the name of its chain id. A directory there is complete and durable.
 
-A layer is unpacked into `.<hex>` by a worker process (runtime.images.unpack) while this process decompresses
-and verifies the diff id, then renamed. The temporary directory's flock is the lock of that chain id for
-threads and processes alike: two pulls that share a layer unpack it once.
+A layer is unpacked into `.<hex>` by a worker process (runtime.images.worker), and renamed when its content
+has the diff id. The temporary directory's flock is the lock of that chain id for threads and processes alike:
+two pulls that share a layer unpack it once. Layers of one image may be unpacked at the same time.
 """
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import hashlib
-import json
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,17 +23,12 @@ from typing import Any
 
 from runtime.faults import Fault, faults
 from runtime.images.blobs import sync_directory
-from runtime.images.compression import CompressionError
 from runtime.linux import libc
 
 PIPE_SIZE = 1024 * 1024  # bytes; what an unprivileged pipe may have (fs.pipe-max-size)
-MAX_LAYER = 1 << 40  # bytes, uncompressed
+MAX_REPORT = 64 * 1024  # bytes that a worker may say
 
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from runtime.images.unpack import main; sys.exit(main(sys.argv[2:]))"
-)
-_HOME = str(Path(__file__).parents[2])
+_BOOT = "import sys; sys.path += sys.argv[1].split(chr(10)); from runtime.images.worker import start; start()"
 _ARCHIVE_TO_BLAME = frozenset(
     {
         0,
@@ -63,12 +59,15 @@ def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class LayerJob:
-    """One layer to unpack. `lowers` are the chain ids below it, bottom first; `data` yields its plain tar."""
+    """One layer to unpack. `lowers` are the chain ids below it, bottom first; `data` yields its archive,
+    compressed or not; `ready` returns when the layers below are there, and raises when they never will be.
+    """
 
     chain_id: str
     diff_id: str
     lowers: Sequence[str]
     data: Callable[[], Iterable[bytes]]
+    ready: Callable[[], None] = lambda: None
 
 
 class LayerStore:
@@ -127,27 +126,23 @@ class LayerStore:
         return size
 
     def _run(self, job: LayerJob, subject: str, target: Path) -> int:
-        """Feed the worker; the digest of what it was given must be the diff id."""
+        """Feed the worker; the digest of what it made of it must be the diff id."""
         layers = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            worker = _start(target, layers, [self.path(lower).name for lower in reversed(job.lowers)])
+            worker = _Worker(
+                target, layers, [self.path(lower).name for lower in reversed(job.lowers)], subject
+            )
         finally:
             os.close(layers)
-        try:
-            digest = _feed(worker, job, subject)
-            result = _result(worker, subject)
-        finally:
-            if worker.poll() is None:
-                worker.kill()
-            worker.wait()
-            for pipe in (worker.stdout, worker.stderr):
-                assert pipe is not None
-                pipe.close()
-        if digest and digest != job.diff_id:
-            raise Fault(
-                "digest-mismatch", "unpack layer of", subject, f"its content is {digest}, not {job.diff_id}"
-            )
-        return int(result["bytes"])
+        with worker:
+            worker.feed(job.data())
+            found = worker.hear()["digest"]
+            if found != job.diff_id:
+                cause = f"its content is {str(found)[:100]}, not {job.diff_id}"
+                raise Fault("digest-mismatch", "unpack layer of", subject, cause)
+            job.ready()
+            worker.go()
+            return int(worker.hear()["bytes"])
 
     def remove(self, chain_id: str) -> None:
         """Out of sight at once, then off the disk."""
@@ -191,61 +186,91 @@ def _is_still(fd: int, path: Path) -> bool:
 # ---------------------------------------------------------------- the worker
 
 
-def _start(target: Path, layers: int, lowers: Sequence[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, _HOME, str(target), str(layers), *lowers]
-    worker = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=(layers,),
-        cwd="/",
-        env={},
-        bufsize=0,
-    )
-    assert worker.stdin is not None
-    try:
-        fcntl.fcntl(worker.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-    except OSError:
-        pass  # slower, not wrong
-    return worker
+def _path() -> str:
+    """Where the worker finds its modules: ours, and those of the decompressors that are installed."""
+    found = [str(Path(__file__).parents[2])]
+    for name in ("isal", "backports"):
+        spec = importlib.util.find_spec(name)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            if (parent := os.path.dirname(place)) not in found:
+                found.append(parent)
+    return "\n".join(found)
 
 
-def _feed(worker: subprocess.Popen[bytes], job: LayerJob, subject: str) -> str:
-    """Returns the digest of the whole stream; empty when the worker gave up before its end."""
-    assert worker.stdin is not None
-    digest, size, pipe = hashlib.sha256(), 0, worker.stdin.fileno()
-    with worker.stdin:
+class _Worker:
+    """A running worker; it ends with the context, whatever it is at."""
+
+    def __init__(self, target: Path, layers: int, lowers: Sequence[str], subject: str) -> None:
+        self._subject = subject
+        control, self._control = os.pipe()
+        words = [str(target), str(layers), str(control), *lowers]
         try:
-            for piece in job.data():
-                size += len(piece)
-                if size > MAX_LAYER:
-                    raise _invalid(subject, f"it has more than {MAX_LAYER} bytes")
-                digest.update(piece)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, _path(), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(layers, control),
+                cwd="/",
+                env={},
+                bufsize=0,
+            )
+        except BaseException:
+            os.close(self._control)
+            raise
+        finally:
+            os.close(control)
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        os.close(self._control)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def feed(self, pieces: Iterable[bytes]) -> None:
+        """Give it the archive, as far as it wants it: it may have given up, and will say why."""
+        assert self._process.stdin is not None
+        pipe = self._process.stdin.fileno()
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            pass  # slower, not wrong
+        try:
+            for piece in pieces:
                 view = memoryview(piece)
                 while view:
                     view = view[os.write(pipe, view) :]
         except BrokenPipeError:
-            return ""
-        except CompressionError as error:
-            raise _invalid(subject, str(error)) from error
-    return f"sha256:{digest.hexdigest()}"
+            pass
+        self._process.stdin.close()
 
+    def go(self) -> None:
+        """The layers below are there."""
+        try:
+            os.write(self._control, b"g")
+        except BrokenPipeError:
+            pass
 
-def _result(worker: subprocess.Popen[bytes], subject: str) -> dict[str, Any]:
-    assert worker.stdout is not None and worker.stderr is not None
-    text, trouble = worker.stdout.read(), worker.stderr.read()
-    code = worker.wait()
-    try:
-        result: dict[str, Any] = json.loads(text)
-    except ValueError:
-        last = trouble.decode(errors="replace").strip().splitlines()[-1:] or [f"status {code}"]
-        raise Fault(
-            "kernel-error", "unpack layer of", subject, f"the worker died: {last[0].lower()}"
-        ) from None
-    if "error" in result:
-        raise _fault(result, subject)
-    return result
+    def hear(self) -> dict[str, Any]:
+        """Its next report. Fault where something went wrong."""
+        assert self._process.stdout is not None and self._process.stderr is not None
+        try:
+            result: dict[str, Any] = ast.literal_eval(self._process.stdout.readline(MAX_REPORT).decode())
+        except (ValueError, SyntaxError):
+            trouble = self._process.stderr.read(MAX_REPORT).decode(errors="replace")
+            code = self._process.wait()
+            last = trouble.strip().splitlines()[-1:] or [f"status {code}"]
+            cause = f"the worker died: {last[0].lower()}"
+            raise Fault("kernel-error", "unpack layer of", self._subject, cause) from None
+        if "error" in result:
+            raise _fault(result, self._subject)
+        return result
 
 
 def _fault(result: dict[str, Any], subject: str) -> Fault:

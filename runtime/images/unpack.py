@@ -1,25 +1,21 @@
-"""Effects: the unpack worker. A process of its own, chrooted into the new layer, that turns a tar stream on
-descriptor 0 into files, and reports one JSON object on descriptor 1.
+"""Effects: a tar stream becomes the files of a layer, in the root directory of this process.
 
 Nothing in the archive is trusted. Every directory on the way to an entry is opened from its parent without
 following links, so that no entry can leave the layer, nor write through a symbolic link inside it. Whiteouts
 become what overlayfs reads: character devices 0:0, and trusted.overlay.opaque=y on directories (OCI
 image-spec, layer.md).
 
-Standard library only and little of it: `python -I -S` starts this in 15 ms. All that it needs is imported
-before the chroot. Metadata goes on in the order that the kernel demands: owner, mode (chown clears setuid),
-xattrs (chown clears security.capability), times; directories get theirs last, since entries made in them
-change their times.
+What needs to know the layers below (hard links into them, whiteouts, directories that no entry describes) is
+done at the end: until then they need not be there. Metadata goes on in the order that the kernel demands:
+owner, mode (chown clears setuid), xattrs (chown clears security.capability), times; directories get theirs
+last, since entries made in them change their times. Standard library only, and little of it.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import resource
 import stat
-import sys
 
 from runtime.images.lowers import OPAQUE, Found, Lowers
 from runtime.images.tarstream import (
@@ -31,24 +27,31 @@ from runtime.images.tarstream import (
     LINK,
     SYMLINK,
     Entry,
+    Pieces,
     Reader,
     Source,
-    TarError,
 )
 
-MAX_OPEN = 200  # directories kept open
+MAX_OPEN = 1000  # directories kept open
 MAX_NAME = 4000  # bytes of one path, less than the kernel's PATH_MAX
 MAX_DEPTH = 256  # directories above one entry
-MAX_DESCRIPTORS = 4096
 MAX_ENTRIES = 10_000_000
+MAX_REMEMBERED = 300_000  # directories, whiteouts and hard links that wait for the end
 MAX_ID = 0xFFFFFFFE
+
+TYPE_CHECKING = False
 
 _WHITEOUT = b".wh."
 _OPAQUE_MARK = b".wh..wh..opq"
 _AUFS = b".wh..wh."  # aufs' own books; of no meaning here
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNCLEAN = (b"", b".", b"/")  # how a name begins that may have to be cleaned
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+
+
+if TYPE_CHECKING:
+    Metadata = tuple[int, int, int, dict[str, bytes] | None, int]  # uid, gid, mode, xattrs, mtime in ns
 
 
 class Refused(Exception):
@@ -56,32 +59,51 @@ class Refused(Exception):
 
 
 class Unpacker:
-    """Unpacks one archive into the process's root directory."""
+    """Unpacks one archive into the process's root directory: `take`, then `finish`."""
 
-    def __init__(self, lowers: Lowers) -> None:
-        self._lowers = lowers
+    def __init__(self) -> None:
+        self._lowers: Lowers | None = None
         self._open = {b"": os.open("/", _OPEN_DIRECTORY)}
-        self._directories: dict[bytes, Entry | None] = {b"": None}  # made by this layer; None: implied
+        self._directories: dict[bytes, Metadata | None] = {b"": None}  # made by this layer; None: implied
         self._whiteouts: dict[bytes, None] = {}
         self._opaque: dict[bytes, None] = {}
         self._links: dict[bytes, bytes] = {}  # whose target has not come yet
-        self.entry = b""
+        self._name: bytes | None = None
         self.count = self.bytes = 0
 
-    def run(self, reader: Reader) -> None:
+    def take(self, reader: Reader) -> None:
+        """Make what can be made without knowing the layers below."""
+        source = reader.source
         for entry in reader:
-            self.entry = entry.name.rstrip(b"/") or b"."
+            self._name = entry.name
             self.count += 1
-            if self.count > MAX_ENTRIES:
-                raise Refused(f"the archive has more than {MAX_ENTRIES} entries")
-            self._take(entry, reader.source)
+            if not self.count & 1023:
+                self._keep_limits()
+            self._take(entry, source)
+        self._keep_limits()
+
+    def finish(self, lowers: Lowers) -> None:
+        """Make the rest, with the layers below."""
+        self._lowers = lowers
         self._finish_links()
         self._finish_whiteouts()
         self._finish_directories()
 
+    @property
+    def entry(self) -> bytes:
+        """What is being made, for the one who says what went wrong with it."""
+        return b"" if self._name is None else self._name.rstrip(b"/") or b"."
+
+    def _keep_limits(self) -> None:
+        if self.count > MAX_ENTRIES:
+            raise Refused(f"the archive has more than {MAX_ENTRIES} entries")
+        if len(self._directories) + len(self._whiteouts) + len(self._links) > MAX_REMEMBERED:
+            what = "directories, whiteouts and hard links to what is not there yet"
+            raise Refused(f"the archive has more than {MAX_REMEMBERED} {what}")
+
     # ------------------------------------------------------------ entries
 
-    def _take(self, entry: Entry, source: Source) -> None:
+    def _take(self, entry: Entry, source: Source | Pieces) -> None:
         if len(self._open) > MAX_OPEN:
             self._trim()
         path = clean(entry.name)
@@ -136,9 +158,9 @@ class Unpacker:
                 self._remove(path, where, name)
                 self._opaque[path] = None  # what was removed had hidden a lower directory
                 os.mkdir(name, 0o700, dir_fd=where)
-        self._directories[path] = entry
+        self._directories[path] = (entry.uid, entry.gid, entry.mode, entry.xattrs, entry.mtime)
 
-    def _make_file(self, path: bytes, where: int, name: bytes, entry: Entry, source: Source) -> None:
+    def _make_file(self, path: bytes, where: int, name: bytes, entry: Entry, source: Source | Pieces) -> None:
         mode = entry.mode & 0o7777
         try:
             fd = os.open(name, _CREATE, mode & 0o777, dir_fd=where)
@@ -283,10 +305,10 @@ class Unpacker:
         while self._links:
             ready = [(path, target) for path, target in self._links.items() if target not in self._links]
             if not ready:
-                self.entry = next(iter(self._links))
+                self._name = next(iter(self._links))
                 raise Refused("hard links point at each other")
             for path, target in ready:
-                self.entry = path
+                self._name = path
                 self._trim()
                 parent, _, name = path.rpartition(b"/")
                 if self._links.get(path) != target:
@@ -320,7 +342,7 @@ class Unpacker:
         hidden = [path for path in self._whiteouts if path not in self._directories]
         self._opaque.update((path, None) for path in self._whiteouts if path in self._directories)
         for path in hidden:
-            self.entry = path
+            self._name = path
             self._trim()
             if not self._is_under_opaque(path) and self._lowers.lookup(path) is not None:
                 self._white_out(path)
@@ -347,14 +369,14 @@ class Unpacker:
 
     def _finish_directories(self) -> None:
         for path in sorted(self._directories, reverse=True):
-            entry = self._directories[path]
-            self.entry = path or b"."
+            metadata = self._directories[path]
+            self._name = path or b"."
             fd = os.open(b"/" + path, _OPEN_DIRECTORY)
             try:
-                if entry is None:
+                if metadata is None:
                     self._imply(path, fd)
                 else:
-                    _set_metadata(fd, entry.uid, entry.gid, entry.mode, entry.xattrs, entry.mtime)
+                    _set_metadata(fd, *metadata)
                 if path in self._opaque:
                     os.setxattr(fd, OPAQUE, b"y")
             finally:
@@ -385,6 +407,15 @@ class Unpacker:
 
 def clean(name: bytes, what: str = "its name") -> bytes:
     """A path relative to the layer's root, without `.`, `//` and leading `/`; `..` is Refused."""
+    if (
+        b"/." not in name
+        and b"//" not in name
+        and name[:1] not in _UNCLEAN
+        and name[-1:] != b"/"
+        and b"\0" not in name
+        and len(name) <= MAX_DEPTH
+    ):
+        return name  # most are so
     if len(name) > MAX_NAME:
         raise Refused(f"{what} has more than {MAX_NAME} bytes")
     if b"\0" in name:
@@ -476,40 +507,3 @@ def _remove_tree(where: int, name: bytes) -> None:
             os.close(fd)
             os.rmdir(own, dir_fd=parent)
             fds.pop()
-
-
-# ---------------------------------------------------------------- the process
-
-
-def report(error: Exception, entry: bytes) -> dict[str, object]:
-    """What the parent turns into a Fault. `errno` 0: the archive is to blame."""
-    name = entry.decode("utf-8", "backslashreplace")
-    if isinstance(error, OSError):
-        return {"error": (error.strerror or str(error)).lower(), "entry": name, "errno": error.errno or 0}
-    return {"error": str(error), "entry": name, "errno": 0}
-
-
-def main(arguments: list[str]) -> int:
-    """`unpack TARGET LAYERS_FD LOWER...`: names of lower layers in the directory LAYERS_FD, top first."""
-    target, layers, *names = arguments
-    os.umask(0)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    limit = MAX_DESCRIPTORS if most == resource.RLIM_INFINITY else min(MAX_DESCRIPTORS, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
-    lowers = Lowers(int(layers), names)
-    os.chroot(target)
-    os.chdir("/")
-    unpacker = Unpacker(lowers)
-    source = Source(0)
-    try:
-        unpacker.run(Reader(source))
-        source.drain()
-        result: dict[str, object] = {"entries": unpacker.count, "bytes": unpacker.bytes}
-    except (Refused, TarError, OSError, OverflowError) as error:
-        result = report(error, unpacker.entry)
-    os.write(1, json.dumps(result).encode())
-    return 1 if "error" in result else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
