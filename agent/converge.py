@@ -18,7 +18,9 @@ from agent.execute import Executor, Outcome
 from agent.journal import Journal
 from agent.planner import backoff
 from agent.planner.model import (
+    Collecting,
     Limits,
+    LookUpImage,
     Memory,
     Plan,
     PullImage,
@@ -27,6 +29,8 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.plan import plan
+from agent.recall import keep, recall
+from agent.sight import Sight
 from agent.tally import Tally
 from agent.verdict import Verdict, judge
 from runtime.interface import Observed, Progress, Runtime
@@ -75,6 +79,7 @@ class _Wanted:
     desired: Desired
     revision: str = ""
     drop_volumes: bool = False
+    previous: Desired | None = None  # of the revision before
 
 
 @dataclass(slots=True)
@@ -110,6 +115,11 @@ class Engine:
         self._clock: Clock = clock or SystemClock()
         self.limits = limits or Limits()
         self.memory = Memory()
+        if journal is not None:
+            self.memory = recall(journal.remembered, self._clock, self.memory)
+        #: when images that nobody needs are removed; None: never
+        self.collecting: Collecting | None = None
+        self._sight = Sight(runtime)
         self.tally = Tally()
         self._on_wake, self._on_event = on_wake, on_event
         self._lock = threading.Lock()
@@ -129,10 +139,24 @@ class Engine:
 
     # ------------------------------------------------------------ what is wanted
 
-    def want(self, desired: Desired, revision: str = "", *, drop_volumes: bool = False) -> None:
-        """`desired` is in force for its source from the next round on. Thread-safe."""
+    def want(
+        self,
+        desired: Desired,
+        revision: str = "",
+        *,
+        drop_volumes: bool = False,
+        previous: Desired | None = None,
+    ) -> None:
+        """`desired` is in force for its source from the next round on. Thread-safe.
+
+        The images of the revision before, `previous` or what was wanted until now, are kept for a rollback.
+        """
         with self._lock:
-            self._state.wanted[desired.source] = _Wanted(desired, revision, drop_volumes)
+            before = self._state.wanted.get(desired.source)
+            if previous is None and before is not None:
+                previous = before.previous if before.revision == revision else before.desired
+            self._state.wanted[desired.source] = _Wanted(desired, revision, drop_volumes, previous)
+            self._sight.forget()
             self._state.changed = True
             depends = {
                 name: frozenset(d.container for d in c.depends_on) for name, c in desired.containers.items()
@@ -141,6 +165,11 @@ class Engine:
             if self._journal is not None and revision:
                 pulled = self.memory.pulled | self._journal.pulled(desired.source, revision)
                 self.memory = replace(self.memory, pulled=pulled)
+        self.wake()
+
+    def touched(self) -> None:
+        """Files that images are built from may have changed. Thread-safe."""
+        self._sight.forget()
         self.wake()
 
     def forget(self, source: str) -> None:
@@ -167,15 +196,21 @@ class Engine:
                 wanted = {only.source: _Wanted(only, revision)}
                 if self._journal is not None and revision:
                     memory = replace(memory, pulled=self._journal.pulled(only.source, revision))
-            return World(
-                desired={name: item.desired for name, item in wanted.items()},
-                observed=observed,
-                memory=memory,
-                in_flight={subject: flight.step for subject, flight in self._flights.items()},
-                now=self._clock.monotonic(),
-                limits=self.limits,
-                drop_volumes=frozenset(name for name, item in wanted.items() if item.drop_volumes),
-            )
+            in_flight = {subject: flight.step for subject, flight in self._flights.items()}
+        now = self._clock.monotonic()
+        desired = {name: item.desired for name, item in wanted.items()}
+        return World(
+            desired=desired,
+            observed=observed,
+            memory=memory,
+            in_flight=in_flight,
+            now=now,
+            limits=self.limits,
+            drop_volumes=frozenset(name for name, item in wanted.items() if item.drop_volumes),
+            inputs=self._sight.inputs(desired.values(), now),
+            previous={name: item.previous for name, item in wanted.items() if item.previous is not None},
+            collecting=self.collecting,
+        )
 
     def round(self) -> Round:
         """Observe, plan, start what is ready. Raises Fault when the machine cannot be observed."""
@@ -246,22 +281,27 @@ class Engine:
             step, now = outcome.step, self._clock.monotonic()
             flight = self._flights.pop(step.subject)
             self.tally.end(outcome)
+            if step.subject.kind == "image":
+                self._sight.forget()  # a base image may be another one now
             with self._lock:
                 if outcome.ok:
-                    self.memory = backoff.succeeded(self.memory, step, now, self.limits)
+                    self.memory = backoff.succeeded(self.memory, step, now, self.limits, outcome.result)
                 else:
                     self.memory = backoff.failed(
                         self.memory, step, outcome.code, outcome.message, now, self.limits
                     )
             if self._journal is not None:
                 self._journal.end(flight.number, outcome.seconds, outcome.code, outcome.message)
-                self._remember_pull(step, outcome)
+                self._remember(step, outcome)
             kind = "done" if outcome.ok else "failed"
             self._tell(Event(kind, outcome.message or step.id, step, seconds=outcome.seconds))
 
-    def _remember_pull(self, step: Step, outcome: Outcome) -> None:
+    def _remember(self, step: Step, outcome: Outcome) -> None:
         assert self._journal is not None
-        if not outcome.ok or not isinstance(step.action, PullImage):
+        if not outcome.ok:
+            return
+        keep(self._journal, self._clock, self.memory, outcome)
+        if not isinstance(step.action, PullImage | LookUpImage):
             return
         for source in step.action.sources:
             wanted = self._state.wanted.get(source)

@@ -9,7 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from agent.perform import perform
-from agent.planner.model import Limits, PullImage, Step, Subject
+from agent.planner.model import (
+    Action,
+    BuildImage,
+    Limits,
+    PullImage,
+    RepairImage,
+    Result,
+    Step,
+    Subject,
+)
 from runtime.faults import Fault
 from runtime.interface import Progress, Runtime
 
@@ -23,6 +32,7 @@ class Outcome:
     message: str = ""
     started_at: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
+    result: Result = None  # what it found out
 
     @property
     def ok(self) -> bool:
@@ -44,15 +54,24 @@ class Executor:
         self._runtime, self._begun, self._done, self._progress = runtime, begun, done, progress
         self._steps = ThreadPoolExecutor(limits.parallel, "stead-step")
         self._pulls = ThreadPoolExecutor(limits.pulls, "stead-pull")
+        self._builds = ThreadPoolExecutor(limits.builds, "stead-build")
         self._lock = threading.Lock()
         self._futures: dict[Subject, Future[None]] = {}
 
     def start(self, step: Step) -> None:
         """Queue `step`. The caller sees to it that its subject has no other step here."""
-        pool = self._pulls if isinstance(step.action, PullImage) else self._steps
         with self._lock:
             assert step.subject not in self._futures
-            self._futures[step.subject] = pool.submit(self._run, step)
+            self._futures[step.subject] = self._pool(step.action).submit(self._run, step)
+
+    def _pool(self, action: Action) -> ThreadPoolExecutor:
+        match action:
+            case PullImage() | RepairImage():
+                return self._pulls
+            case BuildImage():
+                return self._builds
+            case _:
+                return self._steps
 
     def cancel_queued(self) -> set[Subject]:
         """Take back what has not begun. Returns the subjects that are free again."""
@@ -71,17 +90,19 @@ class Executor:
         self.cancel_queued()
         self._steps.shutdown(wait=True)
         self._pulls.shutdown(wait=True)
+        self._builds.shutdown(wait=True)
 
     def _run(self, step: Step) -> None:
         begin, started_at = time.monotonic(), time.time()
         self._begun(step)
         code, message = "", ""
+        result: Result = None
         try:
-            perform(self._runtime, step, self._progress)
+            result = perform(self._runtime, step, self._progress)
         except Fault as fault:
             code, message = fault.code, str(fault)
         except Exception as error:  # the step runner: one bug must not stop the other steps
             code, message = "bug", f"cannot {step.id}: {type(error).__name__}: {error}"
         with self._lock:
             self._futures.pop(step.subject, None)
-        self._done(Outcome(step, code, message, started_at, time.monotonic() - begin))
+        self._done(Outcome(step, code, message, started_at, time.monotonic() - begin, result))

@@ -1,8 +1,8 @@
 """Effects: what was decided and done, and why, in SQLite (`journal.db`). Nothing is decided from it.
 
-It is bounded (the newest KEEP rows of each table), readable while the agent writes, and safe to lose: the
-only thing that comes back from it is which images with `pull = always` were pulled for the revision in force.
-So a disk that is full or read-only costs entries and nothing else; `trouble` says so.
+It is bounded (the newest KEEP rows of each table), readable while the agent writes, and safe to lose: all
+that comes back from it is when tags were looked up and what images were built from, which costs a look or a
+cached build. So a disk that is full or read-only costs entries and nothing else; `trouble` says so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # readers (history, explain) need no planner
 
 #: newest rows that are kept, by table
 KEEP = {"actions": 20_000, "revisions": 2_000, "reasons": 5_000, "plans": 500}
+#: seconds after which what nobody renewed of `remembered` is dropped
+FORGET = 90 * 86_400.0
 #: rows are dropped once in so many writes
 PRUNE_EVERY = 500
 
@@ -47,6 +49,10 @@ CREATE TABLE IF NOT EXISTS plans (id INTEGER PRIMARY KEY, at REAL NOT NULL, text
 CREATE TABLE IF NOT EXISTS pulled (
     source TEXT NOT NULL, revision TEXT NOT NULL, reference TEXT NOT NULL,
     PRIMARY KEY (source, revision, reference)
+) STRICT;
+CREATE TABLE IF NOT EXISTS remembered (
+    kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (kind, name)
 ) STRICT;
 """
 
@@ -228,10 +234,23 @@ class Journal:
     def pulled(self, source: str, revision: str) -> frozenset[tuple[str, str]]:
         """(source, reference) of what was pulled for this revision because it says `always`."""
         with self._lock:
-            rows = self._connection.execute(
-                "SELECT reference FROM pulled WHERE source = ? AND revision = ?", (source, revision)
-            ).fetchall()
-        return frozenset((source, row[0]) for row in rows)
+            return _pulled(self._connection, source, revision)
+
+    def remember(self, kind: str, name: str, value: str, at: float) -> None:
+        """One thing of each (kind, name): `at` is in seconds since the epoch."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM remembered WHERE at < ?", (at - FORGET,))
+            connection.execute(
+                "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", (kind, name, value, at)
+            )
+
+        self._write(change)
+
+    def remembered(self, kind: str) -> dict[str, tuple[str, float]]:
+        """By name: (value, when)."""
+        with self._lock:
+            return _remembered(self._connection, kind)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -245,6 +264,16 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _remembered(connection: sqlite3.Connection, kind: str) -> dict[str, tuple[str, float]]:
+    query = "SELECT name, value, at FROM remembered WHERE kind = ?"
+    return {row[0]: (row[1], row[2]) for row in connection.execute(query, (kind,))}
+
+
+def _pulled(connection: sqlite3.Connection, source: str, revision: str) -> frozenset[tuple[str, str]]:
+    query = "SELECT reference FROM pulled WHERE source = ? AND revision = ?"
+    return frozenset((source, row[0]) for row in connection.execute(query, (source, revision)))
 
 
 def _prune(connection: sqlite3.Connection) -> None:
@@ -269,6 +298,21 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
         raise Fault("database-invalid", "read journal", str(path), str(error).lower()) from error
     finally:
         connection.close()
+
+
+def read_remembered(path: Path, kind: str) -> dict[str, tuple[str, float]]:
+    """As Journal.remembered."""
+    with _reading(path) as connection:
+        try:
+            return {} if connection is None else _remembered(connection, kind)
+        except sqlite3.OperationalError:  # the journal of an older release, which no agent has opened since
+            return {}
+
+
+def read_pulled(path: Path, source: str, revision: str) -> frozenset[tuple[str, str]]:
+    """As Journal.pulled."""
+    with _reading(path) as connection:
+        return frozenset() if connection is None else _pulled(connection, source, revision)
 
 
 def read_actions(path: Path, *, name: str = "", source: str = "", limit: int = 100) -> list[Entry]:

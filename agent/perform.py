@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import assert_never
 
 from agent import render
 from agent.planner.model import (
     AdjustContainer,
+    BuildImage,
+    BuiltImage,
+    Collected,
+    CollectImages,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    Looked,
+    LookUpImage,
+    MeasureImage,
+    Pulled,
     PullImage,
     RemoveContainer,
     RemoveNetwork,
     RemoveVolume,
     RepairContainer,
     RepairFirewall,
+    RepairImage,
     RepairNetwork,
+    Result,
+    Sized,
     StartContainer,
     Step,
     StopContainer,
     Sweep,
 )
-from runtime.interface import ProgressCallback, Runtime
+from runtime.build.request import BuildEvent
+from runtime.interface import Progress, ProgressCallback, Runtime
+from specs.desired import DesiredImage
 
 
-def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = None) -> None:
-    """Do `step`. Raises Fault; may be repeated."""
+def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = None) -> Result:
+    """Do `step`. Returns what it found out. Raises Fault; may be repeated."""
     match step.action:
         case PullImage(image=image):
-            runtime.pull_image(image.ref, platform=image.platform, progress=progress)
+            return _pull(runtime, image, progress)
+        case LookUpImage(image=image):
+            return Looked(runtime.look_up_image(image.ref))
+        case MeasureImage(image=image):
+            what = {"platform": image.platform, "digest": image.digest}
+            return Sized(runtime.measure_image(image.ref, **what))
+        case RepairImage(image=image):
+            runtime.repair_image(image.ref, platform=image.platform, digest=image.digest)
+        case BuildImage(image=image, key=key):
+            return _build(runtime, image, key, progress)
+        case CollectImages(keep=keep, limits=limits):
+            return Collected(runtime.collect_images(keep, limits))
         case CreateNetwork(network=network):
             runtime.create_network(render.network_request(step.source, network))
         case RepairNetwork(name=name):
@@ -58,3 +83,30 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             runtime.sweep()
         case _:
             assert_never(step.action)
+    return None
+
+
+def _pull(runtime: Runtime, image: DesiredImage, progress: ProgressCallback | None) -> Pulled:
+    done = 0
+
+    def note(state: Progress) -> None:
+        nonlocal done
+        done = max(done, state.done)
+        if progress is not None:
+            progress(state)
+
+    what = {"platform": image.platform, "digest": image.digest}
+    id = runtime.pull_image(image.ref, progress=note, **what)
+    return Pulled(id, image.ref.host, done)
+
+
+def _build(runtime: Runtime, image: DesiredImage, key: str, progress: ProgressCallback | None) -> BuiltImage:
+    counts: Counter[str] = Counter()
+
+    def note(event: BuildEvent) -> None:
+        counts[event.kind] += 1
+        if progress is not None and event.kind == "output":
+            progress(Progress(image.ref.familiar, event.text, 0, 0))
+
+    id = runtime.build_image(render.build_request(image), note)
+    return BuiltImage(key, id, counts["done"] + counts["cached"], counts["cached"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agent.planner.model import Blocked, Plan, Step
+from agent.planner.model import KEPT, Blocked, Plan, Step
 from agent.view import BlockedView, StepView, View
 from runtime.interface import Observed
 
@@ -37,7 +37,7 @@ def with_round(
 def state(plan: Plan, busy: bool) -> str:
     if busy or plan.ready:
         return "progressing"
-    return "blocked" if any(b.code != "suspended" for b in plan.blocked) else "converged"
+    return "blocked" if any(b.code not in ("suspended", KEPT) for b in plan.blocked) else "converged"
 
 
 def step_view(step: Step, begun: float = 0.0) -> StepView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime import interface
+from runtime.build.request import BuildRequest, SecretSource, SshSource
 from specs import desired
 
 
@@ -21,6 +22,36 @@ def network_request(source: str, want: desired.DesiredNetwork) -> interface.Netw
 
 def volume_request(source: str, want: desired.DesiredVolume) -> interface.VolumeRequest:
     return interface.VolumeRequest(want.name, source, want.fingerprint, want.labels)
+
+
+def build_request(want: desired.DesiredImage) -> BuildRequest:
+    """How `want` is built, and called. Its platform is the only one."""
+    build = want.build
+    assert build is not None
+    return BuildRequest(
+        context=build.context,
+        dockerfile=build.dockerfile,
+        dockerfile_text=build.inline.encode() if build.inline else None,
+        target=build.target,
+        args=dict(build.args),
+        labels=dict(build.labels),
+        names=(want.ref,),
+        contexts=dict(build.contexts),
+        secrets=tuple(_secret(item) for item in build.secrets),
+        ssh=tuple(SshSource(id, socket) for id, socket in build.ssh),
+        no_cache=build.no_cache,
+        pull=build.pull,
+        platforms=(want.platform,) if want.platform else (),
+        network=build.network or "default",
+        extra_hosts=build.extra_hosts,
+        shm_size=build.shm_size,
+    )
+
+
+def _secret(item: desired.BuildSecret) -> SecretSource:
+    if item.file:
+        return SecretSource(item.id, path=item.file)
+    return SecretSource(item.id, value=item.value.encode())
 
 
 def container_request(

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 from agent.execute import Outcome
-from agent.planner.model import Plan, Step
+from agent.planner.model import KEPT, Plan, Step
 from agent.view import Counters
 from runtime.interface import Defect, Observed, Phase
 
@@ -36,7 +36,7 @@ class Tally:
             self._seconds[key] = self._seconds.get(key, 0.0) + outcome.seconds
 
     def round(self, plan: Plan, busy: bool, seconds: float) -> None:
-        outcome = "progressing" if busy else "blocked" if plan.blocked else "converged"
+        outcome = "progressing" if busy else "blocked" if _held(plan) else "converged"
         with self._lock:
             self._rounds[outcome] += 1
             self._round_seconds += seconds
@@ -63,6 +63,11 @@ class Tally:
             )
 
 
+def _held(plan: Plan) -> bool:
+    """Whether something cannot be done now; an image that cannot be renewed is a note."""
+    return any(item.code != KEPT for item in plan.blocked)
+
+
 def _drift(step: Step, observed: Observed) -> list[str]:
     """Kinds of what the step mends; "shim" for a supervisor that is gone."""
     if step.cause.reason == "drift":
@@ -79,6 +84,8 @@ def _defects(step: Step, observed: Observed) -> tuple[Defect, ...]:
         case "network":
             network = observed.networks.get(step.subject.name)
             return network.defects if network else ()
+        case "image":
+            return (Defect("layer", step.cause.text),)
         case "firewall":
             return observed.firewall
         case _:

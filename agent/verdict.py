@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.planner.model import Blocked, Plan, Step, Subject
+from agent.planner.model import KEPT, Blocked, Plan, Step, Subject
 from runtime.faults import TRANSIENT
 from runtime.interface import Health, Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer
@@ -72,7 +72,7 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
 
 
 def _sort(blocked: Blocked) -> str:
-    if blocked.code == "suspended":
+    if blocked.code in ("suspended", KEPT):
         return "note"
     if blocked.code == "waits":
         return "waits"

@@ -11,13 +11,15 @@ behalf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from runtime.build.request import BuildCallback, BuildRequest, quiet
+from runtime.images.garbage import Limits, Removed
 from specs.values import ImageRef, MountPoint, PortBinding
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -259,6 +261,37 @@ class ObservedImage:
     size: int = 0
     created: str = ""
     platform: str = ""  # os/arch[/variant] that it says it is for
+    digests: tuple[str, ...] = ()  # beside each name: what the registry calls it; empty: none does
+    broken: str = ""  # what of it is missing or rotten; empty: it is whole
+
+    def digest_of(self, name: str) -> str:
+        return dict(zip(self.names, self.digests, strict=False)).get(name, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of the state directory, in bytes; `total` 0: not known."""
+
+    path: str = ""
+    total: int = 0
+    free: int = 0  # for root
+
+    @property
+    def used(self) -> float:
+        """The part in use, 0 to 1."""
+        return 1 - self.free / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """What a pull would need on the disk, in bytes; 0 for what is there already."""
+
+    download: int = 0
+    unpacked: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.download + self.unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +306,7 @@ class Observed:
     leftovers: tuple[
         str, ...
     ] = ()  # half-made things of a crash (cgroups, mounts, directories) that no record knows
+    disk: Disk = Disk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,9 +368,43 @@ class Runtime(Protocol):
     def sample(self) -> tuple[Sample, ...]: ...
 
     def pull_image(
-        self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None
+        self,
+        ref: ImageRef,
+        *,
+        platform: str = "",
+        digest: str = "",
+        progress: ProgressCallback | None = None,
     ) -> str:
-        """Bring `ref` into the store, unpacked. Returns the image id."""
+        """Bring `ref` into the store, unpacked. With `digest` that is what comes, and what is called `ref`.
+        Returns the image id."""
+        ...
+
+    def look_up_image(self, ref: ImageRef) -> str:
+        """The digest that `ref` stands for in its registry now: one HEAD."""
+        ...
+
+    def measure_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> ImageSize:
+        """What a pull would need. Nothing is asked of a registry when the image is here already."""
+        ...
+
+    def repair_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> str:
+        """Bring back what of the image is missing: from its archives, else from its registry. Returns the
+        image id."""
+        ...
+
+    def build_key(self, request: BuildRequest) -> str:
+        """The identity of what a build would be made from: Dockerfile, what the ignore file lets through of
+        the context, arguments, base images as they are in the store. Cheap enough for every look."""
+        ...
+
+    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
+        """Build, and call the result by the request's names. Returns the image id. `build-failed` with the
+        step's place, exit code and last lines."""
+        ...
+
+    def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
+        """Remove images that nothing needs, as far as the limits say; those with the ids `keep` and those of
+        containers stay. Nothing while something is brought in or built."""
         ...
 
     def import_image(self, path: Path, name: ImageRef) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from runtime.build.cache import BUILD_SCHEMA
+from runtime.build.request import BuildCallback, BuildRequest, quiet
 from runtime.containers import Containers, delete_tree
 from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
+from runtime.images.garbage import Limits, Removed
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.interface import (
     ContainerRequest,
+    ImageSize,
     NetworkRequest,
     Observed,
     ProgressCallback,
@@ -97,9 +100,46 @@ class LocalRuntime:
     # ------------------------------------------------------------ images
 
     def pull_image(
-        self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None
+        self,
+        ref: ImageRef,
+        *,
+        platform: str = "",
+        digest: str = "",
+        progress: ProgressCallback | None = None,
     ) -> str:
-        return self.images.pull(ref, platform=platform, progress=progress)
+        if not digest or ref.digest:
+            return self.images.pull(ref, platform=platform, progress=progress)
+        with self.images.hold():
+            id = self.images.pull(_at(ref, digest), platform=platform, progress=progress)
+            return self.images.catalog.name(ref, id, digest)
+
+    def look_up_image(self, ref: ImageRef) -> str:
+        remote = self.images.registries.remote(ref)
+        return remote.head() or remote.manifest().digest
+
+    def measure_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> ImageSize:
+        return ImageSize()
+
+    def repair_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> str:
+        """The blob of a layer whose directory is gone may still be there; else all is pulled again."""
+        image = self.images.get(str(ref))
+        try:
+            if image is not None:
+                self.images.ensure_layers(image.id)
+                return image.id
+        except Fault as fault:
+            if fault.code != "layer-invalid":
+                raise
+        return self.pull_image(ref, platform=platform, digest=digest)
+
+    def build_key(self, request: BuildRequest) -> str:
+        raise Fault("request-invalid", "build image", request.label, "not supported yet")
+
+    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
+        raise Fault("request-invalid", "build image", request.label, "not supported yet")
+
+    def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
+        return self.images.collect(keep, time.time(), limits)
 
     def import_image(self, path: Path, name: ImageRef) -> str:
         return self.images.import_path(path, name)
@@ -173,6 +213,10 @@ class LocalRuntime:
         self.images.sweep()
         self.fabric.sweep(known)
         return tuple(removed)
+
+
+def _at(ref: ImageRef, digest: str) -> ImageRef:
+    return ImageRef(ref.host, ref.repository, digest=digest)
 
 
 def _claim(paths: Paths) -> None:

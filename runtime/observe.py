@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from runtime import logs
 from runtime.database import Database
@@ -19,6 +19,7 @@ from runtime.inside import same_process
 from runtime.interface import (
     ContainerRequest,
     Defect,
+    Disk,
     Health,
     Observed,
     ObservedContainer,
@@ -110,12 +111,13 @@ class Observer:
         net = seen.net
         containers = {life.record.name: self._container(life, seen) for life in lives}
         return Observed(
-            images=_by_reference(images),
+            images=_by_reference(images, broken),
             networks={item.name: item for item in net.networks},
             volumes=self._observed_volumes(records),
             containers=containers,
             firewall=net.firewall,
             leftovers=tuple(sorted((directories - {record.id for record in records}) | net.strays)),
+            disk=_disk(self._paths),
         )
 
     def directories(self) -> set[str]:
@@ -274,8 +276,16 @@ class Observer:
         }
 
 
-def _by_reference(images: list[ObservedImage]) -> dict[str, ObservedImage]:
-    return {name: image for image in images for name in image.names}
+def _by_reference(images: list[ObservedImage], broken: Mapping[str, bool]) -> dict[str, ObservedImage]:
+    marked = (
+        replace(image, broken="a layer of it is missing") if broken[image.id] else image for image in images
+    )
+    return {name: image for image in marked for name in image.names}
+
+
+def _disk(paths: Paths) -> Disk:
+    status = os.statvfs(paths.root)
+    return Disk(str(paths.root), status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
 
 def _mount_table() -> dict[str, str]:

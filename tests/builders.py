@@ -11,6 +11,7 @@ from specs.desired import (
     Attachment,
     Dependency,
     Desired,
+    DesiredBuild,
     DesiredContainer,
     DesiredImage,
     DesiredNetwork,
@@ -79,10 +80,17 @@ def volume(name: str, *, label: str = "") -> DesiredVolume:
     return DesiredVolume(name, fingerprint=_digest([name, label]), place=Place("vol.toml", 1))
 
 
-def image(reference: str, *, pull: str = "missing", platform: str = "") -> DesiredImage:
-    return DesiredImage(
-        ImageRef.parse(reference), pull=pull, platform=platform, place=Place("images.toml", 1)
-    )
+def image(
+    reference: str, *, pull: str = "missing", platform: str = "", interval: float = 0.0, digest: str = ""
+) -> DesiredImage:
+    place = Place("images.toml", 1)
+    ref = ImageRef.parse(reference)
+    return DesiredImage(ref, pull, platform, place, interval=interval, digest=digest)
+
+
+def built(reference: str, **build: Any) -> DesiredImage:
+    made = DesiredBuild(**{"context": "/src", **build})
+    return DesiredImage(ImageRef.parse(reference), "never", place=Place("images.toml", 1), build=made)
 
 
 def desired(source: str, *things: Any) -> Desired:

@@ -7,16 +7,20 @@ dies) and the methods at the end, which are what the world does to a machine: ki
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from runtime.build.request import BuildCallback, BuildEvent, BuildRequest, quiet
 from runtime.faults import Fault
+from runtime.images.garbage import Limits, Removed
 from runtime.interface import (
     ContainerRequest,
     Defect,
+    Disk,
     Health,
+    ImageSize,
     NetworkRequest,
     Observed,
     ObservedContainer,
@@ -63,7 +67,12 @@ class _Network:
 class FakeRuntime:
     """Thread-safe. `calls` is every effect in the order in which it succeeded, as "verb kind name"."""
 
-    available: dict[str, str] = field(default_factory=dict)  # canonical reference -> image id
+    available: dict[str, str] = field(default_factory=dict)  # canonical reference -> image id and digest
+    older: set[str] = field(default_factory=set)  # digests that registries have besides
+    offline: bool = False  # no registry answers
+    sizes: dict[str, ImageSize] = field(default_factory=dict)  # canonical reference -> of its pull
+    disk: Disk = field(default_factory=Disk)
+    recipes: dict[str, str] = field(default_factory=dict)  # canonical reference -> key of its files
     faults: dict[str, list[Fault]] = field(default_factory=dict)  # "start container x" -> raised one by one
     crash: Callable[[str, str], bool] | None = None  # (call, "before" | "after") -> die here?
     calls: list[str] = field(default_factory=list)
@@ -73,6 +82,9 @@ class FakeRuntime:
         self._lock = threading.RLock()
         self._images: dict[str, str] = {}
         self._platforms: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        self._ids: set[str] = set()  # unnamed ones, too
+        self._broken: set[str] = set()
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
         self._containers: dict[str, _Container] = {}
@@ -102,18 +114,32 @@ class FakeRuntime:
             images: dict[str, list[str]] = {}
             for name, id in self._images.items():
                 images.setdefault(id, []).append(name)
-            by_id = {
-                id: ObservedImage(id, tuple(sorted(names)), platform=self._platforms.get(id, ""))
-                for id, names in images.items()
-            }
+            by_id = {id: self._observed_image(id, sorted(names)) for id, names in images.items()}
             return Observed(
                 images={name: by_id[id] for name, id in self._images.items()},
                 networks={name: self._observed_network(n) for name, n in self._networks.items()},
                 volumes={name: self._observed_volume(v) for name, v in self._volumes.items()},
-                containers={name: _observed(c) for name, c in self._containers.items()},
+                containers={name: self._observed_container(c) for name, c in self._containers.items()},
                 firewall=self._firewall,
                 leftovers=tuple(sorted(self._leftovers)),
+                disk=self.disk,
             )
+
+    def _observed_container(self, container: _Container) -> ObservedContainer:
+        seen = _observed(container)
+        if container.image_id not in self._broken or container.phase not in UP:
+            return seen
+        defect = Defect("layer", "a layer of its image is missing", restart=True)
+        return replace(seen, defects=(*seen.defects, defect))
+
+    def _observed_image(self, id: str, names: list[str]) -> ObservedImage:
+        return ObservedImage(
+            id,
+            tuple(names),
+            platform=self._platforms.get(id, ""),
+            digests=tuple(self._digests.get(name, "") for name in names),
+            broken="a layer of it is missing" if id in self._broken else "",
+        )
 
     def _observed_network(self, network: _Network) -> ObservedNetwork:
         request = network.request
@@ -160,21 +186,85 @@ class FakeRuntime:
     # ------------------------------------------------------------ images
 
     def pull_image(
-        self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None
+        self,
+        ref: ImageRef,
+        *,
+        platform: str = "",
+        digest: str = "",
+        progress: ProgressCallback | None = None,
     ) -> str:
         with self._effect(f"pull image {ref}"):
-            if str(ref) not in self.available:
-                raise Fault("image-not-found", "pull image", str(ref), "no such image")
-            self._images[str(ref)] = self.available[str(ref)]
-            self._platforms[self.available[str(ref)]] = platform
-            return self._images[str(ref)]
+            if digest and digest in self._ids:
+                return self._name(ref, digest, digest)
+            id = self._ask("pull image", ref, digest)
+            self._platforms[id] = platform
+            self._broken.discard(id)
+            return self._name(ref, id, id)
+
+    def _ask(self, operation: str, ref: ImageRef, digest: str = "") -> str:
+        """What the registry has."""
+        if self.offline:
+            raise Fault("registry-unreachable", operation, str(ref), "connection refused")
+        found = self.available.get(str(ref), "")
+        if digest or ref.digest:
+            wanted = digest or ref.digest
+            found = (
+                wanted if wanted in {*self.available.values(), *self.older} else found if ref.digest else ""
+            )
+        if not found:
+            raise Fault("image-not-found", operation, str(ref), "no such image")
+        return found
+
+    def _name(self, ref: ImageRef, id: str, digest: str) -> str:
+        self._images[str(ref)], self._digests[str(ref)] = id, digest
+        self._ids.add(id)
+        return id
+
+    def look_up_image(self, ref: ImageRef) -> str:
+        with self._effect(f"look-up image {ref}"):
+            return self._ask("look up image", ref)
+
+    def measure_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> ImageSize:
+        with self._effect(f"measure image {ref}"):
+            if digest and digest in self._ids:
+                return ImageSize()
+            self._ask("measure image", ref, digest)
+            return self.sizes.get(str(ref), ImageSize())
+
+    def repair_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> str:
+        with self._effect(f"repair image {ref}"):
+            id = self._images[str(ref)]
+            if any(c.image_id == id and c.phase in UP for c in self._containers.values()):
+                raise Fault("image-in-use", "repair image", str(ref), "a container runs from it")
+            self._broken.discard(id)
+            return id
+
+    def build_key(self, request: BuildRequest) -> str:
+        with self._lock:
+            name = str(request.names[0])
+            if name not in self.recipes:
+                raise Fault("request-invalid", "build image", name, "Dockerfile: no such file")
+            return self.recipes[name]
+
+    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
+        with self._effect(f"build image {request.names[0]}"):
+            progress(BuildEvent(1, "cached"))
+            progress(BuildEvent(2, "done"))
+            key = self.build_key(request)
+            return self._name(request.names[0], f"sha256:{key}", "")
+
+    def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
+        with self._effect("collect store"):
+            used = {c.image_id for c in self._containers.values()} | set(self._images.values())
+            gone = sorted(self._ids - used - set(keep))
+            self._ids -= set(gone)
+            return tuple(Removed(id, (), 1, "no name and not used for 8.0 days") for id in gone)
 
     def import_image(self, path: Path, name: ImageRef) -> str:
         with self._effect(f"import image {name}"):
             if not path.exists():
                 raise Fault("archive-invalid", "import image", str(path), "no such file or directory")
-            self._images[str(name)] = f"sha256:{path.name}"
-            return self._images[str(name)]
+            return self._name(name, f"sha256:{path.name}", "")
 
     def remove_image(self, name: str) -> tuple[str, ...]:
         with self._effect(f"remove image {name}"):
@@ -261,6 +351,7 @@ class FakeRuntime:
                 if mount.kind == "bind" and not mount.create_source and not Path(mount.source).exists():
                     why = f"{mount.source} does not exist"
                     raise Fault("mount-source-missing", "start container", name, why)
+            self._broken.discard(container.image_id)  # its layers are unpacked anew
             container.phase, container.defects = Phase.RUNNING, ()
             probe = container.request.probe
             container.health = Health.STARTING if probe and not probe.disabled else Health.NONE
@@ -300,7 +391,17 @@ class FakeRuntime:
 
     def put_image(self, reference: str, id: str) -> None:
         with self._lock:
-            self._images[str(ImageRef.parse(reference))] = id
+            self._name(ImageRef.parse(reference), id, id)
+
+    def rot(self, reference: str) -> None:
+        """A layer of the image is gone, for containers that run from it, too."""
+        with self._lock:
+            id = self._images[str(ImageRef.parse(reference))]
+            self._broken.add(id)
+
+    def image_ids(self) -> set[str]:
+        with self._lock:
+            return set(self._ids)
 
     def lose(self, name: str) -> None:
         """Somebody killed the supervisor, or the machine was rebooted."""

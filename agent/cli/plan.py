@@ -30,12 +30,20 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         specs.show_problems(found)
         return 1
     from contextlib import closing
+    from functools import partial
 
+    from agent.clock import SystemClock
     from agent.converge import Engine
+    from agent.journal import read_pulled, read_remembered
     from agent.machine import open_runtime
+    from agent.planner.model import Memory
+    from agent.recall import recall
 
     with closing(open_runtime(paths, settings)) as runtime:
         engine = Engine(runtime, limits=settings.planner_limits())
+        pulled = read_pulled(paths.journal, found.desired.source, found.revision.id)
+        remembered = partial(read_remembered, paths.journal)
+        engine.memory = recall(remembered, SystemClock(), Memory(pulled=pulled))
         plan = engine.plan_once(found.desired, found.revision.id)
         engine.close()
     print(json.dumps(document(plan), indent=1) if options.json else str(plan) or "nothing to do")

@@ -1,9 +1,10 @@
 """Decisions: when a step that failed, or that did not last, may be tried again. Memory in, Memory out.
 
-Two kinds of waiting, both by step id and basis (what exactly was attempted):
+Kinds of waiting, both by step id and basis (what exactly was attempted):
 
 - a failure waits 1 s doubling to 60 s when it passes by itself (faults.TRANSIENT), else 5 s doubling to
   300 s;
+- a look at a tag that failed waits as long as what does not pass by itself: what there is goes on meanwhile;
 - a success that is needed again at once is allowed twice, then paced 1 s doubling to 60 s, so that a repair
   that cures nothing, or somebody who keeps killing a thing, never makes a busy loop.
 
@@ -12,7 +13,10 @@ Another basis (a corrected spec, another defect, a new container of the same nam
 
 from __future__ import annotations
 
-from agent.planner.model import Attempt, Blocked, Limits, Memory, PullImage, Step
+from dataclasses import replace
+
+from agent.planner.learning import learned
+from agent.planner.model import Attempt, Blocked, Limits, LookUpImage, Memory, Result, Step
 from runtime.faults import TRANSIENT
 
 #: successes in a row that cost no waiting
@@ -21,9 +25,9 @@ FREE = 2
 QUIET = 60.0
 
 
-def failure_delay(code: str, count: int, limits: Limits) -> float:
-    """Seconds to wait after the `count`th failure in a row (count >= 1)."""
-    if code in TRANSIENT:
+def failure_delay(code: str, count: int, limits: Limits, *, patient: bool = False) -> float:
+    """Seconds to wait after the `count`th failure in a row (count >= 1). `patient`: nothing waits for it."""
+    if code in TRANSIENT and not patient:
         return _doubled(limits.transient_initial, count, limits.transient_max)
     return _doubled(limits.failure_initial, count, limits.failure_max)
 
@@ -36,21 +40,23 @@ def failed(memory: Memory, step: Step, code: str, reason: str, now: float, limit
     """What is remembered after `step` failed with `code`."""
     last = memory.attempts.get(step.id)
     count = last.count + 1 if last and last.basis == step.basis and last.code else 1
-    until = now + failure_delay(code, count, limits)
+    patient = isinstance(step.action, LookUpImage)  # registries count requests
+    until = now + failure_delay(code, count, limits, patient=patient)
     attempt = Attempt(step.subject, step.basis, count, now, until, code, reason, step.source)
     return _with(memory, step, attempt, now)
 
 
-def succeeded(memory: Memory, step: Step, now: float, limits: Limits) -> Memory:
-    """What is remembered after `step` succeeded. A removal forgets all about its subject."""
-    if isinstance(step.action, PullImage):
-        reference = str(step.action.image.ref)
-        pulled = memory.pulled | {(source, reference) for source in step.action.sources}
-        memory = Memory(memory.attempts, pulled, memory.depends)
+def succeeded(memory: Memory, step: Step, now: float, limits: Limits, result: Result = None) -> Memory:
+    """What is remembered after `step` succeeded and found out `result`. A removal forgets all about its
+    subject."""
+    memory = learned(memory, step, result, now)
     if step.verb == "remove":
         kept = {key: a for key, a in memory.attempts.items() if a.subject != step.subject}
+        memory = replace(memory, attempts=kept)
+        if step.subject.kind != "container":
+            return memory
         depends = {name: on for name, on in memory.depends.items() if name != step.subject.name}
-        return Memory(kept, memory.pulled, depends if step.subject.kind == "container" else memory.depends)
+        return replace(memory, depends=depends)
     last = memory.attempts.get(step.id)
     repeated = last is not None and last.basis == step.basis and not last.code
     count = last.count + 1 if last and repeated and now < last.at + _quiet(last) else 1
@@ -66,7 +72,7 @@ def _quiet(attempt: Attempt) -> float:
 def _with(memory: Memory, step: Step, attempt: Attempt, now: float) -> Memory:
     """Old attempts that nobody repeated are dropped here, so that memory stays as small as the work."""
     kept = {key: a for key, a in memory.attempts.items() if now < a.until + 10 * QUIET}
-    return Memory({**kept, step.id: attempt}, memory.pulled, memory.depends)
+    return replace(memory, attempts={**kept, step.id: attempt})
 
 
 def new_revision(memory: Memory, source: str, depends: dict[str, frozenset[str]]) -> Memory:
@@ -76,7 +82,7 @@ def new_revision(memory: Memory, source: str, depends: dict[str, frozenset[str]]
     """
     attempts = {key: a for key, a in memory.attempts.items() if a.source != source or not a.code}
     pulled = frozenset(entry for entry in memory.pulled if entry[0] != source)
-    return Memory(attempts, pulled, {**memory.depends, **depends})
+    return replace(memory, attempts=attempts, pulled=pulled, depends={**memory.depends, **depends})
 
 
 def gate(memory: Memory, step: Step, now: float) -> Blocked | None:

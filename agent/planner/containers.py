@@ -25,7 +25,9 @@ from dataclasses import dataclass, replace
 
 from agent.planner.causes import changes
 from agent.planner.decision import CONVERGED, Decision, chain
+from agent.planner.images import short
 from agent.planner.model import (
+    KEPT,
     Action,
     AdjustContainer,
     Blocked,
@@ -51,6 +53,7 @@ class Ground:
     """What containers stand on: decided before them."""
 
     images: Mapping[str, Decision]
+    refused_images: Mapping[tuple[str, str], Blocked]  # (source, reference): not as this source wants it
     volumes: Mapping[str, Decision]
     networks: Mapping[str, Fate]
     network_blocks: Mapping[str, Blocked]  # networks that cannot be made now
@@ -95,7 +98,7 @@ def _declared(
         text = changes(have.facets, want.facets) or "its definition changed"
         action = AdjustContainer(want, world.desired[source].images[want.image])
         steps.append(_step(source, want.name, action, Cause("changed", text, want.place), basis))
-    steps += _phase_steps(source, want, have, basis)
+    steps += _on_whole_image(_phase_steps(source, want, have, basis), want, ground)
     return chain(world, *steps) if steps else CONVERGED
 
 
@@ -117,6 +120,14 @@ def _phase_steps(source: str, want: DesiredContainer, have: ObservedContainer, b
         stop = StopContainer(want.name)
         return [_step(source, want.name, stop, cause, basis), _step(source, want.name, start, cause, basis)]
     return [_step(source, want.name, RepairContainer(want.name), cause, basis)]
+
+
+def _on_whole_image(steps: list[Step], want: DesiredContainer, ground: Ground) -> list[Step]:
+    """No start before its image is whole again."""
+    repair = ground.images.get(want.image, CONVERGED).step("repair")
+    if repair is None:
+        return steps
+    return [replace(s, after=s.after | {repair.id}) if s.verb == "start" else s for s in steps]
 
 
 def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
@@ -146,15 +157,12 @@ def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground
         return Cause("changed", text, want.place)
     image = world.observed.images.get(want.image)
     if image is not None and image.id != have.image_id:
-        return Cause("image", f"image {want.image}: {_short(have.image_id)} -> {_short(image.id)}")
+        name = world.desired[have.source].images[want.image].ref.familiar
+        return Cause("image", f"image {name} went from {short(have.image_id)} to {short(image.id)}")
     for attachment in want.networks:
         if ground.networks.get(attachment.network) is Fate.REPLACE:
             return Cause("network", f"network {attachment.network} is replaced")
     return None
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12] or "(none)"
 
 
 def _make(
@@ -179,7 +187,8 @@ def _make(
     )
     steps = [replace(create, after=after)]
     if have is not None:
-        pulls = frozenset(id for id in after if id.startswith("pull "))
+        image = ground.images.get(want.image, CONVERGED)
+        pulls = frozenset(step.id for step in image.steps)
         remove = _step(source, name, RemoveContainer(name), cause, f"{have.id} {basis}")
         steps.insert(0, replace(remove, after=pulls))
     if want.desired == "running":
@@ -194,6 +203,8 @@ def _prerequisites(
     """(steps that must come before the create, why it cannot come at all for now)"""
     subject = Subject("container", want.name)
     after: set[str] = set()
+    if (refused := ground.refused_images.get((source, want.image))) is not None:
+        return frozenset(), _because(subject, source, refused)
     needs = [("image", want.image, ground.images.get(want.image))]
     for mount in want.mounts:
         if mount.kind == "volume" and mount.source:
@@ -202,7 +213,7 @@ def _prerequisites(
         if decision is None:
             reason = f"waits for {kind} {name}, which belongs to another source"
             return frozenset(), Blocked(subject, reason, None, "name-taken", source)
-        if decision.blocked is not None:
+        if decision.blocked is not None and decision.blocked.code != KEPT:
             return frozenset(), _because(subject, source, decision.blocked)
         after |= {step.id for step in decision.steps}
     for attachment in want.networks:

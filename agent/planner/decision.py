@@ -14,6 +14,7 @@ class Decision:
 
     steps: tuple[Step, ...] = ()
     blocked: Blocked | None = None
+    next_look: float | None = None  # when it is to be decided anew, at the latest
 
     @property
     def converged(self) -> bool:

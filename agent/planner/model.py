@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from runtime.interface import Observed
+from runtime.images.garbage import Limits as CollectLimits
+from runtime.images.garbage import Removed
+from runtime.interface import ImageSize, Observed
 from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
 
-Kind = Literal["image", "network", "volume", "container", "firewall", "leftovers"]
+Kind = Literal["image", "network", "volume", "container", "firewall", "leftovers", "store"]
 
 
 class Subject(NamedTuple):
@@ -29,6 +31,10 @@ class Subject(NamedTuple):
 
 FIREWALL = Subject("firewall", "")
 LEFTOVERS = Subject("leftovers", "")
+STORE = Subject("store", "")
+
+#: Code of what keeps an image from being renewed while the one in the store goes on: a note, not a failure.
+KEPT = "image-kept"
 
 
 # ---------------------------------------------------------------- actions: a closed union
@@ -38,6 +44,36 @@ LEFTOVERS = Subject("leftovers", "")
 class PullImage:
     image: DesiredImage
     sources: tuple[str, ...]  # every source that wants it: all of them count it as pulled
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpImage:
+    """Ask the registry, once, which digest the tag stands for."""
+
+    image: DesiredImage
+    sources: tuple[str, ...]  # whose `always` this answers
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureImage:
+    image: DesiredImage
+
+
+@dataclass(frozen=True, slots=True)
+class RepairImage:
+    image: DesiredImage
+
+
+@dataclass(frozen=True, slots=True)
+class BuildImage:
+    image: DesiredImage
+    key: str  # of what it is built from
+
+
+@dataclass(frozen=True, slots=True)
+class CollectImages:
+    keep: frozenset[str]  # image ids
+    limits: CollectLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +145,11 @@ class Sweep:
 
 Action = (
     PullImage
+    | LookUpImage
+    | MeasureImage
+    | RepairImage
+    | BuildImage
+    | CollectImages
     | CreateNetwork
     | RepairNetwork
     | RemoveNetwork
@@ -124,10 +165,51 @@ Action = (
     | Sweep
 )
 
+
+# ---------------------------------------------------------------- what some of them find out
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    size: ImageSize
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    image: str  # id
+    host: str  # of the registry in its name
+    bytes: int  # downloaded
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    key: str
+    image: str  # id
+    steps: int
+    cached: int  # of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    removed: tuple[Removed, ...]
+
+
+Result = Looked | Sized | Pulled | BuiltImage | Collected | None
+
 #: action -> the verb in step ids, the journal and metrics
 VERBS: Mapping[type[Action], str] = MappingProxyType(
     {
         PullImage: "pull",
+        LookUpImage: "look-up",
+        MeasureImage: "measure",
+        RepairImage: "repair",
+        BuildImage: "build",
+        CollectImages: "collect",
         CreateNetwork: "create",
         RepairNetwork: "repair",
         RemoveNetwork: "remove",
@@ -150,7 +232,8 @@ class Cause:
     """Why a step is needed.
 
     `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network,
-    phase, drift, revision, leftovers. `text` is for people; `place` is the file and line that says so.
+    phase, drift, revision, interval, space, leftovers. `text` is for people; `place` is the file and line
+    that says so.
     """
 
     reason: str
@@ -193,7 +276,8 @@ class Step:
 class Blocked:
     """A thing that is not converged and for which nothing may be done now.
 
-    `code` is a fault code, or one of: suspended, waits, name-taken, dependency-failed, pull-never, no-effect.
+    `code` is a fault code, or one of: suspended, waits, name-taken, dependency-failed, pull-never, no-effect,
+    image-kept.
     """
 
     subject: Subject
@@ -213,6 +297,7 @@ class Plan:
 
     steps: tuple[Step, ...] = ()
     blocked: tuple[Blocked, ...] = ()
+    next_look: float | None = None  # when something is due that nothing else would wake us for
 
     @property
     def ready(self) -> tuple[Step, ...]:
@@ -220,8 +305,9 @@ class Plan:
 
     @property
     def wake_at(self) -> float | None:
-        """When something blocked may be tried again."""
-        return min((b.until for b in self.blocked if b.until is not None), default=None)
+        """When something blocked may be tried again, or a tag is to be looked up again."""
+        times = [b.until for b in self.blocked if b.until is not None]
+        return min([*times, *([] if self.next_look is None else [self.next_look])], default=None)
 
     @property
     def empty(self) -> bool:
@@ -252,6 +338,30 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """The last time that a registry was asked for a tag. `digest` is what it said; empty: it was pulled."""
+
+    at: float
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What the image of a name was last built from, and what came of it."""
+
+    key: str
+    image: str  # id
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`basis` is that of the pull that was measured."""
+
+    basis: str
+    size: ImageSize
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """All that is remembered between plans. Small and safe to lose: losing it costs a retry or a pull."""
 
@@ -260,6 +370,10 @@ class Memory:
     depends: Mapping[str, frozenset[str]] = field(
         default_factory=dict
     )  # last known, for the order of removal
+    looks: Mapping[str, Look] = field(default_factory=dict)  # by canonical reference
+    built: Mapping[str, Built] = field(default_factory=dict)  # by canonical reference
+    measured: Mapping[str, Measured] = field(default_factory=dict)  # by canonical reference
+    collected: float | None = None  # when images were last collected
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +382,31 @@ class Limits:
 
     parallel: int = 8
     pulls: int = 3
+    builds: int = 1
+    keep_free: int = 64 << 20  # bytes of the disk that no pull may use
     transient_initial: float = 1.0
     transient_max: float = 60.0
     failure_initial: float = 5.0
     failure_max: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """When images that nobody needs are removed. Seconds; `limits` has the marks of disk use."""
+
+    interval: float
+    limits: CollectLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a build would be made from now. `changed` says what differs from the last time, where that is
+    known; with a `code` there is no key, and `reason` says why."""
+
+    key: str = ""
+    changed: str = ""
+    code: str = ""
+    reason: str = ""
 
 
 InFlight = Mapping[Subject, Step]
@@ -282,7 +417,9 @@ class World:
     """Everything a plan is made from.
 
     `desired` is by source; a source that is not in it is not touched. `drop_volumes` names the sources whose
-    undeclared volumes go, too (`stead down --volumes`).
+    undeclared volumes go, too (`stead down --volumes`). `previous` are the revisions before those in force:
+    their images are kept, so that a rollback needs no network. `inputs` are those of every image that is
+    built, by canonical reference. Without `collecting` no image is removed.
     """
 
     desired: Mapping[str, Desired]
@@ -292,3 +429,6 @@ class World:
     now: float = 0.0
     limits: Limits = field(default_factory=Limits)
     drop_volumes: frozenset[str] = frozenset()
+    inputs: Mapping[str, Inputs] = field(default_factory=dict)
+    previous: Mapping[str, Desired] = field(default_factory=dict)
+    collecting: Collecting | None = None

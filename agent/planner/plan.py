@@ -8,10 +8,10 @@ they end.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from agent.planner import containers, images, networks, volumes
+from agent.planner import collect, containers, images, networks, space, volumes
 from agent.planner.decision import Decision, chain
 from agent.planner.model import (
     FIREWALL,
@@ -28,7 +28,7 @@ from agent.planner.model import (
 from agent.planner.ownership import claims
 from agent.planner.waiting import Waiting
 
-_KINDS = ("leftovers", "firewall", "image", "network", "volume", "container")
+_KINDS = ("leftovers", "firewall", "store", "image", "network", "volume", "container")
 
 
 def plan(world: World) -> Plan:
@@ -38,20 +38,24 @@ def plan(world: World) -> Plan:
     container_owners, most = claims(world, "container")
     blocked = [*taken, *more, *most]
 
-    pulls = images.decide(world)
+    found = images.decide(world)
+    pulls = space.fit(world, found.decisions)
+    blocked += found.refused.values()
     fates = networks.fates(world, network_owners)
     stores = volumes.decide(world, volume_owners)
     ground = containers.Ground(
-        pulls, stores, fates, _network_blocks(world, network_owners, fates), network_owners
+        pulls, found.refused, stores, fates, _network_blocks(world, network_owners, fates), network_owners
     )
     raw = containers.decide(world, container_owners, ground)
     runs = Waiting(world, container_owners, raw).settle()
     nets = networks.decide(world, network_owners, fates, runs)
     gone = volumes.removals(world, volume_owners, runs)
 
+    full = any(d.blocked is not None and d.blocked.code == "disk-full" for d in pulls.values())
     decisions = [
         *_node(world),
-        *pulls.values(),
+        collect.decide(world, wants_room=full),
+        *repairs_after_stops(pulls, runs).values(),
         *nets.values(),
         *stores.values(),
         *gone.values(),
@@ -59,7 +63,8 @@ def plan(world: World) -> Plan:
     ]
     steps = [step for decision in decisions for step in decision.steps]
     blocked += [decision.blocked for decision in decisions if decision.blocked is not None]
-    return _assemble(world, _after_sweep(world, steps), blocked)
+    looks = [decision.next_look for decision in decisions if decision.next_look is not None]
+    return replace(_assemble(world, _after_sweep(world, steps), blocked), next_look=min(looks, default=None))
 
 
 def _network_blocks(
@@ -73,6 +78,26 @@ def _network_blocks(
             if why is not None:
                 found[name] = why
     return found
+
+
+def repairs_after_stops(pulls: Mapping[str, Decision], runs: Mapping[str, Decision]) -> dict[str, Decision]:
+    """Layers come back while nothing has them mounted: what runs from a broken image is stopped first."""
+    stops: dict[str, set[str]] = {}
+    for decision in runs.values():
+        start, stop = decision.step("start"), decision.step("stop")
+        if start is not None and stop is not None:
+            for id in start.after:
+                stops.setdefault(id, set()).add(stop.id)
+    return {
+        name: replace(
+            decision,
+            steps=tuple(
+                replace(step, after=step.after | stops.get(step.id, set())) if step.verb == "repair" else step
+                for step in decision.steps
+            ),
+        )
+        for name, decision in pulls.items()
+    }
 
 
 def _node(world: World) -> Iterable[Decision]:

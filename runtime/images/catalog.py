@@ -97,6 +97,11 @@ class NewImage:
     parent: str = ""
 
 
+def _observed(row: sqlite3.Row, called: Sequence[tuple[str, str]]) -> ObservedImage:
+    names, digests = tuple(name for name, _ in called), tuple(digest for _, digest in called)
+    return ObservedImage(row[0], names, row[1], row[2], row[3], digests)
+
+
 class Catalog:
     """The rows of one database. Thread-safe; several processes may use one at once."""
 
@@ -104,14 +109,13 @@ class Catalog:
         self.database, self._clock = database, clock
 
     def list(self) -> Images:
-        names: dict[str, list[str]] = {}
+        called: dict[str, list[tuple[str, str]]] = {}
         connection = self.database.read()
-        for reference, image in connection.execute(
-            "SELECT reference, image FROM image_names ORDER BY reference"
-        ):
-            names.setdefault(image, []).append(reference)
+        query = "SELECT image, reference, digest FROM image_names ORDER BY reference"
+        for image, *names in connection.execute(query):
+            called.setdefault(image, []).append((names[0], names[1]))
         rows = connection.execute("SELECT id, size, created, platform FROM images ORDER BY id").fetchall()
-        return [ObservedImage(row[0], tuple(names.get(row[0], ())), *row[1:]) for row in rows]
+        return [_observed(row, called.get(row[0], ())) for row in rows]
 
     def get(self, name_or_id: str) -> StoredImage | None:
         """By canonical or familiar reference, id, or a prefix of an id that fits one image only."""

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.perform import perform
 from agent.planner import backoff
-from agent.planner.model import Limits, Memory, Plan, Step, Subject, World
+from agent.planner.model import Collecting, CollectLimits, Limits, Memory, Plan, Step, Subject, World
 from agent.planner.plan import plan
+from agent.sight import Sight
 from runtime.faults import Fault
-from runtime.interface import Defect, Health, Phase
+from runtime.interface import Defect, Disk, Health, ImageSize, Phase
 from specs.desired import Desired, Probe, Restart
-from tests.builders import container, desired, image, network, volume
+from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import FakeRuntime
 
 HERE = Path(__file__).parent
@@ -36,6 +38,7 @@ class Scene:
     flying: dict[Subject, Step] = field(default_factory=dict)
     now: float = 0.0
     drop_volumes: frozenset[str] = frozenset()
+    collecting: Collecting | None = None
 
     def __post_init__(self) -> None:
         for name in ("busybox", "nginx", "postgres"):
@@ -56,6 +59,8 @@ class Scene:
             self.now,
             LIMITS,
             self.drop_volumes,
+            inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now),
+            collecting=self.collecting,
         )
         return plan(world)
 
@@ -70,8 +75,15 @@ class Scene:
             error = Fault(fault, *id.split(" ", 1), "it did not work")
             self.memory = backoff.failed(self.memory, step, error.code, str(error), self.now, LIMITS)
         else:
-            perform(self.runtime, step)
-            self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS)
+            found = perform(self.runtime, step)
+            self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS, found)
+        return self
+
+    def measured(self) -> Scene:
+        """Every image that is to be pulled was asked about."""
+        for step in self.plan().ready:
+            if step.verb == "measure":
+                self.do(step.id)
         return self
 
     def start(self, id: str) -> Scene:
@@ -110,7 +122,7 @@ def first_light() -> Scene:
 
 
 def half_way() -> Scene:
-    scene = Scene().want(shop()).start("pull image docker.io/library/nginx:latest")
+    scene = Scene().want(shop()).measured().start("pull image docker.io/library/nginx:latest")
     return scene.do("pull image docker.io/library/postgres:latest").do("create network shop/back")
 
 
@@ -184,7 +196,7 @@ def after_a_crash() -> Scene:
 
 
 def failed_pull() -> Scene:
-    scene = Scene().want(desired("s", container("s/a"), container("s/b", image="nginx")))
+    scene = Scene().want(desired("s", container("s/a"), container("s/b", image="nginx"))).measured()
     return scene.do("pull image docker.io/library/nginx:latest", "registry-unreachable")
 
 
@@ -192,7 +204,7 @@ def failed_start_and_its_dependents() -> Scene:
     scene = Scene().want(
         desired("s", container("s/a"), container("s/b", after={"s/a": "started"}), container("s/c"))
     )
-    scene.do("pull image docker.io/library/busybox:latest")
+    scene.measured().do("pull image docker.io/library/busybox:latest")
     for name in "abc":
         scene.do(f"create container s/{name}")
     return scene.do("start container s/a", "port-taken").do("start container s/c")
@@ -255,6 +267,114 @@ def image_that_is_never_pulled() -> Scene:
     return Scene().want(desired("s", container("s/a"), image("busybox", pull="never")))
 
 
+NGINX = "docker.io/library/nginx:latest"
+
+
+def moving(**more: Any) -> Scene:
+    """Two containers of an image whose tag is looked up every hour, all well."""
+    want = desired(
+        "s", image("nginx", **more), container("s/a", image="nginx"), container("s/b", image="nginx")
+    )
+    return Scene().want(want).converge()
+
+
+def tag_that_is_due() -> Scene:
+    scene = moving(interval=3600.0)
+    scene.now = 3600.0
+    return scene
+
+
+def tag_that_moved() -> Scene:
+    scene = tag_that_is_due()
+    scene.runtime.available[NGINX] = "sha256:newer"
+    return scene.do(f"look-up image {NGINX}")
+
+
+def registry_that_is_gone_when_a_tag_is_due() -> Scene:
+    scene = tag_that_is_due()
+    return scene.do(f"look-up image {NGINX}", "registry-unreachable")
+
+
+def newer_image_that_cannot_be_pulled() -> Scene:
+    scene = tag_that_moved().measured()
+    return scene.do(f"pull image {NGINX}", "registry-unreachable")
+
+
+def new_container_while_the_registry_is_gone() -> Scene:
+    scene = moving(pull="always")
+    scene.want(desired("s", image("nginx", pull="always"), container("s/c", image="nginx")))
+    return scene.do(f"look-up image {NGINX}", "registry-unreachable")
+
+
+def always_at_a_new_revision() -> Scene:
+    scene = moving(pull="always")
+    return scene.want(desired("s", image("nginx", pull="always"), container("s/a", image="nginx")))
+
+
+def locked_to_what_the_store_lacks() -> Scene:
+    scene = moving()
+    scene.runtime.older.add("sha256:locked")
+    return scene.want(desired("s", image("nginx", digest="sha256:locked"), container("s/a", image="nginx")))
+
+
+def two_locks_for_one_tag() -> Scene:
+    scene = moving(digest="sha256:nginx")
+    return scene.want(desired("t", image("nginx", digest="sha256:other"), container("t/a", image="nginx")))
+
+
+def plan_that_does_not_fit() -> Scene:
+    scene = Scene()
+    scene.runtime.disk = Disk("/var/lib/stead", 10_000_000_000, 700_000_000)
+    for name, size in {"busybox": 1_000_000, "nginx": 400_000_000, "postgres": 500_000_000}.items():
+        scene.runtime.sizes[f"docker.io/library/{name}:latest"] = ImageSize(size // 4, size - size // 4)
+    scene.want(desired("a", container("a/small")))
+    scene.want(desired("b", container("b/web", image="nginx"), container("b/db", image="postgres")))
+    return scene.measured()
+
+
+def rotten_layer() -> Scene:
+    scene = moving()
+    scene.runtime.rot("nginx")
+    return scene
+
+
+def app(**more: Any) -> Desired:
+    return desired("s", built("localhost/s/app", **more), container("s/app", image="localhost/s/app"))
+
+
+def first_build() -> Scene:
+    scene = Scene().want(app())
+    scene.runtime.recipes["localhost/s/app:latest"] = "one"
+    return scene
+
+
+def changed_files_of_a_build() -> Scene:
+    scene = first_build().converge()
+    scene.runtime.recipes["localhost/s/app:latest"] = "two"
+    return scene
+
+
+def failed_build() -> Scene:
+    return changed_files_of_a_build().do("build image localhost/s/app:latest", "request-invalid")
+
+
+def build_without_a_dockerfile() -> Scene:
+    scene = first_build().converge()
+    del scene.runtime.recipes["localhost/s/app:latest"]
+    return scene
+
+
+def full_disk() -> Scene:
+    scene = moving()
+    scene.runtime.older.add("sha256:gone")
+    scene.runtime.put_image("old", "sha256:old")
+    scene.collecting = Collecting(3600.0, CollectLimits(high=0.85, low=0.8))
+    scene.memory = replace(scene.memory, collected=0.0)
+    scene.runtime.disk = Disk("/var/lib/stead", 10_000_000_000, 1_000_000_000)
+    scene.now = 400.0
+    return scene
+
+
 SCENES: list[Callable[[], Scene]] = [
     first_light,
     half_way,
@@ -281,6 +401,21 @@ SCENES: list[Callable[[], Scene]] = [
     name_of_another_source,
     ports_that_swap,
     image_that_is_never_pulled,
+    tag_that_is_due,
+    tag_that_moved,
+    registry_that_is_gone_when_a_tag_is_due,
+    newer_image_that_cannot_be_pulled,
+    new_container_while_the_registry_is_gone,
+    always_at_a_new_revision,
+    locked_to_what_the_store_lacks,
+    two_locks_for_one_tag,
+    plan_that_does_not_fit,
+    rotten_layer,
+    first_build,
+    changed_files_of_a_build,
+    failed_build,
+    build_without_a_dockerfile,
+    full_disk,
 ]
 
 

@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 
 from agent.perform import perform
 from agent.planner import backoff
-from agent.planner.model import Limits, Memory, Plan, Step, Subject, World
+from agent.planner.model import Collecting, CollectLimits, Limits, Memory, Plan, Step, Subject, World
 from agent.planner.plan import plan
+from agent.sight import Sight
 from runtime.faults import Fault
 from runtime.interface import Defect, Health, Phase
 from specs.desired import Desired
-from tests.builders import container, desired, image, network, volume
+from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import Crash, FakeRuntime
 
 LIMITS = Limits()
+COLLECTING = Collecting(1e9, CollectLimits())
+NGINX = "docker.io/library/nginx:latest"
 CODES = ("registry-unreachable", "port-taken", "kernel-error", "start-failed", "disk-full")
 
 
@@ -43,7 +46,7 @@ def random_desired(source: str, rng: random.Random) -> Desired:
         containers.append(
             container(
                 name,
-                image=rng.choice(["busybox", "nginx"]),
+                image=rng.choice(["busybox", "nginx", f"localhost/{source}/app"]),
                 env={"V": rng.choice("12")},
                 networks=[n.name for n in nets if rng.random() < 0.5],
                 volumes={v.name: "/data" for v in vols[:1] if rng.random() < 0.5},
@@ -53,8 +56,14 @@ def random_desired(source: str, rng: random.Random) -> Desired:
                 desired=rng.choice(["running", "running", "running", "stopped"]),
             )
         )
-    pulls = image("nginx", pull=rng.choice(["missing", "always"]))
-    return desired(source, *nets, *vols, *containers, pulls)
+    pulls = image(
+        "nginx",
+        pull=rng.choice(["missing", "always"]),
+        interval=rng.choice([0.0, 30.0, 3600.0]),
+        digest=rng.choice(["", "", "", "sha256:older"]),
+    )
+    app = built(f"localhost/{source}/app", target=rng.choice(["a", "b"]))
+    return desired(source, *nets, *vols, *containers, pulls, app)
 
 
 class Simulation:
@@ -65,6 +74,8 @@ class Simulation:
         self.runtime = FakeRuntime(available={})
         for reference in ("docker.io/library/busybox:latest", "docker.io/library/nginx:latest"):
             self.runtime.available[reference] = "sha256:" + reference[-12:]
+        self.runtime.older.add("sha256:older")
+        self.runtime.recipes = {f"localhost/{source}/app:latest": "one" for source in ("one", "two")}
         self.now = 0.0
         self.memory = Memory()
         self.flying: dict[Subject, Step] = {}
@@ -81,7 +92,16 @@ class Simulation:
         self.memory = backoff.new_revision(self.memory, source, depends)
 
     def plan(self) -> Plan:
-        world = World(self.desired, self.runtime.observe(), self.memory, dict(self.flying), self.now, LIMITS)
+        world = World(
+            self.desired,
+            self.runtime.observe(),
+            self.memory,
+            dict(self.flying),
+            self.now,
+            LIMITS,
+            inputs=Sight(self.runtime).inputs(self.desired.values(), self.now),
+            collecting=COLLECTING,
+        )
         result = plan(world)
         subjects = [step.subject for step in result.ready]
         assert len(subjects) == len(set(subjects)), "two ready steps for one subject"
@@ -93,21 +113,21 @@ class Simulation:
 
     def finish(self, step: Step) -> None:
         try:
-            perform(self.runtime, step)
+            found = perform(self.runtime, step)
         except Fault as fault:
             self.memory = backoff.failed(self.memory, step, fault.code, str(fault), self.now, LIMITS)
         except Crash:
             self.flying.clear()
-            self.memory = Memory()
+            self.memory = Memory(collected=self.memory.collected)
             return
         else:
-            self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS)
+            self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS, found)
         self.flying.pop(step.subject, None)
 
     def disturb(self) -> None:
         containers = sorted(self.runtime.observe().containers)
         networks = sorted(self.runtime.observe().networks)
-        match self.rng.randrange(9):
+        match self.rng.randrange(14):
             case 0 if containers:
                 self.runtime.lose(self.rng.choice(containers))
             case 1 if containers:
@@ -124,6 +144,18 @@ class Simulation:
             case 6:
                 self.runtime.reboot()
             case 7:
+                self.runtime.available[NGINX] = f"sha256:nginx{self.rng.randrange(3)}"
+            case 8:
+                self.runtime.recipes[f"localhost/{self.rng.choice(['one', 'two'])}/app:latest"] = (
+                    self.rng.choice(["one", "two", "three"])
+                )
+            case 9:
+                self.runtime.offline = not self.runtime.offline
+            case 10 if NGINX in self.runtime.observe().images:
+                self.runtime.rot("nginx")
+            case 11 if NGINX in self.runtime.observe().images:
+                self.runtime.put_image("nginx", "sha256:by-hand")
+            case 12:
                 self.commit(self.rng.choice(["one", "two"]))
             case _:
                 where = self.rng.choice(["before", "after"])
@@ -157,6 +189,7 @@ class Simulation:
         """Nothing goes wrong any more. Returns the number of steps until the plan is empty."""
         self.runtime.crash = None
         self.runtime.faults.clear()
+        self.runtime.offline = False
         for step in list(self.flying.values()):
             self.finish(step)
         for count in range(500):
@@ -165,9 +198,9 @@ class Simulation:
                 step = self.rng.choice(result.ready)
                 self.start(step)
                 self.finish(step)
-            elif result.wake_at is not None:
-                assert result.wake_at > self.now
-                self.now = result.wake_at
+            elif (until := _until(result)) is not None:
+                assert until > self.now
+                self.now = until
             else:
                 assert not result.steps, "steps wait for each other"
                 return count
@@ -192,6 +225,20 @@ class Simulation:
             networks = {n for n, c in observed.networks.items() if c.source == source}
             assert networks == set(want.networks)
         assert not observed.leftovers and not observed.firewall
+        blocked = {b.subject.name for b in self.plan().blocked}
+        for have in observed.containers.values():
+            image = observed.images[have.image]
+            assert have.name in blocked or have.image_id == image.id
+            wanted = self.desired[have.source].images[have.image]
+            if wanted.build is not None:
+                assert image.id == f"sha256:{self.runtime.recipes[have.image]}"
+            if have.name not in blocked:
+                assert wanted.digest in ("", image.digest_of(have.image))
+            assert not image.broken
+
+
+def _until(result: Plan) -> float | None:
+    return min((b.until for b in result.blocked if b.until is not None), default=None)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -213,8 +260,10 @@ def test_the_planner_converges_whatever_happens_on_the_way(seed: int, turns: int
 def test_a_converged_machine_stays_as_it_is_when_the_agent_forgets_everything(seed: int) -> None:
     simulation = Simulation(seed)
     simulation.settle()
-    pulled = simulation.memory.pulled
-    simulation.memory = Memory(pulled=pulled)
+    kept = simulation.memory  # what the journal gives back
+    simulation.memory = Memory(
+        pulled=kept.pulled, looks=kept.looks, built=kept.built, collected=kept.collected
+    )
     assert not simulation.plan().steps
 
 

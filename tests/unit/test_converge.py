@@ -59,6 +59,8 @@ def test_apply_brings_up_all_that_is_declared_in_order(engine: Engine, runtime: 
     assert result.ok, result
     calls = runtime.calls
     assert set(calls) == {
+        "measure image docker.io/library/busybox:latest",
+        "measure image docker.io/library/nginx:latest",
         "pull image docker.io/library/busybox:latest",
         "pull image docker.io/library/nginx:latest",
         "create network shop/back",
@@ -249,22 +251,28 @@ def test_the_old_container_stays_until_the_new_image_is_there(engine: Engine, ru
     assert runtime.observe().containers["s/a"].phase is Phase.RUNNING
 
 
-def test_an_image_that_is_always_pulled_is_pulled_once_a_revision(
+def test_an_image_that_is_always_pulled_is_looked_up_once_a_revision(
     runtime: FakeRuntime, journal: Journal
 ) -> None:
     want = desired("s", container("s/a"), image("busybox", pull="always"))
-    pull = "pull image docker.io/library/busybox:latest"
+    look = "look-up image docker.io/library/busybox:latest"
     for revision in ("r1", "r1", "r2"):
         engine = Engine(runtime, journal, limits=QUICK)
         assert engine.apply(want, revision, timeout=10).ok
         engine.close()
-    assert runtime.calls.count(pull) == 2
+    assert [call for call in runtime.calls if "image" in call] == [
+        "measure image docker.io/library/busybox:latest",
+        "pull image docker.io/library/busybox:latest",
+        look,
+    ]
     runtime.available["docker.io/library/busybox:latest"] = "sha256:newer"
     engine = Engine(runtime, journal, limits=QUICK)
     assert engine.apply(want, "r3", timeout=10).ok
     engine.close()
-    assert runtime.calls[-4:] == [
-        pull,
+    assert runtime.calls[-6:] == [
+        look,
+        "measure image docker.io/library/busybox:latest",
+        "pull image docker.io/library/busybox:latest",
         "remove container s/a",
         "create container s/a",
         "start container s/a",

@@ -1,0 +1,49 @@
+"""Effects: what outlives the agent of the planner's memory, kept in the journal: looks at tags, builds, the
+last collection. Losing it costs a request, a cached build, an early collection.
+
+The planner counts on a monotonic clock, the journal in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from agent.clock import Clock
+from agent.execute import Outcome
+from agent.journal import Journal
+from agent.planner.model import Built, Look, Memory
+
+LOOK, BUILT, COLLECTED = "look", "built", "collected"
+
+
+Remembered = Callable[[str], Mapping[str, tuple[str, float]]]
+
+
+def recall(remembered: Remembered, clock: Clock, memory: Memory) -> Memory:
+    """`memory` with what the journal remembers. What was written by a clock that is ahead counts as now."""
+    now, monotonic = clock.time(), clock.monotonic()
+
+    def when(at: float) -> float:
+        return monotonic - max(0.0, now - at)
+
+    looks = {name: Look(when(at), digest) for name, (digest, at) in remembered(LOOK).items()}
+    built = {name: Built(*json.loads(value)) for name, (value, _) in remembered(BUILT).items()}
+    collected = [when(at) for _, at in remembered(COLLECTED).values()]
+    return replace(memory, looks=looks, built=built, collected=max(collected, default=None))
+
+
+def keep(journal: Journal, clock: Clock, memory: Memory, outcome: Outcome) -> None:
+    """Write down what `outcome`, which succeeded, changed of `memory`."""
+    now, name = clock.time(), outcome.step.subject.name
+    match outcome.step.verb:
+        case "pull" | "look-up":
+            journal.remember(LOOK, name, memory.looks[name].digest, now)
+        case "build":
+            built = memory.built[name]
+            journal.remember(BUILT, name, json.dumps([built.key, built.image]), now)
+        case "collect":
+            journal.remember(COLLECTED, "", "", now)
+        case _:
+            pass
