@@ -27,12 +27,18 @@ import io
 import lzma
 import os
 import re
+import sys
 import tarfile
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 DIRECTORY = Path(__file__).with_name("cases")
 #: Of everything in a context that has no time of its own.
@@ -43,6 +49,7 @@ _COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "zst": zstd.compress,
 }
 
 
@@ -170,7 +177,9 @@ def archive(members: Mapping[str, Any]) -> bytes:
             elif "link" in table:
                 info.type, info.linkname, info.mode = tarfile.SYMTYPE, table["link"], 0o777
             elif "twin" in table:
-                info.type, info.linkname = tarfile.LNKTYPE, table["twin"]
+                first = tar.getmember(table["twin"])
+                info.type, info.linkname, info.mode = tarfile.LNKTYPE, first.name, first.mode
+                info.uid, info.gid, info.mtime = first.uid, first.gid, first.mtime
             else:
                 info.mode, info.size = table.get("mode", 0o644), len(data)
             tar.addfile(info, io.BytesIO(data) if info.isreg() else None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from runtime.linux import mounts, overlay
 from tests.build import trees
 from tests.build.cases import MTIME, Case
 from tests.crash.box import Nursery
-from tests.kernel.images_box import Item, Layout, device, directory, file, layer, symlink
+from tests.kernel.images_box import Item, Layout, device, digest, directory, file, layer, symlink
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE_CONFIG: Mapping[str, Any] = {"Env": [PATH], "Cmd": ["sh"], "WorkingDir": "/"}
@@ -34,6 +35,7 @@ APPLETS = (
     " true umount wc"
 ).split()
 DEADLINE = 60.0
+OCI = "application/vnd.oci.image"
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,11 @@ class Engine(ABC):
 def full(config: Mapping[str, Any]) -> dict[str, Any]:
     """Without what says nothing."""
     said = {key: value for key, value in config.items() if value not in (None, "", [], {}, False)}
-    said.pop("ArgsEscaped", None)  # means something on Windows only
+    for key in (
+        "ArgsEscaped",
+        "Hostname",
+    ):  # means something on Windows only; of the container that was committed
+        said.pop(key, None)
     return said
 
 
@@ -180,7 +186,15 @@ class Buildah(Engine):
         self.run(*self.prefix, "tag", identity, "localhost/base")
 
     def call(self, words: Sequence[str], context: Path) -> Built:
-        options = ["--isolation", "chroot", "--network", "host", "--identity-label=false"]
+        options = [
+            "--format",
+            "docker",
+            "--isolation",
+            "chroot",
+            "--network",
+            "host",
+            "--identity-label=false",
+        ]
         options += [] if "-f" in words else ["-f", str(context / "Dockerfile")]
         return self.run(*self.prefix, "bud", *options, *words, str(context), check=False)
 
@@ -287,7 +301,22 @@ def base_layout(path: Path) -> Path:
     if binary is None or subprocess.run(["ldd", binary], capture_output=True).returncode == 0:
         pytest.skip("needs Debian's busybox-static")
     layout = Layout(path)
-    layout.image([layer(*_base(Path(binary).read_bytes()))], tag="base", config=BASE_CONFIG)
+    tar = layer(*_base(Path(binary).read_bytes()))
+    document = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+        "os": "linux",
+        "config": dict(BASE_CONFIG),
+        "rootfs": {"type": "layers", "diff_ids": [digest(tar)]},
+        "history": [{"created_by": "made by hand"}],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{OCI}.manifest.v1+json",
+        "config": layout.blob(json.dumps(document).encode(), f"{OCI}.config.v1+json"),
+        "layers": [layout.blob(gzip.compress(tar), f"{OCI}.layer.v1.tar+gzip")],
+    }
+    entry = layout.blob(json.dumps(manifest).encode(), f"{OCI}.manifest.v1+json")
+    layout.add({**entry, "annotations": {"org.opencontainers.image.ref.name": "base"}})
     return path
 
 

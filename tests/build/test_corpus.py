@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def compare(case: Case, ground: Image, image: Image, engine: str) -> list[str]:
 
 
 def items(config: dict[str, Any]) -> list[str]:
-    return sorted(f"{key} = {value!r}" for key, value in config.items() if value != "")
+    return sorted(
+        f"{key} = {json.dumps(value, sort_keys=True)}" for key, value in config.items() if value != ""
+    )
 
 
 def difference(expected: list[str], found: list[str]) -> list[str]:
