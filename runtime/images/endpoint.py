@@ -67,7 +67,9 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` is what follows /v2/, or a whole URL. Statuses 2xx and those in `accepts` are answers."""
+    """`path` is what follows /v2/, or a whole URL. Statuses 2xx and those in `accepts` are answers. A body
+    that `is_secret` is sent to no other origin.
+    """
 
     method: str
     path: str
@@ -75,6 +77,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
     accepts: tuple[int, ...] = (404, 416)
+    is_secret: bool = False
 
 
 class Endpoint:
@@ -199,6 +202,9 @@ class Endpoint:
             target = urljoin(url, response.headers["Location"])
             response.close()
             self.check_target(target, errand)
+            if request.is_secret and origin(target) != home:
+                cause = f"{self.address} redirects an identity token to {urlsplit(target).netloc}"
+                raise errand.fault("registry-unreachable", f"{cause}, which is not safe")
             url = target
         cause = f"{self.address} redirects more than {MAX_REDIRECTS} times"
         raise errand.fault("registry-unreachable", cause)
@@ -242,7 +248,8 @@ class Endpoint:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, errand: Errand
     ) -> bytes:
         plain = {key: value for key, value in headers.items() if key != "Authorization"}
-        request = Request(method, url, errand, plain, Body.of(body) if body is not None else None)
+        form = Body.of(body) if body is not None else None
+        request = Request(method, url, errand, plain, form, is_secret=body is not None)
         response, _ = self._follow(request, url, origin(url), headers.get("Authorization", ""))
         try:
             answer = read_whole(response, MAX_TOKEN)

@@ -43,12 +43,15 @@ class Box:
 
     root: Path
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    docker_config: Path | None = None
 
     def __post_init__(self) -> None:
         self.paths = Paths(self.root / "root", self.root / "run")
         self.paths.make()
         self.database = Database(self.paths.database, (IMAGES_SCHEMA,))
-        self.store = ImageStore(self.paths, self.database, registries=self.registries)
+        self.store = ImageStore(
+            self.paths, self.database, registries=self.registries, docker_config=self.docker_config
+        )
 
     def close(self) -> None:
         self.store.close()
