@@ -23,6 +23,9 @@ VERBS: Commands = {
     ),
     "save": ("images.save", "write images to a file or directory", "stead image save -o web.tar web:1"),
     "tag": ("images.tag", "give an image another name", "stead image tag web:1 registry.example/web:1"),
-    "ls": ("images.ls", "list images", "stead image ls"),
+    "ls": ("images.ls", "list images", "stead image ls --filter label=team=web"),
+    "inspect": ("images.inspect", "show all that is known of images", "stead image inspect web:1"),
+    "history": ("images.history", "show what an image was made by", "stead image history web:1"),
+    "prune": ("images.prune", "remove images that nothing uses", "stead image prune --all"),
     "rm": ("images.rm", "take names away, and images with their last name", "stead image rm web:1"),
 }

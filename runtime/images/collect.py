@@ -33,7 +33,7 @@ class Collector:
     """Thread-safe; several processes may use one store at once."""
 
     def __init__(self, paths: Paths, catalog: Catalog, blobs: BlobStore, layers: LayerStore) -> None:
-        self._catalog, self._blobs, self._layers = catalog, blobs, layers
+        self.catalog, self._blobs, self._layers = catalog, blobs, layers
         self._users = paths.root / "images.lock"
 
     def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
@@ -42,10 +42,10 @@ class Collector:
         By id when all its names are one, or with `force`. Fault image-in-use names the containers or the
         image that need it. Returns `Untagged: ...` and `Deleted: ...` lines in the order of what happened.
         """
-        with self._catalog.database.write() as connection:
-            id = self._catalog.need(name, "remove image")
+        with self.catalog.database.write() as connection:
+            id = self.catalog.need(name, "remove image")
             (image,) = read_images(connection, id)
-            decided = removal.remove(image, self._catalog.called(name), subject=name, force=force)
+            decided = removal.remove(image, self.catalog.called(name), subject=name, force=force)
             lines, gone = self._perform(decided)
         with faults("remove image", name):
             return tuple(lines + self._cleared(gone))
@@ -57,7 +57,7 @@ class Collector:
         `Untagged: ...` and `Deleted: ...` lines, and the bytes that are free now."""
         lines: list[str] = []
         gone: list[Listed] = []
-        with self._catalog.database.write() as connection:
+        with self.catalog.database.write() as connection:
             before = self.sizes()
             while True:
                 decided = (
@@ -79,14 +79,14 @@ class Collector:
         """In a transaction: the lines that say what happened, and the images that are gone. Who loses its
         last reason to be here, having been left only for the sake of an image made from it, goes as well."""
         lines = [f"Untagged: {ImageRef.parse(name).familiar}" for name in decided.untagged]
-        self._catalog.unname(decided.untagged)
+        self.catalog.unname(decided.untagged)
         gone: list[Listed] = []
         image: Listed | None = decided.image if decided.deleted else None
         while image is not None:
-            self._catalog.delete(image.id)
+            self.catalog.delete(image.id)
             lines.append(f"Deleted: {image.id}")
             gone.append(image)
-            parents = read_images(self._catalog.database.read(), image.parent) if image.parent else []
+            parents = read_images(self.catalog.database.read(), image.parent) if image.parent else []
             image = next((item for item in parents if removal.orphan(item)), None)
         return lines, gone
 
@@ -104,17 +104,17 @@ class Collector:
                     return ()
                 status = os.statvfs(self._blobs.directory)
                 disk = Disk(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
-                with self._catalog.database.write() as connection:
+                with self.catalog.database.write() as connection:
                     images = read_images(connection)
                     removed = choose(images, self.sizes(), keep, now, disk, limits)
                     for item in removed:
-                        self._catalog.delete(item.image)
+                        self.catalog.delete(item.image)
             self.collect()
         return tuple(removed)
 
     def sizes(self) -> dict[str, LayerSizes]:
         """Bytes of every layer by chain id, with those of its archives."""
-        connection = self._catalog.database.read()
+        connection = self.catalog.database.read()
         pinned = {row[0] for row in connection.execute("SELECT DISTINCT chain_id FROM layer_pins")}
         archives: Counter[str] = Counter()
         query = "SELECT chain_id, blob FROM layers UNION SELECT chain_id, blob FROM layer_archives"
@@ -129,12 +129,12 @@ class Collector:
         with self.using(alone=True) as alone:
             if not alone:
                 return []
-            with self._catalog.database.write() as connection:
+            with self.catalog.database.write() as connection:
                 connection.execute(
                     "DELETE FROM layers WHERE chain_id NOT IN"
                     " (SELECT chain_id FROM image_layers UNION SELECT chain_id FROM layer_pins)"
                 )
-            connection = self._catalog.database.read()
+            connection = self.catalog.database.read()
             kept = {row[0] for row in connection.execute("SELECT chain_id FROM layers")}
             removed = []
             for chain_id in self._layers.chain_ids():

@@ -198,9 +198,11 @@ class Composer:
 
     # ------------------------------------------------------------ images
 
-    def add_image(self, config: bytes, chain: Sequence[str], names: Sequence[ImageRef]) -> str:
+    def add_image(
+        self, config: bytes, chain: Sequence[str], names: Sequence[ImageRef], parent: str = ""
+    ) -> str:
         """An image of layers that are here, its config as it is. Returns its id. Without names it is
-        dangling.
+        dangling. `parent` is the id of the image that it was made from.
 
         Fault manifest-invalid where the config names other layers, layer-invalid where one is not here.
         """
@@ -216,7 +218,7 @@ class Composer:
             blobs.append(row["blob"])
         with faults("add image", id):
             self._blobs.put(config)
-        return self._catalog.record(NewImage(id, config, parsed, blobs), names)
+        return self._catalog.record(NewImage(id, config, parsed, blobs, parent=parent), names)
 
     def manifest_of(self, image_id: str) -> bytes:
         """What describes the image to others: the manifest that it came with, as long as all it speaks of is

@@ -132,10 +132,13 @@ class ImageStore:
         with self.hold():
             return self.composer.layer_blob(chain_id, compression)
 
-    def add_image(self, config: bytes, chain: Sequence[str], names: Sequence[ImageRef]) -> str:
-        """An image of layers that are here, its config as it is. Returns its id."""
+    def add_image(
+        self, config: bytes, chain: Sequence[str], names: Sequence[ImageRef], parent: str = ""
+    ) -> str:
+        """An image of layers that are here, its config as it is, made from the image `parent` (an id).
+        Returns its id."""
         with self.hold():
-            return self.composer.add_image(config, chain, names)
+            return self.composer.add_image(config, chain, names, parent)
 
     def manifest_of(self, image_id: str) -> bytes:
         """The manifest that the image came with, as long as all it names is here; else one made for it."""

@@ -31,6 +31,7 @@ print("imported:", *sorted({name.partition(".")[0] for name in sys.modules}))
         ["logs", "web"],
         ["exec", "web", "true"],
         ["inspect", "container", "web"],
+        ["image", "ls"],
         ["--help"],
         ["--version"],
     ],

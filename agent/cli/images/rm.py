@@ -1,8 +1,11 @@
-"""Effects: `stead image rm`."""
+"""Effects: `stead image rm`: names go, and images with their last name; each of several on its own."""
 
 from __future__ import annotations
 
-from agent.cli.images import store
+import sys
+
+from agent.cli.images import rows, store
+from runtime.faults import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,14 +15,21 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
-    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("names", nargs="+", metavar="IMAGE")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="by id also when it has several names; no matter if gone"
+    )
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    with store.opened(options, paths) as runtime:
-        found = runtime.images.get(options.name)
-        name = options.name if found is not None else str(store.reference(options.name))
-        print("\n".join(runtime.remove_image(name)))
+    failed = False
+    with rows.removing(paths) as collector:
+        for name in options.names:
+            try:
+                for line in collector.remove(name, force=options.force):
+                    print(line)
+            except Fault as fault:
+                print(f"stead: {fault}", file=sys.stderr)
+                failed = failed or not (options.force and fault.code == "image-not-found")
     store.wake_agent(paths)
-    return 0
+    return 1 if failed else 0

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from agent.cli import specs
 from agent.cli.main import Problem, need_root
 
 TYPE_CHECKING = False
@@ -28,6 +27,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def opened(options: argparse.Namespace, paths: Paths) -> Iterator[LocalRuntime]:
     """The runtime with the settings' registries. Needs root."""
+    from agent.cli import specs
     from agent.machine import open_runtime
 
     need_root()

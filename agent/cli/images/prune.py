@@ -1,0 +1,60 @@
+"""Effects: `stead image prune`: images without a tag go, or all that nothing uses."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from agent.cli import formatting
+from agent.cli.images import choosing, rows, store
+from agent.cli.main import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from runtime.images.listing import Listed
+    from runtime.paths import Paths
+
+FILTERS = ("label", "until")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="all that no container uses")
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="KEY=VALUE", help="until=TIME, label[!]=KEY[=VALUE]"
+    )
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    wanted = choosing.read(options.filter, FILTERS, now=time.time(), made=lambda _: 0.0)
+    if not options.force and not _agreed(options.all):
+        return 1
+    with rows.removing(paths) as collector:
+        labels: dict[str, Mapping[str, str]] = {}
+        if wanted.labels or wanted.unlabelled:
+            found = collector.catalog.database.read().execute("SELECT id, config FROM images")
+            labels = {row[0]: choosing.labels(row[1]) for row in found}
+
+        def accepts(image: Listed) -> bool:
+            return wanted.accepts(image, labels.get(image.id, {}))
+
+        lines, size = collector.prune(everything=options.all, wanted=accepts)
+    if lines:
+        print("Deleted Images:")
+        print("".join(f"{line[:1].lower()}{line[1:]}\n" for line in lines))
+    print(f"Total reclaimed space: {formatting.size(size)}")
+    store.wake_agent(paths)
+    return 0
+
+
+def _agreed(everything: bool) -> bool:
+    what = "all images without at least one container using them" if everything else "all dangling images"
+    print(f"WARNING! This will remove {what}.")
+    print("Are you sure you want to continue? [y/N] ", end="", flush=True)
+    try:
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        raise Problem("nothing was removed", 130) from None
