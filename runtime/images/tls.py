@@ -91,8 +91,11 @@ def _refuse() -> str:
 
 
 def _unreadable(what: str, error: OSError) -> str:
-    reason = getattr(error, "reason", None) or error.strerror or str(error)
-    return f"cannot use {what or 'the certificates of the system'}: {reason}".lower()
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or "not in the PEM format, or damaged").replace("_", " ")
+    else:
+        reason = error.strerror or str(error)
+    return f"cannot use {what or 'the certificates of the system'}: {reason.lower()}"
 
 
 def probe(host: str, port: int, trust: Trust, timeout: float) -> str:

@@ -28,6 +28,7 @@ class Request:
     path: str
     headers: Any
     body: bytes = b""
+    shown: Any = None  # the certificate of the client, where the registry has TLS
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Answer:
 class Fake:
     """A registry of one image whose `answer` may be replaced. Plain HTTP, or TLS with a certificate."""
 
-    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
+    def __init__(self, certificate: Path | None = None, port: int = 0, clients: Path | None = None) -> None:
+        """`clients` is the authority whose certificates clients may show."""
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -56,6 +58,8 @@ class Fake:
                 request = Request(self.command, self.path, self.headers)
                 size, limit = int(self.headers.get("Content-Length") or 0), fake.takes(request)
                 request.body = self.rfile.read(size if limit is None else min(limit, size))
+                if certificate is not None:
+                    request.shown = self.connection.getpeercert()  # type: ignore[attr-defined]
                 fake.requests.append(request)
                 answer = fake.answer(request)
                 if limit is not None:
@@ -95,6 +99,9 @@ class Fake:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
+            if clients is not None:
+                context.load_verify_locations(clients)
+                context.verify_mode = ssl.CERT_OPTIONAL
             self.server.socket = context.wrap_socket(
                 self.server.socket, server_side=True, do_handshake_on_connect=False
             )
