@@ -25,6 +25,8 @@ CODES: dict[str, str] = {
     "layer-invalid": "a layer cannot be unpacked safely",
     "archive-invalid": "an archive is not an image archive or root filesystem",
     "platform-missing": "the image has no variant for this machine's platform",
+    "build-failed": "a step of a build could not be done",
+    "dockerfile-invalid": "a Dockerfile cannot be built as it is written",
     "disk-full": "no space is left where it is needed",
     "port-taken": "a published port is in use",
     "address-exhausted": "a network has no free address left",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from runtime.build.cache import BUILD_SCHEMA
+from runtime.build.builder import BUILD_SCHEMA, Builder
 from runtime.build.request import BuildCallback, BuildRequest, quiet
 from runtime.containers import Containers, delete_tree
 from runtime.database import Database, from_sqlite
@@ -63,6 +63,7 @@ class LocalRuntime:
         )
         self.fabric = Fabric(paths, self.database, pool=pool)
         self.volumes = Volumes(paths, self.database)
+        self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self._cgroups = cgroups.detect()
         self._zygote = client.Zygote(paths.run)
         self._preparation = Preparation(paths, self.images, self.fabric, self.volumes, self._cgroups)
@@ -133,10 +134,10 @@ class LocalRuntime:
         return self.pull_image(ref, platform=platform, digest=digest)
 
     def build_key(self, request: BuildRequest) -> str:
-        raise Fault("request-invalid", "build image", request.label, "not supported yet")
+        return self.builder.key(request)
 
     def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
-        raise Fault("request-invalid", "build image", request.label, "not supported yet")
+        return self.builder.build(request, progress).image_id
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         return self.images.collect(keep, time.time(), limits)

@@ -11,7 +11,6 @@ removed last: what a crash leaves is always found through it.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import stat
@@ -27,10 +26,11 @@ from typing import Any
 from runtime import bundle
 from runtime.bundle import Setting, User
 from runtime.faults import Fault, faults
+from runtime.filters import filter_file
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
 from runtime.interface import ContainerRequest, LimitsRequest
-from runtime.linux import capabilities, mounts, namespaces, overlay, seccomp
+from runtime.linux import capabilities, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
@@ -234,12 +234,8 @@ class Preparation:
         with self._filters_lock:
             found = self._filters.get(granted)
             if found is None or not found.exists():
-                name = hashlib.sha256(" ".join(granted).encode()).hexdigest()[:16]
-                found = self._paths.run / "seccomp" / f"{name}.bpf"
                 with faults("compile seccomp filter for", request.name):
-                    found.parent.mkdir(mode=0o700, exist_ok=True)
-                    write_atomically(found, seccomp.compile_default(granted), durable=False)
-                self._filters[granted] = found
+                    found = self._filters[granted] = filter_file(self._paths.run, granted)
         return str(found)
 
     # ------------------------------------------------------------ mend, while the program runs

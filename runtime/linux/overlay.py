@@ -63,6 +63,18 @@ def mount(
 def _mount_one_by_one(
     layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath
 ) -> None:
+    fd = detached(layers, upper, work)
+    try:
+        mounts.attach(fd, target)
+    finally:
+        os.close(fd)
+
+
+def detached(layers: Sequence[StrPath], upper: StrPath | None, work: StrPath | None) -> int:
+    """A descriptor of an overlay that is mounted nowhere, and is gone when nothing of it is open any more.
+
+    OSError(EINVAL) where the kernel is older than Linux 6.7.
+    """
     opened: list[int] = []
 
     def name(path: StrPath) -> str:
@@ -78,11 +90,7 @@ def _mount_one_by_one(
         options += [("lowerdir+", name(layer)) for layer in layers]
         if upper is not None and work is not None:
             options += [("upperdir", name(upper)), ("workdir", name(work))]
-        fd = mounts.new_filesystem("overlay", options)
-        try:
-            mounts.attach(fd, target)
-        finally:
-            os.close(fd)
+        return mounts.new_filesystem("overlay", options)
     finally:
         for number in opened:
             os.close(number)

@@ -1,0 +1,409 @@
+"""Effects: a build from its request to its image: the Dockerfile read, its stages done, the result recorded.
+
+Stages that nothing needs are left out, independent ones go on side by side. The image store is held against
+collection meanwhile, and everything half-made lies in one directory that goes with the build, however it
+ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from runtime.build import graph as graphs
+from runtime.build.bases import BaseImage, Bases, platforms_of
+from runtime.build.cache import BUILD_SCHEMA, Cache, Step
+from runtime.build.config import ImageConfig, read_config, write_config
+from runtime.build.copying import CopyStep
+from runtime.build.dockerfile import parse
+from runtime.build.effects import CopyEffect, Effect, RunEffect, WorkdirEffect
+from runtime.build.executor import Cancelled, Executor
+from runtime.build.failure import invalid
+from runtime.build.fetch import Fetcher
+from runtime.build.graph import ContextBase, Graph, ImageBase, PlannedStage, ScratchBase, StageBase
+from runtime.build.instructions import Dockerfile
+from runtime.build.network import Networks
+from runtime.build.problems import DockerfileError
+from runtime.build.progress import Teller
+from runtime.build.request import BuildCallback, BuildRequest, BuildResult, quiet
+from runtime.build.running import RunStep
+from runtime.build.sources import Sources
+from runtime.build.stage import begin, continue_from
+from runtime.build.stages import Made, StageRun, Task, timestamp, workdir_task
+from runtime.build.workspace import DIRECTORY, Workspace
+from runtime.database import Database
+from runtime.faults import Fault, faults
+from runtime.images.catalog import Catalog
+from runtime.images.emulation import check_runs
+from runtime.images.manifests import Platform, host_platform
+from runtime.paths import Paths
+from specs.values import ImageRef
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.images.store import ImageStore
+    from runtime.net.fabric import Fabric
+
+__all__ = ["BUILD_SCHEMA", "Builder"]
+
+#: Stages of one build that go on at once.
+PARALLEL = 4
+IMAGE_CONTEXT = "docker-image://"
+
+
+class Builder:
+    """Builds in one state directory. Thread-safe: builds may go on side by side, in other processes too.
+
+    `store` and `fabric` give those rooms when they are needed: a build of which everything is cached needs
+    neither.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        database: Database,
+        store: Callable[[], ImageStore],
+        fabric: Callable[[], Fabric],
+    ) -> None:
+        self.paths, self.database = paths, database
+        self.store, self.fabric = store, fabric
+        self.cache = Cache(database)
+        self.catalog = Catalog(database)
+
+    def build(
+        self,
+        request: BuildRequest,
+        progress: BuildCallback = quiet,
+        cancelled: threading.Event | None = None,
+    ) -> BuildResult:
+        """Build for every platform that is asked for and call the first image by the request's names.
+
+        Faults dockerfile-invalid, build-failed (failure.StepFailed), request-invalid, those of pulling.
+        Raises Cancelled when `cancelled` was set.
+        """
+        platforms = platforms_of(request.platforms)
+        with ExitStack() as stack:
+            build = self._begin(stack, request, progress, cancelled or threading.Event())
+            made = [build.image(platform) for platform in platforms]
+        first = made[0]
+        return BuildResult(
+            image_id=first[1],
+            steps=build.steps,
+            cached_steps=build.cached,
+            names=tuple(str(name) for name in request.names),
+            images=tuple(made),
+            warnings=tuple(dict.fromkeys(build.warnings)),
+        )
+
+    def key(self, request: BuildRequest) -> str:
+        """The identity of a build: equal as long as nothing that it is made from has changed.
+
+        Dockerfile, what the ignore file lets through of the context, arguments, target, platform, and the
+        images that it begins from as they are in the store. Reads no file whose times tell that it is the
+        same."""
+        from runtime.build.identity import build_key
+
+        return build_key(self, request)
+
+    def _begin(
+        self,
+        stack: ExitStack,
+        request: BuildRequest,
+        progress: BuildCallback,
+        cancelled: threading.Event,
+    ) -> _Build:
+        if request.network not in ("default", "none", "host"):
+            cause = f"network {request.network} is none of default, none, host"
+            raise Fault("request-invalid", "build", request.label, cause)
+        with faults("begin build in", str(self.paths.root)):
+            stack.enter_context(self.store().hold())
+            work = stack.enter_context(Workspace(self.paths, self.paths.layers))
+            secrets = self.paths.run / DIRECTORY / work.id
+            secrets.mkdir(mode=0o700, parents=True)
+            stack.callback(shutil.rmtree, secrets, ignore_errors=True)
+        teller = Teller(progress)
+        sources = Sources(self.paths, request, self.cache, work)
+        stack.callback(sources.close)
+        networks = Networks(work, self.paths, self.fabric)
+        stack.callback(networks.close)
+        executor = Executor(cancelled)
+        stack.callback(executor.close)
+        bases = Bases(self.catalog, self.store, teller, request.label, request.pull)
+        return _Build(self, request, work, sources, teller, bases, executor, networks, cancelled)
+
+
+@dataclass(slots=True)
+class _Build:
+    """One build, for one platform after the other."""
+
+    builder: Builder
+    request: BuildRequest
+    work: Workspace
+    sources: Sources
+    teller: Teller
+    bases: Bases
+    executor: Executor
+    networks: Networks
+    cancelled: threading.Event
+    steps: int = 0
+    cached: int = 0
+    warnings: list[str] = field(default_factory=list)
+    used: list[Step] = field(default_factory=list)
+    _file: Dockerfile | None = None
+
+    def image(self, platform: str) -> tuple[str, str]:
+        """(platform, image id)."""
+        try:
+            graph = self._graph(platform)
+            made = self._stages(graph, platform)
+        except DockerfileError as error:
+            raise invalid(self.request.label, error) from error
+        id = self._record(made[graph.target.index])
+        self.builder.cache.touch(self.used, time.time())
+        self.sources.save()
+        return platform, id
+
+    # ------------------------------------------------------------ the plan
+
+    def _graph(self, platform: str) -> Graph:
+        """With the triggers of the images that its stages begin from, which may need further stages."""
+        if self._file is None:
+            self._file = self._read()
+        request = self.request
+        args = dict(request.args)
+        if request.epoch is not None:
+            args.setdefault("SOURCE_DATE_EPOCH", str(request.epoch))
+        graph = graphs.plan(
+            self._file,
+            build_platform=str(host_platform()),
+            target_platform=platform,
+            target=request.target,
+            args=args,
+            contexts=request.contexts.keys(),
+        )
+        self._warn([str(warning) for warning in graph.warnings])
+        looked: set[int] = set()
+        while waiting := [stage for stage in graph.needed if stage.index not in looked]:
+            for stage in waiting:
+                looked.add(stage.index)
+                if isinstance(stage.base, ImageBase | ContextBase):
+                    base = self._base_image(stage.base, stage.platform or platform)
+                    triggers = ((base.config.get("config") or {}).get("OnBuild") or ()) if base else ()
+                    graph = graph.with_triggers(stage.index, [str(item) for item in triggers])
+        return graph
+
+    def _read(self) -> Dockerfile:
+        vertex = self.teller.begin("[internal] load build definition from Dockerfile")
+        try:
+            data, name = self.sources.dockerfile()
+            file = parse(data, name)
+        except (Fault, DockerfileError) as error:
+            vertex.failed(str(error))
+            raise
+        vertex.done()
+        return file
+
+    def _warn(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            if text not in self.warnings:
+                self.warnings.append(text)
+                self.teller.warning(text)
+
+    # ------------------------------------------------------------ stages
+
+    def _stages(self, graph: Graph, platform: str) -> dict[int, Made]:
+        """Every needed stage, those that do not wait for each other side by side."""
+        needed = graph.needed
+        made: dict[int, Made] = {}
+        if len(needed) == 1:
+            made[needed[0].index] = self._stage(graph, needed[0], platform, {})
+            return made
+        futures: dict[int, Future[Made]] = {}
+        with ThreadPoolExecutor(PARALLEL, "stead-build") as pool:
+            try:
+                for stage in needed:  # each after those that it needs: a thread never waits for one to come
+                    futures[stage.index] = pool.submit(self._stage, graph, stage, platform, futures)
+                wait(futures.values(), return_when=FIRST_EXCEPTION)
+            except BaseException:
+                self.cancelled.set()
+                raise
+            failed = [item for item in futures.values() if item.done() and item.exception() is not None]
+            if failed:
+                self.cancelled.set()
+                for item in futures.values():
+                    item.cancel()
+        errors = [item.exception() for item in futures.values() if not item.cancelled()]
+        for error in sorted(filter(None, errors), key=lambda item: isinstance(item, Cancelled)):
+            raise error
+        return {index: future.result() for index, future in futures.items()}
+
+    def _stage(
+        self, graph: Graph, stage: PlannedStage, platform: str, others: dict[int, Future[Made]]
+    ) -> Made:
+        wanted = stage.platform or platform
+        base = self._begun(stage, wanted, others)
+
+        def tasks(made: Made, effect: Effect) -> Task:
+            return self._task(stage, wanted, others, made, effect)
+
+        run = StageRun(
+            stage,
+            wanted,
+            self.request,
+            self.work,
+            self.builder.cache,
+            self.builder.store,
+            self.teller,
+            self.cancelled,
+            tasks,
+        )
+        try:
+            return run.run(base, graph.scope)
+        finally:
+            self.steps += len(run.steps)
+            self.cached += run.cached
+            self.used += [step for step in run.steps if step]
+            self._warn(run.warnings)
+
+    def _begun(self, stage: PlannedStage, platform: str, others: dict[int, Future[Made]]) -> Made:
+        base = stage.base
+        if isinstance(base, StageBase):
+            made = others[base.index].result()
+            return replace(made, state=continue_from(made.state))
+        if isinstance(base, ScratchBase):
+            found = Platform.parse(platform)
+            config = ImageConfig(os=found.os, architecture=found.architecture, variant=found.variant)
+            return Made((), (), begin(config))
+        image = self._base_image(base, platform)
+        if image is None:
+            return self._from_context(base, platform)
+        try:
+            config = read_config(image.text)
+        except ValueError as error:
+            raise Fault("manifest-invalid", "build on", base.name, str(error)) from error
+        created = str(image.config.get("created") or "")
+        return Made(image.chain, tuple(image.diff_ids), begin(config), created)
+
+    def _base_image(self, base: ImageBase | ContextBase, platform: str) -> BaseImage | None:
+        """None for a named context that is a directory."""
+        if isinstance(base, ImageBase):
+            return self.bases.image(base.name, base.platform or platform)
+        where = self.request.contexts[self._context_name(base.name)]
+        if where.startswith(IMAGE_CONTEXT):
+            return self.bases.image(where.removeprefix(IMAGE_CONTEXT), base.platform or platform)
+        return None
+
+    def _context_name(self, name: str) -> str:
+        wanted = graphs.familiar(name)
+        return next(key for key in self.request.contexts if graphs.familiar(key) == wanted)
+
+    def _from_context(self, base: ImageBase | ContextBase, platform: str) -> Made:
+        raise Fault(
+            "request-invalid",
+            "build",
+            self.request.label,
+            f"FROM {base.name}: that context is a directory, and no image",
+            f"give it as {IMAGE_CONTEXT}NAME",
+        )
+
+    # ------------------------------------------------------------ steps
+
+    def _task(
+        self,
+        stage: PlannedStage,
+        platform: str,
+        others: dict[int, Future[Made]],
+        made: Made,
+        effect: Effect,
+    ) -> Task:
+        request = self.request
+        if isinstance(effect, WorkdirEffect):
+            return workdir_task(self.work, made, effect, request.epoch)
+        if isinstance(effect, CopyEffect):
+            chain, name = self._origin(stage, effect.from_, platform, others)
+            source = (
+                self.sources.context(name).source
+                if chain is None and effect.sources and (name or self._needs_context(effect))
+                else None
+            )
+            fetcher = Fetcher(self.builder.cache, self._file_of_ours)
+            return CopyStep(
+                self.builder.paths,
+                self.work,
+                self.sources,
+                fetcher,
+                request,
+                made,
+                effect,
+                chain,
+                source,
+            ).task()
+        assert isinstance(effect, RunEffect)
+        check = {"os": Platform.parse(platform).os, "architecture": Platform.parse(platform).architecture}
+        return RunStep(
+            self.builder.paths,
+            self.work,
+            self.sources,
+            self.executor,
+            self.networks,
+            request,
+            made,
+            effect,
+            platform,
+            lambda name: self._origin(stage, name, platform, others),
+            lambda: check_runs(check, host_platform(), request.label),
+        ).task()
+
+    @staticmethod
+    def _needs_context(effect: CopyEffect) -> bool:
+        from runtime.build import fetch, git
+
+        return any(
+            not (effect.add and (fetch.is_url(text) or git.parse(text) is not None))
+            for text in effect.sources
+        )
+
+    def _file_of_ours(self) -> int:
+        return os.open(self.work.directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+
+    def _origin(
+        self, stage: PlannedStage, name: str, platform: str, others: dict[int, Future[Made]]
+    ) -> tuple[tuple[str, ...] | None, str]:
+        """The layers that `--from=name` means; or None and the name of a context, empty for the build's
+        own."""
+        if not name:
+            return None, ""
+        base = stage.sources[name]
+        if isinstance(base, StageBase):
+            return others[base.index].result().chain, name
+        if isinstance(base, ScratchBase):
+            return (), name
+        image = self._base_image(base, platform)
+        if image is not None:
+            return image.chain, name
+        return None, self._context_name(base.name)
+
+    # ------------------------------------------------------------ the image
+
+    def _record(self, made: Made) -> str:
+        request = self.request
+        config = made.state.config
+        if request.labels:
+            config = replace(config, labels={**config.labels, **request.labels})
+        created = made.created or timestamp(time.time())
+        if request.epoch is not None:
+            created = timestamp(request.epoch)
+        text = write_config(config, made.diff_ids, created)
+        vertex = self.teller.begin("exporting to image")
+        names: list[ImageRef] = list(request.names)
+        id = self.builder.store().add_image(text, made.chain, names)
+        vertex.note(f"writing image {id}")
+        for name in names:
+            vertex.note(f"naming to {name}")
+        vertex.done()
+        return id

@@ -1,0 +1,155 @@
+"""Effects: having RUN steps done by the worker: one process for all steps of a build, started when the first
+one is near.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.faults import Fault
+from runtime.linux import cgroups
+from runtime.shim.client import _sealed_interpreter as sealed_interpreter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Bytes of output read at once, and of the line that is being written.
+PIECE = 65536
+ANSWER = 10.0
+
+
+class Cancelled(Exception):
+    """The build was cancelled while a step ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`failed` says why the program could not be run; else `code` is its exit code. `oom`: processes killed
+    for memory."""
+
+    code: int
+    failed: str = ""
+    oom: int = 0
+
+
+class Executor:
+    """Thread-safe: steps run side by side. To be closed."""
+
+    def __init__(self, cancelled: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._cancelled = cancelled
+
+    def warm(self) -> None:
+        """Start the worker now, without waiting for it. Repeatable."""
+        with self._lock:
+            self._start()
+
+    def run(self, job: Path, cgroup: str, output: Callable[[bytes], None]) -> Outcome:
+        """Run the step that the file `job` describes; `output` gets what it writes, in pieces as they come.
+
+        Raises Cancelled, and Fault kernel-error when the worker died.
+        """
+        answers, theirs = os.pipe2(os.O_CLOEXEC)
+        text, written = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                self._send({"job": str(job)}, written, theirs)
+            finally:
+                os.close(theirs)
+                os.close(written)
+            found = self._follow(answers, text, output, cgroup)
+        finally:
+            os.close(answers)
+            os.close(text)
+        if found is None:  # a runner that was killed: what it ran is still there
+            host = cgroups.detect()
+            host.kill(cgroup)
+            host.remove(cgroup)
+            raise Fault("kernel-error", "run step in", cgroup, "its runner was killed")
+        return Outcome(int(found["exit"]), str(found.get("failed") or ""), int(found.get("oom") or 0))
+
+    def _follow(
+        self, answers: int, text: int, output: Callable[[bytes], None], cgroup: str
+    ) -> Mapping[str, Any] | None:
+        """Until both pipes have ended, which is when nothing of the step is left; the last answer."""
+        killed = False
+        poll = select.poll()
+        poll.register(answers, select.POLLIN)
+        poll.register(text, select.POLLIN)
+        said, last = b"", None
+        live = 2
+        while live:
+            for fd, _ in poll.poll(200):
+                data = os.read(fd, PIECE)
+                if not data:
+                    poll.unregister(fd)
+                    live -= 1
+                elif fd == text:
+                    output(data)
+                else:
+                    said += data
+            if self._cancelled.is_set() and not killed:
+                cgroups.detect().kill(cgroup)
+                killed = True
+        if killed:
+            raise Cancelled
+        for line in said.splitlines():
+            message: dict[str, Any] = json.loads(line)
+            if "exit" in message:
+                last = message
+        return last
+
+    def _send(self, message: Mapping[str, Any], *fds: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        with self._lock:
+            self._start().sendmsg([json.dumps(message).encode()], rights)
+
+    def _start(self) -> socket.socket:
+        if self._socket is not None:
+            return self._socket
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+        sealed = sealed_interpreter()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-OO", "-X", "no_debug_ranges", program],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+                executable=None if sealed < 0 else f"/proc/self/fd/{sealed}",
+                pass_fds=() if sealed < 0 else (sealed,),
+            )
+        finally:
+            theirs.close()
+            if sealed >= 0:
+                os.close(sealed)
+        self._socket = ours
+        return ours
+
+    def close(self) -> None:
+        """End the worker; steps that run see it by their answers' pipe. Repeatable."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            if self._process is not None:
+                try:
+                    self._process.wait(ANSWER)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+                self._process = None

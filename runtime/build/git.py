@@ -1,0 +1,207 @@
+"""Effects: git repositories as contexts and as sources of ADD: a bare mirror, fetched and read by git itself.
+
+git reads no configuration but what is given here, runs no hook, asks nobody and follows no submodule. A
+fragment of the URL names a branch, tag or commit, and a directory: `#REF:DIR`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from runtime.build.archive import unpack
+from runtime.build.places import clean
+from runtime.build.workspace import Workspace
+from runtime.faults import Fault
+
+#: Seconds for one git command.
+TIMEOUT = 600.0
+MAX_WORDS = 4096  # bytes of an error that are kept
+
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+_SCP = re.compile(r"[\w.+-]+@[\w.-]+:(?!//)")
+_SCHEMES = ("git", "ssh", "http", "https", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """`url` without its fragment; `ref` and `directory` may be empty."""
+
+    url: str
+    ref: str = ""
+    directory: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Without credentials."""
+        parts = urlsplit(self.url)
+        if not parts.scheme or "@" not in parts.netloc or parts.scheme == "ssh":
+            return self.url
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def parse(text: str) -> Repository | None:
+    """A URL that means a repository: git:// and ssh://, user@host:path, and http(s) or file URLs of a path
+    that ends in .git; None for anything else."""
+    url, _, fragment = text.partition("#")
+    ref, _, directory = fragment.partition(":")
+    scheme, found, rest = url.partition("://")
+    if _SCP.match(url) or url.startswith("github.com/"):
+        url = url if _SCP.match(url) else f"https://{url}"
+    elif (
+        not found
+        or scheme not in _SCHEMES
+        or (scheme in ("http", "https", "file") and not rest.partition("?")[0].endswith(".git"))
+    ):
+        return None
+    return Repository(url, ref, clean(directory))
+
+
+class Git:
+    """Mirrors under one directory, one for each URL."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def commit(self, found: Repository) -> str:
+        """The commit that the repository's reference means now, fetched."""
+        with self._mirror(found) as mirror:
+            if not (mirror / "HEAD").exists():
+                self._run(found, mirror, "init", "--quiet", "--bare", str(mirror))
+            if _COMMIT.match(found.ref) and self._has(found, mirror, found.ref):
+                return found.ref
+            wanted = found.ref or "HEAD"
+            self._run(
+                found,
+                mirror,
+                "fetch",
+                "--quiet",
+                "--depth=1",
+                "--no-tags",
+                "--force",
+                "--",
+                found.url,
+                wanted,
+            )
+            text = self._run(found, mirror, "rev-parse", "--verify", "--quiet", "FETCH_HEAD^{commit}")
+            return text.decode().strip()
+
+    def tree(self, work: Workspace, found: Repository, commit: str, *, keep_git_dir: bool = False) -> Path:
+        """The files of the commit in a directory of the build's; with `keep_git_dir` as a checkout."""
+        if keep_git_dir:
+            return self._checkout(work, found, commit)
+        with self._mirror(found) as mirror:
+            name = f"{commit}:{found.directory}" if found.directory else commit
+            fd = os.open(work.directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            try:
+                self._run(found, mirror, "archive", "--format=tar", name, output=fd)
+                return unpack(work, fd, found.shown)
+            finally:
+                os.close(fd)
+
+    def _checkout(self, work: Workspace, found: Repository, commit: str) -> Path:
+        place = work.new()
+        with self._mirror(found) as mirror:
+            inner = place / ".git"
+            self._run(found, inner, "init", "--quiet", str(place))
+            self._run(found, inner, "fetch", "--quiet", "--depth=1", "--", str(mirror), commit)
+            self._run(found, inner, "remote", "add", "origin", found.shown)
+            self._run(
+                found, inner, "-c", "advice.detachedHead=false", "checkout", "--quiet", commit, tree=place
+            )
+        return place / found.directory if found.directory else place
+
+    def _has(self, found: Repository, mirror: Path, commit: str) -> bool:
+        try:
+            self._run(found, mirror, "cat-file", "-e", f"{commit}^{{commit}}")
+        except Fault:
+            return False
+        return True
+
+    @contextmanager
+    def _mirror(self, found: Repository) -> Iterator[Path]:
+        """The mirror of the URL, held against other builds."""
+        path = self._directory / hashlib.sha256(found.url.encode()).hexdigest()[:24]
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield path
+        finally:
+            os.close(fd)
+
+    def _run(
+        self, found: Repository, mirror: Path, *arguments: str, output: int = -1, tree: Path | None = None
+    ) -> bytes:
+        command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *arguments]
+        environment = _environment(mirror, self._directory)
+        if tree is not None:
+            environment["GIT_WORK_TREE"] = str(tree)
+        verb = next(word for word in arguments if word not in ("-c", "advice.detachedHead=false"))
+        try:
+            done = subprocess.run(
+                command,
+                cwd=tree or self._directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if output < 0 else output,
+                stderr=subprocess.PIPE,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise Fault("request-invalid", f"git {verb}", found.shown, "git is not installed") from error
+        except subprocess.TimeoutExpired as error:
+            raise Fault(
+                "registry-unreachable", f"git {verb}", found.shown, f"no end after {TIMEOUT:g} s"
+            ) from error
+        if done.returncode:
+            raise Fault("request-invalid", f"git {verb}", found.shown, _cause(done.stderr, found))
+        return done.stdout or b""
+
+
+def _cause(errors: bytes, found: Repository) -> str:
+    text = errors[-MAX_WORDS:].decode("utf-8", "replace").replace(found.url, found.shown)
+    lines = [line for line in text.splitlines() if line.strip()] or ["git gave no reason"]
+    best = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1])
+    return best.removeprefix("fatal: ").removeprefix("error: ")[:300]
+
+
+def _environment(mirror: Path, home: Path) -> dict[str, str]:
+    config = {"safe.directory": "*", "protocol.ext.allow": "never", "gc.auto": "0"}
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        "HOME": str(home),
+        "LC_ALL": "C.UTF-8",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "/bin/false",
+        "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+        "GIT_DIR": str(mirror),
+        "GIT_CONFIG_COUNT": str(len(config)),
+        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new",
+    }
+    for number, (key, value) in enumerate(config.items()):
+        environment[f"GIT_CONFIG_KEY_{number}"] = key
+        environment[f"GIT_CONFIG_VALUE_{number}"] = value
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSH_AUTH_SOCK",
+    ):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    return environment

@@ -1,0 +1,195 @@
+"""Effects: where a build takes files from: the build context, named contexts, stages and images.
+
+A context is opened when the first step wants it: a directory of the host's, a repository, an archive. What
+its ignore file leaves out is as if it were not there (the Dockerfile and the ignore file themselves are read
+in any case)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.build import git, selection, tree
+from runtime.build.cache import Cache
+from runtime.build.ignore import Ignore
+from runtime.build.request import STDIN, BuildRequest
+from runtime.build.selection import Picked, Source
+from runtime.build.workspace import DIRECTORY, Workspace
+from runtime.faults import Fault
+from runtime.paths import Paths
+
+#: Bytes of a Dockerfile or an ignore file.
+MAX_TEXT = 16 << 20
+
+
+@dataclass(slots=True)
+class Opened:
+    """A context. `source` is what steps see, `directory` its root on the host."""
+
+    source: Source
+    root: int
+
+    def read(self, path: str) -> bytes | None:
+        """A file of the context whether it is ignored or not, its links followed within it; None: not
+        there."""
+        from runtime.linux import openat2
+
+        try:
+            fd = openat2.open_in_root(self.root, path, os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with os.fdopen(fd, "rb") as file:
+            return file.read(MAX_TEXT + 1)
+
+
+class Sources:
+    """Of one build. Thread-safe. To be closed."""
+
+    def __init__(self, paths: Paths, request: BuildRequest, cache: Cache, work: Workspace | None) -> None:
+        self._paths, self._request, self._cache, self._work = paths, request, cache, work
+        self._lock = threading.RLock()
+        self._open: dict[str, Opened] = {}
+        self._stages: dict[str, Source] = {}
+
+    # ------------------------------------------------------------ contexts
+
+    def context(self, name: str = "") -> Opened:
+        """The named context, or the build's own. Fault request-invalid where it cannot be had."""
+        with self._lock:
+            if name not in self._open:
+                where = self._request.contexts[name] if name else self._request.context
+                self._open[name] = self._opened(name, where)
+            return self._open[name]
+
+    def _opened(self, name: str, where: str) -> Opened:
+        what = f"the context {name}" if name else "the build context"
+        if not where:
+            raise Fault(
+                "request-invalid", "build", self._request.label, f"there is no {what.removeprefix('the ')}"
+            )
+        directory, lasting = self._directory(where)
+        try:
+            root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            cause = f"{what} {where}: {(error.strerror or str(error)).lower()}"
+            raise Fault("request-invalid", "build", self._request.label, cause) from error
+        memory = tree.memory_of(self._paths.root / DIRECTORY / "sums", root) if lasting else None
+        opened = Opened(Source(root, tree.Sums(root, memory), what, None, fenced=True), root)
+        ignore = self._ignore(opened, name)
+        if ignore is not None:
+            opened.source = Source(root, opened.source.sums, what, ignore, fenced=True)
+        return opened
+
+    def _directory(self, where: str) -> tuple[Path, bool]:
+        """Where the context's files are, and whether that is a place that later builds find again."""
+        repository = git.parse(where)
+        if repository is None and where != STDIN:
+            return Path(where), True
+        if self._work is None:
+            cause = f"what {where} has is known only by building it"
+            raise Fault("request-invalid", "build", self._request.label, cause)
+        if repository is not None:
+            mirrors = git.Git(self._paths.root / DIRECTORY / "git")
+            commit = mirrors.commit(repository)
+            return mirrors.tree(self._work, repository, commit), False
+        from runtime.build import archive
+
+        fd = archive.spool(self._work, sys.stdin.buffer, "the build context")
+        try:
+            return archive.unpack(self._work, fd, "the build context"), False
+        finally:
+            os.close(fd)
+
+    def _ignore(self, opened: Opened, name: str) -> tree.Filter | None:
+        data = None
+        if not name:
+            dockerfile = self._request.dockerfile
+            if os.path.isabs(dockerfile):
+                beside = Path(f"{dockerfile}.dockerignore")
+                data = beside.read_bytes() if beside.is_file() else None
+            else:
+                data = opened.read(f"{dockerfile}.dockerignore")
+        if data is None:
+            data = opened.read(".dockerignore")
+        if not data:
+            return None
+        parsed: tree.Filter = Ignore.parse(data.decode("utf-8-sig", "replace"))
+        return parsed
+
+    def dockerfile(self) -> tuple[bytes, str]:
+        """The bytes of the Dockerfile, and what messages call it. Fault request-invalid when it is not
+        there."""
+        request = self._request
+        name = request.dockerfile_name or request.dockerfile
+        if request.dockerfile_text is not None:
+            return request.dockerfile_text, name
+        if os.path.isabs(request.dockerfile):
+            path = Path(request.dockerfile)
+            data = path.read_bytes() if path.is_file() else None
+        else:
+            data = self.context().read(request.dockerfile)
+            if data is None and request.dockerfile == "Dockerfile":
+                data = self.context().read("dockerfile")
+        if data is None:
+            cause = f"{request.dockerfile}: no such file"
+            raise Fault("request-invalid", "build", request.label, cause, "name it with --file")
+        if len(data) > MAX_TEXT:
+            cause = f"{request.dockerfile} has more than {MAX_TEXT} bytes"
+            raise Fault("request-invalid", "build", request.label, cause)
+        return data, name
+
+    # ------------------------------------------------------------ stages and images
+
+    def layers(self, chain: Sequence[str], name: str) -> Source:
+        """What a stage or an image shows."""
+        assert self._work is not None
+        key = chain[-1] if chain else ""
+        with self._lock:
+            if key not in self._stages:
+                root = self._work.base(chain)
+                self._stages[key] = Source(root, tree.Sums(root), name, None, owner=True)
+            return self._stages[key]
+
+    def summed(
+        self, chain: Sequence[str], name: str, pattern: str, parents: bool, exclude: Sequence[str]
+    ) -> list[list[str]]:
+        """What `pattern` means among layers, as `selection.digest` tells it; looked up once for all
+        builds."""
+        top = chain[-1] if chain else ""
+        wanted = json.dumps([pattern, parents, list(exclude)])
+        known = self._cache.sum(top, wanted) if top else ""
+        if known:
+            found: list[list[str]] = json.loads(known)
+            return found
+        source = self.layers(chain, name)
+        picked = selection.pick(source, pattern, parents=parents, exclude=exclude)
+        with self._lock:
+            found = selection.digest(source, picked)
+        if top:
+            self._cache.keep_sum(top, wanted, json.dumps(found))
+        return found
+
+    def picked(
+        self, source: Source, pattern: str, parents: bool, exclude: Sequence[str]
+    ) -> tuple[list[Picked], list[list[str]]]:
+        """What `pattern` means in a context, and the sum of it."""
+        with self._lock:
+            found = selection.pick(source, pattern, parents=parents, exclude=exclude)
+            return found, selection.digest(source, found)
+
+    def save(self) -> None:
+        """Keep the sums of lasting contexts."""
+        with self._lock:
+            for opened in self._open.values():
+                opened.source.sums.save()
+
+    def close(self) -> None:
+        self.save()
+        for opened in self._open.values():
+            os.close(opened.root)
+        self._open.clear()
