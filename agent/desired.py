@@ -49,6 +49,7 @@ def resolve(source: str, revision: Revision, around: Surroundings) -> Resolved:
         variables=around.variables,
         node={"name": around.node, "labels": around.labels},
         source_root=revision.root,
+        tree=revision.tree,
     )
     texts = tuple(str(problem) for problem in problems)
     return Resolved(revision, None if texts else found, texts)
@@ -64,14 +65,18 @@ def load_directory(path: Path, *, name: str = "", around: Surroundings | None = 
 
 
 class Shelf:
-    """The last good revision of one source, in root/sources/<name>/good.json."""
+    """The last good revision of one source and the one before it, in root/sources/<name>/."""
 
     def __init__(self, paths: Paths, source: str) -> None:
         self.directory = paths.sources / source
         self._file = self.directory / "good.json"
+        self._before = self.directory / "previous.json"
 
     def put(self, revision: Revision) -> None:
-        """Durable when it returns."""
+        """Durable when it returns. What was kept until now is the previous one, if it is another."""
+        last = _read(self._file)
+        if last is not None and last.id != revision.id:
+            write_atomically(self._before, self._file.read_bytes())
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         files = {name: base64.b64encode(data).decode() for name, data in sorted(revision.files.items())}
         document = {
@@ -79,20 +84,30 @@ class Shelf:
             "id": revision.id,
             "note": revision.note,
             "root": revision.root,
+            "tree": revision.tree,
             "files": files,
         }
         write_atomically(self._file, json.dumps(document).encode())
 
     def get(self) -> Revision | None:
         """None when there is none, or none that this release can read."""
-        try:
-            document = json.loads(self._file.read_bytes())
-            if document["version"] != VERSION:
-                return None
-            files = {name: base64.b64decode(data) for name, data in document["files"].items()}
-            return Revision(document["id"], document["note"], files, document["root"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        return _read(self._file)
+
+    def previous(self) -> Revision | None:
+        """The one that was in force before; its files may be gone."""
+        return _read(self._before)
 
     def drop(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _read(file: Path) -> Revision | None:
+    try:
+        document = json.loads(file.read_bytes())
+        if document["version"] != VERSION:
+            return None
+        files = {name: base64.b64decode(data) for name, data in document["files"].items()}
+        tree = document.get("tree", "")
+        return Revision(document["id"], document["note"], files, document["root"], tree)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

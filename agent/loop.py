@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -31,7 +32,7 @@ from agent.lock import hold
 from agent.settings import Settings, Source
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource
-from agent.sources.revision import Failure, Revision, Yield
+from agent.sources.revision import Failure, Revision, Touched, Yield
 from agent.verdict import judge
 from agent.view import SourceView, View
 from runtime.faults import Fault
@@ -46,8 +47,8 @@ log = logging.getLogger("stead")
 PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 400.0
 #: how many times the length of the last round to wait until the next (and at most how many seconds), by what
 #: woke us: people wait for sources
-SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0}
-SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0}
+SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0, "files": 10.0}
+SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0, "files": 1.0}
 #: seconds between two looks while steps run and no other step waits for them
 LAST_STEPS = 0.25
 #: seconds between two samples, and how long after the last scrape they are still taken
@@ -62,6 +63,7 @@ class AnySource(Protocol):
     @property
     def location(self) -> str: ...
     def accept(self, revision: Revision) -> None: ...
+    def watch(self, directories: Collection[str]) -> None: ...
     def abort(self) -> None: ...
     def revisions(self, stop: asyncio.Event) -> Any: ...
 
@@ -94,6 +96,18 @@ class _Feed:
 
     def resolve(self, revision: Revision) -> Resolved:
         return resolve(self.name, revision, self.around)
+
+    def previous(self) -> Desired | None:
+        """What was in force before what the shelf has."""
+        revision = self.shelf.previous()
+        return None if revision is None else self.resolve(revision).desired
+
+
+def contexts(desired: Desired) -> set[str]:
+    """The directories that images are built from."""
+    builds = [image.build for image in desired.images.values() if image.build is not None]
+    named = {path for build in builds for _, path in build.contexts if path.startswith("/")}
+    return {build.context for build in builds} | named
 
 
 class Agent:
@@ -227,6 +241,10 @@ class Agent:
 
     async def _take(self, feed: _Feed, found: Yield, *, restored: bool = False) -> None:
         now = self._clock.time()
+        if isinstance(found, Touched):
+            self._engine.touched()
+            self._because("files")
+            return
         if isinstance(found, Failure):
             self._show(feed, fetch_error=found.text, seen_at=now)
             log.warning("source %s: %s", feed.name, found.text)
@@ -239,6 +257,7 @@ class Agent:
         if resolved.desired is None:
             await self._refuse(feed, resolved, now)
             return
+        previous = await asyncio.to_thread(feed.previous) if restored else None
         if not restored:  # what is in force must be found again after a reboot: on disk first
             await asyncio.to_thread(feed.source.accept, found)
             await asyncio.to_thread(feed.shelf.put, found)
@@ -253,7 +272,10 @@ class Agent:
             containers=len(resolved.desired.containers),
         )
         self._view = replace(self._view, state="progressing")  # until a round has looked at it
-        self._engine.want(resolved.desired, found.id)
+        self._engine.want(resolved.desired, found.id, previous=previous)
+        feed.source.watch(contexts(resolved.desired))
+        if all(item.desired is not None for item in self._feeds):
+            self._engine.collecting = self.settings.collecting()  # now it is known what is needed
         self._because("source")
         log.info("source %s: revision %s in force: %s", feed.name, found.id[:12], found.note)
         self._engine.tally.revision(feed.name, "accepted")

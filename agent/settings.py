@@ -10,7 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from agent.planner.model import Limits
+from agent.planner.model import Collecting, Limits
+from runtime.images.garbage import Limits as CollectLimits
 from specs.values import Duration
 
 DEFAULT_SETTINGS = Path("/etc/stead/stead.toml")
@@ -120,6 +121,24 @@ class Listen(_Table):
 class LimitSettings(_Table):
     parallel: int = Field(8, ge=1, le=64)  # steps at once
     pulls: int = Field(3, ge=1, le=32)  # pulls at once
+    builds: int = Field(1, ge=1, le=32)  # builds at once
+
+
+class Images(_Table):
+    """[images]: when images that nothing needs are removed. Percent of the disk, seconds."""
+
+    gc: bool = True
+    gc_interval: Seconds = 3600.0
+    gc_high: float = Field(85.0, gt=0, le=100)
+    gc_low: float = Field(80.0, gt=0, le=100)
+    keep_for: Seconds = 7 * 86400.0  # without a name
+    unused_for: Annotated[float, BeforeValidator(_seconds), Field(ge=0)] = 0.0  # with one; 0: for ever
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gc_low > self.gc_high:
+            raise ValueError("gc_low is above gc_high")
+        return self
 
 
 class Network(_Table):
@@ -133,6 +152,7 @@ class Settings(_Table):
     credentials: Credentials = Credentials()
     listen: Listen = Listen()
     limits: LimitSettings = LimitSettings()
+    images: Images = Images()
     network: Network = Network()
 
     @model_validator(mode="after")
@@ -148,7 +168,15 @@ class Settings(_Table):
         return self.node.name or socket.gethostname()
 
     def planner_limits(self) -> Limits:
-        return Limits(parallel=self.limits.parallel, pulls=self.limits.pulls)
+        return Limits(parallel=self.limits.parallel, pulls=self.limits.pulls, builds=self.limits.builds)
+
+    def collecting(self) -> Collecting | None:
+        """None: nothing is ever removed by itself."""
+        images = self.images
+        if not images.gc:
+            return None
+        limits = CollectLimits(images.gc_high / 100, images.gc_low / 100, images.keep_for, images.unused_for)
+        return Collecting(images.gc_interval, limits)
 
 
 def load(path: Path | None = None) -> Settings:

@@ -73,6 +73,7 @@ class FakeRuntime:
     sizes: dict[str, ImageSize] = field(default_factory=dict)  # canonical reference -> of its pull
     disk: Disk = field(default_factory=Disk)
     recipes: dict[str, str] = field(default_factory=dict)  # canonical reference -> key of its files
+    key_of: Callable[[BuildRequest], str] | None = None  # instead of `recipes`
     faults: dict[str, list[Fault]] = field(default_factory=dict)  # "start container x" -> raised one by one
     crash: Callable[[str, str], bool] | None = None  # (call, "before" | "after") -> die here?
     calls: list[str] = field(default_factory=list)
@@ -216,7 +217,12 @@ class FakeRuntime:
         return found
 
     def _name(self, ref: ImageRef, id: str, digest: str) -> str:
-        self._images[str(ref)], self._digests[str(ref)] = id, digest
+        """As in the store: an image whose tag moves on keeps the digest that it was pulled by."""
+        name, former = str(ref), self._digests.get(str(ref), "")
+        if ref.tag and former and former != digest and name in self._images:
+            by_digest = f"{ref.name}@{former}"
+            self._images[by_digest], self._digests[by_digest] = self._images[name], former
+        self._images[name], self._digests[name] = id, digest
         self._ids.add(id)
         return id
 
@@ -242,6 +248,8 @@ class FakeRuntime:
     def build_key(self, request: BuildRequest) -> str:
         with self._lock:
             name = str(request.names[0])
+            if self.key_of is not None:
+                return self.key_of(request)
             if name not in self.recipes:
                 raise Fault("request-invalid", "build image", name, "Dockerfile: no such file")
             return self.recipes[name]
@@ -255,9 +263,11 @@ class FakeRuntime:
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         with self._effect("collect store"):
-            used = {c.image_id for c in self._containers.values()} | set(self._images.values())
+            tagged = {id for name, id in self._images.items() if "@" not in name}
+            used = {c.image_id for c in self._containers.values()} | tagged
             gone = sorted(self._ids - used - set(keep))
             self._ids -= set(gone)
+            self._images = {name: id for name, id in self._images.items() if id in self._ids}
             return tuple(Removed(id, (), 1, "no name and not used for 8.0 days") for id in gone)
 
     def import_image(self, path: Path, name: ImageRef) -> str:

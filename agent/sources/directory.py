@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 from watchfiles import Change, awatch
@@ -25,6 +25,7 @@ from agent.sources.revision import (
     MAX_TOTAL_BYTES,
     Failure,
     Revision,
+    Touched,
     Yield,
     digest,
     relevant,
@@ -124,6 +125,7 @@ class DirectorySource:
         self.root = path / subdirectory if subdirectory else path
         self._last: Yield | None = None
         self._signature: Signature | None = None
+        self._watched: tuple[str, ...] = ()
 
     @property
     def location(self) -> str:
@@ -131,6 +133,11 @@ class DirectorySource:
 
     def accept(self, revision: Revision) -> None:
         """`revision` is in force now. Nothing to do: the files lie where they are."""
+
+    def watch(self, directories: Collection[str]) -> None:
+        """Tell of every file below these, too (absolute paths in the root): images are built from them."""
+        inside = (os.path.relpath(path, self.root) for path in directories)
+        self._watched = tuple(sorted(path for path in inside if not path.startswith("..")))
 
     def abort(self) -> None:
         """The agent ends. Nothing is under way."""
@@ -168,6 +175,8 @@ class DirectorySource:
                     scanned = time.monotonic()
                     if (found := await asyncio.to_thread(self._read)) is not None:
                         yield found
+                    elif any(self._is_built_from(path) for _, path in changes):
+                        yield Touched()
                 changes = await following
                 following = asyncio.ensure_future(anext(told, None))
         except (FileNotFoundError, RuntimeError):  # the root went away; look again
@@ -180,7 +189,15 @@ class DirectorySource:
         """Directories may come and go whole, with files in them."""
         relative = os.path.relpath(path, os.path.realpath(self.root))
         name = os.path.basename(path)
+        if self._is_built_from(path):
+            return True
         return relevant(relative) or ("." not in name and os.path.isdir(path)) or change is Change.deleted
+
+    def _is_built_from(self, path: str) -> bool:
+        relative = os.path.relpath(path, os.path.realpath(self.root))
+        if ".git" in relative.split("/"):
+            return False
+        return any(top == "." or f"{relative}/".startswith(f"{top}/") for top in self._watched)
 
     def _identity(self) -> tuple[str, int, int] | None:
         """Where the root really is, and which directory that is."""

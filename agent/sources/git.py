@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,9 @@ class GitSource:
         self._aborted = True
         if (process := self._process) is not None:
             _kill(process)
+
+    def watch(self, directories: Collection[str]) -> None:
+        """Nothing to do: the files of a commit do not change."""
 
     async def revisions(self, stop: asyncio.Event) -> AsyncIterator[Yield]:
         failures = 0
@@ -216,7 +219,8 @@ class GitSource:
             _sync(partial)
             partial.rename(target)
         self._drop_trees({target.name, self._in_force()})
-        return Revision(commit, note[0][:200] if note else "", files, str(self._directory / "current"))
+        title = note[0][:200] if note else ""
+        return Revision(commit, title, files, str(self._directory / "current"), str(target))
 
     def accept(self, revision: Revision) -> None:
         """`revision` is in force: `current`, where relative paths lead, has its files from now on."""

@@ -18,12 +18,20 @@ _SUFFIXES = (".toml", ".yaml", ".yml", ".env", ".txt", ".conf", ".cfg", ".proper
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """`files` maps paths relative to the source's root to bytes. `root` is where they lie on disk."""
+    """`files` maps paths relative to the source's root to bytes. `root` is where they lie on disk, `tree`
+    where they stay as they are in this revision (empty: `root`): what is mounted is of `root`, what is built
+    of `tree`."""
 
     id: str  # commit id, or a hash of the files
     note: str  # for people
     files: Mapping[str, bytes]
     root: str
+    tree: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """Files that are no specs changed, of a directory that images are built from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,7 @@ class Failure:
     text: str
 
 
-Yield = Revision | Failure
+Yield = Revision | Failure | Touched
 
 
 def relevant(path: str) -> bool:

@@ -15,10 +15,11 @@ import pytest
 
 from agent.perform import perform
 from agent.planner import backoff
-from agent.planner.model import Collecting, CollectLimits, Limits, Memory, Plan, Step, Subject, World
+from agent.planner.model import Collecting, Limits, Memory, Plan, Step, Subject, World
 from agent.planner.plan import plan
 from agent.sight import Sight
 from runtime.faults import Fault
+from runtime.images.garbage import Limits as CollectLimits
 from runtime.interface import Defect, Disk, Health, ImageSize, Phase
 from specs.desired import Desired, Probe, Restart
 from tests.builders import built, container, desired, image, network, volume

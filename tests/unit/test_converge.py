@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from agent import journal as reading
 from agent.converge import Engine, Event
 from agent.journal import Journal
-from agent.planner.model import Limits
+from agent.planner.model import Collecting, Limits
 from runtime.faults import Fault
+from runtime.images.garbage import Limits as CollectLimits
 from runtime.interface import Defect, Health, Phase
 from specs.desired import Probe, Restart
-from tests.builders import container, desired, image, network, volume
+from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import FakeRuntime
 
 QUICK = Limits(transient_initial=0.01, transient_max=0.02, failure_initial=0.01, failure_max=0.02)
@@ -322,3 +324,152 @@ def test_the_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     count = journal._connection.execute("SELECT count(*) FROM plans").fetchone()[0]
     journal.close()
     assert count <= 10 + reading.PRUNE_EVERY
+
+
+# ---------------------------------------------------------------- images
+
+BUSYBOX = "docker.io/library/busybox:latest"
+APP = "localhost/s/app:latest"
+
+
+class Hours:
+    """A machine whose clock is turned by hand."""
+
+    def __init__(self) -> None:
+        self.now, self.booted = 1_000_000.0, 999_000.0
+
+    def monotonic(self) -> float:
+        return self.now - self.booted
+
+    def time(self) -> float:
+        return self.now
+
+
+def settled(engine: Engine) -> None:
+    """Rounds until nothing more is to be done at this time."""
+    deadline = time.monotonic() + 10
+    while engine.round().in_flight or engine.busy():
+        assert time.monotonic() < deadline
+        engine.wait(0.05)
+
+
+def test_when_a_tag_was_last_looked_up_survives_the_agent_and_a_reboot(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    want = desired("s", container("s/a"), image("busybox", interval=3600.0))
+    clock, look = Hours(), f"look-up image {BUSYBOX}"
+    for later, reboot, looks in (
+        (0, False, 0),
+        (3000, False, 0),
+        (500, True, 0),
+        (200, True, 1),
+        (3000, True, 1),
+    ):
+        clock.now += later
+        clock.booted = clock.now if reboot else clock.booted
+        engine = Engine(runtime, journal, limits=QUICK, clock=clock)
+        engine.want(want, "r1")
+        settled(engine)
+        engine.close()
+        assert runtime.calls.count(look) == looks, later
+    assert runtime.calls.count("start container s/a") == 1
+
+
+def test_a_tag_that_moved_replaces_its_containers_and_the_reason_is_kept(
+    runtime: FakeRuntime, journal: Journal, tmp_path: Path
+) -> None:
+    clock = Hours()
+    engine = Engine(runtime, journal, limits=QUICK, clock=clock)
+    engine.want(desired("s", container("s/a"), image("busybox", interval=60.0)), "r1")
+    settled(engine)
+    runtime.available[BUSYBOX] = "sha256:newer"
+    clock.now += 60.0
+    settled(engine)
+    engine.close()
+    assert runtime.observe().containers["s/a"].image_id == "sha256:newer"
+    moved = "image busybox:latest went from sha256:busybox to sha256:newer"
+    entries = reading.read_actions(tmp_path / "journal.db")
+    assert {(e.verb, e.kind) for e in entries if moved in e.cause} == {
+        ("measure", "image"),
+        ("pull", "image"),
+        ("remove", "container"),
+    }
+
+
+def test_with_a_registry_that_is_gone_what_is_there_is_started(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    want = desired("s", container("s/a"), image("busybox", pull="always", interval=60.0))
+    first = Engine(runtime, journal)
+    first.apply(want, "r1", timeout=10)
+    first.close()
+    runtime.offline = True
+    runtime.reboot()
+    engine = Engine(runtime, journal)
+    more = desired("s", container("s/a"), container("s/b"), image("busybox", pull="always", interval=60.0))
+    result = engine.apply(more, "r2", timeout=10)
+    engine.close()
+    assert result.ok and result.notes[0].endswith("connection refused; the image in the store stays in use")
+    assert [c.phase for c in runtime.observe().containers.values()] == [Phase.RUNNING, Phase.RUNNING]
+
+
+def test_an_image_that_is_missing_while_its_registry_is_gone_blocks_its_containers_only(
+    runtime: FakeRuntime, engine: Engine
+) -> None:
+    runtime.put_image("busybox", "sha256:busybox")
+    runtime.offline = True
+    result = engine.apply(desired("s", container("s/a"), container("s/b", image="nginx")), timeout=10)
+    assert not result.ok and "connection refused" in result.failures[0]
+    assert list(runtime.observe().containers) == ["s/a"]
+
+
+def test_a_build_that_fails_leaves_what_runs_and_is_tried_again_when_its_files_change(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    want = desired("s", built("localhost/s/app"), container("s/app", image="localhost/s/app"))
+    engine = Engine(runtime, journal, limits=Limits())
+    runtime.recipes[APP] = "one"
+    assert engine.apply(want, "r1", timeout=10).ok
+    runtime.recipes[APP] = "two"
+    cause = "Dockerfile:3:1: RUN false ended with exit code 1\nlast words"
+    runtime.faults[f"build image {APP}"] = [Fault("start-failed", "build image", "app", cause)]
+    engine.touched()
+    result = engine.apply(want, "r1", timeout=10)
+    assert not result.ok and "last words" in result.failures[0]
+    assert runtime.observe().containers["s/app"].image_id == "sha256:one"
+    runtime.recipes[APP] = "three"
+    engine.touched()
+    assert engine.apply(want, "r1", timeout=10).ok
+    engine.close()
+    assert runtime.observe().containers["s/app"].image_id == "sha256:three"
+    assert runtime.calls.count(f"build image {APP}") == 2
+
+
+def test_what_an_image_was_built_from_survives_the_agent(runtime: FakeRuntime, journal: Journal) -> None:
+    want = desired("s", built("localhost/s/app"))
+    runtime.recipes[APP] = "one"
+    for _ in range(2):
+        engine = Engine(runtime, journal, limits=QUICK)
+        assert engine.apply(want, "r1", timeout=10).ok
+        engine.close()
+    assert runtime.calls == [f"build image {APP}"]
+
+
+def test_images_of_the_revision_before_stay_and_those_before_it_go(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    clock = Hours()
+    engine = Engine(runtime, journal, limits=QUICK, clock=clock)
+    engine.collecting = Collecting(3600.0, CollectLimits())
+    runtime.older.update({"sha256:v1", "sha256:v2", "sha256:v3"})
+    for version in ("v1", "v2", "v3"):
+        engine.want(desired("s", image("busybox", digest=f"sha256:{version}"), container("s/a")), version)
+        settled(engine)
+        clock.now += 3600.0
+        settled(engine)
+    assert runtime.image_ids() == {"sha256:v2", "sha256:v3"}
+    runtime.offline = True
+    engine.want(desired("s", image("busybox", digest="sha256:v2"), container("s/a")), "v2")
+    settled(engine)
+    engine.close()
+    assert runtime.observe().containers["s/a"].image_id == "sha256:v2"

@@ -36,6 +36,16 @@ def test_a_good_revision_is_kept_whole(paths: Paths) -> None:
     assert shelf.get() is None
 
 
+def test_the_revision_before_the_last_good_one_is_kept_as_well(paths: Paths) -> None:
+    shelf = Shelf(paths, "shop")
+    shelf.put(GOOD)
+    assert shelf.previous() is None
+    newer = Revision("r2", "", {}, "/src", "/trees/r2")
+    shelf.put(newer)
+    shelf.put(newer)  # the same again is no new one
+    assert (Shelf(paths, "shop").get(), Shelf(paths, "shop").previous()) == (newer, GOOD)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 99}', b'{"version": 1, "files": 3}'])
 def test_a_kept_revision_that_cannot_be_read_is_none(paths: Paths, content: bytes) -> None:
     shelf = Shelf(paths, "shop")

@@ -199,3 +199,53 @@ def test_two_sources_side_by_side(house: House, tmp_path: Path) -> None:
         until(agent, lambda view: list(view.observed.containers) == ["shop/web"])
 
     house.run(act)
+
+
+def test_a_changed_file_of_a_build_is_built_and_run_at_once(house: House) -> None:
+    spec = '[image.app]\nbuild = "app"\n[container.app]\nimage = "app"\n'
+    (house.specs / "app").mkdir()
+    (house.specs / "a.toml").write_text(spec)
+    source = house.specs / "app" / "main.py"
+    source.write_text("one")
+    house.runtime.key_of = lambda request: Path(request.context, "main.py").read_text()
+
+    def image(view: View) -> str:
+        have = view.observed.containers.get("default/app")
+        return have.image_id if have is not None and have.phase is Phase.RUNNING else ""
+
+    def act(agent: Agent) -> None:
+        until(agent, lambda view: image(view) == "sha256:one")
+        begin = time.monotonic()
+        source.write_text("two")
+        until(agent, lambda view: image(view) == "sha256:two")
+        assert time.monotonic() - begin < 4.0
+        (house.specs / "other.py").write_text("is in no context")
+
+    house.run(act)
+    assert house.runtime.calls.count("build image localhost/default/app:latest") == 2
+
+
+def test_after_a_restart_the_images_of_the_revision_before_are_kept(house: House) -> None:
+    names = {name: f"docker.io/library/{name}:latest" for name in ("one", "two", "three")}
+    house.runtime.available.update({name: f"sha256:{key}" for key, name in names.items()})
+
+    def act(image: str) -> Callable[[Agent], None]:
+        def wait(agent: Agent) -> None:
+            (house.specs / "a.toml").write_text(f'[container.a]\nimage = "{image}"\n')
+            until(agent, lambda view: f"{image}:latest" in str(view.observed.containers.get("default/a")))
+            until(agent, converged)
+
+        return wait
+
+    for image in names:
+        house.run(act(image))
+    kept: list[set[str]] = []
+
+    def collect(keep: Any, limits: Any) -> Any:
+        kept.append(set(keep))
+        return FakeRuntime.collect_images(house.runtime, keep, limits)
+
+    house.runtime.collect_images = collect  # type: ignore[method-assign]
+    (house.paths.root / "journal.db").unlink()  # so that it is time to collect
+    house.run(lambda agent: until(agent, lambda _: kept))
+    assert kept[0] == {"sha256:two", "sha256:three"}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.planner.model import Collecting
 from agent.settings import Settings, SettingsError, load, parse
+from runtime.images.garbage import Limits
 
 GOOD = """
 [[source]]
@@ -35,6 +37,12 @@ metrics = "127.0.0.1:9999"
 [limits]
 parallel = 4
 pulls = 2
+
+[images]
+gc_interval = "10m"
+gc_high = 90
+keep_for = "1d"
+unused_for = "30d"
 """
 
 
@@ -45,6 +53,12 @@ def test_every_setting_is_read() -> None:
     assert found.node_name == "n1"
     assert found.registry["registry.example:5000"].insecure
     assert found.planner_limits().parallel == 4
+    assert found.collecting() == Collecting(600.0, Limits(0.9, 0.8, 86400.0, 30 * 86400.0))
+
+
+def test_images_are_never_removed_where_the_settings_say_so() -> None:
+    assert parse("[images]\ngc = false\n").collecting() is None
+    assert Settings().collecting() is not None
 
 
 def test_without_a_settings_file_the_defaults_hold(tmp_path: Path) -> None:
@@ -71,6 +85,8 @@ def test_without_a_settings_file_the_defaults_hold(tmp_path: Path) -> None:
             "stead.toml:1:1: two sources are named a; give one of them another name",
         ),
         ("[limits]\nparallel = 0\n", "greater than or equal to 1"),
+        ("[images]\ngc_high = 70\n", "gc_low is above gc_high"),
+        ("[images]\ngc_high = 101\n", "less than or equal to 100"),
         ("[[source]\n", "line 1"),
         ("[[source]]\ngit = 'x'\nref = '--upload-pack=x'\n", "source.0.ref"),
         ("[[source]]\ngit = 'x'\npath = 'a/../../b'\n", "path is relative to the source"),
