@@ -9,10 +9,11 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import libc, pidfd, signals
-from runtime.shim import launch, messages, monitor
+from runtime.shim import keeper, launch, messages, monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Mapping
     from typing import Any
 
@@ -28,7 +29,7 @@ PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
 _NAME = ctypes.create_string_buffer(b"stead-shim")
 
 
-def read(request: Mapping[str, Any]) -> monitor.Bundle:
+def _read(request: Mapping[str, Any]) -> monitor.Bundle:
     """What a spawn request names. OSError, ValueError, KeyError."""
     path = str(request["bundle"])
     documents = []
@@ -41,27 +42,50 @@ def read(request: Mapping[str, Any]) -> monitor.Bundle:
     return monitor.Bundle(path, str(request["live"]), *documents)
 
 
-def run(bundle: monitor.Bundle, report: int, host: cgroup_files.Cgroups) -> None:
-    """Be the shim of one container until it is to be left alone. `report` gets one answer: see the zygote."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):  # 0 was the socket to the agent
-        os.dup2(null, fd, inheritable=False)
-    os.close(null)
+def run(data: bytes, report: int, host: cgroup_files.Cgroups) -> None:
+    """Be the shim that the request `data` asks for until its container is to be left alone. `report` gets one
+    answer: see the zygote."""
     libc.prctl(PR_SET_NAME, ctypes.addressof(_NAME))
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    launch.oom_score(OOM_SCORE)
-    _take_over(bundle.path)
+    if messages.KEEP not in data:
+        _start(data, report, host, os.getpid(), None)
+        return
+    wakes = _wakes()
+    pid, line = keeper.part()
+    if pid == 0:
+        os.close(wakes)
+        _start(data, report, host, os.getppid(), line)
+        return
+    os.close(report)
+    taken, told = keeper.wait(line, pid, wakes)
+    if taken is not None:
+        _go_on(data, host, taken, wakes, told or keeper.keep(taken, wakes))
+
+
+def _start(
+    data: bytes, report: int, host: cgroup_files.Cgroups, pid: int, line: _socket.socket | None
+) -> None:
+    """Start the program and watch it; with a line to a keeper only until it runs. `pid` is what the shim is
+    known by."""
+    bundle = _read(messages.decode(data))
+    lock, others = _take_over(bundle.path, pid)
     shim: monitor.Monitor | None = None
 
     def tell(failure: launch.Failure | None, pid: int) -> None:
-        send_report(report, failure, pid)
+        send_report(report, failure, pid, shim_pid)
         os.close(report)
 
+    def started() -> None:
+        given = shim.handover(lock) if shim is not None and line is not None else None
+        if given and line is not None and keeper.give(line, *given):
+            os._exit(0)
+
+    shim_pid = pid
     try:
-        shim = monitor.Monitor(bundle, host, tell)
-        if host.pids(shim.cgroup):  # of a shim that was killed
+        shim = monitor.Monitor(bundle, host, tell, pid=pid, started=started)
+        if others and host.pids(shim.cgroup):  # of a shim that was killed
             host.kill(shim.cgroup, monitor.KILL_TIMEOUT)
-        _watch_signals(shim)
+        _watch_signals(shim, _wakes())
         shim.start()
         shim.loop.run()
     except BaseException as error:
@@ -70,8 +94,26 @@ def run(bundle: monitor.Bundle, report: int, host: cgroup_files.Cgroups) -> None
         raise
 
 
-def _take_over(bundle: str) -> None:
-    """At most one shim a bundle: the lock holds the pid of the one there is, which is told to end."""
+def _go_on(data: bytes, host: cgroup_files.Cgroups, taken: keeper.Taken, wakes: int, told: bool) -> None:
+    """A keeper becomes a whole shim; `told`: to end."""
+    request, run = messages.decode(data), messages.decode(taken.document)
+    bundle = monitor.Bundle(str(request["bundle"]), str(request["live"]), run["supervise"], run["config"])
+    shim: monitor.Monitor | None = None
+    try:
+        shim = monitor.Monitor(bundle, host, None, pid=os.getpid(), taken=taken, run=run)
+        _watch_signals(shim, wakes)
+        if told:
+            shim.stop_by_document(monitor.SHUTDOWN)
+        shim.loop.run()
+    except BaseException as error:
+        if shim is not None:
+            _crashed(shim, error)
+        raise
+
+
+def _take_over(bundle: str, own: int) -> tuple[int, bool]:
+    """At most one shim a bundle: the lock holds the pid of the one there is, which is told to end. Returns
+    the lock, and whether there ever was another shim."""
     lock = os.open(f"{bundle}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + HANDOVER
     while True:
@@ -86,14 +128,21 @@ def _take_over(bundle: str) -> None:
             if late:
                 end += HANDOVER
             time.sleep(0.02)  # flock(2) has no time limit, and its end gives no event
+    others = os.fstat(lock).st_size > 0
     os.ftruncate(lock, 0)
-    own = os.getpid()
     os.pwrite(lock, f"{own} {pidfd.start_time(own)}\n".encode(), 0)
+    return lock, others
 
 
-def _watch_signals(shim: monitor.Monitor) -> None:
-    """SIGTERM ends the shim with its container; SIGCHLD brings orphans that came to us as their reaper."""
+def _wakes() -> int:
+    """A pipe that gives the numbers of signals that came: the zygote has set handlers that do nothing."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signals.wake(writer)
+    return reader
+
+
+def _watch_signals(shim: monitor.Monitor, reader: int) -> None:
+    """SIGTERM ends the shim with its container; SIGCHLD brings orphans that came to us as their reaper."""
 
     def woken() -> None:
         numbers = os.read(reader, 512)
@@ -101,7 +150,6 @@ def _watch_signals(shim: monitor.Monitor) -> None:
             shim.stop_by_document(monitor.SHUTDOWN)
         reap_orphans(shim)
 
-    signals.wake(writer)  # the zygote has set handlers that do nothing
     shim.loop.watch(reader, woken)
 
 
@@ -131,10 +179,15 @@ def _crashed(shim: monitor.Monitor, error: BaseException) -> None:
     shim.kill_all()
 
 
-def send_report(report: int, failure: launch.Failure | None, pid: int) -> None:
+def refuse(report: int, error: BaseException) -> None:
+    """It did not come to a start. Harmless after another answer."""
+    send_report(report, launch.Failure("shim", f"cannot start supervisor: {error}"), 0, 0)
+
+
+def send_report(report: int, failure: launch.Failure | None, pid: int, shim: int) -> None:
     """How the first start went, for the client of the zygote."""
     if failure is None:
-        message: dict[str, Any] = {"ok": True, "pid": pid, "shim": os.getpid()}
+        message: dict[str, Any] = {"ok": True, "pid": pid, "shim": shim}
     else:
         message = {
             "ok": False,

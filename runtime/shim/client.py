@@ -100,7 +100,8 @@ class Zygote:
     def spawn(self, bundle_dir: Path, live_dir: Path, *, timeout: float = START) -> None:
         """Returns when the container's program is exec'ed. ShimError when it could not be: then no shim is
         left and exit.json tells the same. Any number of threads may spawn at once."""
-        request = {"op": "spawn", "bundle": os.fspath(bundle_dir), "live": os.fspath(live_dir)}
+        operation = "keep" if _will_be_idle(bundle_dir) else "spawn"
+        request = {"op": operation, "bundle": os.fspath(bundle_dir), "live": os.fspath(live_dir)}
         for _ in range(2):  # a zygote that died with the request in its queue has not begun it
             answer = self._ask(messages.encode(request), timeout)
             if answer:
@@ -189,6 +190,19 @@ class Zygote:
             self._process = None
 
 
+def _will_be_idle(bundle: Path) -> bool:
+    """Whether its shim has nothing to probe, no terminal or input to serve and no strangers' orphans to wait
+    for. What cannot be read is the shim's to tell."""
+    try:
+        document = json.loads((bundle / "supervise.json").read_bytes())
+        spaces = json.loads((bundle / "config.json").read_bytes())["linux"]["namespaces"]
+        if document.get("probe") or document.get("tty") or document.get("stdin_open"):
+            return False
+        return any(space["type"] == "pid" for space in spaces)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def _sealed_interpreter() -> int:
     """This interpreter's file, opened on a read-only mount of nothing else; -1 where there cannot be one.
 
@@ -225,8 +239,6 @@ class _Connection:
             self._socket.close()
             text = f"cannot reach supervisor in {live_dir}: {error.strerror or error}".lower()
             raise ShimError("unreachable", text) from error
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        self.shim_pid = int(struct.unpack("iII", credentials)[0])
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]

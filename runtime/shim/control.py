@@ -37,20 +37,33 @@ class Refused(Exception):
 class Control:
     """The listening socket and its clients."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, listener: int = -1) -> None:
+        """`listener` is a socket that listens already, to be taken over."""
         self._monitor = monitor
         self._loop: Loop = monitor.loop
         self._clients: list[Client] = []
+        self._listener = self._listen() if listener < 0 else _socket.socket(fileno=listener)
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _listen(self) -> _socket.socket:
+        monitor = self._monitor
         try:
             os.unlink(NAME, dir_fd=monitor.live_fd)
         except FileNotFoundError:
             pass
         kind = _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
-        self._listener = _socket.socket(_socket.AF_UNIX, kind)
+        listener = _socket.socket(_socket.AF_UNIX, kind)
         # sun_path holds 108 bytes, state directories may be deeper: unix(7)
-        self._listener.bind(f"/proc/self/fd/{monitor.live_fd}/{NAME}")
-        self._listener.listen(16)
-        self._loop.watch(self._listener.fileno(), self._accept)
+        listener.bind(f"/proc/self/fd/{monitor.live_fd}/{NAME}")
+        listener.listen(16)
+        return listener
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def is_called(self) -> bool:
+        """Whether there are clients, or processes of theirs."""
+        return any(not client.closed or client.session for client in self._clients)
 
     def _accept(self) -> None:
         try:

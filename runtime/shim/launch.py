@@ -33,9 +33,11 @@ class Child:
 
     __slots__ = ("pid", "pidfd", "report", "start")
 
-    def __init__(self, pid: int, report: int) -> None:
+    def __init__(self, pid: int, report: int, held: int = -1) -> None:
+        """`held` is a pidfd of it, if there is one already."""
         self.pid, self.report = pid, report
-        self.pidfd = pidfd.open_pidfd(pid)  # it cannot be reaped by anyone else: the pid is still its own
+        # it cannot be reaped by anyone else: the pid is still its own
+        self.pidfd = pidfd.open_pidfd(pid) if held < 0 else held
         self.start = pidfd.start_time(pid)
 
     def signal(self, number: int) -> None:
@@ -73,17 +75,21 @@ class Launcher:
         self.terminal = bool(config["process"].get("terminal"))
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._mounted = os.path.ismount(self.rootfs)
-        self._own_net = -1  # the container's network namespace, should its name go while it runs
+        self.mounted = os.path.ismount(self.rootfs)
+        self.own_net = -1  # the container's network namespace, should its name go while it runs
+
+    def take_up(self, mounted: bool, own_net: int) -> None:
+        """Know what the launcher knew that started the program."""
+        self.mounted, self.own_net = mounted, own_net
 
     def check(self) -> Failure | None:
         """What a start needs and has lost. The agent mends it; a later start finds it again."""
         if not os.path.isdir(self.rootfs):
             return Failure("rootfs", f"cannot start: root filesystem {self.rootfs} is gone")
         mounted = os.path.ismount(self.rootfs)
-        if self._mounted and not mounted:
+        if self.mounted and not mounted:
             return Failure("rootfs", f"cannot start: root filesystem {self.rootfs} is not mounted any more")
-        self._mounted = mounted
+        self.mounted = mounted
         if not self._host.exists(self._cgroup):
             return Failure("cgroup", f"cannot start: cgroup {self._cgroup} is gone")
         return None
@@ -174,16 +180,16 @@ class Launcher:
             os.close(fd)
             self._enter_held(error)
             return
-        if self._own_net >= 0:
-            os.close(self._own_net)
-        self._own_net = fd
+        if self.own_net >= 0:
+            os.close(self.own_net)
+        self.own_net = fd
 
     def _enter_held(self, error: OSError) -> None:
         """Drift: the agent binds the name anew; until then probes and restarts go on with the namespace."""
-        if self._own_net < 0:
+        if self.own_net < 0:
             text = f"network namespace is gone: {error.strerror}"
             raise OSError(error.errno, text, self.netns) from None
-        namespaces.setns(self._own_net, namespaces.CLONE_NEWNET)
+        namespaces.setns(self.own_net, namespaces.CLONE_NEWNET)
 
     def _return(self) -> None:
         if self.private_pids:

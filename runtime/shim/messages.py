@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
+#: In a request to the zygote: the shim will have little to do (runtime.shim.keeper).
+KEEP = b'"op":"keep"'
 #: One packet on shim.sock, and a report of the zygote, are never larger (bytes).
 MAX_PACKET = 200_000
 #: Results of probes that a state record keeps, and bytes of output kept of each.

@@ -17,9 +17,8 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import pidfd
-from runtime.shim import launch, messages, probes, supervise, targets
+from runtime.shim import keeper, launch, messages, probes, supervise, targets
 from runtime.shim.control import Control
-from runtime.shim.logs import LogWriter
 from runtime.shim.loop import Loop, Timer
 from runtime.shim.streams import Streams
 
@@ -70,25 +69,31 @@ class Bundle:
 
 
 class Monitor:
-    """One shim. `report` is called once: with None when the program is exec'ed, else with the Failure."""
+    """One shim. `pid` is what it is known by: its own, or its keeper's. `report` is called once: with None
+    when the program is exec'ed, else with the Failure; `started` after the former. `taken` and its document
+    `run` are of a run that goes on.
+    """
 
     def __init__(
         self,
         bundle: Bundle,
         host: cgroup_files.Cgroups,
-        report: Callable[[launch.Failure | None, int], None],
+        report: Callable[[launch.Failure | None, int], None] | None,
+        *,
+        pid: int,
+        started: Callable[[], None] | None = None,
+        taken: keeper.Taken | None = None,
+        run: Document | None = None,
     ) -> None:
         self.bundle, self.host = bundle.path, host
-        self._report: Callable[[launch.Failure | None, int], None] | None = report
+        self._report, self._started = report, started
         self.live_fd = os.open(bundle.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.loop = Loop()
-        self.document = bundle.supervise
+        self.document = self._given = bundle.supervise
         self._read_policies()
         self.cgroup = str(self.document["cgroup"])
         self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
-        self.log = LogWriter(
-            f"{bundle.path}/log", int(self.document["log_max_size"]), int(self.document["log_max_files"])
-        )
+        self.log = (taken and taken.log) or keeper.open_log(keeper.log_head(bundle.path, bundle.supervise))
         self.phase = supervise.CREATED
         self.child: launch.Child | None = None
         self.streams: Streams | None = None
@@ -105,8 +110,8 @@ class Monitor:
             messages.State(
                 id=str(self.document["id"]),
                 name=str(self.document["name"]),
-                shim_pid=os.getpid(),
-                shim_start=pidfd.start_time(os.getpid()),
+                shim_pid=pid,
+                shim_start=pidfd.start_time(pid),
                 restarts=int(self.document.get("restarts") or 0),
                 restart_reasons=self.document.get("restart_reasons") or {},
                 bundle=bundle.path,
@@ -115,7 +120,46 @@ class Monitor:
         )
         kind = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
         self._events = _socket.socket(_socket.AF_UNIX, kind)
-        self.control = Control(self)
+        self.control = Control(self, taken.listener if taken else -1)
+        if taken is not None and run is not None:
+            self._take_up(taken, run)
+
+    def _take_up(self, taken: keeper.Taken, given: Document) -> None:
+        """Go on with a run where the starter was when it made `handover`."""
+        self._record = given["record"]
+        self.phase = supervise.advance(supervise.advance(self.phase, "start"), "execed")
+        self._execed_at, self._oom_before = given["execed_at"], given["oom_before"]
+        self.launcher.take_up(given["mounted"], taken.own_net)
+        self.child = launch.Child(self._record["pid"], -1, taken.pidfd)
+        self.streams = Streams(self.loop, self.log, taken.outputs)
+        self.streams.started()
+        self.loop.watch(self.child.pidfd, self._exited)
+
+    def handover(self, lock: int) -> tuple[bytes, list[int]] | None:
+        """A document and descriptors for `_take_up`, if an ordinary run of the program is all there is."""
+        child, outputs = self.child, self.streams.outputs() if self.streams else []
+        if (
+            child is None
+            or self.phase != supervise.RUNNING
+            or self.control.is_called()
+            or self.document is not self._given
+            or self.log.dropped
+            or len(outputs) != 2
+        ):
+            return None
+        document = {
+            "record": self._record,
+            "execed_at": self._execed_at,
+            "oom_before": self._oom_before,
+            "mounted": self.launcher.mounted,
+            "supervise": self.document,
+            "config": self.launcher.config,
+        }
+        head = keeper.log_head(self.bundle, self.document)
+        fds = [child.pidfd, self.control.fileno(), lock, *outputs]
+        if self.launcher.own_net >= 0:
+            fds.append(self.launcher.own_net)
+        return head + messages.encode(document), fds
 
     def _read_policies(self) -> None:
         self._restart = supervise.restart_policy(self.document.get("restart") or {})
@@ -135,10 +179,9 @@ class Monitor:
             return
         try:
             self._oom_before = self.host.oom_kills(self.cgroup)
-            streams = Streams(
-                self.loop, self.log, self.launcher.terminal, bool(self.document.get("stdin_open"))
-            )
+            streams = Streams(self.loop, self.log)
             try:
+                streams.make(self.launcher.terminal, bool(self.document.get("stdin_open")))
                 self.child = child = self.launcher.start(streams.stdio, streams.console)
             except BaseException:
                 streams.close()
@@ -175,6 +218,9 @@ class Monitor:
         )
         if not self._ending:
             self._tell(None)
+            started, self._started = self._started, None
+            if started is not None:
+                started()
 
     def _exited(self) -> None:
         child = self.child

@@ -15,6 +15,10 @@ from runtime.shim.logs import LogWriter
 from runtime.shim.loop import READ, WRITE, Loop, Timer
 from runtime.shim.messages import STDERR, STDOUT
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 #: Bytes moved at once between terminals, clients and the log.
 CHUNK = 65536
 #: Turns at an output of a run that has ended: a process that escaped may write to it for ever.
@@ -26,19 +30,23 @@ REOPEN = 0.5
 class Streams:
     """Pipes, or a terminal whose master the container's init hands over. The log takes all that comes out.
 
-    `stdio` and `console` are for the fork; `started` closes them here. With a terminal, stdio is /dev/null
-    until init replaces it.
+    `outputs` are those of a run that goes on, by descriptor with their stream; else `make` opens them.
     """
 
-    def __init__(self, loop: Loop, log: LogWriter, terminal: bool, stdin_open: bool) -> None:
+    def __init__(self, loop: Loop, log: LogWriter, outputs: Mapping[int, int] | None = None) -> None:
         self._loop, self._log = loop, log
-        self._outputs: dict[int, int] = {}  # descriptor of ours -> stream
+        self._outputs = dict(outputs or {})
         self._stdin = self._master = -1
         self._pumps: list[Pump] = []
         self._handover: socket.socket | None = None
         self._theirs: list[int] = []
         self._again: Timer | None = None
         self.console: int | None = None
+        self.stdio = (-1, -1, -1)
+
+    def make(self, terminal: bool, stdin_open: bool) -> None:
+        """Open what a run needs: `stdio` and `console` are for the fork, `started` closes them here. With a
+        terminal, stdio is /dev/null until init replaces it."""
         null = self._given(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         if terminal:
             self._handover, theirs = socket.socketpair()
@@ -62,6 +70,10 @@ class Streams:
         os.set_blocking(reader, False)
         self._outputs[reader] = stream
         return self._given(writer)
+
+    def outputs(self) -> list[int]:
+        """Descriptors of stdout and stderr, those that are still open."""
+        return sorted(self._outputs, key=self._outputs.__getitem__)
 
     def started(self) -> None:
         """The fork is done: the container has its ends."""

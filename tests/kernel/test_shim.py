@@ -557,4 +557,5 @@ def test_an_idle_shim_is_small(container: Box) -> None:
     state = container.spawn("sleep 1000")
     rollup = Path(f"/proc/{state.shim_pid}/smaps_rollup").read_text().splitlines()
     sizes = {line.split()[0]: int(line.split()[1]) for line in rollup[1:]}
+    print(sizes)
     assert sizes["Private_Dirty:"] < (1536 if sys.version_info >= (3, 12) else 2560)  # KiB
