@@ -25,8 +25,9 @@ OOM_SCORE = -998
 #: Seconds that an older shim of the same container is given to end.
 HANDOVER = 15.0
 
-PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
+PR_SET_NAME = 15
 _NAME = ctypes.create_string_buffer(b"stead-shim")
+_NAME_AT = ctypes.addressof(_NAME)
 
 
 def _read(request: Mapping[str, Any]) -> monitor.Bundle:
@@ -42,24 +43,22 @@ def _read(request: Mapping[str, Any]) -> monitor.Bundle:
     return monitor.Bundle(path, str(request["live"]), *documents)
 
 
-def run(data: bytes, report: int, host: cgroup_files.Cgroups) -> None:
+def run(data: bytes, report: int, host: cgroup_files.Cgroups, noted: keeper.Handler) -> None:
     """Be the shim that the request `data` asks for until its container is to be left alone. `report` gets one
     answer: see the zygote."""
-    libc.prctl(PR_SET_NAME, ctypes.addressof(_NAME))
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    libc.prctl(PR_SET_NAME, _NAME_AT)
     if messages.KEEP not in data:
+        signals.handle(signals.SIGCHLD, noted)
+        libc.prctl(keeper.PR_SET_CHILD_SUBREAPER, 1)
         _start(data, report, host, os.getpid(), None)
         return
-    wakes = _wakes()
-    pid, line = keeper.part()
-    if pid == 0:
-        os.close(wakes)
-        _start(data, report, host, os.getppid(), line)
-        return
-    os.close(report)
-    taken, told = keeper.wait(line, pid, wakes)
+
+    def start(own: int, line: _socket.socket) -> None:
+        _start(data, report, host, own, line)
+
+    taken = keeper.run(report, noted, start)
     if taken is not None:
-        _go_on(data, host, taken, wakes, told or keeper.keep(taken, wakes))
+        _go_on(data, host, taken)
 
 
 def _start(
@@ -94,15 +93,18 @@ def _start(
         raise
 
 
-def _go_on(data: bytes, host: cgroup_files.Cgroups, taken: keeper.Taken, wakes: int, told: bool) -> None:
-    """A keeper becomes a whole shim; `told`: to end."""
-    request, run = messages.decode(data), messages.decode(taken.document)
+def _go_on(data: bytes, host: cgroup_files.Cgroups, taken: keeper.Taken) -> None:
+    """A keeper becomes a whole shim."""
+    with open(taken.document, "rb") as file:
+        file.seek(0)  # the starter wrote through the same open file
+        run = messages.decode(file.read())
+    request = messages.decode(data)
     bundle = monitor.Bundle(str(request["bundle"]), str(request["live"]), run["supervise"], run["config"])
     shim: monitor.Monitor | None = None
     try:
         shim = monitor.Monitor(bundle, host, None, pid=os.getpid(), taken=taken, run=run)
-        _watch_signals(shim, wakes)
-        if told:
+        _watch_signals(shim, taken.wakes)
+        if taken.told:
             shim.stop_by_document(monitor.SHUTDOWN)
         shim.loop.run()
     except BaseException as error:

@@ -14,114 +14,149 @@ and the keeper passes signals on and ends with it. Neither outlives the other.
 
 from __future__ import annotations
 
-import _socket
 import array
 import os
-import select
+import struct
 
-from runtime.linux import libc, signals
-from runtime.shim import messages
+# functions by their own names and numbers that are no members of enums: each look-up is memory
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    SCM_RIGHTS,
+    SOCK_CLOEXEC,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socketpair,
+)
+from os import close, fork, getpid, kill, pipe2, read, waitpid
+from select import POLLIN
+from select import poll as new_poll
+
+from runtime.linux.libc import prctl
+from runtime.linux.signals import SIGCHLD, SIGKILL, SIGTERM, handle, wake
 from runtime.shim.logs import LogWriter
+from runtime.shim.messages import STDERR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import _socket
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-PR_SET_PDEATHSIG = 1
-#: Bytes of a handover's document.
-MAX_HANDOVER = 200_000
-#: Descriptors of a handover: init's pidfd, listener, lock, stdout, stderr, and a network namespace if any.
-LEAST, MOST = 5, 6
-_INT = array.array("i").itemsize
+    Handler = Callable[[int, object], None]
+    Starter = Callable[[int, _socket.socket], None]
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+#: Bytes of a handover's packet, which has a path of up to PATH_MAX in it.
+MAX_HANDOVER = 4096 + 64
+#: Signals read at once.
+MAX_SIGNALS = 512
+#: Descriptors of a handover: document, init's pidfd, listener, lock, stdout, stderr; a network namespace, if
+#: there is one.
+LEAST, MOST = 6, 7
+
+_LEAST, _MOST = struct.Struct(f"{LEAST}i"), struct.Struct(f"{MOST}i")
+_RIGHTS = CMSG_SPACE(_MOST.size)
+_CLOEXEC = MSG_CMSG_CLOEXEC
+_LINE = SOCK_SEQPACKET | SOCK_CLOEXEC
+_PIPE = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Taken:
-    """What a keeper was given. `head` is what opens the log, `document` JSON that nobody has read yet,
-    `outputs` are those still open with their streams, `own_net` is -1 without a network namespace."""
+    """What a keeper has when it becomes a whole shim: a file with the starter's `document`, descriptors
+    of the container, `outputs` with their streams, `own_net` (-1: none), its log if there was output; `told`:
+    SIGTERM has come."""
 
-    __slots__ = ("document", "head", "listener", "log", "outputs", "own_net", "pidfd")
+    __slots__ = ("document", "listener", "log", "outputs", "own_net", "pidfd", "told", "wakes")
 
-    def __init__(self, packet: bytes, fds: Sequence[int]) -> None:
-        end = packet.index(b"\n")
-        self.head, self.document = packet[:end], packet[end:]
-        self.pidfd, self.listener, _lock, stdout, stderr = fds[:LEAST]
-        self.outputs = {stdout: messages.STDOUT, stderr: messages.STDERR}
-        self.own_net = fds[LEAST] if len(fds) > LEAST else -1
-        self.log: LogWriter | None = None
+    def __init__(
+        self, fds: Sequence[int], outputs: dict[int, int], log: LogWriter | None, wakes: int, told: bool
+    ) -> None:
+        self.document, self.pidfd, self.listener = fds[:3]
+        self.own_net = fds[6] if len(fds) > LEAST else -1
+        self.outputs, self.log, self.wakes, self.told = outputs, log, wakes, told
 
 
-def part() -> tuple[int, _socket.socket]:
-    """Fork. In the keeper: the starter's pid and its end of the line; in the starter 0 and the other end."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    keeper = os.getpid()
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    ours.close()
-    libc.prctl(PR_SET_PDEATHSIG, signals.SIGKILL)
-    if os.getppid() != keeper:  # it was killed before that
+def run(report: int, noted: Handler, start: Starter) -> Taken | None:
+    """Fork; wait for what the starter hands over; take output until anything else happens. None: the starter
+    ended, and there is nothing to keep. In the starter `start` is called with the keeper's pid and the line
+    to it. `noted` is a handler that does nothing: signals shall wake.
+
+    All is in one piece and in plain variables: each function and object is memory of every idle shim.
+    """
+    handle(SIGCHLD, noted)
+    wakes, writer = pipe2(_PIPE)
+    wake(writer)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    line, theirs = socketpair(AF_UNIX, _LINE)
+    keeper = getpid()
+    pid = fork()
+    if not pid:
+        line.close()
+        close(wakes)
+        prctl(PR_SET_PDEATHSIG, SIGKILL)
+        if os.getppid() == keeper:  # it was not killed before that
+            start(keeper, theirs)
         os._exit(0)
-    return 0, theirs
+    close(report)
+    theirs.close()
+    poll, told = new_poll(), False
+    poll.register(line, POLLIN)
+    poll.register(wakes, POLLIN)
+    ready = None
+    while ready is None or line.fileno() not in ready:
+        ready = dict(poll.poll())
+        if wakes in ready and SIGTERM in read(wakes, MAX_SIGNALS):
+            told = True
+            kill(pid, SIGTERM)  # not waited for yet: the pid is still its own
+    head, ancillary, _, _ = line.recvmsg(MAX_HANDOVER, _RIGHTS, _CLOEXEC)
+    poll.unregister(line)
+    line.close()
+    waitpid(pid, 0)
+    if not head:
+        return None
+    rights = ancillary[0][2]
+    fds = (_MOST if len(rights) == _MOST.size else _LEAST).unpack(rights)
+    outputs, log = {fds[4]: STDOUT, fds[5]: STDERR}, None
+    for fd in fds[1], fds[2], fds[4], fds[5]:
+        poll.register(fd, POLLIN)
+    while not told:
+        for fd, _ in poll.poll():
+            if fd in outputs:
+                if log is None:
+                    log = open_log(head)
+                if not log.splice(fd, outputs[fd]):
+                    del outputs[fd]
+                    poll.unregister(fd)
+                    close(fd)
+            elif fd != wakes:
+                return Taken(fds, outputs, log, wakes, told)
+            elif SIGTERM in read(wakes, MAX_SIGNALS):
+                told = True
+    return Taken(fds, outputs, log, wakes, told)
 
 
-def give(line: _socket.socket, document: bytes, fds: Sequence[int]) -> bool:
-    """Hand over. False when the line does not take it: then nothing has changed."""
+def give(line: _socket.socket, head: bytes, document: bytes, fds: Sequence[int]) -> bool:
+    """Hand over. False when the kernel does not take it: then nothing has changed."""
     try:
-        line.sendmsg([document], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))])
+        file = os.memfd_create("handover", os.MFD_CLOEXEC)
+        try:
+            with open(file, "wb", closefd=False) as writer:
+                writer.write(document)
+            line.sendmsg([head], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", [file, *fds]))])
+        finally:
+            close(file)
     except OSError:
         return False
     return True
 
 
-def wait(line: _socket.socket, starter: int, wakes: int) -> tuple[Taken | None, bool]:
-    """Until the starter has ended. Returns what it handed over, and whether we were told to end meanwhile."""
-    poll, told = select.poll(), False
-    poll.register(line.fileno(), select.POLLIN)
-    poll.register(wakes, select.POLLIN)
-    while True:
-        ready = [fd for fd, _ in poll.poll()]
-        if wakes in ready and signals.SIGTERM in os.read(wakes, 512):
-            told = True
-            os.kill(starter, signals.SIGTERM)  # not waited for yet: the pid is still its own
-        if line.fileno() in ready:
-            break
-    space = _socket.CMSG_SPACE(MOST * _INT)
-    data, ancillary, _, _ = line.recvmsg(MAX_HANDOVER, space, _socket.MSG_CMSG_CLOEXEC)
-    line.close()
-    os.waitpid(starter, 0)
-    if not data:
-        return None, told
-    return Taken(data, array.array("i", ancillary[0][2])), told
-
-
-def keep(taken: Taken, wakes: int) -> bool:
-    """Take output until anything else happens. Returns whether that was SIGTERM."""
-    poll = select.poll()
-    for fd in (*taken.outputs, taken.pidfd, taken.listener, wakes):
-        poll.register(fd, select.POLLIN)
-    while True:
-        for fd, _ in poll.poll():
-            stream = taken.outputs.get(fd)
-            if stream is not None:
-                if taken.log is None:
-                    taken.log = open_log(taken.head)
-                if not taken.log.splice(fd, stream):
-                    del taken.outputs[fd]
-                    poll.unregister(fd)
-                    os.close(fd)
-            elif fd != wakes:
-                return False
-            elif signals.SIGTERM in os.read(wakes, 512):
-                return True
-
-
 def log_head(bundle: str, supervise: Mapping[str, Any]) -> bytes:
-    """What it takes to open the log, as the first line of a handover: words cost less memory than JSON."""
-    return f"{supervise['log_max_size']} {supervise['log_max_files']} {bundle}\n".encode()
+    """What it takes to open the log: words cost less memory than JSON."""
+    return f"{supervise['log_max_size']} {supervise['log_max_files']} {bundle}".encode()
 
 
 def open_log(head: bytes) -> LogWriter:
-    size, files, bundle = head.decode().rstrip("\n").split(" ", 2)
+    size, files, bundle = head.decode().split(" ", 2)
     return LogWriter(f"{bundle}/log", int(size), int(files))

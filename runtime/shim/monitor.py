@@ -135,8 +135,8 @@ class Monitor:
         self.streams.started()
         self.loop.watch(self.child.pidfd, self._exited)
 
-    def handover(self, lock: int) -> tuple[bytes, list[int]] | None:
-        """A document and descriptors for `_take_up`, if an ordinary run of the program is all there is."""
+    def handover(self, lock: int) -> tuple[bytes, bytes, list[int]] | None:
+        """For a keeper: what opens the log, all else, and descriptors; if an ordinary run is all there is."""
         child, outputs = self.child, self.streams.outputs() if self.streams else []
         if (
             child is None
@@ -159,7 +159,7 @@ class Monitor:
         fds = [child.pidfd, self.control.fileno(), lock, *outputs]
         if self.launcher.own_net >= 0:
             fds.append(self.launcher.own_net)
-        return head + messages.encode(document), fds
+        return head, messages.encode(document), fds
 
     def _read_policies(self) -> None:
         self._restart = supervise.restart_policy(self.document.get("restart") or {})

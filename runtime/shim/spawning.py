@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _socket  # without the enums of `socket`, which are memory
 import array
 import ctypes
 import os
-import socket
+import sys
+from os import close, dup2, fork, setsid
 
 from runtime.linux import cgroups, libc, signals
 from runtime.shim import birth, launch, root
@@ -32,41 +34,39 @@ def prepare() -> cgroups.Cgroups:
     return host
 
 
-def serve(control: socket.socket, host: cgroups.Cgroups) -> None:
+def serve(control: _socket.socket, host: cgroups.Cgroups) -> None:
     """Until the client is gone. A packet without a descriptor is passed over.
 
-    Nothing else is done here than to fork: what the zygote writes to its memory after a fork is memory that
-    the child has for itself from then on.
+    Nothing is done here but to fork, and with few objects: what the zygote writes to its memory after a fork
+    is memory that the child has for itself from then on, and so is what the child writes.
     """
+    space, flags = _socket.CMSG_SPACE(_INT), _socket.MSG_CMSG_CLOEXEC
+    receive = _socket.socket(fileno=control.detach()).recvmsg
+    number, order = int.from_bytes, sys.byteorder
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    space = socket.CMSG_SPACE(_INT)
-    fds = array.array("i")
     while True:
-        data, ancillary, _, _ = control.recvmsg(MAX_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = receive(MAX_REQUEST, space, flags)
         if not data:
             return
         if ancillary:
-            del fds[:]
-            fds.frombytes(ancillary[0][2][:_INT])
-            _spawn(data, fds[0], null, host)
+            _spawn(data, number(ancillary[0][2][:_INT], order), null, host)
 
 
 def _spawn(data: bytes, report: int, null: int, host: cgroups.Cgroups) -> None:
     """Fork one shim; only the zygote returns."""
     try:
-        pid = os.fork()
+        pid = fork()
     except OSError as error:
         birth.refuse(report, error)
         pid = -1
     if pid:
-        os.close(report)
+        close(report)
         return
     try:
-        for fd in (0, 1, 2):  # 0 is the socket to the agent
-            os.dup2(null, fd, False)
-        signals.handle(signals.SIGCHLD, _wake)
-        os.setsid()
-        birth.run(data, report, host)
+        dup2(null, 0, False)  # 0 is the socket to the agent
+        dup2(null, 2, False)
+        setsid()
+        birth.run(data, report, host, _wake)
     except BaseException as error:
         birth.refuse(report, error)
     finally:

@@ -5,8 +5,8 @@ It has imported what a shim needs, once, and is single-threaded, so that a fork 
 is neither. Requests come on the SEQPACKET socket that is its standard input, one packet a shim:
 {"v":1,"op":"spawn","bundle":DIR,"live":DIR}, or "keep" for a shim that will have little to do
 (runtime.shim.keeper), with one descriptor: a pipe on which that shim itself answers how its first start
-went. Any number may be under way. It ends when its client does (end of file on the socket); the shims belong to
-init then and live on. They are born in its cgroup, which is for shims alone.
+went. Any number may be under way. It ends when its client does (end of file on the socket); the shims belong
+to init then and live on. They are born in its cgroup, which is for shims alone.
 
 What it does for shims to share its memory is told in runtime/shim/sharing.py.
 """

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -550,12 +549,3 @@ def test_much_output_is_kept_within_its_limits(container: Box) -> None:
     text = container.output()
     assert MEBIBYTE < len(text) <= 2 * MEBIBYTE
     assert next(iter(logs.read(container.bundle / "log", tail=1, streams=(2,))))[2] == b"end\n"
-
-
-def test_an_idle_shim_is_small(container: Box) -> None:
-    """Of many shims each has about this much of its own; what they share is the zygote's."""
-    state = container.spawn("sleep 1000")
-    rollup = Path(f"/proc/{state.shim_pid}/smaps_rollup").read_text().splitlines()
-    sizes = {line.split()[0]: int(line.split()[1]) for line in rollup[1:]}
-    print(sizes)
-    assert sizes["Private_Dirty:"] < (1536 if sys.version_info >= (3, 12) else 2560)  # KiB
