@@ -77,7 +77,7 @@ class Control:
         for client in brief[: max(0, len(brief) + 1 - MAX_BRIEF)]:
             client.close()
         connection.setblocking(False)
-        self._clients.append(Client(self._monitor, connection, is_brief=here >= MAX_CLIENTS))
+        self._clients.append(Client(self, self._monitor, connection, is_brief=here >= MAX_CLIENTS))
 
     def sessions(self) -> list[launch.Child]:
         return [client.session for client in self._clients if client.session is not None]
@@ -95,8 +95,10 @@ class Client:
     taken: it may ask and stop, but start nothing that stays.
     """
 
-    def __init__(self, monitor: Monitor, connection: _socket.socket, *, is_brief: bool) -> None:
-        self._monitor, self._connection = monitor, connection
+    def __init__(
+        self, control: Control, monitor: Monitor, connection: _socket.socket, *, is_brief: bool
+    ) -> None:
+        self._control, self._monitor, self._connection = control, monitor, connection
         self.is_brief = is_brief
         self._loop: Loop = monitor.loop
         self._stopping = self._attached = self.closed = False
@@ -222,7 +224,7 @@ class Client:
         """Answered when the program is exec'ed, or could not be."""
         if self.session is not None:
             raise Refused("cannot exec: this connection has a process already")
-        if len(self._monitor.control.sessions()) >= MAX_SESSIONS:
+        if len(self._control.sessions()) >= MAX_SESSIONS:
             raise Refused(f"cannot exec: {MAX_SESSIONS} further processes run in the container already")
         if self._monitor.phase != supervise.RUNNING:  # before its exec, init is still half in the host
             raise Refused(f"cannot exec: the container is not running ({self._monitor.phase})")

@@ -38,7 +38,7 @@ def file_numbers(directory: str | os.PathLike[str]) -> list[int]:
 
 
 class LogWriter:
-    """The one writer of a log directory, which is made when missing. Opening again continues the last file.
+    """The one writer of a log directory, which is made with the first output; its last file is continued.
 
     `taken` counts bytes of output, `dropped` those that were thrown away.
     """
@@ -52,12 +52,7 @@ class LogWriter:
         self._retry_at = 0.0
         self._rebooted = False  # since the last file was written
         self.limit(max_size, max_files)
-        numbers = file_numbers(directory)
-        self._number = numbers[-1] if numbers else 0
-        try:
-            self._open()
-        except OSError:
-            self._fail()
+        self._number = -1  # of the open file
 
     def limit(self, max_size: int, max_files: int) -> None:
         """New limits; they hold from the next chunk and rotation on. Less than one page or file is not."""
@@ -173,6 +168,8 @@ class LogWriter:
     def _open(self) -> None:
         """Open the files of the present number at their end; mends what a killed shim or a full disk left."""
         os.makedirs(self.directory, 0o700, exist_ok=True)
+        if self._number < 0:
+            self._number = [0, *file_numbers(self.directory)][-1]
         stem = f"{self.directory}/{self._number}"
         self._log = os.open(f"{stem}.log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

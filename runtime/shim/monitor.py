@@ -120,7 +120,7 @@ class Monitor:
         )
         kind = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
         self._events = _socket.socket(_socket.AF_UNIX, kind)
-        self.control = Control(self, taken.listener if taken else -1)
+        self.control: Control | None = None  # with the first start
         if taken is not None and run is not None:
             self._take_up(taken, run)
 
@@ -129,6 +129,7 @@ class Monitor:
         self._record = given["record"]
         self.phase = supervise.advance(supervise.advance(self.phase, "start"), "execed")
         self._execed_at, self._oom_before = given["execed_at"], given["oom_before"]
+        self.control = Control(self, taken.listener)
         self.launcher.take_up(given["mounted"], taken.own_net)
         self.child = launch.Child(self._record["pid"], -1, taken.pidfd)
         self.streams = Streams(self.loop, self.log, taken.outputs)
@@ -141,6 +142,7 @@ class Monitor:
         if (
             child is None
             or self.phase != supervise.RUNNING
+            or self.control is None
             or self.control.is_called()
             or self.document is not self._given
             or self.log.dropped
@@ -170,13 +172,23 @@ class Monitor:
     # -- one run
 
     def start(self) -> None:
-        """Begin a run. What goes wrong here is the end of the run, like what goes wrong later."""
+        """Begin a run. What goes wrong here is the end of the run, like what goes wrong later.
+
+        The fork comes first: what can wait is done while init works.
+        """
         self._timer = None
-        self._advance("start")
-        self._failure, self._execed_at, self._ending = self.launcher.check(), 0.0, NOTHING
+        self.phase = supervise.advance(self.phase, "start")
+        self._execed_at, self._ending = 0.0, NOTHING
+        self._failure = self.launcher.check() or self._fork()
+        if self.control is None:
+            self.control = Control(self)
+        if self.child is not None:
+            self._record.update(pid=self.child.pid, pid_start=self.child.start)
+        self._save()
         if self._failure is not None:
             self._ended(self._failure.exit_code)
-            return
+
+    def _fork(self) -> launch.Failure | None:
         try:
             self._oom_before = self.host.oom_kills(self.cgroup)
             streams = Streams(self.loop, self.log)
@@ -189,14 +201,12 @@ class Monitor:
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             text = f"cannot start: {error.strerror or error}{where}".lower()
-            self._failure = launch.Failure("fork", text)
-            self._ended(self._failure.exit_code)
-            return
+            return launch.Failure("fork", text)
         streams.started()
         self.streams = streams
         self.loop.watch(child.report, self._reported)
         self.loop.watch(child.pidfd, self._exited)
-        self._save(announce=False, pid=child.pid, pid_start=child.start)
+        return None
 
     def _reported(self) -> None:
         """The program was exec'ed, or why not; in the latter case the child's end follows."""
@@ -301,12 +311,14 @@ class Monitor:
         if self._ending != SHUTDOWN:
             self._write_exit()
         self._tell(self._failure or launch.Failure("stop", "it was stopped while it started"))
-        self.control.ended(self._record["exit_code"])
+        if self.control is not None:
+            self.control.ended(self._record["exit_code"])
         self.loop.ended = True
 
     def known_pids(self) -> set[int]:
         """Children of the shim that are waited for elsewhere."""
-        children = [self.child, *self.control.sessions(), self._probe.child if self._probe else None]
+        sessions = self.control.sessions() if self.control is not None else []
+        children = [self.child, *sessions, self._probe.child if self._probe else None]
         return {child.pid for child in children if child is not None}
 
     # -- ending a run

@@ -133,7 +133,7 @@ def test_a_signal_that_comes_while_the_program_starts_is_passed_on(container: Bo
     thread = threading.Thread(target=spawn)
     thread.start()
     try:
-        until(lambda: container.host.pids(container.cgroup))
+        until(lambda: client.read_state(container.live))
         os.kill(container.state().shim_pid, signal.SIGTERM)
         until(lambda: container.state().phase == "stopping")
     finally:
