@@ -38,6 +38,7 @@ COMMANDS: Commands = {
     "history": ("history", "list what was done, newest last", "stead history"),
     "inspect": ("inspect", "show all that is known of one thing", "stead inspect container web"),
     "image": ("image", "bring, list, make and remove images", "stead image pull registry.example/web:1"),
+    "build": ("build", "build an image from a Dockerfile", "stead build -t web:1 ."),
     "login": ("login", "keep credentials for a registry", "stead login -u me registry.example"),
     "logout": ("logout", "forget the credentials for a registry", "stead logout registry.example"),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),

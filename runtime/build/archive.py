@@ -74,7 +74,7 @@ def _plain(fd: int) -> Iterator[bytes]:
 def spool(work: Workspace, source: BinaryIO, subject: str) -> int:
     """All of a stream in a file without a name, open for reading. Fault archive-invalid when it is too
     long."""
-    fd = os.open(work.directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    fd = work.scratch()
     try:
         size = 0
         while piece := source.read(1 << 20):

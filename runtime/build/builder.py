@@ -6,7 +6,7 @@ ends."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import shutil
 import threading
 import time
@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from runtime.build import graph as graphs
+from runtime.build import outputs
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import ImageConfig, read_config, write_config
@@ -28,6 +29,7 @@ from runtime.build.fetch import Fetcher
 from runtime.build.graph import ContextBase, Graph, ImageBase, PlannedStage, ScratchBase, StageBase
 from runtime.build.instructions import Dockerfile
 from runtime.build.network import Networks
+from runtime.build.outputs import Result
 from runtime.build.problems import DockerfileError
 from runtime.build.progress import Teller
 from runtime.build.request import BuildCallback, BuildRequest, BuildResult, quiet
@@ -87,16 +89,19 @@ class Builder:
         Raises Cancelled when `cancelled` was set.
         """
         platforms = platforms_of(request.platforms)
+        outputs.check(request)
         with ExitStack() as stack:
             build = self._begin(stack, request, progress, cancelled or threading.Event())
-            made = [build.image(platform) for platform in platforms]
-        first = made[0]
+            named = str(host_platform()) if str(host_platform()) in platforms else platforms[0]
+            made = [build.image(platform, platform == named) for platform in platforms]
+            build.export(made)
+        first = next(item for item in made if item.platform == named)
         return BuildResult(
-            image_id=first[1],
+            image_id=first.id,
             steps=build.steps,
             cached_steps=build.cached,
-            names=tuple(str(name) for name in request.names),
-            images=tuple(made),
+            names=tuple(str(name) for name in request.names) if outputs.needs_image(request) else (),
+            images=tuple((item.platform, item.id) for item in made),
             warnings=tuple(dict.fromkeys(build.warnings)),
         )
 
@@ -154,19 +159,34 @@ class _Build:
     cached: int = 0
     warnings: list[str] = field(default_factory=list)
     used: list[Step] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)  # ids of images that are there for outputs alone
     _file: Dockerfile | None = None
 
-    def image(self, platform: str) -> tuple[str, str]:
-        """(platform, image id)."""
+    def image(self, platform: str, named: bool) -> Result:
+        """Build for one platform; `named`: it gets the request's names."""
         try:
             graph = self._graph(platform)
             made = self._stages(graph, platform)
         except DockerfileError as error:
             raise invalid(self.request.label, error) from error
-        id = self._record(made[graph.target.index])
+        target = made[graph.target.index]
+        id = self._record(target, list(self.request.names) if named else [])
         self.builder.cache.touch(self.used, time.time())
         self.sources.save()
-        return platform, id
+        return Result(platform, target.chain, id)
+
+    def export(self, results: Sequence[Result]) -> None:
+        """Write the outputs; an image that only they need is not kept."""
+        for output in self.request.outputs:
+            vertex = self.teller.begin(f"exporting to {output.kind} {output.dest}".rstrip())
+            try:
+                outputs.write(output, results, self.request, self.work, self.builder.store)
+            except Fault as fault:
+                vertex.failed(fault.cause)
+                raise
+            vertex.done()
+        for id in self.fresh:
+            self.builder.store().remove(id)
 
     # ------------------------------------------------------------ the plan
 
@@ -331,7 +351,7 @@ class _Build:
                 if chain is None and effect.sources and (name or self._needs_context(effect))
                 else None
             )
-            fetcher = Fetcher(self.builder.cache, self._file_of_ours)
+            fetcher = Fetcher(self.builder.cache, self.work.scratch)
             return CopyStep(
                 self.builder.paths,
                 self.work,
@@ -368,9 +388,6 @@ class _Build:
             for text in effect.sources
         )
 
-    def _file_of_ours(self) -> int:
-        return os.open(self.work.directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-
     def _origin(
         self, stage: PlannedStage, name: str, platform: str, others: dict[int, Future[Made]]
     ) -> tuple[tuple[str, ...] | None, str]:
@@ -390,7 +407,8 @@ class _Build:
 
     # ------------------------------------------------------------ the image
 
-    def _record(self, made: Made) -> str:
+    def _record(self, made: Made, names: list[ImageRef]) -> str:
+        """The image in the store; without its names where no output wants it there."""
         request = self.request
         config = made.state.config
         if request.labels:
@@ -399,11 +417,14 @@ class _Build:
         if request.epoch is not None:
             created = timestamp(request.epoch)
         text = write_config(config, made.diff_ids, created)
+        id = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        kept = outputs.needs_image(request)
+        if not kept and self.builder.catalog.find(id) != id:
+            self.fresh.append(id)
         vertex = self.teller.begin("exporting to image")
-        names: list[ImageRef] = list(request.names)
-        id = self.builder.store().add_image(text, made.chain, names)
+        self.builder.store().add_image(text, made.chain, names if kept else [])
         vertex.note(f"writing image {id}")
-        for name in names:
+        for name in names if kept else []:
             vertex.note(f"naming to {name}")
         vertex.done()
         return id

@@ -100,7 +100,7 @@ class Git:
             return self._checkout(work, found, commit)
         with self._mirror(found) as mirror:
             name = f"{commit}:{found.directory}" if found.directory else commit
-            fd = os.open(work.directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            fd = work.scratch()
             try:
                 self._run(found, mirror, "archive", "--format=tar", name, output=fd)
                 return unpack(work, fd, found.shown)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.build import git, selection, tree
+from runtime.build import fetch, git, selection, tree
 from runtime.build.cache import Cache
 from runtime.build.ignore import Ignore
 from runtime.build.request import STDIN, BuildRequest
@@ -88,7 +88,7 @@ class Sources:
     def _directory(self, where: str) -> tuple[Path, bool]:
         """Where the context's files are, and whether that is a place that later builds find again."""
         repository = git.parse(where)
-        if repository is None and where != STDIN:
+        if repository is None and where != STDIN and not fetch.is_url(where):
             return Path(where), True
         if self._work is None:
             cause = f"what {where} has is known only by building it"
@@ -97,11 +97,25 @@ class Sources:
             mirrors = git.Git(self._paths.root / DIRECTORY / "git")
             commit = mirrors.commit(repository)
             return mirrors.tree(self._work, repository, commit), False
+        return self._streamed(self._work, where), False
+
+    def _streamed(self, work: Workspace, where: str) -> Path:
+        """What comes in one piece: an archive, or a Dockerfile alone."""
         from runtime.build import archive
 
-        fd = archive.spool(self._work, sys.stdin.buffer, "the build context")
+        if where == STDIN:
+            fd = archive.spool(work, sys.stdin.buffer, "the build context")
+        else:
+            fetcher = fetch.Fetcher(self._cache, work.scratch)
+            _, fd = fetcher.fetch(where, "")
         try:
-            return archive.unpack(self._work, fd, "the build context"), False
+            with os.fdopen(os.dup(fd), "rb") as file:
+                if archive.is_archive(file):
+                    return archive.unpack(work, fd, "the build context")
+                file.seek(0)
+                place = work.new()
+                (place / self._request.dockerfile.lstrip("/")).write_bytes(file.read(MAX_TEXT + 1))
+                return place
         finally:
             os.close(fd)
 

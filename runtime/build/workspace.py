@@ -74,6 +74,10 @@ class Workspace:
         path.mkdir(mode=0o700)
         return path
 
+    def scratch(self) -> int:
+        """An open file without a name."""
+        return os.open(self.directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+
     def layer(self, chain_id: str) -> Path:
         return self._layers / chain_id.partition(":")[2]
 

@@ -1,0 +1,171 @@
+"""Effects: `stead build`: an image from a Dockerfile and a context."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+from agent.cli.images import store
+from agent.cli.main import Problem, need_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from runtime.build.request import BuildRequest, BuildResult
+    from runtime.paths import Paths
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    store.add_settings(parser)
+    add = parser.add_argument
+    add("context", metavar="PATH|URL|-", help="directory, git repository, or an archive on standard input")
+    add(
+        "-t", "--tag", action="append", default=[], metavar="NAME[:TAG]", help="name of the image; repeatable"
+    )
+    add("-f", "--file", default="", metavar="FILE", help="the Dockerfile; - reads it from standard input")
+    add("--target", default="", metavar="STAGE", help="the stage to build")
+    add(
+        "--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="value of an ARG; repeatable"
+    )
+    add("--label", action="append", default=[], metavar="KEY=VALUE", help="label of the image; repeatable")
+    add("--secret", action="append", default=[], metavar="id=ID[,src=FILE|,env=NAME]", help="for RUN --mount")
+    add("--ssh", action="append", default=[], metavar="default|ID[=SOCKET]", help="an agent for RUN --mount")
+    add("--no-cache", action="store_true", help="do every step anew")
+    add("--no-cache-filter", action="append", default=[], metavar="STAGE", help="do a stage's steps anew")
+    add("--pull", action="store_true", help="look for newer base images")
+    add("--platform", action="append", default=[], metavar="OS/ARCH[,...]", help="what to build for")
+    text = "where the result goes: a directory, or type=image|local|tar|oci|docker|registry,dest=PATH"
+    add("-o", "--output", action="append", default=[], metavar="OUTPUT", help=text)
+    add("--push", action="store_true", help="push the image to the registry of its name")
+    add("--load", action="store_true", help="keep the image in the store, which is the default")
+    kinds = ("auto", "plain", "tty", "quiet", "rawjson")
+    add("--progress", default="auto", choices=kinds, help="how the build is shown (auto)")
+    add("-q", "--quiet", action="store_true", help="print the image's id only")
+    add("--iidfile", default="", metavar="FILE", help="write the image's id there")
+    add("--metadata-file", default="", metavar="FILE", help="write what was built there, as JSON")
+    add("--build-context", action="append", default=[], metavar="NAME=PATH|URL", help="a named context")
+    add("--add-host", action="append", default=[], metavar="HOST:ADDRESS", help="a line of /etc/hosts in RUN")
+    add("--network", default="default", metavar="default|none|host", help="network of RUN steps")
+    add("--shm-size", default="", metavar="SIZE", help="size of /dev/shm in RUN steps")
+    add("--ulimit", action="append", default=[], metavar="NAME=SOFT[:HARD]", help="limit of RUN's processes")
+    add("-m", "--memory", default="", metavar="SIZE", help="memory limit of each RUN step")
+    add("--cpus", type=float, default=0.0, metavar="NUMBER", help="CPU limit of each RUN step")
+    add("--pids-limit", type=int, default=0, metavar="NUMBER", help="process limit of each RUN step")
+    add("--check", action="store_true", help="look for problems of the Dockerfile and build nothing")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    from agent.cli.builds import arguments, show
+
+    need_root()
+    request = arguments.request(options)
+    if options.check:
+        return _check(request)
+    shown = show.chosen("quiet" if options.quiet else options.progress)
+    cancelled = threading.Event()
+    before = {number: signal.signal(number, _once(cancelled)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        result = _build(options, paths, request, shown, cancelled)
+    finally:
+        shown.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if result is None:
+        print("stead: the build was cancelled", file=sys.stderr)
+        return 130
+    _report(options, request, result)
+    store.wake_agent(paths)
+    return 0
+
+
+def _build(
+    options: argparse.Namespace,
+    paths: Paths,
+    request: BuildRequest,
+    shown: object,
+    cancelled: threading.Event,
+) -> BuildResult | None:
+    """None: cancelled."""
+    from agent.cli.builds import show
+    from runtime.build.executor import Cancelled
+    from runtime.build.failure import StepFailed
+
+    assert isinstance(shown, show.Shown)
+    with store.opened(options, paths) as runtime:
+        try:
+            return runtime.builder.build(request, shown.event, cancelled)
+        except Cancelled:
+            return None
+        except StepFailed as failed:
+            shown.close()
+            print(show.failure(failed), file=sys.stderr)
+            raise
+
+
+def _once(cancelled: threading.Event) -> Callable[[int, object], None]:
+    """The first signal lets the build end by itself, a second one ends the command."""
+
+    def handler(number: int, _frame: object) -> None:
+        if cancelled.is_set():
+            raise KeyboardInterrupt
+        cancelled.set()
+
+    return handler
+
+
+def _check(request: BuildRequest) -> int:
+    """Every problem and warning of the Dockerfile."""
+    from pathlib import Path
+
+    from runtime.build import graph
+    from runtime.build.dockerfile import parse
+    from runtime.build.problems import DockerfileError
+    from runtime.images.manifests import host_platform
+
+    data = request.dockerfile_text
+    if data is None:
+        path = Path(request.context, request.dockerfile)
+        if not path.is_file():
+            raise Problem(f"cannot read {path}: no such file")
+        data = path.read_bytes()
+    try:
+        file = parse(data, request.dockerfile_name or request.dockerfile)
+        planned = graph.plan(
+            file,
+            build_platform=str(host_platform()),
+            target_platform=",".join(request.platforms[:1]),
+            target=request.target,
+            args=request.args,
+            contexts=request.contexts.keys(),
+        )
+    except DockerfileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for warning in planned.warnings:
+        print(warning)
+    if not planned.warnings:
+        print("no warnings found")
+    return 1 if planned.warnings and file.warnings_are_errors else 0
+
+
+def _report(options: argparse.Namespace, request: BuildRequest, result: BuildResult) -> None:
+    import json
+    from pathlib import Path
+
+    if options.quiet:
+        print(result.image_id)
+    if options.iidfile:
+        Path(options.iidfile).write_text(result.image_id)
+    if options.metadata_file:
+        document = {
+            "containerimage.config.digest": result.image_id,
+            "image.name": ",".join(result.names),
+            "stead.images": dict(result.images),
+            "stead.steps": result.steps,
+            "stead.steps.cached": result.cached_steps,
+            "buildx.build.warnings": list(result.warnings),
+        }
+        Path(options.metadata_file).write_text(json.dumps(document, indent=2) + "\n")
