@@ -10,6 +10,14 @@ from typing import Any
 MAX_WIDTH = 10_000  # characters that pad and printf may add
 
 
+class NoList(list[Any]):
+    """What is null in JSON and prints as an empty list, as a nil slice of Go does."""
+
+
+class NoMap(dict[str, Any]):
+    """What is null in JSON and prints as an empty mapping, as a nil map of Go does."""
+
+
 class Misused(Exception):
     """The arguments are not what the function takes."""
 
@@ -26,11 +34,16 @@ def show(value: Any) -> str:
         case float():
             return repr(value).removesuffix(".0")
         case Mapping():
-            return f"map[{' '.join(f'{show(key)}:{show(value[key])}' for key in sorted(value))}]"
+            return f"map[{' '.join(f'{show(key)}:{_inner(value[key])}' for key in sorted(value))}]"
         case list() | tuple():
             return f"[{' '.join(map(show, value))}]"
         case _:
             return str(value)
+
+
+def _inner(value: Any) -> str:
+    """In a mapping, a mapping without items stands for Go's struct{}: a set's members are such keys."""
+    return "{}" if isinstance(value, Mapping) and not value else show(value)
 
 
 def truth(value: Any) -> bool:
@@ -95,10 +108,10 @@ def _length(value: Any) -> int:
 
 
 def _index(value: Any, *keys: Any) -> Any:
-    """No value where a mapping has no such key."""
+    """An empty text where a mapping has no such key."""
     for key in keys:
         if isinstance(value, Mapping):
-            value = value.get(key)
+            value = value.get(key, "")
         elif value is None:
             return None
         else:
@@ -170,8 +183,19 @@ def _printf(form: Any, *values: Any) -> str:
     return text
 
 
+def _plain(value: Any) -> Any:
+    match value:
+        case NoList() | NoMap():
+            return None
+        case Mapping():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return value
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
+    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
 
 
 _MANY = 100

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from runtime.interface import ContainerRequest
-from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from tests.kernel.docker_box import Docker, Said, docker, needs_docker
-from tests.kernel.images_box import Layout, file, layer, needs_registry, ref
+from tests.kernel.images_box import Layout, file, layer, needs_registry
+from tests.kernel.node_box import Node
 
 pytestmark = [
     pytest.mark.root,
@@ -26,52 +23,6 @@ pytestmark = [
 LAYERS = {name: layer(file(name, name * 1000)) for name in ("base", "one", "two", "three")}
 #: name of an image -> its layers, bottom first
 IMAGES = {"one": ("base", "one"), "two": ("base", "two"), "three": ("three",)}
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine with Stead."""
-
-    paths: Paths
-
-    def run(self, *words: str) -> Said:
-        program = "import sys; from agent.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        command = [sys.executable, "-c", program]
-        command += ["--root", str(self.paths.root), "--run", str(self.paths.run), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        return Said(done.returncode, done.stdout, done.stderr)
-
-    def load(self, archive: Path, name: str) -> str:
-        with LocalRuntime(self.paths) as runtime:
-            return runtime.import_image(archive, ref(name))
-
-    def tag(self, image: str, name: str) -> None:
-        with LocalRuntime(self.paths) as runtime:
-            runtime.images.tag(image, ref(name))
-
-    def create(self, name: str, image: str) -> None:
-        request = ContainerRequest(
-            name, "t", "i", "a", "{}", ref(image), network_mode="none", command=("true",)
-        )
-        with LocalRuntime(self.paths) as runtime:
-            runtime.create_container(request)
-
-    def remove(self, name: str) -> None:
-        with LocalRuntime(self.paths) as runtime:
-            runtime.remove_container(name)
-
-    def commit(self, image: str, name: str) -> str:
-        """An image made from another one, with no new layer."""
-        with LocalRuntime(self.paths) as runtime:
-            catalog = runtime.images.catalog
-            parent = catalog.need(image, "x")
-            query = "SELECT config FROM images WHERE id = ?"
-            text = catalog.database.read().execute(query, (parent,)).fetchone()[0]
-            config = text.replace('"config"', '"author": "me", "config"', 1).encode()
-            return runtime.images.add_image(config, catalog.chain(parent), [ref(name)], parent)
-
-    def left(self) -> list[str]:
-        return os.listdir(self.paths.layers) + os.listdir(self.paths.blobs)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from agent.cli.images import rows
 from agent.cli.main import Problem
 from agent.cli.template import Open, Template, TemplateError
+from agent.cli.template_functions import NoList, NoMap
 from runtime.faults import Fault
 from runtime.images.listing import read_images
 from specs.values import ImageRef
@@ -42,6 +43,8 @@ CONFIG: dict[str, Any] = {
     "StopSignal": "",
     "Shell": None,
 }
+_MAPPINGS = frozenset({"ExposedPorts", "Volumes", "Labels"})
+_LISTS = frozenset({"Env", "Cmd", "Entrypoint", "OnBuild", "Shell"})
 _SHOWN_EMPTY = ("User", "Env", "Cmd", "Volumes", "WorkingDir", "Entrypoint", "OnBuild", "Labels")
 
 
@@ -80,8 +83,16 @@ def _show(documents: list[dict[str, Any]], format: str, template: Template | Non
 
 def _full(config: Mapping[str, Any]) -> dict[str, Any]:
     """Templates may ask for every field that docker has; labels and the like are the image's own."""
-    full = {**CONFIG, **config}
-    return {key: Open(value) if isinstance(value, dict) else value for key, value in full.items()}
+    full = {**CONFIG, **{key: value for key, value in config.items() if value is not None}}
+    found: dict[str, Any] = {}
+    for key, value in full.items():
+        if isinstance(value, dict):
+            found[key] = Open(sorted(value.items()))
+        elif value is None:
+            found[key] = NoMap() if key in _MAPPINGS else NoList() if key in _LISTS else None
+        else:
+            found[key] = value
+    return found
 
 
 def document(catalog: Catalog, paths: Paths, name: str) -> dict[str, Any]:
