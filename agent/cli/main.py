@@ -41,6 +41,11 @@ COMMANDS: Commands = {
     "build": ("build", "build an image from a Dockerfile", "stead build -t web:1 ."),
     "login": ("login", "keep credentials for a registry", "stead login -u me registry.example"),
     "logout": ("logout", "forget the credentials for a registry", "stead logout registry.example"),
+    "container": (
+        "container",
+        "compare, export and commit what a container wrote",
+        "stead container diff shop/web",
+    ),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),
     "schema": ("schema", "write the JSON Schema of spec files", "stead schema > stead.schema.json"),
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from runtime.images.lowers import OPAQUE
@@ -57,6 +57,12 @@ def write_tree(root: Path) -> Iterator[bytes]:
     return _Writer(whole=True, overlay=False).write(root)
 
 
+def write_everything(root: Path) -> Iterator[bytes]:
+    """A file system as it is shown, which may be in use: as an archive for people, not as a layer. What goes
+    while it is written is left out, what becomes shorter is filled with zeros. Raises OSError."""
+    return _Writer(overlay=False, layer=False, live=True).write(root)
+
+
 class Settled:
     """A finished upper directory that becomes a layer: what is on disk is made what the archive says, so that
     reading it again gives the same archive. `hides` says of a path whether lower layers show a directory
@@ -74,6 +80,22 @@ class Settled:
         return self._writer.bytes
 
 
+class Copied:
+    """An upper directory that stays where it is, and may be in use, as a layer. Paths in `omit` are left out.
+    `hides` as for Settled. `bare`, once it is written: there was nothing in it."""
+
+    def __init__(self, directory: Path, hides: Callable[[bytes], bool], omit: Collection[bytes]) -> None:
+        self._directory = directory
+        self._writer = _Writer(hides=hides, live=True, omit=omit)
+
+    def write(self) -> Iterator[bytes]:
+        return self._writer.write(self._directory)
+
+    @property
+    def bare(self) -> bool:
+        return self._writer.count == 1
+
+
 class _Frame:
     """A directory that is being written: `prefix` is what the names in it are preceded by."""
 
@@ -87,7 +109,8 @@ class _Frame:
 
 class _Writer:
     """Writes one archive. `overlay`: whiteouts and opaque directories are changes, and not refused. `whole`:
-    times are whole seconds. `settle`: change the directory into what is written of it."""
+    times are whole seconds. `settle`: change the directory into what is written of it. `live`: others write
+    in it. `layer`: names that mean whiteouts are refused."""
 
     def __init__(
         self,
@@ -97,13 +120,17 @@ class _Writer:
         overlay: bool = True,
         settle: bool = False,
         hides: Callable[[bytes], bool] | None = None,
+        live: bool = False,
+        layer: bool = True,
+        omit: Collection[bytes] = (),
     ) -> None:
+        self._live, self._reserved, self._omit = live, _WHITEOUT if layer else b"\0", omit
         self._latest = None if epoch is None else epoch * NANO
         self._whole, self._overlay, self._settle, self._hides = whole, overlay, settle, hides
         self._seen: dict[tuple[int, int], bytes] = {}
         self._out: list[bytes] = []
         self._held = 0  # bytes in _out
-        self.bytes = 0
+        self.bytes = self.count = 0
 
     def write(self, root: Path) -> Iterator[bytes]:
         stack = [_Frame(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), b"")]
@@ -114,19 +141,25 @@ class _Writer:
                 inner = None
                 for name, entry in frame.entries:
                     path = frame.prefix + name
-                    if name.startswith(_WHITEOUT):
+                    if name.startswith(self._reserved):
                         raise Unwritable(f"the name {_show(path)} is reserved for whiteouts")
-                    if entry.is_file(follow_symlinks=False):
-                        rest = self._file(name, frame.fd, path)
-                        if rest is not None:
-                            yield from rest
-                    elif entry.is_dir(follow_symlinks=False):
-                        inner = _Frame(_open(name, frame.fd, _OPEN_DIRECTORY), path + b"/")
-                        stack.append(inner)
-                        self._enter(inner, inner.prefix)
-                        break
-                    else:
-                        self._special(name, frame.fd, path)
+                    if path in self._omit:
+                        continue
+                    try:
+                        if entry.is_file(follow_symlinks=False):
+                            rest = self._file(name, frame.fd, path)
+                            if rest is not None:
+                                yield from rest
+                        elif entry.is_dir(follow_symlinks=False):
+                            inner = _Frame(_open(name, frame.fd, _OPEN_DIRECTORY), path + b"/")
+                            stack.append(inner)
+                            self._enter(inner, inner.prefix)
+                            break
+                        else:
+                            self._special(name, frame.fd, path)
+                    except (FileNotFoundError, NotADirectoryError, _Gone):
+                        if not self._live:
+                            raise
                     if self._held >= PIECE:
                         yield self._flush()
                 if inner is None:
@@ -180,7 +213,7 @@ class _Writer:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise _changed(path)
+                raise _Gone(_changed(path))
             if status.st_nlink > 1 and self._linked(path, status):
                 return None
             names = _listxattr(fd)
@@ -193,7 +226,7 @@ class _Writer:
             if size:
                 data = os.read(fd, size)
                 if len(data) != size:
-                    raise _changed(path)
+                    data += self._missing(size - len(data), path)
                 self._put(data)
                 if size % BLOCK:
                     self._put(padding(size))
@@ -209,9 +242,7 @@ class _Writer:
             yield self._flush()
             left = size
             while left:
-                data = os.read(fd, min(left, PIECE))
-                if not data:
-                    raise _changed(path)
+                data = os.read(fd, min(left, PIECE)) or self._missing(min(left, PIECE), path)
                 left -= len(data)
                 yield data
             self._put(padding(size))
@@ -219,6 +250,12 @@ class _Writer:
                 self._set_time(fd, status)
         finally:
             os.close(fd)
+
+    def _missing(self, size: int, path: bytes) -> bytes:
+        """What stands for the end of a file that became shorter."""
+        if not self._live:
+            raise Unwritable(_changed(path))
+        return bytes(size)
 
     def _special(self, name: bytes, where: int, path: bytes) -> None:
         status = os.stat(name, dir_fd=where, follow_symlinks=False)
@@ -228,7 +265,7 @@ class _Writer:
             return
         if kind is None:
             if not stat.S_ISSOCK(status.st_mode):
-                raise _changed(path)
+                raise _Gone(_changed(path))
             if self._settle:
                 os.unlink(name, dir_fd=where)
             return
@@ -248,6 +285,7 @@ class _Writer:
         if not self._overlay:
             raise Unwritable(f"{_show(path)} is a whiteout of overlayfs")
         parent = path[: len(path) - len(name)]
+        self.count += 1
         self._put(header(parent + _WHITEOUT + name, FILE, mode=0o600))
 
     def _linked(self, path: bytes, status: os.stat_result) -> bool:
@@ -268,6 +306,7 @@ class _Writer:
         link: bytes = b"",
         xattrs: dict[bytes, bytes] | None = None,
     ) -> None:
+        self.count += 1
         self._put(
             header(
                 path,
@@ -330,8 +369,12 @@ def _xattrs(where: int | bytes, names: list[str], path: bytes) -> dict[bytes, by
     return found or None
 
 
-def _changed(path: bytes) -> Unwritable:
-    return Unwritable(f"{_show(path)} changed while it was read")
+class _Gone(Unwritable):
+    """Something else is at the path than its directory said."""
+
+
+def _changed(path: bytes) -> str:
+    return f"{_show(path)} changed while it was read"
 
 
 def _show(path: bytes) -> str:

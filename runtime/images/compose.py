@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from pathlib import Path
 from runtime.faults import Fault, faults
 from runtime.images.blobs import BlobStore, sync_directory
 from runtime.images.catalog import Catalog, NewImage
-from runtime.images.changes import Settled, Unwritable, write_changes
+from runtime.images.changes import Copied, Settled, Unwritable, write_changes
 from runtime.images.compression import CompressionError, compressor, decompressed, detect
-from runtime.images.layers import LayerStore, chain_ids
+from runtime.images.difference import Stack
+from runtime.images.layers import LayerJob, LayerStore, chain_ids
 from runtime.images.lowers import Lowers
 from runtime.images.manifests import (
     OCI_CONFIG,
@@ -62,6 +63,15 @@ class CommittedLayer:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class CopiedLayer:
+    """A layer whose archive is the blob `blob`, and whose directory is to be made."""
+
+    chain_id: str
+    diff_id: str
+    blob: str
+
+
 class Composer:
     """Thread-safe; several processes may use one store at once. The caller holds the store meanwhile."""
 
@@ -92,6 +102,42 @@ class Composer:
             self._catalog.add_layer(chain_id, diff_id, "", settled.size)
             connection.execute("INSERT OR IGNORE INTO layer_parents VALUES (?, ?)", (chain_id, parent))
         return CommittedLayer(chain_id, diff_id, settled.size)
+
+    def copy_layer(
+        self, stack: Stack, omit: Collection[bytes], parent: str, subject: str
+    ) -> CopiedLayer | None:
+        """A copy of an upper directory that stays where it is, as a layer over `parent`, without the paths
+        `omit`: read into an archive first, unpacked later. None: there is nothing in it.
+
+        `stack` must be that of `parent`'s chain. Fault layer-invalid.
+        """
+        copied = Copied(stack.upper, stack.hides, omit)
+        digest, engine = hashlib.sha256(), compressor("gzip")
+        with faults("commit", subject), self._blobs.incoming() as incoming:
+            try:
+                for piece in copied.write():
+                    digest.update(piece)
+                    incoming.write(engine.compress(piece))
+            except Unwritable as error:
+                raise Fault("layer-invalid", "commit", subject, str(error)) from error
+            if copied.bare:
+                return None
+            incoming.write(engine.flush())
+            diff_id = f"sha256:{digest.hexdigest()}"
+            return CopiedLayer(chain_above(parent, diff_id), diff_id, incoming.keep())
+
+    def unpack_copy(self, layer: CopiedLayer, chain: Sequence[str], subject: str) -> None:
+        """Have the copy's directory, over the layers `chain`, bottom first."""
+
+        def data() -> Iterator[bytes]:
+            with self._blobs.open(layer.blob) as file:
+                yield from decompressed(file)
+
+        size = self._layers.unpack(LayerJob(layer.chain_id, layer.diff_id, chain, data), subject)
+        with self._catalog.database.write() as connection:
+            self._catalog.add_layer(layer.chain_id, layer.diff_id, layer.blob, size or 0)
+            parent = chain[-1] if chain else ""
+            connection.execute("INSERT OR IGNORE INTO layer_parents VALUES (?, ?)", (layer.chain_id, parent))
 
     def _adopt(self, upper: Path, chain_id: str) -> None:
         """Under its name at once and durably. Whoever unpacks the same layer holds its lock."""
@@ -234,13 +280,10 @@ class Composer:
 
     def _own_manifest(self, image_id: str) -> bytes:
         """Empty where there is none, or where something that it speaks of is not here."""
-        query = "SELECT manifest FROM images WHERE id = ?"
-        row = self._catalog.database.read().execute(query, (image_id,)).fetchone()
-        if row is None:
-            raise Fault("image-not-found", "describe image", image_id, "it is not in the store")
-        if not row["manifest"] or not self._blobs.has(row["manifest"]):
+        digest = self._image_column(image_id, "manifest")
+        if not digest or not self._blobs.has(digest):
             return b""
-        data = self._blobs.read(row["manifest"])
+        data = self._blobs.read(digest)
         manifest = parse_manifest(data, image_id)
         if not isinstance(manifest, Manifest):
             return b""
@@ -248,10 +291,19 @@ class Composer:
         return data if there else b""
 
     def _made_manifest(self, image_id: str) -> bytes:
-        query = "SELECT config FROM images WHERE id = ?"
-        text = self._catalog.database.read().execute(query, (image_id,)).fetchone()["config"]
         layers = [self.layer_blob(chain_id) for chain_id in self._catalog.chain(image_id)]
-        return oci_manifest(Descriptor(OCI_CONFIG, image_id, len(text.encode())), layers)
+        return oci_manifest(Descriptor(OCI_CONFIG, image_id, len(self.config_of(image_id))), layers)
+
+    def config_of(self, image_id: str) -> bytes:
+        """The config as it came. Fault image-not-found."""
+        return self._image_column(image_id, "config").encode()
+
+    def _image_column(self, image_id: str, column: str) -> str:
+        query = f"SELECT {column} FROM images WHERE id = ?"
+        row = self._catalog.database.read().execute(query, (image_id,)).fetchone()
+        if row is None:
+            raise Fault("image-not-found", "read image", image_id, "it is not in the store")
+        return str(row[0])
 
 
 def chain_above(parent: str, diff_id: str) -> str:

@@ -59,8 +59,13 @@ class Lowers:
 
     def root_names(self) -> set[bytes]:
         """Names that are visible in the root directory."""
-        names = {os.fsencode(name) for fd in self._roots for name in os.listdir(fd)}
-        return {name for name in names if self.lookup(name) is not None}
+        return self.names(b"")
+
+    def names(self, path: bytes) -> set[bytes]:
+        """Names that are visible in the directory `path`."""
+        names = {os.fsencode(name) for fd in self._directory(path) for name in os.listdir(fd)}
+        prefix = path + b"/" if path else b""
+        return {name for name in names if self.lookup(prefix + name) is not None}
 
     def _directory(self, path: bytes) -> list[int]:
         """The open directories that are merged at `path`, top first. Kept until another path is asked for."""

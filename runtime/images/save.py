@@ -188,11 +188,7 @@ class Saver:
         sink.put("version", _TRANSPORT)
 
     def _config(self, id: str) -> tuple[bytes, tuple[str, ...]]:
-        query = "SELECT config FROM images WHERE id = ?"
-        row = self._catalog.database.read().execute(query, (id,)).fetchone()
-        if row is None:
-            raise Fault("image-not-found", "save image", id, "it is not in the store")
-        return str(row[0]).encode(), self._catalog.chain(id)
+        return self._composer.config_of(id), self._catalog.chain(id)
 
 
 def _docker_item(image: ToSave, config: Descriptor, layers: Sequence[Descriptor]) -> dict[str, Any]:

@@ -114,6 +114,10 @@ class ImageStore:
 
     # ------------------------------------------------------------ made here
 
+    def config_of(self, id: str) -> bytes:
+        """The image's config as it came. Fault image-not-found."""
+        return self.composer.config_of(id)
+
     def hold(self) -> AbstractContextManager[bool]:
         """Nothing is collected meanwhile: neither layers that no image has yet, nor archives of them."""
         return self.collector.using()

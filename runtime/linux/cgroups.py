@@ -181,6 +181,34 @@ class Cgroups:
         if not held:
             _pause()
 
+    def freeze(self, path: str, timeout: float = 10.0) -> None:
+        """Stop all processes of the tree until `thaw`. TimeoutError when one has not stopped within `timeout`
+        seconds (it waits for a disk, perhaps): then all go on. ENOTSUP where nothing can freeze."""
+        deadline = time.monotonic() + timeout
+        if self.v2:
+            self.v2.freeze(path, True)
+        try:
+            while not (self.v2.is_frozen(path) if self.v2 else self.v1 and self.v1.freeze(path)):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "freeze cgroup: processes do not stop", path)
+                _pause()
+        except BaseException:
+            self.thaw(path)
+            raise
+
+    def thaw(self, path: str) -> None:
+        """Let them go on. Repeatable."""
+        if self.v2:
+            self.v2.freeze(path, False)
+        elif self.v1:
+            self.v1.thaw(path)
+
+    def thawing(self, path: str) -> list[tuple[str, str]]:
+        """What `thaw` does, for a process that has nothing of this: (file, what is to be written)."""
+        if self.v2:
+            return [(f"{self.v2.root}/{path}/cgroup.freeze", "0")]
+        return [(f"{self.v1.mounted['freezer']}/{path}/freezer.state", "THAWED")] if self.v1 else []
+
     def remove(self, path: str) -> None:
         """Remove the tree from every hierarchy. Kills nothing; an ending process is waited for."""
         deadline = time.monotonic() + _REMOVE_TIMEOUT

@@ -72,6 +72,15 @@ class V1:
                         write(f"{child}/{file}", _read(f"{parent}/{file}").strip())
                 parent = child
 
+    def freeze(self, path: str) -> bool:
+        """Whether all processes are frozen now; to be asked again while some are on their way:
+        cgroup-v1/freezer-subsystem.rst. OSError(ENOTSUP) where there is no freezer."""
+        if "freezer" not in self.mounted:
+            raise OSError(errno.ENOTSUP, "freeze cgroup: this host has no freezer", path)
+        file = f"{self.mounted['freezer']}/{path}/freezer.state"
+        write(file, "FROZEN")
+        return _read(file).strip() == "FROZEN"
+
     def thaw(self, path: str) -> None:
         """A frozen process does not die."""
         if "freezer" in self.mounted:

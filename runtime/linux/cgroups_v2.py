@@ -68,6 +68,10 @@ class V2:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
+    def is_frozen(self, path: str) -> bool:
+        """Whether all processes of the tree have stopped."""
+        return "frozen 1" in _read(f"{self.root}/{path}/cgroup.events").splitlines()
+
     # ------------------------------------------------------------ limits
 
     def apply(self, path: str, controller: str, limits: Limits) -> None:

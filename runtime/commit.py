@@ -1,0 +1,215 @@
+"""Effects: what a container wrote: compared with its image, exported, made an image of.
+
+A container's writable layer holds what it changed and, where something was mounted, places for the mounts
+(runtime.images.difference); volumes, binds and the files that Stead mounts are never part of it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime import bundle
+from runtime.attend import live_state, read_config
+from runtime.build.change import changed
+from runtime.build.config import History, ImageConfig, write_config
+from runtime.build.config import read_config as read_image_config
+from runtime.faults import Fault, faults
+from runtime.images.changes import write_everything
+from runtime.images.compose import CopiedLayer
+from runtime.images.difference import Change, Stack
+from runtime.images.store import ImageStore, StoredImage
+from runtime.interface import ContainerRequest
+from runtime.linux import mounts, overlay
+from runtime.linux.cgroups import Cgroups
+from runtime.paths import Paths
+from runtime.prepare import cgroup_path
+from runtime.records import ContainerRecord
+from specs.values import ImageRef
+
+#: Ends when its standard input does, and lets the cgroup go on: whoever froze it may have been killed.
+_GUARD = """
+import os, sys
+os.read(0, 1)
+for name, text in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        with open(name, "w") as file:
+            file.write(text)
+    except OSError:
+        pass
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """`name` None: the image is dangling. `created` is RFC 3339. `pause`: the container's processes do not
+    run while what they wrote is read. `changes` are instructions of a Dockerfile."""
+
+    created: str
+    name: ImageRef | None = None
+    author: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+    pause: bool = True
+
+
+class Writings:
+    """What the containers of one node wrote. Thread-safe; nothing here changes a container."""
+
+    def __init__(self, paths: Paths, images: ImageStore, cgroups: Cgroups) -> None:
+        self._paths, self._images, self._cgroups = paths, images, cgroups
+
+    # ------------------------------------------------------------ look
+
+    def diff(self, record: ContainerRecord) -> tuple[Change, ...]:
+        """What differs from the image, sorted by path."""
+        with faults("compare container", record.name), self._stack(record) as stack:
+            if stack is None:
+                return ()
+            return tuple(stack.changes(stack.mountpoints(self._destinations(record))))
+
+    def export(self, record: ContainerRecord) -> Iterator[bytes]:
+        """The container's file system as one tar, without what is mounted in it."""
+        with faults("export container", record.name), self._shown(record) as root:
+            yield from write_everything(root)
+
+    @contextmanager
+    def _stack(self, record: ContainerRecord) -> Iterator[Stack | None]:
+        """The writable layer over the image's layers; None: it was never started."""
+        upper = self._paths.container(record.id) / "upper"
+        layers = self._images.ensure_layers(record.image_id)
+        if not upper.is_dir():
+            yield None
+            return
+        with closing(Stack(upper, layers)) as stack:
+            yield stack
+
+    def _destinations(self, record: ContainerRecord) -> list[str]:
+        return [str(item["destination"]) for item in read_config(self._paths, record).get("mounts") or ()]
+
+    @contextmanager
+    def _shown(self, record: ContainerRecord) -> Iterator[Path]:
+        """The root file system: as the running container has it, else mounted for this moment and out of
+        sight, so that no crash leaves it mounted."""
+        mounted = self._paths.rootfs(record.id)
+        if mounts.is_mounted(mounted):
+            yield mounted
+            return
+        upper = self._paths.container(record.id) / "upper"
+        layers = self._images.ensure_layers(record.image_id)
+        lowers = [*([upper] if upper.is_dir() else []), *reversed(layers)]
+        target = self._paths.run / f"export.{os.getpid()}.{record.id[:12]}"
+        target.mkdir(mode=0o700)
+        try:
+            overlay.mount(lowers, None, None, target)
+            root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            mounts.unmount(target)
+            target.rmdir()
+        try:
+            yield Path(f"/proc/self/fd/{root}")
+        finally:
+            os.close(root)
+
+    # ------------------------------------------------------------ commit
+
+    def commit(self, record: ContainerRecord, request: CommitRequest) -> str:
+        """An image of the container's image and what it wrote, with the container's own settings. Returns
+        its id. Faults image-not-found, layer-invalid, request-invalid."""
+        subject = f"container {record.name}"
+        if request.name is not None and request.name.digest:
+            raise Fault("request-invalid", "commit", subject, "a name with a digest cannot be given")
+        with self._images.hold():
+            image = self._image(record)
+            before = read_image_config(self._images.config_of(image.id))
+            config = changed(merged(before, record.decode()), request.changes)
+            diff_ids, chain = list(image.config["rootfs"]["diff_ids"] or ()), list(image.chain_ids)
+            written = self._written(record, chain, subject, pause=request.pause)
+            if written is not None:
+                self._images.composer.unpack_copy(written, chain, subject)
+                diff_ids.append(written.diff_id)
+                chain.append(written.chain_id)
+            entry = History(
+                created_by=" ".join(bundle.argv(record.decode(), image.config.get("config") or {})),
+                empty_layer=written is None,
+                comment=request.message,
+                author=request.author,
+            )
+            config = replace(config, history=(*config.history, entry), author=request.author or config.author)
+            text = write_config(config, diff_ids, request.created)
+            return self._images.add_image(text, chain, [request.name] if request.name else [], image.id)
+
+    def _image(self, record: ContainerRecord) -> StoredImage:
+        image = self._images.get(record.image_id)
+        if image is None:
+            cause = f"its image {record.image} is gone"
+            raise Fault("image-not-found", "commit", f"container {record.name}", cause, "pull it")
+        return image
+
+    def _written(
+        self, record: ContainerRecord, chain: Sequence[str], subject: str, *, pause: bool
+    ) -> CopiedLayer | None:
+        with self._stack(record) as stack:
+            if stack is None:
+                return None
+            omit = stack.mountpoints(self._destinations(record))
+            with self._paused(record, pause):
+                return self._images.composer.copy_layer(stack, omit, chain[-1] if chain else "", subject)
+
+    @contextmanager
+    def _paused(self, record: ContainerRecord, pause: bool) -> Iterator[None]:
+        if not pause or live_state(self._paths, record) is None:
+            yield
+            return
+        path = cgroup_path(record.id)
+        with faults("pause container", record.name), self._guard(path):
+            self._cgroups.freeze(path)
+            try:
+                yield
+            finally:
+                self._cgroups.thaw(path)
+
+    @contextmanager
+    def _guard(self, path: str) -> Iterator[None]:
+        """A process that thaws the cgroup when this one ends, however it ends."""
+        words = [word for pair in self._cgroups.thawing(path) for word in pair]
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            assert guard.stdin is not None
+            guard.stdin.close()
+            guard.wait()
+
+
+def merged(image: ImageConfig, request: ContainerRequest) -> ImageConfig:
+    """The image's config with what the container was given: its program, environment, user and so on."""
+    config = image
+    if request.entrypoint is not None:
+        config = replace(config, entrypoint=request.entrypoint, cmd=request.command)
+    elif request.command is not None:
+        config = replace(config, cmd=request.command)
+    ports = {port if "/" in port else f"{port}/tcp" for port in request.expose}
+    ports |= {f"{port.container_port}/{port.protocol}" for port in request.ports}
+    return replace(
+        config,
+        env={**config.env, **request.environment},
+        labels={**config.labels, **request.labels},
+        exposed_ports=config.exposed_ports | ports,
+        working_dir=request.working_dir or config.working_dir,
+        user=request.user or config.user,
+        stop_signal=request.stop_signal or config.stop_signal,
+    )
