@@ -240,7 +240,7 @@ class Remote:
     def _blob(
         self, endpoint: Endpoint, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]
     ) -> None:
-        failures, trouble = 0, None
+        failures, best, trouble = 0, writer.done, None
         while writer.done < descriptor.size:
             before, begin = writer.done, time.monotonic()
             try:
@@ -254,7 +254,9 @@ class Remote:
                     self._registries.on_transfer(Transfer("pull", endpoint.host, came, seconds))
             if self._stopped():
                 raise self._errand.fault("registry-unreachable", "the pull was cancelled")
-            failures = 1 if writer.done - before >= MIN_PROGRESS else failures + 1
+            failures += 1
+            if writer.done - best >= MIN_PROGRESS:  # what was dropped is no progress when it comes again
+                failures, best = 1, writer.done
             if writer.done < descriptor.size:
                 if failures >= ATTEMPTS and trouble is not None:
                     raise endpoint.given_up(trouble, self._errand) from trouble
@@ -266,22 +268,21 @@ class Remote:
         self, endpoint: Endpoint, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]
     ) -> None:
         headers = {"Range": f"bytes={writer.done}-"} if writer.done else {}
-        path = f"blobs/{descriptor.digest}"
-        response = endpoint.ask_once(self._request("GET", path, headers))
+        response = endpoint.ask_once(self._request("GET", f"blobs/{descriptor.digest}", headers))
+        is_read = False
         try:
             if response.status == 404:
-                cause = f"{endpoint.address} has no blob {descriptor.digest}"
-                if descriptor.urls:  # the image's author chose them: they are no place for a host to ask
-                    cause += f", a layer that is only at {descriptor.urls[0]}: such are not supported"
-                raise self._errand.fault("image-not-found", cause)
+                raise self._missing(endpoint, descriptor)
             if response.status == 416:
                 writer.restart()
                 return
-            start = f"bytes {writer.done}-"
-            if writer.done and not (
-                response.status == 206 and response.headers.get("Content-Range", "").startswith(start)
-            ):
-                writer.restart()
+            if response.status == 206:
+                found = response.headers.get("Content-Range", "")
+                if not found.startswith(f"bytes {writer.done}-"):
+                    writer.restart()
+                    raise Trouble(f"it sent {found[:60] or 'a part'} where bytes were asked for")
+            elif writer.done:
+                writer.restart()  # all of it comes again
             pace = Pace()
             while data := read_some(response, CHUNK):
                 writer.write(data)
@@ -289,8 +290,15 @@ class Remote:
                 pace.keep(len(data))
                 if self._stopped():
                     return
+            is_read = True
         finally:
-            response.close() if writer.done < descriptor.size else response.release_conn()
+            response.release_conn() if is_read else response.close()
+
+    def _missing(self, endpoint: Endpoint, descriptor: Descriptor) -> Fault:
+        cause = f"{endpoint.address} has no blob {descriptor.digest}"
+        if descriptor.urls:  # the image's author chose them: they are no place for a host to ask
+            cause += f", a layer that is only at {descriptor.urls[0]}: such are not supported"
+        return self._errand.fault("image-not-found", cause)
 
 
 def read_manifest(response: urllib3.BaseHTTPResponse, errand: Errand) -> bytes:

@@ -113,9 +113,8 @@ class Upload:
     # ------------------------------------------------------------ sending
 
     def _upload(self) -> None:
-        failures = 0
+        failures, best = 0, 0
         while True:
-            before = self._done
             try:
                 if not self._location:
                     if failures and self._is_there():
@@ -124,11 +123,13 @@ class Upload:
                 self._send()
                 return
             except Trouble as trouble:
-                failures = 1 if self._done - before >= MIN_PROGRESS else failures + 1
+                failures += 1
                 if failures >= ATTEMPTS:
                     raise self._endpoint.given_up(trouble, self._errand) from trouble
                 self._endpoint.wait(failures, trouble)
             self._look_up()
+            if self._done - best >= MIN_PROGRESS:  # what was lost again is no progress when it is sent again
+                failures, best = 0, self._done
 
     def _post(self, query: str, errand: Errand) -> urllib3.BaseHTTPResponse:
         response = self._endpoint.ask(

@@ -105,6 +105,20 @@ def test_a_broken_upload_goes_on_where_it_broke(box: Box, fake: Fake) -> None:
     assert starts == ["0", "3000000", "6000000"]
 
 
+def test_an_upload_may_break_often_as_long_as_it_gets_on(box: Box, fake: Fake) -> None:
+    intake = Intake(fake)
+    imported(box, fake.ref, BIG)
+
+    def takes(request: Request) -> int | None:
+        size = int(request.headers["Content-Length"] or 0)
+        return 1_000_000 if request.method == "PATCH" and size > 1_500_000 else None
+
+    fake.takes = takes
+    box.store.push(fake.ref)
+    assert whole(box, intake)
+    assert len([item for item in fake.requests if item.method == "PATCH"]) > 5
+
+
 def test_an_upload_that_the_registry_forgot_starts_again(box: Box, fake: Fake) -> None:
     intake = Intake(fake)
     imported(box, fake.ref, BIG)

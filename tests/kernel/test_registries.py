@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
+import random
 import subprocess
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -145,6 +151,40 @@ def test_an_overloaded_registry_is_busy_and_says_when_to_come_back(box: Box, fak
     assert len(fake.requests) == 1, "it is left alone meanwhile"
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_short_pause_that_a_registry_asks_for_is_waited_for(
+    box: Box, fake: Fake, status: int, form: str
+) -> None:
+    fake.image(CONTENT)
+    begin = time.monotonic()
+    now = datetime.now(UTC)
+    after = "1" if form == "seconds" else format_datetime(now + timedelta(seconds=2), usegmt=True)
+    asked: list[float] = []
+
+    def answer(request: Request) -> Answer:
+        asked.append(time.monotonic() - begin)
+        if len(asked) == 1:
+            return Answer(b"{}", status, {"Retry-After": after})
+        return fake.plain(request)
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    assert 0.9 < asked[1] < 6
+
+
+def test_a_registry_that_stays_busy_is_said_to_be_so(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(b"{}", 429, {"Retry-After": "0"})
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-busy"
+    assert len(fake.requests) == 4
+
+
+def test_a_pause_without_an_end_is_cut_short(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(b"{}", 429, {"Retry-After": "999999999"})
+    assert "come back in 3600 s" in str(fault_of(box, fake.ref))
+
+
 def test_a_failing_server_is_asked_again(box: Box, fake: Fake) -> None:
     fake.image(CONTENT)
     fake.answer = lambda request: Answer(b"", 503) if len(fake.requests) % 2 else fake.plain(request)
@@ -254,7 +294,124 @@ def test_an_interrupted_pull_goes_on_where_it_was(box: Box, fake: Fake) -> None:
     assert box.leftovers() == []
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_connections_cut_at_random_bytes_bring_the_image_in_the_end(box: Box, fake: Fake, seed: int) -> None:
+    fake.image(CONTENT)
+    chance, cuts = random.Random(seed), [0]
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        if len(given.body) > 1 and cuts[0] < 12 and len(fake.requests) % 3:
+            cuts[0] += 1
+            given.cut = chance.randrange(1, len(given.body))
+        return given
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    assert cuts[0] > 0 and box.leftovers() == []
+
+
+@pytest.mark.parametrize("more", [1000, -1000], ids=["too-long", "too-short"])
+def test_a_content_length_that_lies_once_does_no_harm(box: Box, fake: Fake, more: int) -> None:
+    fake.image(CONTENT)
+    lied: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        if len(given.body) > 100_000 and not lied:
+            lied.append(request.path)
+            given.headers["Content-Length"] = str(len(given.body) + more)
+            given.cut = len(given.body)
+        return given
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    assert lied
+
+
+def test_a_range_that_is_another_than_was_asked_for_is_not_put_together(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    cut: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        if given.status == 206:
+            given.headers["Content-Range"] = "bytes 5-10/11"
+            given.body = b"wrong!"
+        elif len(given.body) > 100_000 and not cut:
+            cut.append(request.path)
+            given.cut = 1_000_000
+        return given
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    ranges = [item.headers.get("Range") for item in fake.requests if "/blobs/" in item.path]
+    assert ranges[-1] is None and len([item for item in ranges if item]) == 1
+
+
+def test_a_registry_that_never_gets_further_is_given_up(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+
+    def answer(request: Request) -> Answer:
+        given = fake.plain(request)
+        if given.status == 206:
+            given.headers["Content-Range"] = "bytes 5-10/11"
+        elif len(given.body) > 100_000:
+            given.cut = 1_000_000
+        return given
+
+    fake.answer = answer
+    assert fault_of(box, fake.ref).code == "registry-unreachable"
+    assert len(fake.requests) < 12
+
+
 # ---------------------------------------------------------------- lies
+
+
+def test_a_blob_without_an_end_is_cut_off(box: Box, fake: Fake) -> None:
+    fake.image(layer(file("x", "small")))
+
+    def answer(request: Request) -> Answer:
+        return Answer(endless=True) if "/blobs/" in request.path else fake.plain(request)
+
+    fake.answer = answer
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "digest-mismatch"
+    assert fake.closed.wait(10)
+    assert fake.sent < 64_000_000
+
+
+@pytest.mark.parametrize("what", ["manifests", "token"])
+def test_a_compressed_answer_is_never_inflated(box: Box, fake: Fake, what: str) -> None:
+    bomb = gzip.compress(b" " * 100_000_000)
+    fake.image(CONTENT)
+
+    def answer(request: Request) -> Answer:
+        if what in request.path:
+            return Answer(bomb, headers={"Content-Encoding": "gzip", "Content-Type": MANIFEST})
+        if what == "token":
+            realm = f'Bearer realm="http://{fake.address}/token"'
+            return Answer(b"{}", 401, {"WWW-Authenticate": realm})
+        return fake.plain(request)
+
+    fake.answer = answer
+    tracemalloc.start()
+    try:
+        text = str(fault_of(box, fake.ref))
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    assert "Content-Encoding gzip, which was not asked for" in text or "is not JSON" in text
+
+
+def test_what_a_registry_says_of_an_error_is_repeated_without_its_control_characters(
+    box: Box, fake: Fake
+) -> None:
+    errors = {"errors": [{"code": "DENIED", "message": "pay\x1b]0;x\x07 first\r\n" + "y" * 5000}]}
+    fake.answer = lambda request: Answer(json.dumps(errors).encode(), 403)
+    text = str(fault_of(box, fake.ref))
+    assert "(403: pay]0;x first yyy" in text
+    assert len(text) < 600 and text.isprintable()
 
 
 def test_a_manifest_without_an_end_is_cut_off(box: Box, fake: Fake) -> None:
