@@ -127,7 +127,9 @@ def write_config(config: ImageConfig, diff_ids: Sequence[str], created: str) -> 
     for key, text in (("variant", config.variant), ("author", config.author)):
         if text:
             whole[key] = text
-    return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+        "utf-8", "replace"
+    )
 
 
 def stamped(config: ImageConfig, created: str) -> ImageConfig:

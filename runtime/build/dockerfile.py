@@ -6,6 +6,8 @@ the file is a stranger's and no bytes make this raise anything but DockerfileErr
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runtime.build import lines, lint
 from runtime.build.instructions import Arg, Dockerfile, From, Instruction, Stage
 from runtime.build.lines import Logical
@@ -36,19 +38,22 @@ def parse(data: bytes, name: str = "Dockerfile") -> Dockerfile:
     return lint.with_warnings(file, read)
 
 
-def parse_trigger(text: str, place: Place, escape: str = "\\") -> Instruction:
-    """An instruction that a base image's config has under OnBuild. Raises DockerfileError at `place`."""
+def parse_trigger(text: str, place: Place) -> Instruction:
+    """An instruction that a base's config has under OnBuild. Raises DockerfileError at `place`.
+
+    It has the place and, whatever the file's escape character is, the default one.
+    """
     read = lines.read(text.encode("utf-8", "surrogateescape"), place.file)
     problems = [Problem(place, f"ONBUILD {text}: {problem.text}", problem.hint) for problem in read.problems]
     found: list[Problem] = []
-    parsed = [one for logical in read.lines if (one := _instruction(logical, escape, found))]
+    parsed = [one for logical in read.lines if (one := _instruction(logical, "\\", found))]
     problems += [Problem(place, f"ONBUILD {text}: {one.text}", one.hint) for one in found]
     if not problems and (len(parsed) != 1 or isinstance(parsed[0], From)):
         problems.append(Problem(place, f"ONBUILD {text}: it is not one instruction of a stage"))
     if problems:
         raise DockerfileError(problems)
     assert not isinstance(parsed[0], From)
-    return parsed[0]
+    return replace(parsed[0], place=place)
 
 
 def _instruction(logical: Logical, escape: str, problems: list[Problem]) -> Instruction | From | None:
@@ -56,6 +61,8 @@ def _instruction(logical: Logical, escape: str, problems: list[Problem]) -> Inst
     line = Line.of(logical, escape)
     if line.keyword.upper() not in INSTRUCTIONS:
         hint = nearest(line.keyword, INSTRUCTIONS)
+        if not line.keyword.isprintable() or "\N{NO-BREAK SPACE}" in line.keyword:
+            hint = "there is a space in it that is no blank"
         problems.append(Problem(logical.place(), f"unknown instruction {line.keyword!r}", hint))
         return None
     return read_instruction(line, problems)

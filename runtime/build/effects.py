@@ -50,9 +50,9 @@ class RunEffect:
 class CopyEffect:
     """Files to copy to `destination`, which is absolute; with a slash at its end it is a directory.
 
-    `sources`: paths or patterns, for ADD also URLs; `files` come after them. `from_`: as written, "" is the
-    build context (see `Graph.source`). `chown` is name or id with an optional group, `chmod` octal or
-    symbolic; "": not given. `unpack` None: as ADD does without the flag; COPY never unpacks.
+    `sources`: paths or patterns, for ADD also URLs; `files` come after them. `from_`: as written (see
+    `PlannedStage.sources`), "" is the build context. `chown` is name or id with an optional group, `chmod`
+    octal or symbolic; "": not given. `unpack` None: as ADD does without the flag; COPY never unpacks.
     """
 
     place: Place

@@ -133,7 +133,7 @@ def check(
     found: list[Flag], known: Mapping[str, Kind], keyword: str, report: Callable[[Wrong], None]
 ) -> Flags:
     """The flags that `known` allows; each other one, one without its value or given twice is reported."""
-    given: dict[str, tuple[Flag, ...]] = {}
+    given: dict[str, list[Flag]] = {}
     for flag in found:
         kind = known.get(flag.name)
         if kind is None:
@@ -146,8 +146,8 @@ def check(
         elif kind != "yes-no" and not flag.value:
             report(Wrong(f"--{flag.name} has no value", flag.offset, f"write --{flag.name}=VALUE"))
         else:
-            given[flag.name] = (*given.get(flag.name, ()), flag)
-    return Flags(given)
+            given.setdefault(flag.name, []).append(flag)
+    return Flags({name: tuple(flags) for name, flags in given.items()})
 
 
 def _instead(known: Mapping[str, Kind], keyword: str) -> str:

@@ -18,10 +18,14 @@ from runtime.build.instructions import Copy, Dockerfile, From, Instruction, Onbu
 from runtime.build.lint import kept
 from runtime.build.mounts import from_of
 from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem, nearest
-from runtime.build.scope import Scope, scope_of, unused
+from runtime.build.scope import AUTOMATIC, Scope, fold, scope_of, unused
 
 MAX_STAGES = 1000
+MAX_TRIGGERS = 10_000  # ONBUILD instructions that all stages together get
 
+_REFERENCE = re.compile(
+    r"[a-zA-Z0-9][\w.-]*(?::\d+(?=/))?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@[\w:+.-]+)?\Z", re.ASCII
+)
 _PLATFORM = re.compile(r"[a-zA-Z0-9_.-]+(/[a-zA-Z0-9_.-]+){0,2}\Z")
 
 
@@ -114,7 +118,10 @@ class Graph:
         stage = self.stages[index]
         if not triggers or stage.triggers or isinstance(stage.base, StageBase):
             return self
-        planned = _with_triggers(stage, triggers, _Names(self.stages, self.contexts), self.file.escape)
+        if len(triggers) > MAX_TRIGGERS:
+            text = f"the base has more than {MAX_TRIGGERS} ONBUILD instructions"
+            raise DockerfileError([Problem(stage.place, text)])
+        planned = _with_triggers(stage, triggers, _Names(self.stages, self.contexts))
         stages = (*self.stages[:index], planned, *self.stages[index + 1 :])
         return replace(self, stages=stages, target=stages[self.target.index])
 
@@ -201,6 +208,7 @@ class _Planner:
         self.file, self.scope, self.contexts = file, scope, contexts
         self.problems: list[Problem] = []
         self.warnings: list[BuildWarning] = []
+        self.triggers = 0
         self.names = {stage.base.name: i for i, stage in enumerate(file.stages) if stage.base.name}
 
     def stages(self) -> tuple[PlannedStage, ...]:
@@ -219,6 +227,7 @@ class _Planner:
             base = ContextBase(start.name, platform)
         if isinstance(base, StageBase):
             platform = names.stages[base.index].platform
+        self.check_default(start)
         sources = self.sources(index, stage.instructions, names)
         planned = PlannedStage(index, start.name, start.place, base, platform, stage.instructions, sources)
         if isinstance(base, ContextBase) and familiar(start.name) in self.contexts:
@@ -230,8 +239,13 @@ class _Planner:
         return planned
 
     def triggered(self, planned: PlannedStage, triggers: list[str], names: _Names) -> PlannedStage:
+        self.triggers += len(triggers)
+        if self.triggers > MAX_TRIGGERS:
+            text = f"all stages together get at most {MAX_TRIGGERS} instructions by ONBUILD"
+            self.problems.append(Problem(planned.place, text))
+            return planned
         try:
-            return _with_triggers(planned, triggers, names, self.file.escape)
+            return _with_triggers(planned, triggers, names)
         except DockerfileError as error:
             self.problems += error.problems
             return planned
@@ -240,6 +254,8 @@ class _Planner:
 
     def image(self, start: From) -> str:
         image = self.expand(start, start.image)
+        if image is None:
+            return ""
         if not image:
             hint = "give its ARG before the first FROM a default"
             self.problems.append(
@@ -251,6 +267,8 @@ class _Planner:
         if not start.platform:
             return ""
         platform = self.expand(start, start.platform)
+        if platform is None:
+            return ""
         if not _PLATFORM.match(platform):
             text = f"--platform={start.platform}: {platform!r} is no platform"
             self.problems.append(Problem(start.place, text, "write linux/amd64 or linux/arm/v7"))
@@ -264,17 +282,34 @@ class _Planner:
     def warn(self, start: From, rule: str, text: str) -> None:
         self.warnings.append(BuildWarning(start.place, rule, text))
 
-    def expand(self, start: From, text: str) -> str:
+    def expand(self, start: From, text: str) -> str | None:
+        """With the arguments before the first FROM; None when it cannot be, which is a problem already."""
         try:
             found = words.examine(text, self.scope.globals_.get, self.file.escape)
         except words.ExpansionError as error:
             self.problems.append(Problem(start.place, f"{error} in {text!r}"))
-            return ""
+            return None
         for name in sorted(found.unset - self.scope.declared):
             hint = nearest(name, (*self.scope.declared, *self.scope.globals_))
             hint = f" ({hint})" if hint else ""
             self.warn(start, "UndefinedArgInFrom", f"no ARG before the first FROM declares {name!r}{hint}")
         return found.text
+
+    def check_default(self, start: From) -> None:
+        """Warn of an image that is none when no build argument is given."""
+        if "$" not in start.image:
+            return
+        try:
+            name = words.expand(start.image, self.defaults().get, self.file.escape)
+        except (words.ExpansionError, DockerfileError):
+            name = ""
+        if not _REFERENCE.match(name):
+            text = f"without build arguments {start.image!r} is {name!r}, which is no image"
+            self.warn(start, "InvalidDefaultArgInFrom", text)
+
+    def defaults(self) -> Mapping[str, str]:
+        before = {name: self.scope.globals_[name] for name in AUTOMATIC}
+        return fold(self.file.args, before, {}, self.file.escape)
 
     # ------------------------------------------------------------ --from
 
@@ -305,14 +340,14 @@ def _mentioned(instructions: Iterable[Instruction]) -> Iterable[tuple[str, Place
                     yield name, flag.place
 
 
-def _with_triggers(stage: PlannedStage, triggers: Sequence[str], names: _Names, escape: str) -> PlannedStage:
+def _with_triggers(stage: PlannedStage, triggers: Sequence[str], names: _Names) -> PlannedStage:
     """The stage with the triggers before its own instructions."""
     problems: list[Problem] = []
     parsed: list[Instruction] = []
     sources = dict(stage.sources)
     for trigger in triggers:
         try:
-            parsed.append(parse_trigger(trigger, stage.place, escape))
+            parsed.append(parse_trigger(trigger, stage.place))
         except DockerfileError as error:
             problems += error.problems
     for name, _ in _mentioned(parsed):
@@ -322,5 +357,5 @@ def _with_triggers(stage: PlannedStage, triggers: Sequence[str], names: _Names, 
             problems.append(Problem(stage.place, f"ONBUILD of the base: {error}"))
     if problems:
         raise DockerfileError(problems)
-    instructions = (*(replace(one, place=stage.place) for one in parsed), *stage.instructions)
+    instructions = (*parsed, *stage.instructions)
     return replace(stage, instructions=instructions, sources=sources, triggers=len(parsed))

@@ -137,7 +137,7 @@ class _Reader:
         size = empty = 0
         for line in self.joined():
             column = 1
-            if not parts:
+            if not size:
                 column += len(line) - len(line.lstrip())
                 line = line.lstrip()
             if parts and not line.strip():

@@ -44,7 +44,7 @@ MAX_STAGE_NAME = 128  # characters
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*\Z")
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
-_KEYWORD = re.compile(r"(\S+)\s*")
+_KEYWORD = re.compile(r"([^\t\v\f\r ]+)[\t\v\f\r ]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _COPY_FLAGS: dict[str, Kind] = {

@@ -47,6 +47,8 @@ from runtime.build.scope import Scope
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 COMMENT = "stead.dockerfile.v0"
+#: Characters. All values that instructions set are in it, so this is their limit as well: doubling ends here.
+MAX_HISTORY = 4 << 20
 _RAN = " # buildkit"  # what histories have after an instruction that made a layer; tools look for it
 
 
@@ -64,6 +66,7 @@ class StageState:
     args: Mapping[str, str | None] = field(default_factory=dict)
     once: Mapping[str, Place] = field(default_factory=dict)
     workdir_set: bool = False
+    said: int = 0  # characters of history that this build wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class _Step:
             case Volume():
                 return self.volume(instruction), None
             case User():
-                user = self.filled(instruction.user, "USER")
+                user = self.expand(instruction.user)
                 return self.said(f"USER {user}", user=user), None
             case Stopsignal():
                 return self.stopsignal(instruction), None
@@ -163,10 +166,12 @@ class _Step:
         return self.examined(text).text
 
     def filled(self, text: str, what: str) -> str:
-        expanded = self.expand(text)
-        if not expanded:
-            raise self.wrong(f"{what} is empty: {text!r} has no value")
-        return expanded
+        found = self.examined(text)
+        if not found.text:
+            unset = sorted(found.unset)
+            hint = nearest(unset[0], self.state.environment) if unset else ""
+            raise self.wrong(f"{what} is empty: {text!r} has no value", hint)
+        return found.text
 
     def heredoc(self, heredoc: Heredoc) -> InlineFile:
         """Its content; unless its name is quoted, with variables replaced (quotes are no quotes in it)."""
@@ -195,9 +200,13 @@ class _Step:
 
     def said(self, created_by: str, *, layer: bool = False, **changes: object) -> StageState:
         """The state with a line of history more and the fields of the config changed."""
+        size = self.state.said + len(created_by)
+        if size > MAX_HISTORY:
+            raise self.wrong(f"the image's history becomes longer than {MAX_HISTORY} characters")
         entry = History(created_by, not layer, comment=COMMENT)
         config = self.state.config
-        return self.changed(replace(config, history=(*config.history, entry), **changes))  # type: ignore[arg-type]
+        config = replace(config, history=(*config.history, entry), **changes)  # type: ignore[arg-type]
+        return replace(self.state, config=config, said=size)
 
     def seen_once(self, state: StageState) -> StageState:
         """Only the last CMD, ENTRYPOINT and HEALTHCHECK of a stage counts."""
@@ -300,13 +309,15 @@ class _Step:
     def stopsignal(self, instruction: Stopsignal) -> StageState:
         signal = self.filled(instruction.signal, "STOPSIGNAL")
         if not signals.is_signal(signal):
-            raise self.wrong(f"{signal!r} is not a signal", nearest(signal.upper(), signals.NAMES))
+            raise self.wrong(
+                f"{signal!r} is not a signal", nearest(signal, [f"SIG{name}" for name in signals.NAMES])
+            )
         return self.said(f"STOPSIGNAL {signal}", stop_signal=signal)
 
     # ------------------------------------------------------------ the file system
 
     def workdir(self, instruction: Workdir) -> tuple[StageState, Effect]:
-        path = self.filled(instruction.path, "WORKDIR")
+        path = self.expand(instruction.path)
         if not self.state.workdir_set and not path.startswith("/"):
             self.warn("WorkdirRelativePath", f"WORKDIR {path!r} depends on the base image's")
         path = _absolute(self.state.config.working_dir, path)
