@@ -90,4 +90,4 @@ def difference(expected: list[str], found: list[str]) -> list[str]:
 
 
 def test_the_corpus_is_large_enough() -> None:
-    assert len(CASES) >= 80
+    assert len(CASES) >= 150
