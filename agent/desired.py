@@ -9,13 +9,14 @@ import base64
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.sources import directory
 from agent.sources.revision import Revision
 from runtime.paths import Paths, write_atomically
 from specs.desired import Desired
+from specs.ignore import LOCK_FILE
 
 #: of the file in which a good revision is kept
 VERSION = 1
@@ -55,12 +56,18 @@ def resolve(source: str, revision: Revision, around: Surroundings) -> Resolved:
     return Resolved(revision, None if texts else found, texts)
 
 
-def load_directory(path: Path, *, name: str = "", around: Surroundings | None = None) -> Resolved:
-    """For `stead plan DIR`, `apply`, `down`, `validate`. Raises sources.directory.Unreadable."""
+def load_directory(
+    path: Path, *, name: str = "", around: Surroundings | None = None, locked: bool = True
+) -> Resolved:
+    """For `stead plan DIR`, `apply`, `down`, `validate`, and `lock`, which takes no notice of the lock file
+    that is there. Raises sources.directory.Unreadable."""
     from agent.settings import source_name
 
     where = Path(path).absolute()
     revision, _ = directory.read(where)
+    if not locked:
+        files = {name: data for name, data in revision.files.items() if name != LOCK_FILE}
+        revision = replace(revision, files=files)
     return resolve(name or source_name(where.resolve().name), revision, around or Surroundings())
 
 

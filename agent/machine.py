@@ -6,6 +6,7 @@ import os
 
 from agent.settings import Settings
 from runtime.images.credentials import config_path
+from runtime.images.registry import Registries
 from runtime.images.store import RegistrySettings
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
@@ -19,6 +20,12 @@ def open_runtime(paths: Paths, settings: Settings) -> LocalRuntime:
         docker_config=config_path(settings.credentials.docker_config, os.environ),
         pool=settings.network.pool,
     )
+
+
+def open_registries(settings: Settings) -> Registries:
+    """What the runtime asks, without a store. Who calls this closes it."""
+    config = config_path(settings.credentials.docker_config, os.environ)
+    return Registries(registry_settings(settings), docker_config=config)
 
 
 def registry_settings(settings: Settings) -> dict[str, RegistrySettings]:

@@ -115,8 +115,7 @@ class LocalRuntime:
             return self.images.catalog.name(ref, id, digest)
 
     def look_up_image(self, ref: ImageRef) -> str:
-        remote = self.images.registries.remote(ref)
-        return remote.head() or remote.manifest().digest
+        return self.images.registries.digest(ref)
 
     def measure_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> ImageSize:
         return ImageSize()

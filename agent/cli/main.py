@@ -29,6 +29,7 @@ COMMANDS: Commands = {
     "validate": ("validate", "list every problem of a directory of specs", "stead validate specs/"),
     "plan": ("plan", "show what would be done and why", "stead plan specs/"),
     "apply": ("apply", "converge once, without an agent", "stead apply specs/"),
+    "lock": ("lock", "write down which digest each tag of the specs stands for", "stead lock specs/"),
     "down": ("down", "remove what a directory declared", "stead down specs/ --volumes"),
     "status": ("status", "say what the agent has in force, does, and cannot do", "stead status"),
     "ps": ("ps", "list containers", "stead ps"),

@@ -99,6 +99,11 @@ class Registries:
         names = [*own.mirrors, ref.host]
         return Remote(ref, [self.endpoint(name) for name in names], self, operation)
 
+    def digest(self, ref: ImageRef) -> str:
+        """What the name stands for now: one HEAD where that says it. Fault image-not-found."""
+        remote = self.remote(ref, "look up image")
+        return remote.head() or remote.manifest().digest
+
     def endpoint(self, address: str) -> Endpoint:
         host = address.rpartition("://")[2].partition("/")[0]
         with self._lock:

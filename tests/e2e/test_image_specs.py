@@ -1,0 +1,146 @@
+"""Images in specs with a real registry: a tag that moves, a lock file, a registry that is gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Node, until
+from tests.e2e.test_agent import Agent
+from tests.kernel.images_box import LocalRegistry, needs_registry
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.registry,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+    needs_registry,
+]
+
+
+class Registry:
+    """`release` puts a version of the image behind the tag app:1."""
+
+    def __init__(self, node: Node, base: Path) -> None:
+        self.node, self.base = node, base
+        (base / "elsewhere").mkdir()
+        self.other = Node(base / "elsewhere")  # the machine that makes the images
+        self.server = LocalRegistry(base / "registry")
+        self.name = f"{self.server.address}/app:1"
+
+    def release(self, version: str) -> None:
+        tree = self.base / version
+        shutil.copytree(self.base / "image", tree, symlinks=True)
+        (tree / "version").write_text(version)
+        self.other.stead("image", "import", str(tree), self.name)
+        self.other.stead("image", "push", "-q", self.name)
+
+    def write(self, pull: str = "missing") -> None:
+        (self.node.specs / "app.toml").write_text(
+            f'[image.app]\nfrom = "{self.name}"\npull = "{pull}"\n'
+            '[container.app]\nimage = "app"\nnetwork_mode = "none"\nstop_grace_period = "100ms"\n'
+            """command = ["sh", "-c", "trap 'exit 0' TERM; while true; do sleep 0.1; done"]\n"""
+        )
+
+    def running(self) -> str:
+        """The version that runs; empty: none."""
+        if self.node.phases().get("default/app") != "running":
+            return ""
+        return self.node.stead("exec", "app", "cat", "/version", code=None).strip()
+
+
+@pytest.fixture
+def registry(node: Node, tmp_path: Path) -> Iterator[Registry]:
+    registry = Registry(node, tmp_path)
+    yield registry
+    registry.server.stop()
+
+
+@pytest.fixture
+def agent(node: Node, registry: Registry) -> Iterator[Agent]:
+    agent = Agent(node)
+    yield agent
+    agent.end()
+
+
+def test_a_lock_file_says_what_runs_until_it_is_renewed(node: Node, registry: Registry) -> None:
+    registry.release("v1")
+    registry.write()
+    file = node.specs / "stead.lock.toml"
+    assert "(not locked) -> sha256:" in node.stead("lock", str(node.specs), "--check", code=2)
+    assert not file.exists()
+    node.stead("lock", str(node.specs))
+    locked = tomllib.loads(file.read_text())["digest"]
+    assert list(locked) == [registry.name]
+    assert "is up to date" in node.stead("lock", str(node.specs), "--check")
+
+    registry.release("v2")
+    node.stead("apply", str(node.specs))
+    assert registry.running() == "v1"
+    assert "is up to date" in node.stead("lock", str(node.specs), "--check")
+    old = locked[registry.name]
+    assert f"app:1: {old} -> sha256:" in node.stead("lock", "-u", str(node.specs), "--dry-run")
+    assert tomllib.loads(file.read_text())["digest"] == locked
+    first = file.read_text()
+    node.stead("lock", "--update", str(node.specs), registry.name)
+    node.stead("apply", str(node.specs))
+    assert registry.running() == "v2"
+
+    registry.server.stop()  # what was in force before needs no network
+    file.write_text(first)
+    node.stead("apply", str(node.specs))
+    assert registry.running() == "v1"
+    assert "is not in stead.lock.toml" in _with_another_tag(node, registry)
+
+
+def _with_another_tag(node: Node, registry: Registry) -> str:
+    (node.specs / "b.toml").write_text('[container.b]\nimage = "busy:2"\n')
+    return node.stead("validate", str(node.specs), code=1)
+
+
+def test_a_lock_names_what_is_wrong(node: Node, registry: Registry) -> None:
+    registry.release("v1")
+    registry.write()
+    assert "only used with --update" in node.stead("lock", str(node.specs), "busy:1", code=2)
+    assert "the specs name no image 'nginx'" in node.stead("lock", "-u", str(node.specs), "nginx", code=1)
+    (node.specs / "c.toml").write_text(f'[image.c]\nfrom = "{registry.server.address}/none:3"\n')
+    text = node.stead("lock", str(node.specs), code=1)
+    assert "cannot look up image" in text and "none:3" in text and "nothing was changed" in text
+    assert not (node.specs / "stead.lock.toml").exists()
+
+
+def test_a_tag_that_moves_replaces_its_container_and_explain_says_why(
+    node: Node, registry: Registry, agent: Agent
+) -> None:
+    registry.release("v1")
+    registry.write("10s")
+    agent.push()
+    agent.start()
+    until(lambda: registry.running() == "v1")
+    first = node.ps()["default/app"]["id"]
+    registry.release("v2")
+    until(lambda: registry.running() == "v2")
+    assert node.ps()["default/app"]["id"] != first
+    assert f"image {registry.name} went from sha256:" in node.stead("explain", "app")
+    assert f"image {registry.name} went from sha256:" in node.stead("explain", registry.name)
+
+
+def test_a_registry_that_is_gone_stops_nothing(node: Node, registry: Registry, agent: Agent) -> None:
+    registry.release("v1")
+    registry.write("always")
+    agent.push()
+    agent.start()
+    until(lambda: registry.running() == "v1")
+    agent.end()
+    registry.server.stop()
+    node.stead("halt")
+    registry.write("10s")  # another revision, and what it says is due at once
+    (node.specs / "more.toml").write_text('[container.more]\nimage = "app"\nnetwork_mode = "none"\n')
+    agent.push()
+    agent.start()
+    until(lambda: registry.running() == "v1" and "default/more" in node.ps())
