@@ -5,10 +5,12 @@ Each change is an instruction of a Dockerfile that says something of the image a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from runtime.build.config import ImageConfig
+from runtime.build.config import ImageConfig, write_config
 from runtime.build.dockerfile import parse
 from runtime.build.instructions import (
     Cmd,
@@ -75,3 +77,9 @@ def _after(config: ImageConfig, text: str, name: str) -> ImageConfig:
 def _no_change(name: str, keyword: str) -> DockerfileError:
     text = f"{keyword} is no change of an image's config"
     return DockerfileError([Problem(Place(name), text, f"there are {NAMES}")])
+
+
+def config_object(config: ImageConfig) -> dict[str, Any]:
+    """The `config` of the image's config."""
+    found: dict[str, Any] = json.loads(write_config(config, (), ""))["config"]
+    return found

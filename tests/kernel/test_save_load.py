@@ -378,3 +378,50 @@ def test_what_was_loaded_before_a_wrong_image_stays(box: Box, tmp_path: Path) ->
         load(box, docker_archive(tmp_path / "a.tar", images))
     assert [image.names for image in box.store.list()] == [("docker.io/library/good:1",)]
     assert len(box.store.layers.chain_ids()) == 1
+
+
+# ---------------------------------------------------------------- import
+
+
+def test_a_root_filesystem_comes_through_a_pipe_and_is_said_what_it_runs(box: Box) -> None:
+    words = ["-c", 'CMD ["web", "-v"]', "-c", "ENV A=1", "--change", "EXPOSE 80", "-m", "from a pipe"]
+    done = stead(box, "image", "import", *words, "-", "web:1", input=gzip.compress(BASE))
+    image = box.store.get("web:1")
+    assert image is not None and done.stdout.decode().strip() == image.id
+    assert image.config["config"] == {"Cmd": ["web", "-v"], "Env": ["A=1"], "ExposedPorts": {"80/tcp": {}}}
+    assert image.config["history"][0]["comment"] == "from a pipe"
+    assert image.config["rootfs"]["diff_ids"] == [digest(BASE)]
+    again = stead(box, "image", "import", *words, "-", input=gzip.compress(BASE))
+    assert again.stdout.decode().strip() == image.id
+
+
+def test_an_import_without_a_name_is_an_image_without_a_name(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "rootfs.tar").write_bytes(BASE)
+    words = ["--platform", "linux/arm/v6", str(tmp_path / "rootfs.tar")]
+    id = stead(box, "image", "import", *words).stdout.decode().strip()
+    image = box.store.get(id)
+    assert image is not None and image.names == ()
+    assert (image.config["architecture"], image.config["variant"]) == ("arm", "v6")
+
+
+def test_an_image_archive_says_itself_what_it_runs(box: Box, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.image([BASE])
+    done = stead(box, "image", "import", "-c", "CMD x", str(layout.path), "x:1")
+    assert done.returncode == 1 and b"which says itself what it runs" in done.stderr
+    assert box.store.list() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-c", "RUN x", "-"], "cannot import -: --change 1: RUN is no change of an image's config"),
+        (["/nowhere/at/all"], "cannot import: /nowhere/at/all: no such file or directory"),
+        (["--platform", "a/b/c/d", "-"], "cannot read platform 'a/b/c/d'"),
+        (["-"], "cannot import image standard input: it is empty"),
+    ],
+)
+def test_a_wrong_import_says_what_is_wrong(box: Box, words: list[str], text: str) -> None:
+    done = stead(box, "image", "import", *words, input=b"")
+    assert done.returncode in (1, 2) and text in done.stderr.decode()
+    assert box.store.list() == [] and box.store.blobs.digests() == []
