@@ -210,8 +210,9 @@ class LocalRuntime:
             with faults("sweep container", id):
                 delete_tree(self.paths.container(id))
             removed.append(f"container {id}")
+        removed += self.builder.sweep()
         self.images.sweep()
-        self.fabric.sweep(known)
+        self.fabric.sweep(known | self.builder.leases())
         return tuple(removed)
 
 

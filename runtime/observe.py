@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 from runtime import logs
+from runtime.build import leftovers
 from runtime.database import Database
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
@@ -116,9 +117,14 @@ class Observer:
             volumes=self._observed_volumes(records),
             containers=containers,
             firewall=net.firewall,
-            leftovers=tuple(sorted((directories - {record.id for record in records}) | net.strays)),
+            leftovers=tuple(
+                sorted((directories - {record.id for record in records}) | net.strays | self._dead_builds())
+            ),
             disk=_disk(self._paths),
         )
+
+    def _dead_builds(self) -> set[str]:
+        return {f"build {id}" for id in leftovers.dead(self._paths)}
 
     def directories(self) -> set[str]:
         """Ids that have a directory under run or root."""

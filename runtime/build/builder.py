@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from runtime.build import graph as graphs
-from runtime.build import outputs
+from runtime.build import leftovers, network, outputs
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import ImageConfig, read_config, write_config
@@ -27,7 +27,7 @@ from runtime.build.executor import Cancelled, Executor
 from runtime.build.failure import invalid
 from runtime.build.fetch import Fetcher
 from runtime.build.graph import ContextBase, Graph, ImageBase, PlannedStage, ScratchBase, StageBase
-from runtime.build.instructions import Dockerfile
+from runtime.build.instructions import Dockerfile, Run
 from runtime.build.network import Networks
 from runtime.build.outputs import Result
 from runtime.build.problems import DockerfileError
@@ -37,7 +37,7 @@ from runtime.build.running import RunStep
 from runtime.build.sources import Sources
 from runtime.build.stage import begin, continue_from
 from runtime.build.stages import Made, StageRun, Task, timestamp, workdir_task
-from runtime.build.workspace import DIRECTORY, Workspace
+from runtime.build.workspace import DIRECTORY, MARK, Workspace, mark_of
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.images.catalog import Catalog
@@ -93,7 +93,7 @@ class Builder:
         with ExitStack() as stack:
             build = self._begin(stack, request, progress, cancelled or threading.Event())
             named = str(host_platform()) if str(host_platform()) in platforms else platforms[0]
-            made = [build.image(platform, platform == named) for platform in platforms]
+            made = [build.image(item, item == named, item == platforms[-1]) for item in platforms]
             build.export(made)
         first = next(item for item in made if item.platform == named)
         return BuildResult(
@@ -104,6 +104,20 @@ class Builder:
             images=tuple((item.platform, item.id) for item in made),
             warnings=tuple(dict.fromkeys(build.warnings)),
         )
+
+    def sweep(self) -> list[str]:
+        """Take away what builds that were killed left. Returns what was removed."""
+        return leftovers.sweep(self.paths, self._release)
+
+    def _release(self, mark: str) -> None:
+        network.release_all(self.fabric(), self.database, mark)
+
+    def leases(self) -> set[str]:
+        """Ids of the leases of builds that are under way."""
+        marks = tuple(f"{mark_of(id)}-" for id in leftovers.alive(self.paths))
+        query = "SELECT container FROM endpoints WHERE container LIKE ?"
+        rows = self.database.read().execute(query, (f"{MARK}%",))
+        return {str(row[0]) for row in rows if str(row[0]).startswith(marks)}
 
     def key(self, request: BuildRequest) -> str:
         """The identity of a build: equal as long as nothing that it is made from has changed.
@@ -125,6 +139,7 @@ class Builder:
         if request.network not in ("default", "none", "host"):
             cause = f"network {request.network} is none of default, none, host"
             raise Fault("request-invalid", "build", request.label, cause)
+        self.sweep()
         with faults("begin build in", str(self.paths.root)):
             stack.enter_context(self.store().hold())
             work = stack.enter_context(Workspace(self.paths, self.paths.layers))
@@ -134,7 +149,7 @@ class Builder:
         teller = Teller(progress)
         sources = Sources(self.paths, request, self.cache, work)
         stack.callback(sources.close)
-        networks = Networks(work, self.paths, self.fabric)
+        networks = Networks(work, self.database, self.fabric)
         stack.callback(networks.close)
         executor = Executor(cancelled)
         stack.callback(executor.close)
@@ -162,13 +177,15 @@ class _Build:
     fresh: list[str] = field(default_factory=list)  # ids of images that are there for outputs alone
     _file: Dockerfile | None = None
 
-    def image(self, platform: str, named: bool) -> Result:
-        """Build for one platform; `named`: it gets the request's names."""
+    def image(self, platform: str, named: bool, last: bool) -> Result:
+        """Build for one platform; `named`: it gets the request's names; `last`: no further one follows."""
         try:
             graph = self._graph(platform)
             made = self._stages(graph, platform)
         except DockerfileError as error:
             raise invalid(self.request.label, error) from error
+        if last:
+            self.networks.end()
         target = made[graph.target.index]
         id = self._record(target, list(self.request.names) if named else [])
         self.builder.cache.touch(self.used, time.time())
@@ -281,6 +298,7 @@ class _Build:
             self.teller,
             self.cancelled,
             tasks,
+            lambda: self._stir(stage),
         )
         try:
             return run.run(base, graph.scope)
@@ -289,6 +307,14 @@ class _Build:
             self.cached += run.cached
             self.used += [step for step in run.steps if step]
             self._warn(run.warnings)
+
+    def _stir(self, stage: PlannedStage) -> None:
+        """A step is not cached, so what follows it is not either: begin what its RUNs will wait for."""
+        runs = [item for item in stage.instructions if isinstance(item, Run)]
+        if runs:
+            self.executor.warm()
+        if self.request.network == "default" and any(item.network == "default" for item in runs):
+            self.networks.warm()
 
     def _begun(self, stage: PlannedStage, platform: str, others: dict[int, Future[Made]]) -> Made:
         base = stage.base

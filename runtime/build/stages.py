@@ -77,10 +77,12 @@ class StageRun:
         teller: Teller,
         cancelled: threading.Event,
         tasks: Callable[[Made, Effect], Task],
+        missed: Callable[[], None],
     ) -> None:
+        """`tasks` makes of an effect what is to be done, `missed` is called before anything is."""
         self._planned, self._platform, self._request = planned, platform, request
         self._work, self._cache, self._store, self._teller = work, cache, store, teller
-        self._cancelled, self._tasks = cancelled, tasks
+        self._cancelled, self._tasks, self._missed = cancelled, tasks, missed
         self._fresh = request.no_cache or planned.name in {name.lower() for name in request.no_cache_filter}
         self._total = 1 + sum(_has_step(item) for item in planned.instructions)
         self._done = 1
@@ -153,6 +155,7 @@ class StageRun:
         return None
 
     def _do(self, made: Made, effect: Effect, task: Task, vertex: Vertex) -> Step:
+        self._missed()
         upper = task.do(vertex)
         committed = self._store().commit_layer(upper, made.top, epoch=self._request.epoch)
         now = time.time()

@@ -33,9 +33,16 @@ KEPT = ("cache", "sums", "git")
 SLICE = "stead.slice"
 
 
+MARK = "build-"
+
+
+def mark_of(build: str) -> str:
+    return f"{MARK}{build}"
+
+
 def cgroup_path(build: str, step: int | str) -> str:
     """Relative to the root of each hierarchy."""
-    return f"{SLICE}/build-{build}-{step}"
+    return f"{SLICE}/{mark_of(build)}-{step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +58,24 @@ class Workspace:
 
     def __init__(self, paths: Paths, layers: Path) -> None:
         """`layers` is the directory of layers by chain id, on whose file system the work is done."""
-        self.id = secrets.token_hex(6)
-        self.directory = paths.root / DIRECTORY / self.id
         self._layers = layers
         self._count = itertools.count()
-        with faults("begin build in", str(self.directory)):
-            self.directory.mkdir(mode=0o700, parents=True)
-            self._lock = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self.empty = self.new("empty")
         self._bases: dict[str, int] = {}
         self._guard = threading.Lock()
+        parent = paths.root / DIRECTORY
+        with faults("begin build in", str(parent)):
+            parent.mkdir(mode=0o700, exist_ok=True)
+            self._lock = -1
+            while self._lock < 0:
+                self.id = secrets.token_hex(6)
+                self.directory = parent / self.id
+                self._lock = _held(self.directory)
+            self.empty = self.new("empty")
+
+    @property
+    def mark(self) -> str:
+        """What the names of its cgroups and leases begin with."""
+        return mark_of(self.id)
 
     @property
     def lock(self) -> int:
@@ -134,6 +148,17 @@ class Workspace:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _held(directory: Path) -> int:
+    """The locked file of a new directory; -1 where a sweep took it away before it was locked."""
+    directory.mkdir(mode=0o700)
+    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if (directory / LOCK).exists():
+        return lock
+    os.close(lock)
+    return -1
 
 
 def detached(lowers: Sequence[Path], upper: Path | None, work: Path | None) -> int:
