@@ -17,17 +17,19 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.scenarios import Bench
 
 #: of each layer: entries, and bytes of its files; together 18,600 and 586 MB
 LAYERS = ((6500, 190_000_000), (7500, 230_000_000), (4400, 150_000_000), (200, 16_000_000))
 #: where files of all kinds and sizes come from: whatever this machine has
 SOURCES = ("/usr/lib", "/usr/share", "/usr/bin", "/usr/include", "/usr/sbin")
+RUNS = 5
 LARGEST = 12_000_000  # bytes of one file
 GZIP_LEVEL = 6  # what docker push makes
-NAME = "bench/large:1"
-SAMPLE = 0.02  # seconds between two looks at the memory
-MARK = "STEAD_BENCH_PULL"  # in the environment of every process of a pull
+SAMPLE = 0.05  # seconds between two looks at the memory
 
 
 class Pool:
@@ -61,16 +63,30 @@ class Pool:
             yield picked
 
 
-def _layer(path: Path, files: Sequence[tuple[str, int]]) -> tuple[str, int, int]:
-    """(diff id, entries, bytes). Directories come before what is in them."""
-    count, folders, digest = 0, set[str](), hashlib.sha256()
+def _whole_seconds(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """As docker and buildkit write times: fractions would need a pax header each."""
+    info.mtime = int(info.mtime)
+    return info
+
+
+def _variant(number: int) -> bytes:
+    """What comes first in the layers of one of the images: an entry without the end mark of an archive."""
+    info = tarfile.TarInfo(f"variant-{number}")
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _layer(path: Path, files: Sequence[tuple[str, int]], variants: int) -> tuple[list[str], int]:
+    """Writes all but the first entry of the layer. Returns its diff id in each image, and its entries."""
+    count, folders = 1, set[str]()
+    digests = [hashlib.sha256(_variant(number)) for number in range(variants)]
 
     class Hashed:
         def __init__(self, file: Any) -> None:
             self.file = file
 
         def write(self, data: bytes) -> int:
-            digest.update(data)
+            for digest in digests:
+                digest.update(data)
             return int(self.file.write(data))
 
     with gzip.GzipFile(path, "wb", GZIP_LEVEL, mtime=0) as file:
@@ -79,53 +95,64 @@ def _layer(path: Path, files: Sequence[tuple[str, int]]) -> tuple[str, int, int]
                 parents = [str(parent) for parent in reversed(Path(name).parents) if str(parent) != "/"]
                 for parent in [item for item in parents if item not in folders]:
                     folders.add(parent)
-                    archive.add(parent, recursive=False)
+                    archive.add(parent, recursive=False, filter=_whole_seconds)
                     count += 1
-                archive.add(name, recursive=False)
+                archive.add(name, recursive=False, filter=_whole_seconds)
                 count += 1
-    return f"sha256:{digest.hexdigest()}", count, sum(size for _, size in files)
+    return [f"sha256:{digest.hexdigest()}" for digest in digests], count
 
 
-def make_layout(directory: Path) -> tuple[int, int, int]:
-    """An OCI layout with the image; returns its entries, bytes unpacked and bytes compressed."""
-    blobs = directory / "blobs/sha256"
-    blobs.mkdir(parents=True)
-    pool = Pool(sum(size for _, size in LAYERS) // sum(count for count, _ in LAYERS))
-    chosen = [list(pool.take(count, size)) for count, size in LAYERS]
-    scratch = [directory / f"layer{number}" for number in range(len(chosen))]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        made = list(threads.map(_layer, scratch, chosen))
+class Layout:
+    """An OCI layout with images that are alike and have no layer in common, as `0`, `1` and so on: what was
+    pulled need not be removed before the next pull, and ext4 is slow where files were just removed.
+    """
 
-    def blob(data: bytes, media_type: str) -> dict[str, Any]:
+    def __init__(self, directory: Path, images: int) -> None:
+        self._blobs = directory / "blobs/sha256"
+        self._blobs.mkdir(parents=True)
+        pool = Pool(sum(size for _, size in LAYERS) // sum(count for count, _ in LAYERS))
+        chosen = [list(pool.take(count, size)) for count, size in LAYERS]
+        scratch = [directory / f"layer{number}" for number in range(len(chosen))]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            made = list(threads.map(_layer, scratch, chosen, [images] * len(chosen)))
+        bodies = [path.read_bytes() for path in scratch]
+        for path in scratch:
+            path.unlink()
+        manifests = []
+        for number in range(images):
+            first = gzip.compress(_variant(number), mtime=0)
+            manifests.append(self._image([first + body for body in bodies], [ids[number] for ids, _ in made]))
+            manifests[-1]["annotations"] = {"org.opencontainers.image.ref.name": str(number)}
+        (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+        (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": manifests}))
+        self.entries = sum(count for _, count in made)
+        self.bytes = sum(size for layer in chosen for _, size in layer)
+        self.compressed = sum(map(len, bodies))
+
+    def __str__(self) -> str:
+        unpacked, packed = self.bytes // 1_000_000, self.compressed // 1_000_000
+        return f"{len(LAYERS)} layers, {unpacked} MB, {packed} MB gzip, {self.entries} entries"
+
+    def _image(self, layers: list[bytes], diff_ids: list[str]) -> dict[str, Any]:
+        oci = "application/vnd.oci.image"
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": f"{oci}.manifest.v1+json",
+            "config": self._blob(json.dumps(config).encode(), f"{oci}.config.v1+json"),
+            "layers": [self._blob(data, f"{oci}.layer.v1.tar+gzip") for data in layers],
+        }
+        return self._blob(json.dumps(manifest).encode(), f"{oci}.manifest.v1+json")
+
+    def _blob(self, data: bytes, media_type: str) -> dict[str, Any]:
         name = hashlib.sha256(data).hexdigest()
-        (blobs / name).write_bytes(data)
+        (self._blobs / name).write_bytes(data)
         return {"mediaType": media_type, "digest": f"sha256:{name}", "size": len(data)}
-
-    oci = "application/vnd.oci.image"
-    layers = [blob(path.read_bytes(), f"{oci}.layer.v1.tar+gzip") for path in scratch]
-    for path in scratch:
-        path.unlink()
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [diff_id for diff_id, _, _ in made]},
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": f"{oci}.manifest.v1+json",
-        "config": blob(json.dumps(config).encode(), f"{oci}.config.v1+json"),
-        "layers": layers,
-    }
-    entry = blob(json.dumps(manifest).encode(), f"{oci}.manifest.v1+json")
-    entry["annotations"] = {"org.opencontainers.image.ref.name": "large"}
-    (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
-    (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    return (
-        sum(count for _, count, _ in made),
-        sum(size for _, _, size in made),
-        sum(int(layer["size"]) for layer in layers),
-    )
 
 
 class Registry:
@@ -156,25 +183,61 @@ class Registry:
                 raise RuntimeError(f"docker-registry does not listen: {log.read_text()[-300:]}")
             time.sleep(0.05)
 
-    @property
-    def image(self) -> str:
-        return f"{self.address}/{NAME}"
+    def image(self, number: int) -> str:
+        return f"{self.address}/bench/large:{number}"
 
-    def push(self, layout: Path) -> None:
-        words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:large"]
-        subprocess.run([*words, f"docker://{self.image}"], check=True)
+    def push(self, layout: Path, number: int) -> None:
+        words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:{number}"]
+        subprocess.run([*words, f"docker://{self.image(number)}"], check=True)
 
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(20)
 
 
-def missing() -> str:
-    """The program without which nothing can be measured here; empty when all are there."""
-    return next((name for name in ("docker-registry", "skopeo") if shutil.which(name) is None), "")
+def pull(bench: Bench) -> None:
+    """Pull and unpack an image from a registry on this machine, with the engine's own command."""
+    for program in ("docker-registry", "skopeo"):
+        if shutil.which(program) is None:
+            print(f"without pull: {program} is not installed")
+            return
+    base, stead = bench.stead.base, bench.stead
+    layout = Layout(base / "layout", RUNS + 1)
+    registry = Registry(base / "registry", base / "registry.log")
+    try:
+        for number in range(RUNS + 1):
+            registry.push(base / "layout", number)
+        shutil.rmtree(base / "layout")
+        _measure(bench, "stead", stead.words("image", "pull"), {}, registry, str(layout))
+    finally:
+        registry.close()
+    for rival in bench.rivals:
+        registry = Registry(base / "registry", rival.base / "registry.log", rival.entering)
+        try:
+            words = rival.command("pull", *rival.plain_http)
+            _measure(bench, rival.name, words, rival.environment, registry)
+        finally:
+            registry.close()
 
 
-def pulled(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+def _measure(
+    bench: Bench,
+    engine: str,
+    words: list[str],
+    environment: dict[str, str],
+    registry: Registry,
+    note: str = "",
+) -> None:
+    """The first pull, which reads the programs from the disk, is left out."""
+    environment = {**os.environ, **environment}
+    found = [_pulled([*words, registry.image(number)], environment) for number in range(RUNS + 1)][1:]
+    bench.add("pull and unpack", engine, "s", [seconds for seconds, _ in found], note=note)
+    if engine == "stead":
+        memory = [peak for _, peak in found]
+        bench.add("memory of a pull", engine, "MiB", memory, target=150, note="PSS, all its processes")
+
+
+def _pulled(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
     """Run one pull: seconds until it ends, and the most MiB (PSS) that its processes had together."""
     os.sync()
     peak, done = [0.0], threading.Event()

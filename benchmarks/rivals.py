@@ -27,6 +27,7 @@ class Engine:
     name = ""
     options: tuple[str, ...] = ()  # of every run
     at_once: tuple[str, ...] = ()  # of every rm: do not wait for a program that takes no notice of SIGTERM
+    plain_http: tuple[str, ...] = ()  # of every pull from a registry without TLS
     supervisor = ""  # comm of the process that stays beside each container
 
     def __init__(self, base: Path) -> None:
@@ -51,6 +52,12 @@ class Engine:
         begin = time.perf_counter()
         self.call("run", "-d", "--name", name, *self.options, *options, IMAGE, "sleep", "100000")
         return time.perf_counter() - begin
+
+    @property
+    def entering(self) -> list[str]:
+        """Before a command that is to see the engine's own network."""
+        assert self._holder is not None
+        return ["nsenter", "-t", str(self._holder.pid), "-n"]
 
     def remove(self, names: Sequence[str]) -> None:
         if names:
@@ -109,6 +116,7 @@ class Docker(Engine):
 class Podman(Engine):
     name, supervisor = "podman", "conmon"
     at_once = ("--time", "0")
+    plain_http = ("--tls-verify=false",)
     options = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")  # its own need CAP_SYS_RESOURCE
 
     def __init__(self, base: Path, image: Path) -> None:

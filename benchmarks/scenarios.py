@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.converge import Engine as Converger
 from agent.desired import Surroundings, load_directory
 from benchmarks.measure import Report, Row
+from benchmarks.pulls import pull
 from benchmarks.rivals import Engine
 from benchmarks.stead import Stead, cpu_seconds, rollup, until
 
@@ -231,4 +232,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "idle": idle,
     "heal": heal,
     "commands": commands,
+    "pull": pull,
 }
