@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import bundle
@@ -19,6 +19,7 @@ from runtime.attend import live_state, read_config
 from runtime.build.change import changed
 from runtime.build.config import History, ImageConfig, write_config
 from runtime.build.config import read_config as read_image_config
+from runtime.build.values import replace
 from runtime.faults import Fault, faults
 from runtime.images.changes import write_everything
 from runtime.images.compose import CopiedLayer

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from runtime.build import graph as graphs
-from runtime.build import leftovers, network, outputs
+from runtime.build import leftovers, network, outputs, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import ImageConfig, read_config, write_config
@@ -438,7 +438,7 @@ class _Build:
         request = self.request
         config = made.state.config
         if request.labels:
-            config = replace(config, labels={**config.labels, **request.labels})
+            config = values.replace(config, labels={**config.labels, **request.labels})
         created = made.created or timestamp(time.time())
         if request.epoch is not None:
             created = timestamp(request.epoch)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from runtime.build.config import ImageConfig, write_config
@@ -29,6 +28,7 @@ from runtime.build.instructions import (
 from runtime.build.problems import DockerfileError, Place, Problem
 from runtime.build.scope import Scope
 from runtime.build.stage import StageState, step
+from runtime.build.values import replace
 
 _ALLOWED = (
     Cmd,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+from runtime.build.values import Value, replace
 
 MAX_HISTORY = 20_000  # entries
 
@@ -24,8 +25,7 @@ _OURS = frozenset("architecture os variant author created config history rootfs"
 _DROPPED = frozenset("container container_config docker_version id parent parent_id Size".split())
 
 
-@dataclass(frozen=True, slots=True)
-class HealthcheckConfig:
+class HealthcheckConfig(Value):
     """`test`: NONE, or CMD or CMD-SHELL and its arguments. Nanoseconds; 0: the engine's default."""
 
     test: tuple[str, ...]
@@ -36,8 +36,7 @@ class HealthcheckConfig:
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Value):
     """One instruction. `created` is RFC 3339, None: not known yet (see `stamped`)."""
 
     created_by: str
@@ -47,8 +46,7 @@ class History:
     author: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Value):
     """Everything in the config but the layers. None: not set, which differs from empty for `cmd`.
 
     `extra` and `extra_config` are keys of a base image that no instruction sets.
@@ -58,10 +56,10 @@ class ImageConfig:
     architecture: str = ""
     variant: str = ""
     author: str = ""
-    env: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    env: Mapping[str, str] = _EMPTY
     cmd: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    labels: Mapping[str, str] = _EMPTY
     exposed_ports: frozenset[str] = frozenset()
     volumes: frozenset[str] = frozenset()
     working_dir: str = ""
@@ -71,8 +69,8 @@ class ImageConfig:
     shell: tuple[str, ...] = ()
     stop_signal: str = ""
     history: tuple[History, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
-    extra_config: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    extra: Mapping[str, Any] = _EMPTY
+    extra_config: Mapping[str, Any] = _EMPTY
 
 
 def scratch(architecture: str, variant: str = "") -> ImageConfig:

@@ -6,13 +6,12 @@ the file is a stranger's and no bytes make this raise anything but DockerfileErr
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from runtime.build import lines, lint
 from runtime.build.instructions import Arg, Dockerfile, From, Instruction, Stage
 from runtime.build.lines import Logical
 from runtime.build.problems import DockerfileError, Place, Problem, nearest
 from runtime.build.reading import INSTRUCTIONS, Line, read_instruction
+from runtime.build.values import replace
 
 __all__ = ["DockerfileError", "parse", "parse_trigger"]
 

@@ -6,26 +6,24 @@ Every variable is replaced.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from runtime.build.mounts import RunMount
 from runtime.build.problems import Place
+from runtime.build.values import Value
 
 #: Where the script of a heredoc that begins with `#!` is mounted, read-only.
 SCRIPTS = "/dev/pipes"
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(Value):
     """A file whose content the Dockerfile has (heredoc): mode 0644, as a script 0755."""
 
     name: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RunEffect:
+class RunEffect(Value):
     """A program to run. Mount targets and `workdir` are absolute; `user`: as the config says ("": root).
 
     `environment`: that of the image and the declared build arguments. `proxies` are in the environment too,
@@ -46,8 +44,7 @@ class RunEffect:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class CopyEffect:
+class CopyEffect(Value):
     """Files to copy to `destination`, which is absolute; with a slash at its end it is a directory.
 
     `sources`: paths or patterns, for ADD also URLs; `files` come after them. `from_`: as written (see
@@ -72,8 +69,7 @@ class CopyEffect:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkdirEffect:
+class WorkdirEffect(Value):
     """A directory to be there, with those above it, 0755, owned by `user` ("": root) where it is made."""
 
     place: Place

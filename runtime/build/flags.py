@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from runtime.build.problems import nearest
+from runtime.build.values import Value
 
 Kind = Literal["text", "yes-no", "texts"]
 
@@ -34,8 +34,7 @@ class Wrong(Exception):
         self.text, self.offset, self.hint = text, offset, hint
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Value):
     """`value` None: written without `=`."""
 
     name: str
@@ -43,8 +42,7 @@ class Flag:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Value):
     """The flags of one instruction by name; of those that may be repeated all, of others one."""
 
     given: Mapping[str, tuple[Flag, ...]]

@@ -8,15 +8,15 @@ that no pattern takes more than length of value times length of pattern.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from runtime.build.values import Value
 
 
 class PatternError(ValueError):
     """A backslash in the pattern stands before a character that needs none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Glob:
+class Glob(Value):
     """The pieces between the stars of a pattern; one piece: no star."""
 
     pieces: tuple[re.Pattern[str], ...]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from runtime.build import words
@@ -19,6 +18,7 @@ from runtime.build.lint import kept
 from runtime.build.mounts import from_of
 from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem, nearest
 from runtime.build.scope import AUTOMATIC, Scope, fold, scope_of, unused
+from runtime.build.values import Value, replace
 
 MAX_STAGES = 1000
 MAX_TRIGGERS = 10_000  # ONBUILD instructions that all stages together get
@@ -29,28 +29,24 @@ _REFERENCE = re.compile(
 _PLATFORM = re.compile(r"[a-zA-Z0-9_.-]+(/[a-zA-Z0-9_.-]+){0,2}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class ScratchBase:
+class ScratchBase(Value):
     """Nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageBase:
+class StageBase(Value):
     """What the stage of this number made."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class ImageBase:
+class ImageBase(Value):
     """An image by reference, as it is written; `platform` "": the one that is built for."""
 
     name: str
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextBase:
+class ContextBase(Value):
     """A named context (`--build-context name=...`)."""
 
     name: str
@@ -60,8 +56,7 @@ class ContextBase:
 Base: TypeAlias = ScratchBase | StageBase | ImageBase | ContextBase
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStage:
+class PlannedStage(Value):
     """A stage with what it needs. `sources` are the values of COPY --from and RUN --mount from= in it.
 
     `platform` "": the one that is built for. `instructions` begin with the triggers of the base.
@@ -87,8 +82,7 @@ class PlannedStage:
         return self.name or f"stage-{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(Value):
     """Every stage of the file in order, and the one to be built."""
 
     file: Dockerfile
@@ -171,8 +165,7 @@ def _target(file: Dockerfile, target: str) -> int:
     raise DockerfileError([Problem(Place(file.name), f"no stage is called {target!r}", hint)])
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
+class _Names(Value):
     """The stages so far, as those below may name them."""
 
     stages: Sequence[PlannedStage]

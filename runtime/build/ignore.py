@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from runtime.build.matching import Pattern, PatternError, compiled
+from runtime.build.values import Value
 
 MAX_BYTES = 1024 * 1024  # of an ignore file
 MAX_PATTERNS = 10_000
@@ -26,8 +26,7 @@ class IgnoreError(ValueError):
         self.line, self.text = line, text
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Value):
     pattern: Pattern
     text: str
     back_in: bool
@@ -46,12 +45,17 @@ class _Rule:
         return fixed.startswith(directory + "/") or (directory + "/").startswith(fixed)
 
 
-@dataclass(frozen=True, slots=True)
 class Ignore:
-    """The rules of one file, in order. Paths are relative to the context, with slashes, without `./`."""
+    """The rules of one file, in order. Paths are relative to the context, with slashes, without `./`.
 
-    rules: tuple[_Rule, ...] = ()
-    _directories: dict[str, tuple[bool, ...]] = field(default_factory=dict, compare=False, repr=False)
+    What was found of directories is remembered; it says the same whoever asks, and when.
+    """
+
+    __slots__ = ("_directories", "rules")
+
+    def __init__(self, rules: tuple[_Rule, ...] = ()) -> None:
+        self.rules = rules
+        self._directories: dict[str, tuple[bool, ...]] = {}
 
     @classmethod
     def parse(cls, text: str | bytes) -> Ignore:

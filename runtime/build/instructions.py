@@ -6,14 +6,13 @@ Source: Dockerfile reference. Each instruction has its `place`, its `keyword` as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from runtime.build.problems import BuildWarning, Place
+from runtime.build.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(Value):
     """`<<NAME`: the lines up to the one that is NAME alone.
 
     `strip_tabs`: written `<<-NAME`; leading tabs are gone from `content` already. `expand`: NAME is not
@@ -29,8 +28,7 @@ class Heredoc:
     descriptor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class Written(Value, kw_only=True):
     """Where an instruction stands and how it reads. `comment`: the comment lines right above it."""
 
     place: Place
@@ -40,8 +38,7 @@ class Written:
     comment: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(Value):
     """Exec form (`shell` False): the arguments themselves. Shell form: one text, `words` of length 1.
 
     `heredocs` follow a shell form only. An exec form may be empty.
@@ -52,8 +49,7 @@ class CommandLine:
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Value):
     """`key=value` of ENV and LABEL, quotes and variables still in it; `legacy`: written `key value`."""
 
     key: str
@@ -62,8 +58,7 @@ class Pair:
     place: Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class From(Written):
+class From(Written, kw_only=True):
     """`FROM [--platform=P] IMAGE [AS NAME]`; `name` is lower case, "" without AS."""
 
     image: str
@@ -73,8 +68,7 @@ class From(Written):
     written_name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(Value):
     """One name of an ARG; `default` None: it has none."""
 
     name: str
@@ -82,21 +76,18 @@ class Declared:
     place: Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arg(Written):
+class Arg(Written, kw_only=True):
     args: tuple[Declared, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MountFlag:
+class MountFlag(Value):
     """`--mount=` as it is written; variables may be in it (see `mounts.read_mount`)."""
 
     value: str
     place: Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Written):
+class Run(Written, kw_only=True):
     """`network` is default, none or host; `security` is sandbox or insecure."""
 
     command: CommandLine
@@ -105,8 +96,7 @@ class Run(Written):
     security: str = "sandbox"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copying(Written):
+class Copying(Written, kw_only=True):
     """What COPY and ADD have in common. `sources`: paths, patterns, (ADD:) URLs, and heredocs, as written."""
 
     sources: tuple[str | Heredoc, ...]
@@ -117,16 +107,14 @@ class Copying(Written):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Copying):
+class Copy(Copying, kw_only=True):
     """`from_`: a stage by name or number, an image, a named context; "": the build context."""
 
     from_: str = ""
     parents: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Add(Copying):
+class Add(Copying, kw_only=True):
     """`unpack` None: archives of the context are unpacked, files from a URL are not."""
 
     keep_git_dir: bool = False
@@ -134,48 +122,39 @@ class Add(Copying):
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cmd(Written):
+class Cmd(Written, kw_only=True):
     command: CommandLine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrypoint(Written):
+class Entrypoint(Written, kw_only=True):
     command: CommandLine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env(Written):
+class Env(Written, kw_only=True):
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label(Written):
+class Label(Written, kw_only=True):
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Written):
+class Volume(Written, kw_only=True):
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expose(Written):
+class Expose(Written, kw_only=True):
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workdir(Written):
+class Workdir(Written, kw_only=True):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User(Written):
+class User(Written, kw_only=True):
     user: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Healthcheck(Written):
+class Healthcheck(Written, kw_only=True):
     """`command` None: NONE. Durations in nanoseconds, 0: what the image or the engine has as default."""
 
     command: CommandLine | None
@@ -186,25 +165,21 @@ class Healthcheck(Written):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Onbuild(Written):
+class Onbuild(Written, kw_only=True):
     """`trigger`: the instruction as text, heredocs included, as it is kept in the image's config."""
 
     trigger: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell(Written):
+class Shell(Written, kw_only=True):
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopsignal(Written):
+class Stopsignal(Written, kw_only=True):
     signal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintainer(Written):
+class Maintainer(Written, kw_only=True):
     name: str
 
 
@@ -230,16 +205,14 @@ Instruction: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Value):
     """FROM and what follows it up to the next one."""
 
     base: From
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Value):
     """`args` are those before the first FROM. `escape` is the escape character.
 
     `syntax` is the value of that directive ("" without one; it is not obeyed). `warnings` are those that

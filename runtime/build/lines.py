@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from runtime.build import words
 from runtime.build.instructions import Heredoc
 from runtime.build.problems import Place, Problem
+from runtime.build.values import Value
 
 MAX_BYTES = 2 * 1024 * 1024  # of a Dockerfile
 MAX_LINES = 50_000
@@ -25,8 +25,7 @@ _TAKES_HEREDOCS = re.compile(r"\s*(?:ONBUILD\s+)*(?:RUN|COPY|ADD)(?:\s|\Z)", re.
 _NO_VARIABLE: words.Lookup = lambda name: None  # noqa: E731
 
 
-@dataclass(frozen=True, slots=True)
-class Directives:
+class Directives(Value):
     """What the comments at the very top set."""
 
     escape: str = "\\"
@@ -35,8 +34,7 @@ class Directives:
     check_line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Logical:
+class Logical(Value):
     """One instruction on one line. `starts` maps offsets in `text` to where their characters stand."""
 
     file: str
@@ -53,8 +51,7 @@ class Logical:
         return Place(self.file, line, column + offset - start)
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(Value):
     directives: Directives
     lines: tuple[Logical, ...]
     problems: tuple[Problem, ...]
@@ -75,14 +72,13 @@ def _refused(name: str, text: str) -> Read:
     return Read(Directives(), (), (Problem(Place(name), text),))
 
 
-@dataclass(slots=True)
 class _Reader:
-    file: str
-    physical: list[str]
-    at: int = 0  # lines taken
-    problems: list[Problem] = field(default_factory=list)
-    lines: list[Logical] = field(default_factory=list)
-    escape: str = "\\"
+    def __init__(self, file: str, physical: list[str]) -> None:
+        self.file, self.physical = file, physical
+        self.at = 0  # lines taken
+        self.problems: list[Problem] = []
+        self.lines: list[Logical] = []
+        self.escape = "\\"
 
     def read(self) -> Read:
         directives = self.directives()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from runtime.build.instructions import Arg, Dockerfile, Env, From, Instruction, Label, Maintainer
 from runtime.build.lines import Read
 from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem
+from runtime.build.values import replace
 
 _RESERVED = ("context", "scratch")
 _SECRET = re.compile(

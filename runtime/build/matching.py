@@ -9,9 +9,10 @@ time of its length times the path's.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, TypeAlias
+
+from runtime.build.values import Value
 
 #: Of one pattern, in characters.
 MAX_PATTERN = 4096
@@ -23,8 +24,7 @@ class PatternError(ValueError):
     """A pattern that is not one: a class without an end, a backslash before nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class CharacterClass:
+class CharacterClass(Value):
     """One character within (or, `negated`, outside of) the ranges."""
 
     ranges: tuple[tuple[str, str], ...]
@@ -37,20 +37,18 @@ class CharacterClass:
 Wild = Literal["?", "*", "**", "**/"]
 
 
-@dataclass(frozen=True, slots=True)
-class Literally:
+class Literally(Value):
     text: str
 
 
 Token: TypeAlias = Literally | CharacterClass | Wild
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Value):
     """A compiled pattern. `prefix` is its text up to the first thing that is not literal."""
 
     tokens: tuple[Token, ...]
-    expression: re.Pattern[str] | None = field(compare=False)
+    expression: re.Pattern[str] | None
 
     def matches(self, path: str) -> bool:
         if self.expression is not None:

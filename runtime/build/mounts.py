@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from runtime.build.problems import nearest
+from runtime.build.values import Value, replace
 
 MountType = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 Sharing = Literal["shared", "private", "locked"]
@@ -43,8 +43,7 @@ class MountError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class RunMount:
+class RunMount(Value):
     """One mount of a RUN.
 
     `from_`: stage, image or context, "" is the build context (bind) or nothing (cache). `target` may be

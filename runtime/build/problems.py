@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from runtime.build.values import Value
 
 #: Of a problem's text, in characters: words in it are a stranger's.
 MAX_TEXT = 600
@@ -11,8 +12,7 @@ MAX_TEXT = 600
 MAX_PROBLEMS = 100
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(Value):
     """`line` and `column` count from 1, in characters; 0: the file as a whole."""
 
     file: str
@@ -23,8 +23,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(Value):
     """One mistake in one place."""
 
     place: Place
@@ -36,8 +35,7 @@ class Problem:
         return _one_line(f"{self.place}: {_short(self.text)}" + (f" ({self.hint})" if self.hint else ""))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BuildWarning:
+class BuildWarning(Value):
     """What builds, but hardly as it was meant; `rule` is the name that `# check=skip=` knows it by."""
 
     place: Place

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TypedDict
 
 from runtime.build import flags
@@ -89,16 +88,12 @@ class _Place(TypedDict):
     comment: tuple[str, ...]
 
 
-@dataclass(slots=True)
 class Line:
     """A logical line cut into keyword, flags and the rest, which begins at offset `at`."""
 
-    logical: Logical
-    keyword: str
-    found: list[flags.Flag]
-    at: int
-    escape: str
-    flags: Flags = field(default_factory=lambda: Flags({}))
+    def __init__(self, logical: Logical, keyword: str, found: list[flags.Flag], at: int, escape: str) -> None:
+        self.logical, self.keyword, self.found, self.at, self.escape = logical, keyword, found, at, escape
+        self.flags = Flags({})
 
     @classmethod
     def of(cls, logical: Logical, escape: str) -> Line:

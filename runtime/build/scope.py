@@ -7,11 +7,11 @@ declares it; a value given to the build wins over a default; some names need no 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from runtime.build import words
 from runtime.build.instructions import Arg, Declared, Dockerfile
 from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem, nearest
+from runtime.build.values import Value
 
 #: Of RUN's environment when given to the build, declared or not; never part of a history or cache key.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
@@ -22,8 +22,7 @@ AUTOMATIC = (*("BUILD" + part for part in _PLATFORM), *("TARGET" + part for part
 _FOR_BUILDERS = ("BUILDKIT_", "SOURCE_DATE_EPOCH")
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Value):
     """What is the same for all stages of a build. `globals_`: what FROM sees; `given`: by the caller."""
 
     escape: str

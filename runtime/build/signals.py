@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from signal import Signals
-
-_RTMIN, _RTMAX = 34, 64
-_MOST = 64
+_MOST = 64  # the greatest number
 
 #: Without SIG. Real-time signals count up from RTMIN and down from RTMAX.
 NAMES = frozenset(
-    [signal.name.removeprefix("SIG") for signal in Signals]
+    (
+        "HUP INT QUIT ILL TRAP ABRT IOT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CLD CONT STOP"
+        " TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO POLL PWR SYS RTMIN RTMAX"
+    ).split()
     + [f"RTMIN+{n}" for n in range(1, 16)]
     + [f"RTMAX-{n}" for n in range(1, 15)]
 )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import assert_never
+from types import MappingProxyType
+from typing import Any, assert_never
 
 from runtime.build import gotext, ports, signals, words
 from runtime.build.config import HealthcheckConfig, History, ImageConfig
@@ -43,17 +43,18 @@ from runtime.build.lines import heredoc_word
 from runtime.build.mounts import MountError, RunMount, read_mount
 from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem, nearest
 from runtime.build.scope import Scope
+from runtime.build.values import Value, replace
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 COMMENT = "stead.dockerfile.v0"
 #: Characters. All values that instructions set are in it, so this is their limit as well: doubling ends here.
 MAX_HISTORY = 4 << 20
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _RAN = " # buildkit"  # what histories have after an instruction that made a layer; tools look for it
 
 
-@dataclass(frozen=True, slots=True)
-class StageState:
+class StageState(Value):
     """The config so far and what only the build knows.
 
     `environment`: the config's, with build arguments over it in the order both were set. `args`: names that
@@ -63,14 +64,13 @@ class StageState:
 
     config: ImageConfig
     environment: Mapping[str, str]
-    args: Mapping[str, str | None] = field(default_factory=dict)
-    once: Mapping[str, Place] = field(default_factory=dict)
+    args: Mapping[str, str | None] = _NOTHING
+    once: Mapping[str, Place] = _NOTHING
     workdir_set: bool = False
     said: int = 0  # characters of history that this build wrote
 
 
-@dataclass(frozen=True, slots=True)
-class Stepped:
+class Stepped(Value):
     state: StageState
     effect: Effect
     warnings: tuple[BuildWarning, ...]
@@ -95,12 +95,10 @@ def step(state: StageState, instruction: Instruction, scope: Scope) -> Stepped:
     return _Step(state, instruction, scope).taken()
 
 
-@dataclass(slots=True)
 class _Step:
-    state: StageState
-    instruction: Instruction
-    scope: Scope
-    warnings: list[BuildWarning] = field(default_factory=list)
+    def __init__(self, state: StageState, instruction: Instruction, scope: Scope) -> None:
+        self.state, self.instruction, self.scope = state, instruction, scope
+        self.warnings: list[BuildWarning] = []
 
     def taken(self) -> Stepped:
         state, effect = self.dispatch()
@@ -205,7 +203,7 @@ class _Step:
             raise self.wrong(f"the image's history becomes longer than {MAX_HISTORY} characters")
         entry = History(created_by, not layer, comment=COMMENT)
         config = self.state.config
-        config = replace(config, history=(*config.history, entry), **changes)  # type: ignore[arg-type]
+        config = replace(config, history=(*config.history, entry), **changes)
         return replace(self.state, config=config, said=size)
 
     def seen_once(self, state: StageState) -> StageState:

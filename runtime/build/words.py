@@ -9,9 +9,9 @@ the next one, `$name` and `${name}` become values, with the modifiers `:-` `-` `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from runtime.build.globs import Glob, PatternError
+from runtime.build.values import Value
 
 #: Of what one text may become, in characters: values that double each other grow without end.
 MAX_EXPANDED = 1 << 20
@@ -35,8 +35,7 @@ class ExpansionError(ValueError):
         self.offset = offset
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(Value):
     """`text` as a whole, `words` split at blanks that are not quoted (those of values split too).
 
     `used` and `unset` are the names of variables that had a value and that had none.
@@ -78,13 +77,13 @@ def examine(
     return Expansion("".join(out.text), out.finished(), frozenset(lexer.used), frozenset(lexer.unset))
 
 
-@dataclass(slots=True)
 class _Words:
     """Text as it grows, and the same split into words."""
 
-    text: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    word: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.words: list[str] = []
+        self.word: list[str] = []
 
     def add(self, text: str) -> None:
         """Text whose blanks end a word."""
@@ -105,20 +104,23 @@ class _Words:
         return (*self.words, "".join(self.word)) if self.word else tuple(self.words)
 
 
-@dataclass(slots=True)
 class _Lexer:
-    source: str
-    lookup: Lookup
-    escape: str
-    raw_quotes: bool
-    raw_escapes: bool
-    keep_unset: bool
-    quotes: bool
-    at: int = 0
-    depth: int = 0
-    size: int = 0
-    used: set[str] = field(default_factory=set)
-    unset: set[str] = field(default_factory=set)
+    def __init__(
+        self,
+        source: str,
+        lookup: Lookup,
+        escape: str,
+        raw_quotes: bool,
+        raw_escapes: bool,
+        keep_unset: bool,
+        quotes: bool,
+    ) -> None:
+        self.source, self.lookup, self.escape = source, lookup, escape
+        self.raw_quotes, self.raw_escapes = raw_quotes, raw_escapes
+        self.keep_unset, self.quotes = keep_unset, quotes
+        self.at = self.depth = self.size = 0
+        self.used: set[str] = set()
+        self.unset: set[str] = set()
 
     def error(self, text: str) -> ExpansionError:
         return ExpansionError(text, min(self.at, len(self.source)))

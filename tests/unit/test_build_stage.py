@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from runtime.build.dockerfile import DockerfileError, parse
 from runtime.build.effects import CopyEffect, Effect, RunEffect, WorkdirEffect
 from runtime.build.graph import StageBase, plan
 from runtime.build.stage import DEFAULT_PATH, StageState
+from runtime.build.values import replace
 
 BASE = ImageConfig(architecture="amd64")
 
