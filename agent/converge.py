@@ -207,7 +207,7 @@ class Engine:
             now=now,
             limits=self.limits,
             drop_volumes=frozenset(name for name, item in wanted.items() if item.drop_volumes),
-            inputs=self._sight.inputs(desired.values(), now),
+            inputs=self._sight.inputs(desired.values(), now, memory.built),
             previous={name: item.previous for name, item in wanted.items() if item.previous is not None},
             collecting=self.collecting,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import assert_never
 
 from agent import render
@@ -101,12 +100,9 @@ def _pull(runtime: Runtime, image: DesiredImage, progress: ProgressCallback | No
 
 
 def _build(runtime: Runtime, image: DesiredImage, key: str, progress: ProgressCallback | None) -> BuiltImage:
-    counts: Counter[str] = Counter()
-
     def note(event: BuildEvent) -> None:
-        counts[event.kind] += 1
         if progress is not None and event.kind == "output":
             progress(Progress(image.ref.familiar, event.text, 0, 0))
 
-    id = runtime.build_image(render.build_request(image), note)
-    return BuiltImage(key, id, counts["done"] + counts["cached"], counts["cached"])
+    made = runtime.build_image(render.build_request(image), note)
+    return BuiltImage(key, made.image_id, made.steps, made.cached_steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from runtime import interface
 from runtime.build.request import BuildRequest, SecretSource, SshSource
 from specs import desired
@@ -30,7 +32,8 @@ def build_request(want: desired.DesiredImage) -> BuildRequest:
     assert build is not None
     return BuildRequest(
         context=build.context,
-        dockerfile=build.dockerfile,
+        dockerfile=_dockerfile(build),
+        dockerfile_name=build.name,
         dockerfile_text=build.inline.encode() if build.inline else None,
         target=build.target,
         args=dict(build.args),
@@ -46,6 +49,13 @@ def build_request(want: desired.DesiredImage) -> BuildRequest:
         extra_hosts=build.extra_hosts,
         shm_size=build.shm_size,
     )
+
+
+def _dockerfile(build: desired.DesiredBuild) -> str:
+    """Within the context, or the absolute path of one that lies beside it."""
+    if not build.dockerfile.startswith("../"):
+        return build.dockerfile
+    return posixpath.normpath(posixpath.join(build.context, build.dockerfile))
 
 
 def _secret(item: desired.BuildSecret) -> SecretSource:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from runtime.build.request import BuildCallback, BuildRequest, quiet
+from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.images.garbage import Limits, Removed
 from specs.values import ImageRef, MountPoint, PortBinding
 
@@ -392,14 +392,14 @@ class Runtime(Protocol):
         image id."""
         ...
 
-    def build_key(self, request: BuildRequest) -> str:
-        """The identity of what a build would be made from: Dockerfile, what the ignore file lets through of
-        the context, arguments, base images as they are in the store. Cheap enough for every look."""
+    def build_inputs(self, request: BuildRequest) -> BuildInputs:
+        """What a build would be made from now: Dockerfile, what the ignore file lets through of the context,
+        arguments, base images as they are in the store. Cheap enough for every look; brings no image."""
         ...
 
-    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
-        """Build, and call the result by the request's names. Returns the image id. `build-failed` with the
-        step's place, exit code and last lines."""
+    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> BuildResult:
+        """Build, and call the result by the request's names. `build-failed` with the step's place, exit code
+        and last lines; `dockerfile-invalid` with every problem."""
         ...
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from runtime.build.builder import BUILD_SCHEMA, Builder
-from runtime.build.request import BuildCallback, BuildRequest, quiet
+from runtime.build.failure import StepFailed
+from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.containers import Containers, delete_tree
 from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
@@ -34,6 +35,7 @@ from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from specs.values import ImageRef
 
 DEFAULT_POOL = "10.88.0.0/16"
+TAIL = 10  # last lines of a build's step that its Fault has
 
 
 class LocalRuntime:
@@ -132,11 +134,19 @@ class LocalRuntime:
                 raise
         return self.pull_image(ref, platform=platform, digest=digest)
 
-    def build_key(self, request: BuildRequest) -> str:
-        return self.builder.key(request)
+    def build_inputs(self, request: BuildRequest) -> BuildInputs:
+        with faults("look at build", request.label):
+            return self.builder.inputs(request)
 
-    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
-        return self.builder.build(request, progress).image_id
+    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> BuildResult:
+        try:
+            with faults("build", request.label):
+                return self.builder.build(request, progress)
+        except StepFailed as failed:
+            if not failed.tail:
+                raise
+            cause = "\n".join([failed.cause, *(f"    {line}" for line in failed.tail[-TAIL:])])
+            raise Fault(failed.code, failed.operation, failed.subject, cause, failed.hint) from failed
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         return self.images.collect(keep, time.time(), limits)

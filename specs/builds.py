@@ -84,10 +84,14 @@ class _Work:
             hint = f"one of: {', '.join(_NETWORKS)}"
             self.wrong(("build", "network"), f"a build in network {network!r}: {NOT_YET}", hint)
         context = self._directory(("build", "context"), build.context or ".")
+        dockerfile = self._dockerfile(build.dockerfile or "", context)
+        inline = build.dockerfile_inline or ""
+        name = posixpath.relpath(posixpath.join(context, dockerfile), self.tree) if context else ""
         return DesiredBuild(
             context=context,
-            dockerfile=self._dockerfile(build.dockerfile or "", context),
-            inline=build.dockerfile_inline or "",
+            dockerfile=dockerfile,
+            inline=inline,
+            name=f"{self.declared.document.file} {self.declared.name}.dockerfile_inline" if inline else name,
             target=build.target or "",
             args=self._arguments(),
             labels=tuple(sorted((build.labels or {}).items())),

@@ -48,6 +48,7 @@ class DesiredBuild:
     context: str
     dockerfile: str = "Dockerfile"
     inline: str = ""
+    name: str = ""  # what messages call the Dockerfile: its path in the source
     target: str = ""
     args: tuple[tuple[str, str], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtime.build.request import BuildCallback, BuildEvent, BuildRequest, quiet
+from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
 from runtime.interface import (
@@ -245,21 +245,22 @@ class FakeRuntime:
             self._broken.discard(id)
             return id
 
-    def build_key(self, request: BuildRequest) -> str:
+    def build_inputs(self, request: BuildRequest) -> BuildInputs:
         with self._lock:
             name = str(request.names[0])
             if self.key_of is not None:
-                return self.key_of(request)
-            if name not in self.recipes:
+                key = self.key_of(request)
+            elif name not in self.recipes:
                 raise Fault("request-invalid", "build image", name, "Dockerfile: no such file")
-            return self.recipes[name]
+            else:
+                key = self.recipes[name]
+            return BuildInputs(key, {"context file app.py": key})
 
-    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> str:
+    def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> BuildResult:
         with self._effect(f"build image {request.names[0]}"):
-            progress(BuildEvent(1, "cached"))
-            progress(BuildEvent(2, "done"))
-            key = self.build_key(request)
-            return self._name(request.names[0], f"sha256:{key}", "")
+            progress(BuildEvent(1, "output", "built"))
+            key = self.build_inputs(request).key
+            return BuildResult(self._name(request.names[0], f"sha256:{key}", ""), steps=3, cached_steps=2)
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         with self._effect("collect store"):

@@ -12,6 +12,7 @@ from agent.cli import table
 from agent.journal import read_actions, read_reasons
 from runtime import attend
 from runtime.faults import Fault
+from specs.values import ImageRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,8 +55,15 @@ def line(entry: Entry, now: float) -> str:
 
 
 def full_name(paths: Paths, name: str) -> str:
-    """The full name of a container that fits, else the name as it is: of a network, or of what is gone."""
+    """The full name of a container that fits; else the canonical name of an image that the journal knows;
+    else the name as it is: of a network, or of what is gone."""
     try:
         return attend.find(paths, name).name
     except Fault:
+        pass
+    try:
+        reference = str(ImageRef.parse(name))
+    except ValueError:
         return name
+    known = read_actions(paths.journal, name=reference, limit=1)
+    return reference if known or read_reasons(paths.journal, name=reference, limit=1) else name

@@ -32,7 +32,7 @@ from runtime.build.network import Networks
 from runtime.build.outputs import Result
 from runtime.build.problems import DockerfileError
 from runtime.build.progress import Teller
-from runtime.build.request import BuildCallback, BuildRequest, BuildResult, quiet
+from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.build.running import RunStep
 from runtime.build.sources import Sources
 from runtime.build.stage import begin, continue_from
@@ -119,15 +119,15 @@ class Builder:
         rows = self.database.read().execute(query, (f"{MARK}%",))
         return {str(row[0]) for row in rows if str(row[0]).startswith(marks)}
 
-    def key(self, request: BuildRequest) -> str:
-        """The identity of a build: equal as long as nothing that it is made from has changed.
+    def inputs(self, request: BuildRequest) -> BuildInputs:
+        """The identity of a build, equal as long as nothing that it is made from has changed, and its parts.
 
         Dockerfile, what the ignore file lets through of the context, arguments, target, platform, and the
         images that it begins from as they are in the store. Reads no file whose times tell that it is the
         same."""
-        from runtime.build.identity import build_key
+        from runtime.build.identity import build_inputs
 
-        return build_key(self, request)
+        return build_inputs(self, request)
 
     def _begin(
         self,

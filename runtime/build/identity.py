@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from runtime.build import graph as graphs
 from runtime.build import tree
 from runtime.build.bases import Bases, platforms_of
@@ -11,7 +13,7 @@ from runtime.build.failure import invalid
 from runtime.build.graph import Graph, ImageBase
 from runtime.build.problems import DockerfileError
 from runtime.build.progress import Teller
-from runtime.build.request import BuildRequest, quiet
+from runtime.build.request import BuildInputs, BuildRequest, quiet
 from runtime.build.sources import Sources
 from runtime.images.manifests import host_platform
 
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from runtime.build.builder import Builder
 
 
-def build_key(builder: Builder, request: BuildRequest) -> str:
+#: Parts that are told apart; of a larger build only the key is known.
+MAX_PARTS = 20_000
+
+
+def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
     """Faults request-invalid, dockerfile-invalid. Brings no image and runs nothing.
 
     Every file that the ignore file lets through counts, as it is not known before a build which ones are
@@ -43,21 +49,26 @@ def build_key(builder: Builder, request: BuildRequest) -> str:
             images |= {
                 f"{name} {where}": bases.known(name, where) for name, where in _images(graph, platform)
             }
+        files: dict[str, str] = {}
         contexts = {
-            name: _sum(sources, name) for name in ("", *sorted(request.contexts)) if _local(request, name)
+            name: _sum(sources, name, files)
+            for name in ("", *sorted(request.contexts))
+            if _local(request, name)
         }
     except DockerfileError as error:
         raise invalid(request.label, error) from error
     finally:
         sources.close()
-    return key_of(
+    key = key_of(
         kind="build",
         dockerfile=data.decode("utf-8", "replace"),
         target=request.target,
         args=sorted(request.args.items()),
         labels=sorted(request.labels.items()),
         contexts=contexts,
-        named=sorted(request.contexts.items()),
+        named=sorted(
+            (name, "" if _local(request, name) else where) for name, where in request.contexts.items()
+        ),
         context=request.context if not _local(request, "") else "",
         platforms=platforms_of(request.platforms),
         images=images,
@@ -67,6 +78,15 @@ def build_key(builder: Builder, request: BuildRequest) -> str:
         ulimits=sorted(request.ulimits),
         epoch=request.epoch,
     )
+    parts = {name: _short(data), "target": request.target, **files}
+    parts |= {f"argument {key}": _short(value.encode()) for key, value in request.args.items()}
+    parts |= {f"label {key}": _short(value.encode()) for key, value in request.labels.items()}
+    parts |= {f"base image {image.rpartition(' ')[0]}": id for image, id in images.items()}
+    return BuildInputs(key, parts if len(parts) <= MAX_PARTS else {})
+
+
+def _short(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _images(graph: Graph, platform: str) -> list[tuple[str, str]]:
@@ -84,6 +104,13 @@ def _local(request: BuildRequest, name: str) -> bool:
     return where.startswith("/")
 
 
-def _sum(sources: Sources, name: str) -> str:
+def _sum(sources: Sources, name: str, files: dict[str, str]) -> str:
+    """Of a whole context; the sum of each of its files goes into `files`."""
     source = sources.context(name).source
-    return source.sums.of("", tree.walk(source.root, "", source.seen), source.owner)
+    total = hashlib.sha256()
+    which = f"file of context {name}" if name else "context file"
+    entries = tree.walk(source.root, "", source.seen)
+    for path, line in source.sums.lines("", entries, source.owner):
+        total.update(line)
+        files[f"{which} {path}"] = _short(line)
+    return total.hexdigest()

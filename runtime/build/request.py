@@ -102,6 +102,15 @@ class BuildResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildInputs:
+    """What a build is made from: `key` is equal as long as nothing of it changes, `parts` has a sum of each
+    thing by what people call it ("context file app/main.py"), to tell what changed."""
+
+    key: str
+    parts: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+
+
+@dataclass(frozen=True, slots=True)
 class BuildEvent:
     """One thing that happened. `vertex` numbers the step as it is shown (#7); `kind` is start, cached,
     output, done, error, warning or note; `text` is the step's name, output or message; `seconds` since its

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -89,12 +89,17 @@ class Sums:
     def of(self, start: str, entries: Iterable[Entry], owner: bool) -> str:
         """One sum over all entries, whose paths are relative to the directory `start`."""
         total = hashlib.sha256()
+        for _, line in self.lines(start, entries, owner):
+            total.update(line)
+        return total.hexdigest()
+
+    def lines(self, start: str, entries: Iterable[Entry], owner: bool) -> Iterator[tuple[str, bytes]]:
+        """(path, all that counts of it) of each entry, in order."""
         above = f"{start}/" if start else ""
         with places.Walkway(self._root, start) as way:
             for path, status in entries:
                 text = self._line(way, path, above + path, status, owner)
-                total.update(text.encode("utf-8", "surrogateescape"))
-        return total.hexdigest()
+                yield path, text.encode("utf-8", "surrogateescape")
 
     def single(self, path: str, status: os.stat_result, owner: bool) -> str:
         """The sum of one thing that is no directory; its name does not count."""

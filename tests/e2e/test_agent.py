@@ -52,6 +52,10 @@ class Agent:
         self.git(self.node.specs, "commit", "-q", "-m", "change")
         self.git(self.node.specs, "push", "-q", str(self.bare), "main")
 
+    def head(self) -> str:
+        command = ["git", "-C", str(self.bare), "rev-parse", "main"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     def start(self) -> None:
         command = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())"]
         command += ["--root", str(self.node.base / "root"), "--run", str(self.node.base / "run")]

@@ -144,3 +144,70 @@ def test_a_registry_that_is_gone_stops_nothing(node: Node, registry: Registry, a
     agent.push()
     agent.start()
     until(lambda: registry.running() == "v1" and "default/more" in node.ps())
+
+
+def write_build(node: Node, text: str, run: str = "true") -> None:
+    app = node.specs / "app"
+    app.mkdir(exist_ok=True)
+    (app / "Dockerfile").write_text(f"FROM busy:1\nARG MODE\nRUN {run}\nCOPY version /version\n")
+    (app / ".dockerignore").write_text("*.md\n")
+    (app / "version").write_text(text)
+    (node.specs / "app.toml").write_text(
+        '[image.app]\nbuild = { context = "app", args = { MODE = "x" }, network = "none" }\n'
+        '[container.app]\nimage = "app"\nnetwork_mode = "none"\nstop_grace_period = "100ms"\n'
+        """command = ["sh", "-c", "trap 'exit 0' TERM; while true; do sleep 0.1; done"]\n"""
+    )
+
+
+def test_a_push_builds_and_runs_and_a_failing_build_stops_nothing(node: Node) -> None:
+    agent = Agent(node)
+    try:
+        _builds(node, agent)
+    finally:
+        agent.end()
+
+
+def _builds(node: Node, agent: Agent) -> None:
+    def running() -> str:
+        if node.phases().get("default/app") != "running":
+            return ""
+        return node.stead("exec", "app", "cat", "/version", code=None)
+
+    def built() -> int:
+        return node.stead("explain", "localhost/default/app", code=None).count("build image")
+
+    write_build(node, "one")
+    agent.push()
+    agent.start()
+    until(lambda: running() == "one")
+    until(agent.converged)
+    first = node.ps()
+
+    (node.specs / "app" / "notes.md").write_text("ignored")
+    (node.specs / "other.txt").write_text("in no context")
+    agent.push()
+    until(lambda: agent.converged() and agent.status()["sources"][0]["revision"] == agent.head())
+    assert node.ps() == first
+
+    write_build(node, "two")
+    agent.push()
+    until(lambda: running() == "two")
+    assert "context file version changed" in node.stead("explain", "localhost/default/app")
+    second, count = node.ps(), built()
+
+    write_build(node, "three", run="sh -c 'echo last words; exit 3'")
+    agent.push()
+    until(lambda: "last words" in node.stead("status", code=None))
+    said = node.stead("explain", "localhost/default/app")
+    assert "app/Dockerfile:3" in said and "last words" in said and "blocked" in said
+    assert node.ps() == second and running() == "two"
+    write_build(node, "three")
+    agent.push()
+    until(lambda: running() == "three")
+    until(agent.converged)
+
+    agent.end()  # what it was built from outlives the agent
+    third, count = node.ps(), built()
+    agent.start()
+    until(agent.converged)
+    assert node.ps() == third and built() == count

@@ -60,7 +60,7 @@ class Scene:
             self.now,
             LIMITS,
             self.drop_volumes,
-            inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now),
+            inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now, self.memory.built),
             collecting=self.collecting,
         )
         return plan(world)

@@ -100,7 +100,7 @@ class Simulation:
             dict(self.flying),
             self.now,
             LIMITS,
-            inputs=Sight(self.runtime).inputs(self.desired.values(), self.now),
+            inputs=Sight(self.runtime).inputs(self.desired.values(), self.now, self.memory.built),
             collecting=COLLECTING,
         )
         result = plan(world)

@@ -28,7 +28,9 @@ def one(text: str, file: str = "a.toml", **variables: str) -> DesiredBuild:
 def test_text_is_the_context_and_the_name_is_local() -> None:
     images = built('project = "shop"\n[image.web]\nbuild = "web"\n')
     assert list(images) == ["localhost/shop/web:latest"]
-    assert images["localhost/shop/web:latest"].build == DesiredBuild(context="/src/tree/web")
+    assert images["localhost/shop/web:latest"].build == DesiredBuild(
+        context="/src/tree/web", name="web/Dockerfile"
+    )
 
 
 def test_from_beside_build_is_what_the_image_is_called() -> None:
@@ -61,6 +63,7 @@ file = "key.pem"
     assert one(text, "deploy/a.toml", FROM_SETTINGS="x", TOKEN="t") == DesiredBuild(
         context="/src/tree/app",
         dockerfile="../Dockerfile.prod",
+        name="Dockerfile.prod",
         target="prod",
         args=(("A", "1"), ("FROM_SETTINGS", "x")),
         labels=(("a", "1"), ("b", "2")),
