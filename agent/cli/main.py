@@ -40,6 +40,11 @@ COMMANDS: Commands = {
     "inspect": ("inspect", "show all that is known of one thing", "stead inspect container web"),
     "image": ("image", "bring, list, make and remove images", "stead image pull registry.example/web:1"),
     "build": ("build", "build an image from a Dockerfile", "stead build -t web:1 ."),
+    "manifest": (
+        "manifest",
+        "show indexes (manifest lists), and put them together",
+        "stead manifest inspect alpine:3",
+    ),
     "login": ("login", "keep credentials for a registry", "stead login -u me registry.example"),
     "logout": ("logout", "forget the credentials for a registry", "stead logout registry.example"),
     "container": (

@@ -199,6 +199,11 @@ class Catalog:
             for table, column in (("image_names", "image"), ("image_layers", "image"), ("images", "id")):
                 connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (id,))
 
+    def config(self, id: str) -> bytes:
+        """An image's config as it is, byte for byte; empty where it is not here."""
+        row = self.database.read().execute("SELECT config FROM images WHERE id = ?", (id,)).fetchone()
+        return str(row[0]).encode() if row else b""
+
     def names(self, id: str) -> tuple[str, ...]:
         query = "SELECT reference FROM image_names WHERE image = ? ORDER BY reference"
         return tuple(row[0] for row in self.database.read().execute(query, (id,)))

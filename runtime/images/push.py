@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from runtime.images.compose import Composer
 from runtime.images.connections import Errand
 from runtime.images.endpoint import Body, Endpoint, Request
 from runtime.images.manifests import (
+    ACCEPT,
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
     OCI_INDEX,
@@ -62,6 +63,14 @@ class PushProgress:
 Listener = Callable[[PushProgress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A manifest of an index, and repositories of the same registry that its blobs may be mounted from."""
+
+    manifest: bytes
+    sources: tuple[str, ...] = ()
+
+
 class Pusher:
     """Thread-safe. The caller holds the store meanwhile."""
 
@@ -76,36 +85,44 @@ class Pusher:
         return self._put(ref, ref.tag, manifest)
 
     def push_index(
-        self,
-        ref: ImageRef,
-        index: bytes,
-        children: Sequence[bytes],
-        listener: Listener = lambda _: None,
+        self, ref: ImageRef, index: bytes, children: Sequence[Child], listener: Listener = lambda _: None
     ) -> Pushed:
         """The manifests that an index names, by their digests, and then the index under the name."""
         for child in children:
-            self._blobs_of(ref, child, listener)
-            self._put(ref, _digest(child), child)
+            if not self._has(ref, digest_of(child.manifest)):
+                self._blobs_of(ref, child.manifest, listener, child.sources)
+                self._put(ref, digest_of(child.manifest), child.manifest)
         return self._put(ref, ref.tag, index)
 
-    def _blobs_of(self, ref: ImageRef, manifest: bytes, listener: Listener) -> None:
+    def _has(self, ref: ImageRef, digest: str) -> bool:
+        headers = {"Accept": ", ".join(ACCEPT)}
+        path = f"{ref.repository}/manifests/{digest}"
+        response = self.endpoint(ref.host).ask(Request("HEAD", path, self._errand(ref), headers))
+        response.release_conn()
+        return response.status == 200
+
+    def _errand(self, ref: ImageRef) -> Errand:
+        return Errand("push image", ref.familiar, ref.repository, (auth.push_scope(ref.repository),))
+
+    def _blobs_of(
+        self, ref: ImageRef, manifest: bytes, listener: Listener, sources: Sequence[str] = ()
+    ) -> None:
         if ref.digest:
             cause = "a digest cannot be chosen"
             raise Fault("request-invalid", "push image", ref.familiar, cause, "push a name with a tag")
         parsed = parse_manifest(manifest, ref.familiar)
         assert isinstance(parsed, Manifest), "an index has manifests of its own"
         unique = {item.digest: item for item in (*parsed.layers, parsed.config)}
-        _Errands(self, ref, listener).run(tuple(unique.values()))
+        _Blobs(self, ref, listener, sources).run(tuple(unique.values()))
 
     def _put(self, ref: ImageRef, reference: str, data: bytes) -> Pushed:
-        errand = Errand("push image", ref.familiar, ref.repository, (auth.push_scope(ref.repository),))
-        endpoint = self._registries.endpoint(ref.host)
+        errand, endpoint = self._errand(ref), self.endpoint(ref.host)
         headers = {"Content-Type": media_type(data, ref.familiar)}
         path = f"{ref.repository}/manifests/{reference}"
         response = endpoint.ask(Request("PUT", path, errand, headers, Body.of(data), accepts=()))
         response.drain_conn()
         response.release_conn()
-        digest = _digest(data)
+        digest = digest_of(data)
         said = response.headers.get("Docker-Content-Digest", digest)
         if said.startswith("sha256:") and said != digest:
             cause = f"{endpoint.address} made {said} of a manifest with {digest}"
@@ -160,11 +177,14 @@ def push_image(
     return pushed
 
 
-class _Errands:
+class _Blobs:
     """The blobs of one push, several at once."""
 
-    def __init__(self, pusher: Pusher, ref: ImageRef, listener: Listener) -> None:
+    def __init__(
+        self, pusher: Pusher, ref: ImageRef, listener: Listener, sources: Sequence[str] = ()
+    ) -> None:
         self._pusher, self._ref, self._listener = pusher, ref, listener
+        self._sources = [name for name in sources if name != ref.repository]
         self._lock, self._failed = threading.Lock(), threading.Event()
 
     def run(self, blobs: Sequence[Descriptor]) -> None:
@@ -194,7 +214,7 @@ class _Errands:
         upload = Upload(
             pusher.endpoint(ref.host), ref.repository, ref.familiar, blob, path, progress, stopped
         )
-        sent = upload.run(pusher.sources(ref, blob.digest))
+        sent = upload.run([*self._sources, *pusher.sources(ref, blob.digest)])
         pusher.count(ref, sent)
         self._tell(PushProgress(blob.digest, sent.state, blob.size, blob.size, sent.source))
 
@@ -212,7 +232,7 @@ def _raise_first(futures: Iterable[Future[None]]) -> None:
         raise found[0]
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -226,9 +246,3 @@ def media_type(data: bytes, subject: str) -> str:
     if not isinstance(parsed, Manifest):
         return OCI_INDEX
     return DOCKER_MANIFEST if parsed.config.media_type == DOCKER_CONFIG else OCI_MANIFEST
-
-
-def make_index(entries: Iterable[Mapping[str, object]], kind: str = OCI_INDEX) -> bytes:
-    """OCI image-spec, image-index.md: `entries` are its descriptors as JSON."""
-    document = {"schemaVersion": 2, "mediaType": kind, "manifests": list(entries)}
-    return json.dumps(document, indent=3).encode()

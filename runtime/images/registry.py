@@ -228,6 +228,32 @@ class Remote:
                 raise self._errand.fault("digest-mismatch", cause)
         return Document(data, response.headers.get("Content-Type", ""), digest)
 
+    def read(self, descriptor: Descriptor, limit: int) -> bytes:
+        """A blob of at most `limit` bytes, verified."""
+        if descriptor.size > limit:
+            cause = f"{descriptor.digest} has {descriptor.size} bytes, more than {limit}"
+            raise self._errand.fault("manifest-invalid", cause)
+        return self._try(lambda endpoint: self._read(endpoint, descriptor))
+
+    def _read(self, endpoint: Endpoint, descriptor: Descriptor) -> bytes:
+        for attempt in range(1, ATTEMPTS + 1):
+            response = endpoint.ask(self._request("GET", f"blobs/{descriptor.digest}", {}))
+            try:
+                if response.status != 200:
+                    raise self._missing(endpoint, descriptor)
+                data = read_whole(response, descriptor.size + 1)
+                break
+            except Trouble as trouble:
+                if attempt == ATTEMPTS:
+                    raise endpoint.given_up(trouble, self._errand) from trouble
+                endpoint.wait(attempt, trouble)
+            finally:
+                response.close()
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != descriptor.digest:
+            cause = f"{endpoint.address} sent other bytes as {descriptor.digest}"
+            raise self._errand.fault("digest-mismatch", cause)
+        return data
+
     def blob(self, descriptor: Descriptor, writer: Writer, progress: Callable[[int], None]) -> None:
         """Append what is missing of a blob, and verify it. Goes on where a connection broke."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault
-from runtime.images import catalog, save
+from runtime.images import catalog, indexes, save
 from runtime.images.archives import Described
 from runtime.images.blobs import BlobStore
 from runtime.images.bring import PARALLEL, Bringer, Loaded
@@ -23,7 +23,7 @@ from runtime.images.connections import RegistrySettings
 from runtime.images.garbage import LIMITS, Limits, Removed
 from runtime.images.layers import LayerStore
 from runtime.images.manifests import Descriptor
-from runtime.images.push import Pushed, Pusher, PushProgress, push_image
+from runtime.images.push import Child, Pushed, Pusher, PushProgress, push_image
 from runtime.images.registry import Registries
 from runtime.images.save import Saver
 from runtime.images.sinks import Sink
@@ -56,6 +56,7 @@ class ImageStore:
         self.composer = Composer(self.catalog, self.blobs, self.layers)
         self.saver = Saver(self.catalog, self.blobs, self.composer)
         self.registries = Registries(registries or {}, docker_config=docker_config)
+        self.indexes = indexes.Indexes(paths.root / "manifests", self.registries)
         self.pusher = Pusher(self.catalog, self.blobs, self.registries)
         self.bringer = Bringer(
             self.catalog, self.blobs, self.layers, self.collector, self.registries, parallel
@@ -158,6 +159,47 @@ class ImageStore:
         is what it must be for. Repeatable: what the registry has is not sent."""
         with self.hold():
             return push_image(self.pusher, self.composer, ref, platform, listener)
+
+    def push_index(
+        self,
+        ref: ImageRef,
+        image_ids: Sequence[str],
+        *,
+        listener: Callable[[PushProgress], None] = lambda _: None,
+    ) -> Pushed:
+        """Images of this store, each for a platform of its own, go to a registry as one index."""
+        with self.hold():
+            entries = [self._entry(image_id) for image_id in image_ids]
+            return self._push_draft(ref, indexes.Draft(str(ref), tuple(entries)), listener)
+
+    def push_draft(
+        self, ref: ImageRef, *, listener: Callable[[PushProgress], None] = lambda _: None
+    ) -> Pushed:
+        """An index that was put together here (`indexes`). Faults request-invalid, image-not-found,
+        registry-*.
+        """
+        with self.hold():
+            return self._push_draft(ref, self.indexes.checked(ref), listener)
+
+    def _push_draft(
+        self, ref: ImageRef, draft: indexes.Draft, listener: Callable[[PushProgress], None]
+    ) -> Pushed:
+        children = [Child(entry.data, indexes.source_repository(entry, ref.host)) for entry in draft.entries]
+        return self.pusher.push_index(ref, draft.document(), children, listener)
+
+    def create_draft(self, ref: ImageRef, sources: Sequence[ImageRef], *, amend: bool = False) -> None:
+        """An index of images that registries have, or this store, kept here until it is pushed."""
+
+        def local(source: ImageRef) -> indexes.Entry | None:
+            image = self.get(str(source))
+            return self._entry(image.id, str(source)) if image is not None else None
+
+        self.indexes.create(ref, sources, amend=amend, local=local)
+
+    def _entry(self, image_id: str, source: str = "") -> indexes.Entry:
+        manifest = self.manifest_of(image_id)
+        config = self.catalog.config(image_id)
+        return indexes.Entry(source or image_id, manifest.decode(), indexes.target_of(config, image_id))
 
     def save(self, names: Sequence[str], form: str, sink: Sink) -> None:
         """The images as files (one of save.FORMATS), each once, under the names that are asked for."""

@@ -10,6 +10,7 @@ from agent.cli.main import Problem
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from runtime.images.push import PushProgress
     from runtime.local import LocalRuntime
@@ -30,8 +31,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         for ref in _names(runtime, options):
             if not options.quiet:
                 print(f"The push refers to repository [{ref.name}]", flush=True)
-            listener = (lambda _: None) if options.quiet else _Lines()
-            pushed = runtime.images.push(ref, platform=options.platform, listener=listener)
+            pushed = runtime.images.push(ref, platform=options.platform, listener=listener(options.quiet))
             if options.quiet:
                 print(ref)
             else:
@@ -53,6 +53,11 @@ def _names(runtime: LocalRuntime, options: argparse.Namespace) -> list[ImageRef]
 
 
 _WORDS = {"exists": "Layer already exists", "pushed": "Pushed", "foreign": "Skipped foreign layer"}
+
+
+def listener(is_quiet: bool) -> Callable[[PushProgress], None]:
+    """Prints what becomes of each blob."""
+    return (lambda _: None) if is_quiet else _Lines()
 
 
 class _Lines:
