@@ -121,6 +121,7 @@ class Engine:
         self.collecting: Collecting | None = None
         self._sight = Sight(runtime)
         self.tally = Tally()
+        runtime.watch_transfers(self.tally.transfer)
         self._on_wake, self._on_event = on_wake, on_event
         self._lock = threading.Lock()
         self._state = _State()

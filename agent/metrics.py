@@ -69,6 +69,7 @@ class _Snapshot(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _agent(self._view)
         yield from _objects(self._view)
+        yield from _images(self._view)
         yield from _samples(self._view)
 
 
@@ -131,6 +132,35 @@ def _objects(view: View) -> Iterator[Metric]:
     yield _counter("stead_container_restarts", "Restarts by the shim.", ["name", "reason"], restarts)
     health = [((item.name, item.health.value), 1.0) for item in containers if item.health.value != "none"]
     yield _gauge("stead_container_health", "1 for the state it is in.", ["name", "state"], health)
+
+
+def _images(view: View) -> Iterator[Metric]:
+    counters, disk = view.counters.images, view.observed.disk
+    pulls = [(key, float(count)) for key, count in sorted(counters.pulls.items())]
+    yield _counter("stead_image_pulls", "Pulls that ended.", ["host", "result"], pulls)
+    seconds = [((host,), value) for host, value in sorted(counters.pull_seconds.items())]
+    yield _counter("stead_image_pull_seconds", "Time of pulls that succeeded.", ["host"], seconds)
+    labels = ["direction", "host"]
+    moved = [(key, float(count)) for key, count in sorted(counters.transfer_bytes.items())]
+    yield _counter("stead_registry_transfer_bytes", "Bytes of blobs.", labels, moved)
+    lasted = sorted(counters.transfer_seconds.items())
+    yield _counter("stead_registry_transfer_seconds", "Time that blobs took.", labels, lasted)
+    builds = [((result,), float(count)) for result, count in sorted(counters.builds.items())]
+    yield _counter("stead_builds", "Builds that ended.", ["result"], builds)
+    spent = [((), counters.build_seconds)]
+    yield _counter("stead_build_seconds", "Time of builds that succeeded.", [], spent)
+    steps = [
+        (("true" if cached else "false",), float(counters.build_steps.get(cached, 0)))
+        for cached in (False, True)
+    ]
+    yield _counter("stead_build_steps", "Steps of builds that succeeded.", ["cached"], steps)
+    gone = [((), float(counters.collected))]
+    yield _counter("stead_images_collected", "Images that nothing needed and that were removed.", [], gone)
+    freed = [((), float(counters.collected_bytes))]
+    yield _counter("stead_images_collected_bytes", "Bytes that this freed.", [], freed)
+    yield _gauge("stead_image_layers_bytes", "Unpacked layers of images.", [], [((), float(disk.layers))])
+    sizes = [(("total",), float(disk.total)), (("free",), float(disk.free))]
+    yield _gauge("stead_disk_bytes", "The file system of the state directory.", ["state"], sizes)
 
 
 def _samples(view: View) -> Iterator[Metric]:

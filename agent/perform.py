@@ -42,7 +42,8 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
     """Do `step`. Returns what it found out. Raises Fault; may be repeated."""
     match step.action:
         case PullImage(image=image):
-            return _pull(runtime, image, progress)
+            what = {"platform": image.platform, "digest": image.digest}
+            return Pulled(runtime.pull_image(image.ref, progress=progress, **what))
         case LookUpImage(image=image):
             return Looked(runtime.look_up_image(image.ref))
         case MeasureImage(image=image):
@@ -85,24 +86,10 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
     return None
 
 
-def _pull(runtime: Runtime, image: DesiredImage, progress: ProgressCallback | None) -> Pulled:
-    done = 0
-
-    def note(state: Progress) -> None:
-        nonlocal done
-        done = max(done, state.done)
-        if progress is not None:
-            progress(state)
-
-    what = {"platform": image.platform, "digest": image.digest}
-    id = runtime.pull_image(image.ref, progress=note, **what)
-    return Pulled(id, image.ref.host, done)
-
-
 def _build(runtime: Runtime, image: DesiredImage, key: str, progress: ProgressCallback | None) -> BuiltImage:
     def note(event: BuildEvent) -> None:
         if progress is not None and event.kind == "output":
-            progress(Progress(image.ref.familiar, event.text, 0, 0))
+            progress(Progress(image.ref.familiar, "build", 0, 0, event.text))
 
     made = runtime.build_image(render.build_request(image), note)
     return BuiltImage(key, made.image_id, made.steps, made.cached_steps)

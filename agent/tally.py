@@ -6,9 +6,9 @@ import threading
 from collections import Counter
 
 from agent.execute import Outcome
-from agent.planner.model import KEPT, Plan, Step
-from agent.view import Counters
-from runtime.interface import Defect, Observed, Phase
+from agent.planner.model import KEPT, BuildImage, BuiltImage, Collected, Plan, PullImage, Step
+from agent.view import Counters, ImageCounters
+from runtime.interface import Defect, Observed, Phase, Transfer
 
 
 class Tally:
@@ -22,6 +22,7 @@ class Tally:
         self._drift: Counter[str] = Counter()
         self._revisions: Counter[tuple[str, str]] = Counter()
         self._round_seconds = self._last_round = 0.0
+        self._images = _Images()
 
     def begin(self, step: Step, observed: Observed) -> None:
         with self._lock:
@@ -34,6 +35,11 @@ class Tally:
             self._steps[(step.subject.kind, step.verb, step.cause.reason, result)] += 1
             key = (step.subject.kind, step.verb)
             self._seconds[key] = self._seconds.get(key, 0.0) + outcome.seconds
+            self._images.end(outcome)
+
+    def transfer(self, transfer: Transfer) -> None:
+        with self._lock:
+            self._images.transfer(transfer)
 
     def round(self, plan: Plan, busy: bool, seconds: float) -> None:
         outcome = "progressing" if busy else "blocked" if _held(plan) else "converged"
@@ -60,7 +66,59 @@ class Tally:
                 self._last_round,
                 dict(self._drift),
                 dict(self._revisions),
+                self._images.counters(),
             )
+
+
+class _Images:
+    """What is counted of images. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._pulls: Counter[tuple[str, str]] = Counter()
+        self._builds: Counter[str] = Counter()
+        self._steps: Counter[bool] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._pull_seconds: dict[str, float] = {}
+        self._build_seconds = 0.0
+        self._collected = self._collected_bytes = 0
+
+    def end(self, outcome: Outcome) -> None:
+        result, seconds = outcome.code or "ok", outcome.seconds if outcome.ok else 0.0
+        match outcome.step.action, outcome.result:
+            case PullImage(image=image), _:
+                host = image.ref.host
+                self._pulls[host, result] += 1
+                self._pull_seconds[host] = self._pull_seconds.get(host, 0.0) + seconds
+            case BuildImage(), found:
+                self._builds[result] += 1
+                self._build_seconds += seconds
+                if isinstance(found, BuiltImage):
+                    self._steps[True] += found.cached
+                    self._steps[False] += found.steps - found.cached
+            case _, Collected(removed=removed):
+                self._collected += len(removed)
+                self._collected_bytes += sum(item.size for item in removed)
+            case _:
+                pass
+
+    def transfer(self, transfer: Transfer) -> None:
+        key = (transfer.direction, transfer.host)
+        self._bytes[key] += transfer.bytes
+        self._seconds[key] = self._seconds.get(key, 0.0) + transfer.seconds
+
+    def counters(self) -> ImageCounters:
+        return ImageCounters(
+            dict(self._pulls),
+            dict(self._pull_seconds),
+            dict(self._bytes),
+            dict(self._seconds),
+            dict(self._builds),
+            self._build_seconds,
+            dict(self._steps),
+            self._collected,
+            self._collected_bytes,
+        )
 
 
 def _held(plan: Plan) -> bool:

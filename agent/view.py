@@ -56,6 +56,21 @@ class BlockedView:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageCounters:
+    """Since the agent's start. `result` is ok or a fault code; seconds are those of what succeeded."""
+
+    pulls: Mapping[tuple[str, str], int] = field(default_factory=dict)  # host, result
+    pull_seconds: Mapping[str, float] = field(default_factory=dict)  # host
+    transfer_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)  # direction, host
+    transfer_seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)  # direction, host
+    builds: Mapping[str, int] = field(default_factory=dict)  # result
+    build_seconds: float = 0.0
+    build_steps: Mapping[bool, int] = field(default_factory=dict)  # by whether they were cached
+    collected: int = 0
+    collected_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Since the agent's start; for metrics. Keys are label values in the order of the comment."""
 
@@ -70,6 +85,7 @@ class Counters:
     revisions: Mapping[tuple[str, str], int] = field(
         default_factory=dict
     )  # source, result: accepted | refused
+    images: ImageCounters = ImageCounters()
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,7 @@ class Disk:
     path: str = ""
     total: int = 0
     free: int = 0  # for root
+    layers: int = 0  # what unpacked layers of images have
 
     @property
     def used(self) -> float:
@@ -348,7 +349,8 @@ class Sample:
 class Progress:
     """How far a pull is with one layer, in bytes of its archive. `layer` is that archive's digest.
 
-    `what` is exists (nothing is to be done), wait, download, extract (both may go on at once) or ready.
+    `what` is exists (nothing is to be done), wait, download, extract (both may go on at once) or ready. Of a
+    build it is `build`, and `layer` a line of its output.
     """
 
     subject: str
@@ -361,11 +363,27 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bytes of one blob that went over the network, and how long they took. `direction` is pull or push,
+    `host` the registry or mirror that was talked to.
+    """
+
+    direction: str
+    host: str
+    bytes: int
+    seconds: float
+
+
 class Runtime(Protocol):
     """What the planner's actions become. One method an action; no method decides anything."""
 
     def observe(self) -> Observed: ...
     def sample(self) -> tuple[Sample, ...]: ...
+
+    def watch_transfers(self, callback: Callable[[Transfer], None]) -> None:
+        """`callback` is called, in any thread, after each blob from or to a registry."""
+        ...
 
     def pull_image(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from runtime.build.builder import BUILD_SCHEMA, Builder
@@ -22,6 +22,7 @@ from runtime.interface import (
     Observed,
     ProgressCallback,
     Sample,
+    Transfer,
     VolumeRequest,
 )
 from runtime.linux import cgroups
@@ -99,6 +100,9 @@ class LocalRuntime:
 
     def sample(self) -> tuple[Sample, ...]:
         return self._observer.sample()
+
+    def watch_transfers(self, callback: Callable[[Transfer], None]) -> None:
+        self.images.registries.on_transfer = callback
 
     # ------------------------------------------------------------ images
 

@@ -120,7 +120,7 @@ class Observer:
             leftovers=tuple(
                 sorted((directories - {record.id for record in records}) | net.strays | self._dead_builds())
             ),
-            disk=_disk(self._paths),
+            disk=_disk(self._paths, self._images.layer_bytes()),
         )
 
     def _dead_builds(self) -> set[str]:
@@ -289,9 +289,9 @@ def _by_reference(images: list[ObservedImage], broken: Mapping[str, bool]) -> di
     return {name: image for image in marked for name in image.names}
 
 
-def _disk(paths: Paths) -> Disk:
-    status = os.statvfs(paths.root)
-    return Disk(str(paths.root), status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
+def _disk(paths: Paths, layers: int) -> Disk:
+    status, root = os.statvfs(paths.root), str(paths.root)
+    return Disk(root, status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize, layers)
 
 
 def _mount_table() -> dict[str, str]:

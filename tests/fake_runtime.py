@@ -30,6 +30,7 @@ from runtime.interface import (
     Phase,
     ProgressCallback,
     Sample,
+    Transfer,
     VolumeRequest,
 )
 from specs.values import ImageRef
@@ -86,6 +87,7 @@ class FakeRuntime:
         self._digests: dict[str, str] = {}
         self._ids: set[str] = set()  # unnamed ones, too
         self._broken: set[str] = set()
+        self._transferred: Callable[[Transfer], None] = lambda _: None
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
         self._containers: dict[str, _Container] = {}
@@ -184,6 +186,9 @@ class FakeRuntime:
                 if c.phase is Phase.RUNNING
             )
 
+    def watch_transfers(self, callback: Callable[[Transfer], None]) -> None:
+        self._transferred = callback
+
     # ------------------------------------------------------------ images
 
     def pull_image(
@@ -198,6 +203,7 @@ class FakeRuntime:
             if digest and digest in self._ids:
                 return self._name(ref, digest, digest)
             id = self._ask("pull image", ref, digest)
+            self._transferred(Transfer("pull", ref.host, 1000, 0.5))
             self._platforms[id] = platform
             self._broken.discard(id)
             return self._name(ref, id, id)

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from agent.converge import Event, Result
     from agent.settings import Settings
+    from runtime.interface import Progress
     from runtime.paths import Paths
     from specs.desired import Desired
 
 #: ECMA-48: erase the line from the cursor on.
 CLEAR = "\x1b[K"
+#: columns of a line that is written over
+WIDTH = 79
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,20 +68,35 @@ def converge(
             engine = Engine(runtime, journal, limits=settings.planner_limits())
             with closing(engine):
                 if down:
-                    return engine.down(desired, volumes=volumes, on_event=show, timeout=timeout)
-                return engine.apply(desired, revision, on_event=show, timeout=timeout)
+                    return engine.down(desired, volumes=volumes, on_event=Show(), timeout=timeout)
+                return engine.apply(desired, revision, on_event=Show(), timeout=timeout)
 
 
-def show(event: Event) -> None:
-    """One line an event as it happens; on a terminal, how far a pull is stands below the last one."""
-    if event.kind == "begin":
-        print(CLEAR + event.text if sys.stdout.isatty() else event.text, flush=True)
-    elif event.kind == "failed":
-        print(f"failed: {event.text}", file=sys.stderr, flush=True)
-    elif event.kind == "progress" and event.progress is not None and sys.stdout.isatty():
-        done, total = event.progress.done, event.progress.total
-        of = f" of {table.size(total)}" if total else ""
-        print(f"{CLEAR}{event.progress.subject}: {table.size(done)}{of}", end="\r", flush=True)
+class Show:
+    """One line an event as it happens; on a terminal, how far a pull is, or what a build says, stands below
+    the last one."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "begin":
+            print(CLEAR + event.text if sys.stdout.isatty() else event.text, flush=True)
+        elif event.kind == "failed":
+            print(f"failed: {event.text}", file=sys.stderr, flush=True)
+        elif event.kind == "progress" and event.progress is not None and sys.stdout.isatty():
+            print(CLEAR + self._line(event.progress)[:WIDTH], end="\r", flush=True)
+
+    def _line(self, progress: Progress) -> str:
+        if progress.what == "build":
+            return f"{progress.subject}: {progress.layer.splitlines()[-1] if progress.layer.strip() else ''}"
+        layers = self._done.setdefault(progress.subject, {})
+        if progress.what == "wait" or progress.layer in layers:
+            last = layers.get(progress.layer, (0, 0))[0]
+            done = progress.done if progress.what == "download" else last
+            layers[progress.layer] = (max(last, done), progress.total)
+        done, total = (sum(part) for part in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        return f"{progress.subject}: {table.size(done)}" + (f" of {table.size(total)}" if total else "")
 
 
 def report(result: Result, well: str) -> int:

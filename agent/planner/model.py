@@ -182,8 +182,6 @@ class Sized:
 @dataclass(frozen=True, slots=True)
 class Pulled:
     image: str  # id
-    host: str  # of the registry in its name
-    bytes: int  # downloaded
 
 
 @dataclass(frozen=True, slots=True)

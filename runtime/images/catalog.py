@@ -117,6 +117,10 @@ class Catalog:
         rows = connection.execute("SELECT id, size, created, platform FROM images ORDER BY id").fetchall()
         return [_observed(row, called.get(row[0], ())) for row in rows]
 
+    def layer_bytes(self) -> int:
+        found = self.database.read().execute("SELECT coalesce(sum(size), 0) FROM layers").fetchone()
+        return int(found[0])
+
     def get(self, name_or_id: str) -> StoredImage | None:
         """By canonical or familiar reference, id, or a prefix of an id that fits one image only."""
         id = self.find(name_or_id)

@@ -32,8 +32,9 @@ from runtime.images.manifests import (
     config_platform,
     parse_manifest,
 )
-from runtime.images.registry import Registries, Transfer
+from runtime.images.registry import Registries
 from runtime.images.upload import Sent, Upload
+from runtime.interface import Transfer
 from specs.values import ImageRef
 
 PARALLEL = 5  # blobs of one image that are sent at once, as docker has it

@@ -26,6 +26,7 @@ from runtime.images.credentials import Credential, DockerConfig
 from runtime.images.endpoint import ATTEMPTS, Endpoint, Request
 from runtime.images.manifests import ACCEPT, MAX_MANIFEST, Descriptor
 from runtime.images.tls import CERTS
+from runtime.interface import Transfer
 from specs.values import ImageRef
 
 CHUNK = 512 * 1024  # bytes read from a connection at once
@@ -52,18 +53,6 @@ class Document:
     data: bytes
     media_type: str
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """Bytes of one blob that went over the network, and how long they took. `direction` is pull or push,
-    `host` the registry or mirror that was talked to.
-    """
-
-    direction: str
-    host: str
-    bytes: int
-    seconds: float
 
 
 class Registries:

@@ -70,6 +70,10 @@ class ImageStore:
     def list(self) -> Images:
         return self.catalog.list()
 
+    def layer_bytes(self) -> int:
+        """What all unpacked layers have."""
+        return self.catalog.layer_bytes()
+
     def get(self, name_or_id: str) -> StoredImage | None:
         """By canonical or familiar reference, id, or a prefix of an id that fits one image only."""
         return self.catalog.get(name_or_id)

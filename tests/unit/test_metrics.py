@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent import metrics
-from agent.view import BlockedView, Counters, SourceView, View
-from runtime.interface import Health, Observed, ObservedContainer, ObservedNetwork, Phase, Sample
+from agent.view import BlockedView, Counters, ImageCounters, SourceView, View
+from runtime.interface import Disk, Health, Observed, ObservedContainer, ObservedNetwork, Phase, Sample
 
 WEB = ObservedContainer(
     id="0123",
@@ -28,10 +28,11 @@ WEB = ObservedContainer(
     restart_reasons=(("oom", 2), ("signal", 1)),
 )
 NET = ObservedNetwork("shop/default", "shop", "f", "st0", "10.88.0.0/24", "10.88.0.1")
+DISK = Disk("/var/lib/stead", 1000, 200, 300)
 VIEW = View(
     version="1.2.3",
     sources=(SourceView("shop", "git", "/shop.git", revision="abc", last_success=7.0, errors=("a", "b")),),
-    observed=Observed(containers={"shop/web": WEB}, networks={"shop/default": NET}),
+    observed=Observed(containers={"shop/web": WEB}, networks={"shop/default": NET}, disk=DISK),
     blocked=(BlockedView("container", "shop/db", "shop", "port-taken", "why"),),
     counters=Counters(
         steps={("container", "start", "new", "ok"): 4},
@@ -39,6 +40,17 @@ VIEW = View(
         round_seconds=0.5,
         last_round_seconds=0.05,
         drift={"bridge": 2},
+        images=ImageCounters(
+            pulls={("docker.io", "ok"): 2},
+            pull_seconds={"docker.io": 1.5},
+            transfer_bytes={("pull", "mirror:5000"): 1000},
+            transfer_seconds={("pull", "mirror:5000"): 0.5},
+            builds={"ok": 3, "build-failed": 1},
+            build_seconds=9.0,
+            build_steps={True: 7, False: 2},
+            collected=4,
+            collected_bytes=5000,
+        ),
     ),
     samples=(
         Sample("0123", "shop/web", "docker.io/library/web:1", cpu_seconds=1.5, memory_working_set=4096),
@@ -67,6 +79,17 @@ def series(view: View) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         ("stead_reconcile_last_seconds", {}, 0.05),
         ("stead_steps_total", {"kind": "container", "action": "start", "reason": "new", "result": "ok"}, 4),
         ("stead_drift_total", {"kind": "bridge"}, 2),
+        ("stead_image_pulls_total", {"host": "docker.io", "result": "ok"}, 2),
+        ("stead_image_pull_seconds_total", {"host": "docker.io"}, 1.5),
+        ("stead_registry_transfer_bytes_total", {"direction": "pull", "host": "mirror:5000"}, 1000),
+        ("stead_registry_transfer_seconds_total", {"direction": "pull", "host": "mirror:5000"}, 0.5),
+        ("stead_builds_total", {"result": "build-failed"}, 1),
+        ("stead_build_seconds_total", {}, 9),
+        ("stead_build_steps_total", {"cached": "true"}, 7),
+        ("stead_images_collected_total", {}, 4),
+        ("stead_images_collected_bytes_total", {}, 5000),
+        ("stead_image_layers_bytes", {}, 300),
+        ("stead_disk_bytes", {"state": "free"}, 200),
         ("stead_blocked", {"kind": "container", "code": "port-taken"}, 1),
         ("stead_objects", {"kind": "container", "state": "running"}, 1),
         ("stead_objects", {"kind": "network", "state": "ready"}, 1),
