@@ -26,6 +26,7 @@ VERBS: Commands = {
     "ls": ("images.ls", "list images", "stead image ls --filter label=team=web"),
     "inspect": ("images.inspect", "show all that is known of images", "stead image inspect web:1"),
     "history": ("images.history", "show what an image was made by", "stead image history web:1"),
+    "verify": ("images.verify", "look for what rotted in the store", "stead image verify"),
     "prune": ("images.prune", "remove images that nothing uses", "stead image prune --all"),
     "rm": ("images.rm", "take names away, and images with their last name", "stead image rm web:1"),
 }

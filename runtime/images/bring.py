@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,7 +166,12 @@ class Bringer:
         ).fetchone()
         if row is None or Platform.parse(row[1]).fitness(wanted) == 0:
             return ""
-        return str(row[0]) if self.complete(row[0]) else ""
+        return str(row[0]) if self.complete(row[0]) and self._archived(row[0]) else ""
+
+    def _archived(self, id: str) -> bool:
+        """Whether the archives that its layers came from are all there."""
+        query = "SELECT blob FROM layers JOIN image_layers USING (chain_id) WHERE image = ? AND blob <> ''"
+        return all(self._blobs.has(row[0]) for row in self._catalog.database.read().execute(query, (id,)))
 
     def _plan(
         self, ref: ImageRef, remote: Remote, document: Document, wanted: Platform, meter: _Meter
@@ -257,6 +262,16 @@ class Bringer:
                 self._catalog.add_layer(piece.chain_id, piece.diff_id, piece.blob.digest, size or 0)
 
         Pipeline(self._layers, self._executor(), plan.source, plan.subject, made, plan.watch).run(pieces)
+        self._bring_archives(plan, chain)
+
+    def _bring_archives(self, plan: _Plan, chain: Sequence[str]) -> None:
+        """Of layers that are there, but whose archives are not: `stead image verify` takes what rotted."""
+        for chain_id, diff_id, blob in zip(chain, plan.config.diff_ids, plan.blobs, strict=True):
+            row = self._catalog.layer(chain_id)
+            if row is not None and row["blob"] and not self._blobs.has(row["blob"]):
+                with closing(Arrival()) as arrival:
+                    plan.source.fetch(blob, arrival)
+                self._catalog.add_layer(chain_id, diff_id, blob.digest, 0)
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:

@@ -28,12 +28,16 @@ SELECT blob FROM layers UNION SELECT blob FROM layer_archives UNION SELECT id FR
 UNION SELECT manifest FROM images UNION SELECT digest FROM image_names
 """
 
+_IN_CONTAINERS = """
+SELECT DISTINCT chain_id FROM image_layers WHERE image IN (SELECT image_id FROM containers)
+"""
+
 
 class Collector:
     """Thread-safe; several processes may use one store at once."""
 
     def __init__(self, paths: Paths, catalog: Catalog, blobs: BlobStore, layers: LayerStore) -> None:
-        self.catalog, self._blobs, self._layers = catalog, blobs, layers
+        self.catalog, self.blobs, self.layers = catalog, blobs, layers
         self._users = paths.root / "images.lock"
 
     def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
@@ -102,7 +106,7 @@ class Collector:
             with self.using(alone=True) as alone:
                 if not alone:
                     return ()
-                status = os.statvfs(self._blobs.directory)
+                status = os.statvfs(self.blobs.directory)
                 disk = Disk(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
                 with self.catalog.database.write() as connection:
                     images = read_images(connection)
@@ -119,7 +123,7 @@ class Collector:
         archives: Counter[str] = Counter()
         query = "SELECT chain_id, blob FROM layers UNION SELECT chain_id, blob FROM layer_archives"
         for chain_id, blob in connection.execute(query):
-            archives[chain_id] += self._blobs.size(blob)
+            archives[chain_id] += self.blobs.size(blob)
         rows = connection.execute("SELECT chain_id, size FROM layers")
         return {row[0]: LayerSizes(row[1], archives[row[0]], row[0] in pinned) for row in rows}
 
@@ -137,20 +141,21 @@ class Collector:
             connection = self.catalog.database.read()
             kept = {row[0] for row in connection.execute("SELECT chain_id FROM layers")}
             removed = []
-            for chain_id in self._layers.chain_ids():
+            for chain_id in self.layers.chain_ids():
                 if chain_id not in kept:
-                    self._layers.remove(chain_id)
+                    self.layers.remove(chain_id)
                     removed.append(chain_id)
             used = {row[0] for row in connection.execute(_USED_BLOBS)}
-            for digest in self._blobs.digests():
+            for digest in self.blobs.digests():
                 if digest not in used:
-                    self._blobs.remove(digest)
+                    self.blobs.remove(digest)
+            self.layers.clear_aside({row[0] for row in connection.execute(_IN_CONTAINERS)})
         return removed
 
     def sweep(self) -> tuple[str, ...]:
         """Remove what a crash left half-made and what no image has. Returns what was removed."""
         with faults("sweep", "images"):
-            removed = self._layers.sweep() + self._blobs.sweep(time.time())
+            removed = self.layers.sweep() + self.blobs.sweep(time.time())
             return tuple(removed + [f"layer {chain_id}" for chain_id in self.collect()])
 
     @contextmanager

@@ -16,7 +16,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,7 @@ class LayerStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._rotten = directory.with_name("rotten")
 
     def path(self, chain_id: str) -> Path:
         return self.directory / chain_id.partition(":")[2]
@@ -144,6 +147,38 @@ class LayerStore:
             worker.go()
             return int(worker.hear()["bytes"])
 
+    @contextmanager
+    def aside(self, job: LayerJob, subject: str) -> Iterator[Path]:
+        """The layer unpacked once more, to be looked at; gone afterwards. Faults as of `unpack`."""
+        temporary = self.directory / f".{job.chain_id.partition(':')[2]}.{os.getpid()}.{time.monotonic_ns()}"
+        with faults("unpack layer of", subject):
+            os.mkdir(temporary, 0o700)
+            fd = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                self._run(job, subject, temporary)
+                yield temporary
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+                os.close(fd)
+
+    def set_aside(self, chain_id: str) -> None:
+        """Out of the layers at once, and off the disk only when nothing can have it mounted any more."""
+        self._rotten.mkdir(mode=0o700, exist_ok=True)
+        place = self._rotten / f"{self.path(chain_id).name}.{_boot()}.{time.monotonic_ns()}"
+        try:
+            os.rename(self.path(chain_id), place)
+        except FileNotFoundError:
+            return
+        sync_directory(self.directory)
+
+    def clear_aside(self, mounted: Collection[str]) -> None:
+        """Delete what was set aside, but for the chain ids that containers may have mounted since."""
+        for name in os.listdir(self._rotten) if self._rotten.exists() else ():
+            layer, boot = name.split(".")[:2]
+            if boot != _boot() or f"sha256:{layer}" not in mounted:
+                shutil.rmtree(self._rotten / name, ignore_errors=True)
+
     def remove(self, chain_id: str) -> None:
         """Out of sight at once, then off the disk."""
         final = self.path(chain_id)
@@ -174,6 +209,11 @@ class LayerStore:
             finally:
                 os.close(fd)
         return removed
+
+
+def _boot() -> str:
+    """Of this boot of the machine; no mount outlives it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _is_still(fd: int, path: Path) -> bool:
