@@ -28,9 +28,10 @@ from runtime.build.failure import invalid
 from runtime.build.fetch import Fetcher
 from runtime.build.graph import ContextBase, Graph, ImageBase, PlannedStage, ScratchBase, StageBase
 from runtime.build.instructions import Dockerfile, Run
+from runtime.build.lint import kept, refuse
 from runtime.build.network import Networks
 from runtime.build.outputs import Result
-from runtime.build.problems import DockerfileError
+from runtime.build.problems import BuildWarning, DockerfileError
 from runtime.build.progress import Teller
 from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.build.running import RunStep
@@ -223,7 +224,8 @@ class _Build:
             args=args,
             contexts=request.contexts.keys(),
         )
-        self._warn([str(warning) for warning in graph.warnings])
+        refuse(self._file, graph.warnings)
+        self._warn(graph.warnings)
         looked: set[int] = set()
         while waiting := [stage for stage in graph.needed if stage.index not in looked]:
             for stage in waiting:
@@ -245,8 +247,8 @@ class _Build:
         vertex.done()
         return file
 
-    def _warn(self, texts: Sequence[str]) -> None:
-        for text in texts:
+    def _warn(self, warnings: Sequence[BuildWarning]) -> None:
+        for text in map(str, warnings):
             if text not in self.warnings:
                 self.warnings.append(text)
                 self.teller.warning(text)
@@ -301,12 +303,14 @@ class _Build:
             lambda: self._stir(stage),
         )
         try:
-            return run.run(base, graph.scope)
+            made = run.run(base, graph.scope)
+            refuse(graph.file, run.warnings)
+            return made
         finally:
             self.steps += len(run.steps)
             self.cached += run.cached
             self.used += [step for step in run.steps if step]
-            self._warn(run.warnings)
+            self._warn(kept(graph.file, run.warnings))
 
     def _stir(self, stage: PlannedStage) -> None:
         """A step is not cached, so what follows it is not either: begin what its RUNs will wait for."""

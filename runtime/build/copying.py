@@ -138,11 +138,13 @@ class CopyStep:
 
     def _into(self, copying: Copying, source: Source, picked: Sequence[Picked]) -> None:
         destination = self.effect.destination
-        if len(picked) > 1 and not destination.endswith("/"):
+        several = len(picked) > 1 or len(self._plans) + len(self.effect.files) > 1
+        if several and not destination.endswith("/") and not all(item.is_directory for item in picked):
+            # One file would take the other's place, without a word.
             there = places.status(copying.root, places.resolve(copying.root, destination))
             if not places.is_directory(there):
                 raise CopyError(
-                    f"several files match, and {destination} is no directory (end it with a slash)"
+                    f"there are several sources, and {destination} is no directory (end it with a slash)"
                 )
         copying.into(destination, source, picked)
         self._changed |= copying.changed
@@ -181,13 +183,13 @@ class CopyStep:
         return -1
 
     def _unpacked(self, root: int, fd: int, subject: str) -> None:
-        """Owners are the archive's, unless --chown is given."""
+        """Owners and modes are the archive's, as BuildKit and buildah have it: --chown is for the directories
+        that are made for it."""
         from runtime.build.archive import unpack
 
-        effect = self.effect
-        owner = owner_in(root, effect.chown) if effect.chown else None
-        mode = parse_mode(effect.chmod) if effect.chmod else None
-        self._tree(root, unpack(self.work, fd, subject), owner, mode)
+        owner = owner_in(root, self.effect.chown) if self.effect.chown else None
+        self._copying(root, owner, None).directories(self.effect.destination)
+        self._tree(root, unpack(self.work, fd, subject), None, None)
 
     def _fetched(self, root: int, plan: _Plan, owner: tuple[int, int], mode: ModeChange | None) -> None:
         known, file = plan.known, plan.file

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runtime.build import fetch, git, selection, tree
 from runtime.build.cache import Cache
-from runtime.build.ignore import Ignore
+from runtime.build.ignore import Ignore, IgnoreError
 from runtime.build.request import STDIN, BuildRequest
 from runtime.build.selection import Picked, Source
 from runtime.build.workspace import DIRECTORY, Workspace
@@ -120,19 +120,22 @@ class Sources:
             os.close(fd)
 
     def _ignore(self, opened: Opened, name: str) -> tree.Filter | None:
-        data = None
+        data, file = None, f"{self._request.dockerfile}.dockerignore"
         if not name:
-            dockerfile = self._request.dockerfile
-            if os.path.isabs(dockerfile):
-                beside = Path(f"{dockerfile}.dockerignore")
-                data = beside.read_bytes() if beside.is_file() else None
+            if os.path.isabs(file):
+                data = Path(file).read_bytes() if Path(file).is_file() else None
             else:
-                data = opened.read(f"{dockerfile}.dockerignore")
+                data = opened.read(file)
         if data is None:
-            data = opened.read(".dockerignore")
+            file = ".dockerignore"
+            data = opened.read(file)
         if not data:
             return None
-        parsed: tree.Filter = Ignore.parse(data.decode("utf-8-sig", "replace"))
+        try:
+            parsed: tree.Filter = Ignore.parse(data.decode("utf-8-sig", "replace"))
+        except IgnoreError as error:
+            cause = f"{os.path.basename(file)}: {error}"
+            raise Fault("request-invalid", "build", self._request.label, cause) from error
         return parsed
 
     def dockerfile(self) -> tuple[bytes, str]:

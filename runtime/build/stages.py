@@ -24,7 +24,7 @@ from runtime.build.instructions import Instruction
 from runtime.build.keys import workdir_key
 from runtime.build.owners import find_owner
 from runtime.build.places import make_directories, resolve
-from runtime.build.problems import DockerfileError
+from runtime.build.problems import BuildWarning, DockerfileError
 from runtime.build.progress import Teller, Vertex
 from runtime.build.request import BuildRequest
 from runtime.build.run import text_in
@@ -88,7 +88,7 @@ class StageRun:
         self._done = 1
         self.steps: list[Step] = []
         self.cached = 0
-        self.warnings: list[str] = []
+        self.warnings: list[BuildWarning] = []
 
     def run(self, base: Made, scope: Scope) -> Made:
         """Faults of steps (build-failed), dockerfile-invalid; executor.Cancelled."""
@@ -97,7 +97,7 @@ class StageRun:
             if self._cancelled.is_set():
                 raise Cancelled
             stepped = step(made.state, instruction, scope)
-            self.warnings += [str(warning) for warning in stepped.warnings]
+            self.warnings += stepped.warnings
             made = Made(made.chain, made.diff_ids, stepped.state, made.created)
             if stepped.effect is not None:
                 made = self._step(made, stepped.effect)

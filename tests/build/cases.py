@@ -4,7 +4,8 @@
 name = "copies what is in a directory, not the directory"
 dockerfile = '''...'''            or `dockerfiles` = {NAME = text}, with -f among `options`
 files = {path = content}          the context: a text, or a table {content, mode, uid, gid, link, twin,
-                                  mtime, xattrs, archive}; a path that ends with / is a directory
+                                  mtime, xattrs, archive, compression, size}; a path that ends with / is
+                                  a directory
 before = [{tag, dockerfile}]      images that are built first, of the same context
 args, secrets                     --build-arg NAME=VALUE, --secret id=NAME with that content
 options = []                      other options of `build`, in words that all engines know
@@ -20,7 +21,6 @@ differs = {engine = "reason"}     the engine's result is another one; docs/build
 
 from __future__ import annotations
 
-import base64
 import bz2
 import gzip
 import io
@@ -152,10 +152,8 @@ def place(path: Path, given: Any) -> None:
 
 
 def content(table: Mapping[str, Any]) -> bytes:
-    if "base64" in table:
-        return base64.b64decode(table["base64"])
     if "archive" in table:
-        return _COMPRESS[table.get("compression", "tar")](archive(table["archive"]))
+        return _COMPRESS[table.get("compression", "tar")](archive(table["archive"]))[: table.get("size")]
     return str(table.get("content", "")).encode()
 
 

@@ -124,14 +124,14 @@ class Engine(ABC):
 
 
 def full(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what says nothing."""
+    """Without what says nothing. An image without a directory to work in works in `/`, as BuildKit writes."""
     said = {key: value for key, value in config.items() if value not in (None, "", [], {}, False)}
     for key in (
         "ArgsEscaped",
         "Hostname",
     ):  # means something on Windows only; of the container that was committed
         said.pop(key, None)
-    return said
+    return {"WorkingDir": "/", **said}
 
 
 class Stead(Engine):
@@ -214,8 +214,7 @@ class Buildah(Engine):
         key = "=" + base64.b64encode(f"sha256:{record['id']}".encode()).decode()
         document = json.loads((root / "overlay-images" / record["id"] / key).read_text())
         history = tuple(item.get("created_by", "") for item in document.get("history", ()))
-        # An image without a directory to work in works in /, and BuildKit says so.
-        config = {"WorkingDir": "/", **full(document.get("config", {}))}
+        config = full(document.get("config", {}))
         tree = self.overlaid(layers)
         tree["."] = trees.Entry("d", 0o755)  # what its store makes is 555 and in no layer
         return Image(tree, config, history)
@@ -264,7 +263,7 @@ class BuildKit(Engine):
         layers = [data.get("UpperDir", ""), *data.get("LowerDir", "").split(":")]
         history = self._docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", name).output
         paths = [Path(layer) for layer in layers if layer] if found["RootFS"].get("Layers") else []
-        config = {"WorkingDir": "/", **full(found["Config"])}
+        config = full(found["Config"])
         return Image(self.overlaid(paths), config, tuple(reversed(history.splitlines())))
 
     def close(self) -> None:
