@@ -40,8 +40,12 @@ class Resolved:
     problems: tuple[str, ...] = ()
 
 
-def resolve(source: str, revision: Revision, around: Surroundings) -> Resolved:
-    """What `revision` says. Every problem is listed; with one or more of them nothing of it is taken."""
+def resolve(source: str, revision: Revision, around: Surroundings, *, kept: bool = False) -> Resolved:
+    """What `revision` says. Every problem is listed; with one or more of them nothing of it is taken.
+
+    Of one that was good before, and is `kept`, only the specs are read: what images are built from may be
+    wrong by now, or gone.
+    """
     from specs.resolve import resolve as resolve_files
 
     found, problems = resolve_files(
@@ -53,6 +57,10 @@ def resolve(source: str, revision: Revision, around: Surroundings) -> Resolved:
         tree=revision.tree,
     )
     texts = tuple(str(problem) for problem in problems)
+    if found is not None and not kept and any(image.build for image in found.images.values()):
+        from agent import buildfiles
+
+        texts = buildfiles.problems(found)
     return Resolved(revision, None if texts else found, texts)
 
 

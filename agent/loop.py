@@ -94,13 +94,13 @@ class _Feed:
         kind = "directory" if settings.directory else "git"
         self.view = SourceView(self.name, kind, self.source.location)
 
-    def resolve(self, revision: Revision) -> Resolved:
-        return resolve(self.name, revision, self.around)
+    def resolve(self, revision: Revision, *, kept: bool = False) -> Resolved:
+        return resolve(self.name, revision, self.around, kept=kept)
 
     def previous(self) -> Desired | None:
         """What was in force before what the shelf has."""
         revision = self.shelf.previous()
-        return None if revision is None else self.resolve(revision).desired
+        return None if revision is None else self.resolve(revision, kept=True).desired
 
 
 def contexts(desired: Desired) -> set[str]:
@@ -253,7 +253,7 @@ class Agent:
         if feed.desired is not None and found.id == feed.view.revision:
             self._show(feed, errors=(), fetch_error="")  # what was refused is gone again
             return
-        resolved = await asyncio.to_thread(feed.resolve, found)
+        resolved = await asyncio.to_thread(feed.resolve, found, kept=restored)
         if resolved.desired is None:
             await self._refuse(feed, resolved, now)
             return

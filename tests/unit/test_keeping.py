@@ -122,3 +122,30 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert watchdog_interval() == 15.0
     monkeypatch.setenv("WATCHDOG_PID", "1")
     assert watchdog_interval() == 0.0
+
+
+def test_what_is_built_is_looked_at_before_it_is_taken(tmp_path: Path) -> None:
+    spec = tmp_path / "a.toml"
+    spec.write_text(
+        'project = "p"\n[image.app]\nbuild = { context = "app", additional_contexts = { x = "x" } }\n'
+    )
+    said = lambda: load_directory(tmp_path).problems  # noqa: E731
+    place = "a.toml:2:1: image localhost/p/app:latest: "
+    assert said() == (f"{place}no directory 'app' in the source", f"{place}no directory 'x' in the source")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "x").mkdir()
+    assert said() == (f"{place}cannot read app/Dockerfile: no such file or directory",)
+    (tmp_path / "app" / "Dockerfile").write_text("FROM scratch\nCOPI . /\nRUM x\n")
+    first, second = said()
+    assert first.startswith("app/Dockerfile:2:1: ") and "COPY" in first
+    assert second.startswith("app/Dockerfile:3:1: ")
+    (tmp_path / "app" / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    assert said() == ()
+    spec.write_text('[image.app]\nbuild = { dockerfile_inline = "FRM x" }\n')
+    assert said()[0].startswith("a.toml app.dockerfile_inline:1:1: ")
+
+
+def test_a_kept_revision_is_good_whatever_became_of_what_it_builds(tmp_path: Path) -> None:
+    revision = Revision("r", "", {"a.toml": b'[image.app]\nbuild = "app"\n'}, str(tmp_path))
+    assert resolve("s", revision, Surroundings()).desired is None
+    assert resolve("s", revision, Surroundings(), kept=True).desired is not None

@@ -207,6 +207,7 @@ def test_a_changed_file_of_a_build_is_built_and_run_at_once(house: House) -> Non
     (house.specs / "a.toml").write_text(spec)
     source = house.specs / "app" / "main.py"
     source.write_text("one")
+    (house.specs / "app" / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
     house.runtime.key_of = lambda request: Path(request.context, "main.py").read_text()
 
     def image(view: View) -> str:
