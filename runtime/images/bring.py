@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +33,14 @@ from runtime.images.manifests import (
     parse_manifest,
     select,
 )
+from runtime.images.meter import Meter
 from runtime.images.pipeline import Piece, Pipeline, Source, Watch
 from runtime.images.registry import Document, Registries, Remote
-from runtime.interface import Progress, ProgressCallback
+from runtime.interface import ProgressCallback
 from specs.values import ImageRef
 
 PARALLEL = 3  # downloads at once, over all pulls
-PROGRESS_INTERVAL = 0.1  # seconds between two reports of one layer
+EXPANSION = 3  # times its size that an archive is about, unpacked: gzip makes a third of most systems
 MAX_NESTED = 3  # indexes that point at indexes
 MAX_REFUSED = 64  # manifests that are remembered
 
@@ -69,6 +69,27 @@ class _Plan:
     blobs: tuple[Descriptor, ...]
     source: Source
     watch: Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a pull would take of the disk, in bytes: archives that would come, and about what they unpack to.
+    Both stay. `download` 0 and `unpacked` 0: nothing is missing.
+    """
+
+    download: int
+    unpacked: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """An image as a registry has it, for one platform."""
+
+    id: str
+    manifest: Document
+    layers: tuple[Descriptor, ...]
+    config: ImageConfig
+    text: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +126,7 @@ class Bringer:
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._refused: dict[str, Fault] = {}  # by manifest: its bytes will not be better next time
+        self._running: dict[str, Future[None]] = {}  # by manifest: what is being brought
 
     def close(self) -> None:
         """Cancel downloads."""
@@ -125,9 +147,28 @@ class Bringer:
             if known and remote.head() == self._catalog.digest_of(ref):
                 return known
             document = remote.manifest()
-            plan = self._plan(ref, remote, document, wanted, _Meter(ref.familiar, progress))
-            self._bring_once(plan)
+            offer = self._offer(ref, remote, document, wanted)
+            plan = self._plan(ref, remote, offer, Meter(ref.familiar, progress))
+            self._bring_together(plan)
             return self._record(plan, [ref], document.digest)
+
+    def measure(self, ref: ImageRef, *, platform: str = "") -> Need:
+        """What pulling `ref` would need now. Asks the registry as `pull` does; layers are not downloaded."""
+        wanted = _platform(platform, "pull image", ref.familiar)
+        with self._bringing(), faults("pull image", ref.familiar):
+            known = self._known(ref, wanted)
+            remote = self._registries.remote(ref)
+            if known and (ref.digest or remote.head() == self._catalog.digest_of(ref)):
+                return Need(0, 0)
+            offer = self._offer(ref, remote, remote.manifest(), wanted)
+            chain = chain_ids(offer.config.diff_ids)
+            missing = {
+                blob.digest: blob.size
+                for blob, chain_id in zip(offer.layers, chain, strict=True)
+                if not self._layers.has(chain_id)
+            }
+            download = sum(size for digest, size in missing.items() if not self._blobs.has(digest))
+            return Need(download, EXPANSION * sum(missing.values()))
 
     @contextmanager
     def _bringing(self) -> Iterator[None]:
@@ -140,6 +181,27 @@ class Bringer:
                 with suppress(Fault, OSError, sqlite3.Error):
                     self._collector.collect()
             raise
+
+    def _bring_together(self, plan: _Plan) -> None:
+        """Whoever comes while the same image is being brought waits for it, and fails as it does."""
+        with self._lock:
+            running = self._running.get(plan.manifest)
+            if running is None:
+                own = self._running[plan.manifest] = Future[None]()
+        if running is not None:
+            running.result()
+            self._bring(plan)  # that nothing is missing is seen here
+            return
+        try:
+            self._bring_once(plan)
+        except BaseException as error:
+            own.set_exception(error)
+            raise
+        else:
+            own.set_result(None)
+        finally:
+            with self._lock:
+                del self._running[plan.manifest]
 
     def _bring_once(self, plan: _Plan) -> None:
         """A manifest whose layer was refused is refused again without its layers being downloaded again."""
@@ -173,9 +235,7 @@ class Bringer:
         query = "SELECT blob FROM layers JOIN image_layers USING (chain_id) WHERE image = ? AND blob <> ''"
         return all(self._blobs.has(row[0]) for row in self._catalog.database.read().execute(query, (id,)))
 
-    def _plan(
-        self, ref: ImageRef, remote: Remote, document: Document, wanted: Platform, meter: _Meter
-    ) -> _Plan:
+    def _offer(self, ref: ImageRef, remote: Remote, document: Document, wanted: Platform) -> _Offer:
         """Find the manifest for this platform and read its config."""
         subject = ref.familiar
         parsed = parse_manifest(document.data, subject, document.media_type)
@@ -193,17 +253,26 @@ class Bringer:
         config = parse_config(text, subject)
         match_layers(parsed, config, subject)
         check_platform(config, wanted, subject)
+        return _Offer(parsed.config.digest, document, parsed.layers, config, text)
 
+    def _plan(self, ref: ImageRef, remote: Remote, offer: _Offer, meter: Meter) -> _Plan:
         def fetch(blob: Descriptor, arrival: Arrival) -> object:
             def get(writer: Writer) -> None:
                 remote.blob(blob, writer, lambda done: meter.downloading(blob, done))
 
             return self._blobs.fetch(blob, get, arrival)
 
-        self._blobs.put(document.data)
+        self._blobs.put(offer.manifest.data)
         source = Source(fetch, self._blobs.path, remote.cancel)
         return _Plan(
-            subject, parsed.config.digest, config, text, document.digest, parsed.layers, source, meter
+            ref.familiar,
+            offer.id,
+            offer.config,
+            offer.text,
+            offer.manifest.digest,
+            offer.layers,
+            source,
+            meter,
         )
 
     def import_path(
@@ -321,40 +390,3 @@ class Bringer:
         """Whether every layer's directory is there."""
         chain = self._catalog.chain(image_id)
         return all(self._layers.has(chain_id) for chain_id in chain)
-
-
-class _Meter(Watch):
-    """Passes the progress of one pull on, layer by layer, now and then."""
-
-    def __init__(self, subject: str, callback: ProgressCallback | None) -> None:
-        self._subject, self._callback = subject, callback
-        self._next: dict[tuple[str, str], float] = {}
-        self._lock = threading.Lock()
-
-    def expect(self, layers: Sequence[Descriptor], missing: Sequence[Descriptor]) -> None:
-        wanted = {layer.digest for layer in missing}
-        for layer in layers:
-            self._tell("wait" if layer.digest in wanted else "exists", layer, 0)
-
-    def downloading(self, layer: Descriptor, done: int) -> None:
-        self._report("download", layer, done)
-
-    def extracting(self, layer: Descriptor, done: int) -> None:
-        self._report("extract", layer, done)
-
-    def ready(self, layer: Descriptor) -> None:
-        self._tell("ready", layer, layer.size)
-
-    def _report(self, what: str, layer: Descriptor, done: int) -> None:
-        if self._callback is None:
-            return
-        with self._lock:
-            now, key = time.monotonic(), (what, layer.digest)
-            if now < self._next.get(key, 0.0) and done < layer.size:
-                return
-            self._next[key] = now + PROGRESS_INTERVAL
-        self._tell(what, layer, done)
-
-    def _tell(self, what: str, layer: Descriptor, done: int) -> None:
-        if self._callback is not None:
-            self._callback(Progress(self._subject, what, done, layer.size, layer.digest))

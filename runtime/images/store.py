@@ -15,7 +15,7 @@ from runtime.faults import Fault
 from runtime.images import catalog, indexes, save
 from runtime.images.archives import Described
 from runtime.images.blobs import BlobStore
-from runtime.images.bring import PARALLEL, Bringer, Loaded
+from runtime.images.bring import PARALLEL, Bringer, Loaded, Need
 from runtime.images.catalog import Catalog, Images, StoredImage
 from runtime.images.collect import Collector
 from runtime.images.compose import COMPOSE_SCHEMA, CommittedLayer, Composer
@@ -92,6 +92,10 @@ class ImageStore:
     def pull(self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None) -> str:
         """Bring `ref` into the store, unpacked, and call it so. Returns the image id."""
         return self.bringer.pull(ref, platform=platform, progress=progress)
+
+    def measure(self, ref: ImageRef, *, platform: str = "") -> Need:
+        """What pulling `ref` would take of the disk. The registry is asked, layers are not downloaded."""
+        return self.bringer.measure(ref, platform=platform)
 
     def import_path(
         self,
