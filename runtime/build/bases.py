@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runtime.build.progress import Teller
 from runtime.faults import Fault
 from runtime.images.catalog import Catalog
-from runtime.images.manifests import Platform, host_platform
+from runtime.images.manifests import Platform, config_platform, host_platform
 from runtime.interface import Progress
 from specs.values import ImageRef
 
@@ -108,8 +108,7 @@ class Bases:
 
 
 def _platform(config: Mapping[str, Any]) -> Platform:
-    words = [str(config.get(key) or "") for key in ("os", "architecture", "variant")]
-    return Platform.parse("/".join(word for word in words if word) or "linux")
+    return config_platform(config)
 
 
 def platforms_of(asked: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
+_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
 _LAYER_PREFIXES = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
@@ -53,6 +55,9 @@ _MACHINES = {
     "mips64": ("mips64le", ""),
 }
 _ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "i386": "386"}
+_KNOWN = frozenset(name for name, _ in _MACHINES.values())
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DEFAULT_VARIANTS = {"arm64": "v8", "arm": "v7"}
 
 
@@ -66,11 +71,17 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
+        """`linux/arm/v7`; `arm64` is one of Linux, `linux` this machine's kind of it. ValueError."""
         parts = text.lower().split("/")
-        if len(parts) not in (1, 2, 3) or not all(parts):
+        if len(parts) not in (1, 2, 3) or not all(_PART.match(part) for part in parts):
             raise ValueError(f"cannot read platform {text!r}: write linux/amd64 or linux/arm/v7")
+        if len(parts) == 1 and parts[0] in _SYSTEMS:
+            own = host_platform()
+            return cls.of(parts[0], own.architecture, own.variant)
         if len(parts) == 1:
             parts.insert(0, "linux")
+        elif _ARCHITECTURES.get(parts[0], parts[0]) in _KNOWN:
+            raise ValueError(f"cannot read platform {text!r}: write linux/{text}")
         return cls.of(*parts)
 
     @classmethod
@@ -205,9 +216,13 @@ def _index(value: Mapping[str, Any], subject: str) -> Index:
 
 
 def _manifest(value: Mapping[str, Any], subject: str) -> Manifest:
+    kind = _text(value.get("artifactType"))
+    if _text(value.get("mediaType")) == _ARTIFACT:
+        raise invalid(subject, f"it is not a container image but an artifact ({kind or 'of no type'})")
     config = _descriptor(value.get("config"), subject)
     if config.media_type not in (DOCKER_CONFIG, OCI_CONFIG):
-        raise invalid(subject, f"it is not a container image but {config.media_type or 'of no type'}")
+        kind = kind or config.media_type or "of no type"
+        raise invalid(subject, f"it is not a container image but an artifact ({kind})")
     if config.size > MAX_CONFIG:
         raise invalid(subject, f"its config has {config.size} bytes, more than {MAX_CONFIG}")
     layers = tuple(_descriptor(entry, subject) for entry in _list(value, "layers", subject, MAX_LAYERS))
@@ -313,6 +328,9 @@ def parse_config(data: bytes, subject: str) -> ImageConfig:
             raise invalid(subject, str(error)) from error
         if algorithm != "sha256":
             raise invalid(subject, f"diff id {diff_id} is not sha256")
+    for key in ("os", "architecture", "variant"):
+        if (part := _text(value.get(key))) and not _PART.match(part):
+            raise invalid(subject, f"its config says {key} {part[:80]!r}, which is none")
     inner = value.get("config")
     if inner is not None and not isinstance(inner, dict):
         raise invalid(subject, "its config.config is not a JSON object")

@@ -257,19 +257,29 @@ def tree(root: Path) -> dict[str, tuple[Any, ...]]:
 class LocalRegistry:
     """Debian's docker-registry on a loopback port: a free one unless it is told."""
 
-    def __init__(self, directory: Path, *, htpasswd: Path | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        htpasswd: Path | None = None,
+        port: int = 0,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        """`tls` is a certificate and its key."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             self.port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.directory = directory
         directory.mkdir(parents=True)
-        config = {
+        config: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
             "http": {"addr": self.address, "secret": "test"},
         }
+        if tls is not None:
+            config["http"] |= {"tls": {"certificate": str(tls[0]), "key": str(tls[1])}}
         if htpasswd is not None:
             config["auth"] = {"htpasswd": {"realm": "test", "path": str(htpasswd)}}
         (directory / "config.yml").write_text(json.dumps(config))

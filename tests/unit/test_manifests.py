@@ -17,6 +17,7 @@ from runtime.images.manifests import (
     Manifest,
     Platform,
     check_platform,
+    host_platform,
     match_layers,
     parse_config,
     parse_manifest,
@@ -167,7 +168,59 @@ def test_machines_have_the_platform_names_that_registries_use(machine: str, plat
     assert Platform.parse(platform) == Platform.of_machine(machine)
 
 
-@pytest.mark.parametrize("text", ["", "linux/", "a/b/c/d"])
+@pytest.mark.parametrize(
+    ("text", "platform"),
+    [
+        ("arm64", "linux/arm64"),
+        ("LINUX/x86_64", "linux/amd64"),
+        ("linux/arm/7", "linux/arm/v7"),
+        ("linux/aarch64/8", "linux/arm64"),
+        ("windows/amd64", "windows/amd64"),
+        ("linux", str(host_platform())),
+    ],
+)
+def test_platforms_are_written_in_many_ways(text: str, platform: str) -> None:
+    assert str(Platform.parse(text)) == platform
+
+
+def test_an_architecture_with_a_variant_alone_is_helped_on() -> None:
+    with pytest.raises(ValueError, match="write linux/arm/v7"):
+        Platform.parse("arm/v7")
+
+
+@pytest.mark.parametrize("key", ["os", "architecture", "variant"])
+def test_a_config_with_a_platform_that_is_none_is_refused(key: str) -> None:
+    text = json.dumps({key: "a/b\n", "rootfs": {"diff_ids": []}})
+    with pytest.raises(Fault, match=f"its config says {key} 'a/b"):
+        parse_config(text.encode(), "app")
+
+
+@pytest.mark.parametrize(
+    ("document", "kind"),
+    [
+        ({"config": {"mediaType": "application/vnd.oci.empty.v1+json"}, "artifactType": "a/sbom"}, "a/sbom"),
+        ({"config": {"mediaType": "application/vnd.cncf.helm.config.v1+json"}}, "application/vnd.cncf.helm"),
+        (
+            {
+                "mediaType": "application/vnd.oci.artifact.manifest.v1+json",
+                "artifactType": "a/b",
+                "blobs": [],
+            },
+            "a/b",
+        ),
+        ({"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": []}, "of no type"),
+    ],
+)
+def test_an_artifact_is_no_image_and_its_kind_is_said(document: dict[str, Any], kind: str) -> None:
+    if "config" in document:
+        document["config"] |= {"digest": A, "size": 2}
+    text = json.dumps({"schemaVersion": 2, "layers": [], **document})
+    with pytest.raises(Fault) as caught:
+        parse_manifest(text.encode(), "app")
+    assert f"it is not a container image but an artifact ({kind}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "linux/", "a/b/c/d", "linux/amd64 ", "linux/../x"])
 def test_a_malformed_platform_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="cannot read platform"):
         Platform.parse(text)
