@@ -104,7 +104,7 @@ def test_what_buildah_pushed_in_any_form_is_pulled(
         with box.mounted(image) as merged:
             found = tree(merged)
             assert (merged / "second/file").read_bytes() == (source / "sub/file").read_bytes()
-        assert found["mode"][0] == "0o100751" and found["link"][5] == "sub/file"
+        assert found["mode"][0] == "0o100751" and found["link"][5] == b"sub/file"
         assert found["hard"][-1] == ("hard", "sub/file")
 
 
