@@ -42,8 +42,10 @@ CHANGES = re.compile(
     | net/names.py:write_in_place
     | shim/client.py:(Zygote.(spawn|_start|_send|_end)|_?stop|adjust)
     | images/blobs.py:(BlobStore.(_fill|put)|Writer.write|sync_directory)
-    | images/layers.py:(LayerStore._make|_start|_feed|_result)
-    | images/bring.py:Bringer.(_plan|_unpack|_record)
+    | images/layers.py:(LayerStore.(_make|_run)|_Worker.(feed|go|hear))
+    | images/pipeline.py:Pipeline.(_download|_unpack)
+    | images/bring.py:Bringer.(_plan|_bring|_record)
+    | images/catalog.py:Catalog.(add_layer|record|unname|delete)
     )\ return""",
     re.VERBOSE,
 )
