@@ -56,6 +56,16 @@ class Bases:
                 self._found[key] = self._bring(name, platform)
             return self._found[key]
 
+    def told(self) -> dict[str, str] | None:
+        """The ids of the images by their canonical names; None where one was meant by its id."""
+        found = {}
+        for (name, _), image in self._found.items():
+            try:
+                found[str(ImageRef.parse(name))] = image.id
+            except ValueError:
+                return None
+        return found
+
     def known(self, name: str, platform: str) -> str:
         """The id of the image, where it is here; empty otherwise. Brings nothing."""
         found = self._here(name, Platform.parse(platform))

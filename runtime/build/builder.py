@@ -15,8 +15,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from runtime.build import fetch, git, leftovers, network, outputs, values
 from runtime.build import graph as graphs
-from runtime.build import leftovers, network, outputs, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import ImageConfig, read_config, write_config
@@ -39,7 +39,7 @@ from runtime.build.sources import Sources
 from runtime.build.stage import begin, continue_from
 from runtime.build.stages import Made, StageRun, Task, timestamp, workdir_task
 from runtime.build.workspace import DIRECTORY, MARK, Workspace, mark_of
-from runtime.database import Database
+from runtime.database import VERSION, Database
 from runtime.faults import Fault, faults
 from runtime.images.catalog import Catalog
 from runtime.images.emulation import check_runs
@@ -96,6 +96,7 @@ class Builder:
             named = str(host_platform()) if str(host_platform()) in platforms else platforms[0]
             made = [build.image(item, item == named, item == platforms[-1]) for item in platforms]
             build.export(made)
+            recipe = build.recipe(made)
         first = next(item for item in made if item.platform == named)
         return BuildResult(
             image_id=first.id,
@@ -104,6 +105,7 @@ class Builder:
             names=tuple(str(name) for name in request.names) if outputs.needs_image(request) else (),
             images=tuple((item.platform, item.id) for item in made),
             warnings=tuple(dict.fromkeys(build.warnings)),
+            recipe=recipe,
         )
 
     def sweep(self) -> list[str]:
@@ -175,6 +177,7 @@ class _Build:
     cached: int = 0
     warnings: list[str] = field(default_factory=list)
     used: list[Step] = field(default_factory=list)
+    remote: bool = False  # a step took something from a URL
     fresh: list[str] = field(default_factory=list)  # ids of images that are there for outputs alone
     _file: Dockerfile | None = None
 
@@ -205,6 +208,25 @@ class _Build:
             vertex.done()
         for id in self.fresh:
             self.builder.store().remove(id)
+
+    def recipe(self, results: Sequence[Result]) -> dict[str, object] | None:
+        """See runtime.build.recipes. None where something else than files, images and steps counts."""
+        request, contexts, bases = self.request, self.sources.told(), self.bases.told()
+        if len(results) != 1 or request.outputs or request.dockerfile_text is not None or self.remote:
+            return None
+        if contexts is None or bases is None:
+            return None
+        return {
+            "layout": VERSION,
+            "files": [(path, recipes.file_sum(path)) for path in self.sources.files()],
+            "contexts": contexts,
+            "bases": bases,
+            "steps": [step.key for step in self.used],
+            "chain": list(results[0].chain),
+            "image": results[0].id,
+            "names": [str(name) for name in request.names],
+            "warnings": list(self.warnings),
+        }
 
     # ------------------------------------------------------------ the plan
 
@@ -382,6 +404,7 @@ class _Build:
                 else None
             )
             fetcher = Fetcher(self.builder.cache, self.work.scratch)
+            self.remote |= any(self._is_remote(effect, text) for text in effect.sources)
             return CopyStep(
                 self.builder.paths,
                 self.work,
@@ -410,13 +433,11 @@ class _Build:
         ).task()
 
     @staticmethod
-    def _needs_context(effect: CopyEffect) -> bool:
-        from runtime.build import fetch, git
+    def _is_remote(effect: CopyEffect, text: str) -> bool:
+        return effect.add and (fetch.is_url(text) or git.parse(text) is not None)
 
-        return any(
-            not (effect.add and (fetch.is_url(text) or git.parse(text) is not None))
-            for text in effect.sources
-        )
+    def _needs_context(self, effect: CopyEffect) -> bool:
+        return not all(self._is_remote(effect, text) for text in effect.sources)
 
     def _origin(
         self, stage: PlannedStage, name: str, platform: str, others: dict[int, Future[Made]]

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Links followed in one path, as many as the kernel follows.

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from runtime.build import places, tree
 from runtime.build.ignore import Ignore, IgnoreError
 from runtime.build.matching import PatternError, compiled, has_wildcards
-from runtime.build.tree import Entry, Filter, Sums
+from runtime.build.tree import Entry, Sums
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.build.tree import Filter
 
 
 class SelectionError(Exception):

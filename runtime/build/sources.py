@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from runtime.build import fetch, git, selection, tree
 from runtime.build.cache import Cache
@@ -29,10 +30,14 @@ MAX_TEXT = 16 << 20
 
 @dataclass(slots=True)
 class Opened:
-    """A context. `source` is what steps see, `directory` its root on the host."""
+    """A context. `source` is what steps see, `directory` its root on the host where that is a lasting one,
+    `ignore` the path of its ignore file. `asked` are the sources that steps had of it, with their sums."""
 
     source: Source
     root: int
+    directory: str = ""
+    ignore: str = ""
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def read(self, path: str) -> bytes | None:
         """A file of the context whether it is ignored or not, its links followed within it; None: not
@@ -80,6 +85,7 @@ class Sources:
             raise Fault("request-invalid", "build", self._request.label, cause) from error
         memory = tree.memory_of(self._paths.root / DIRECTORY / "sums", root) if lasting else None
         opened = Opened(Source(root, tree.Sums(root, memory), what, None, fenced=True), root)
+        opened.directory = str(directory) if lasting else ""
         ignore = self._ignore(opened, name)
         if ignore is not None:
             opened.source = Source(root, opened.source.sums, what, ignore, fenced=True)
@@ -131,8 +137,9 @@ class Sources:
             data = opened.read(file)
         if not data:
             return None
+        opened.ignore = file if os.path.isabs(file) else f"{opened.directory}/{file}"
         try:
-            parsed: tree.Filter = Ignore.parse(data.decode("utf-8-sig", "replace"))
+            parsed: tree.Filter = Ignore.parse(data)
         except IgnoreError as error:
             cause = f"{os.path.basename(file)}: {error}"
             raise Fault("request-invalid", "build", self._request.label, cause) from error
@@ -197,7 +204,32 @@ class Sources:
         """What `pattern` means in a context, and the sum of it."""
         with self._lock:
             found = selection.pick(source, pattern, parents=parents, exclude=exclude)
-            return found, selection.digest(source, found)
+            sums = selection.digest(source, found)
+            asked: dict[str, Any] = {"pattern": pattern, "parents": parents, "exclude": list(exclude)}
+            for opened in self._open.values():
+                if opened.source is source:
+                    opened.asked[json.dumps(asked)] = {**asked, "sums": sums}
+            return found, sums
+
+    def told(self) -> list[dict[str, Any]] | None:
+        """What steps had of contexts, for a recipe; None where a context is no lasting directory."""
+        found = []
+        for opened in self._open.values():
+            if not opened.directory:
+                return None
+            picked = list(opened.asked.values())
+            found.append({"directory": opened.directory, "ignore": opened.ignore, "picked": picked})
+        return found
+
+    def files(self) -> list[str]:
+        """The paths of the Dockerfile and of every ignore file that there is or could be."""
+        request, found = self._request, []
+        for name, opened in self._open.items():
+            found.append(f"{opened.directory}/.dockerignore")
+            if not name:
+                dockerfile = os.path.join(opened.directory, request.dockerfile)
+                found += [dockerfile, f"{dockerfile}.dockerignore", f"{opened.directory}/dockerfile"]
+        return found
 
     def save(self) -> None:
         """Keep the sums of lasting contexts."""

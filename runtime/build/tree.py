@@ -12,12 +12,22 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from runtime.build import places
 from runtime.paths import write_atomically
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol
+
+    class Filter(Protocol):
+        """What of a tree there is to be seen: what is left out, and where to look below what is."""
+
+        def excludes(self, path: str, is_dir: bool) -> bool: ...
+        def may_descend(self, directory: str) -> bool: ...
+
 
 Entry = tuple[str, os.stat_result]
 
@@ -30,13 +40,6 @@ FINE, COARSE = 50_000_000, 2_000_000_000
 MAX_KEPT = 500_000
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class Filter(Protocol):
-    """What of a tree there is to be seen: what is left out, and where to look below what is."""
-
-    def excludes(self, path: str, is_dir: bool) -> bool: ...
-    def may_descend(self, directory: str) -> bool: ...
 
 
 def walk(root: int, start: str, seen: Filter | None = None) -> list[Entry]:

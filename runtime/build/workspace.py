@@ -29,7 +29,7 @@ from runtime.paths import Paths
 LOCK = "lock"
 DIRECTORY = "build"
 #: Where caches of RUN --mount=type=cache and memories of sums live beside the builds.
-KEPT = ("cache", "sums", "git")
+KEPT = ("cache", "sums", "git", "recipes")
 SLICE = "stead.slice"
 
 
