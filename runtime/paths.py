@@ -5,19 +5,31 @@ writing.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import namedtuple
 from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class _Directories(NamedTuple):
+        root: Path
+        run: Path
+else:
+    _Directories = namedtuple("_Directories", "root run")
 
 DEFAULT_ROOT = Path("/var/lib/stead")
 DEFAULT_RUN = Path("/run/stead")
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(_Directories):
     """`root` survives a reboot, `run` does not. Both are 0700 and owned by root."""
 
-    root: Path = DEFAULT_ROOT
-    run: Path = DEFAULT_RUN
+    __slots__ = ()
+
+    def __new__(cls, root: Path = DEFAULT_ROOT, run: Path = DEFAULT_RUN) -> Paths:
+        # no dataclass: their import is a quarter of the time that a cached build takes
+        return super().__new__(cls, root, run)
 
     # -- root
     @property

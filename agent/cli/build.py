@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
-import threading
 
-from agent.cli.images import store
 from agent.cli.main import Problem, need_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    import threading
     from collections.abc import Callable
 
+    from agent.cli.builds.show import Shown
     from runtime.build.request import BuildRequest, BuildResult
     from runtime.paths import Paths
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     add = parser.add_argument
     add("context", metavar="PATH|URL|-", help="directory, git repository, or an archive on standard input")
     add(
@@ -37,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-cache-filter", action="append", default=[], metavar="STAGE", help="do a stage's steps anew")
     add("--pull", action="store_true", help="look for newer base images")
     add("--platform", action="append", default=[], metavar="OS/ARCH[,...]", help="what to build for")
+    add("--settings", metavar="FILE", help="settings (default: /etc/stead/stead.toml if there)")
     text = "where the result goes: a directory, or type=image|local|tar|oci|docker|registry,dest=PATH"
     add("-o", "--output", action="append", default=[], metavar="OUTPUT", help=text)
     add("--push", action="store_true", help="push the image to the registry of its name")
@@ -58,9 +58,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    from agent.cli.builds import arguments, show
-
     need_root()
+    if (done := _again(options, paths)) is not None:
+        return done
+    import signal
+    import threading
+
+    from agent.cli.builds import arguments, show
+    from agent.cli.images import store
+
     request = arguments.request(options)
     if options.check:
         return _check(request)
@@ -76,24 +82,80 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if result is None:
         print("stead: the build was cancelled", file=sys.stderr)
         return 130
-    _report(options, request, result)
+    _report(options, result)
+    _remember(options, paths, result, shown)
     store.wake_agent(paths)
     return 0
+
+
+# ---------------------------------------------------------------- the same command again
+
+
+def _said(options: argparse.Namespace) -> dict[str, object] | None:
+    """All that the command says, as JSON data; None where it says more than a recipe can hold."""
+    words = {key: value for key, value in vars(options).items() if key not in ("run_command", "progress")}
+    context = os.path.abspath(options.context)
+    never = options.no_cache or options.no_cache_filter or options.pull or options.output or options.push
+    apart = options.check or options.metadata_file or options.file == "-" or options.progress == "rawjson"
+    if never or apart or not os.path.isdir(context):
+        return None
+    names = ["SOURCE_DATE_EPOCH", *(word for word in options.build_arg if "=" not in word)]
+    environment = {name: os.environ.get(name) for name in names}
+    return {**words, "context": context, "directory": os.getcwd(), "environment": environment}
+
+
+def _again(options: argparse.Namespace, paths: Paths) -> int | None:
+    """The exit code where the command's result is there already; None where it is to be built."""
+    if options.quiet and options.progress not in ("auto", "quiet"):
+        return None
+    said = _said(options)
+    if said is None:
+        return None
+    from runtime.build import recipes
+
+    recipe = recipes.find(paths, recipes.place_of(paths, said))
+    if recipe is None:
+        return None
+    lines = [f"WARN: {text}" for text in recipe["warnings"]]
+    for number, title in enumerate(recipe["titles"], 1):
+        lines += [f"#{number} {title}", f"#{number} CACHED", ""]
+    lines += [f"#{len(recipe['titles']) + 1} writing image {recipe['image']}"]
+    lines += [f"#{len(recipe['titles']) + 1} naming to {name}" for name in recipe["names"]]
+    if options.quiet:
+        print(recipe["image"])
+    elif options.progress != "quiet":
+        print("\n".join(lines), file=sys.stderr)
+    if options.iidfile:
+        with open(options.iidfile, "w") as file:
+            file.write(recipe["image"])
+    return 0
+
+
+def _remember(options: argparse.Namespace, paths: Paths, result: BuildResult, shown: Shown) -> None:
+    said = _said(options)
+    if result.recipe is None or said is None:
+        return
+    from runtime.build import recipes
+
+    recipes.keep(recipes.place_of(paths, said), {**result.recipe, "titles": shown.titles})
+
+
+# ---------------------------------------------------------------- a build
 
 
 def _build(
     options: argparse.Namespace,
     paths: Paths,
     request: BuildRequest,
-    shown: object,
+    shown: Shown,
     cancelled: threading.Event,
 ) -> BuildResult | None:
     """None: cancelled."""
     from agent.cli.builds import show
+    from agent.cli.images import store
     from runtime.build.executor import Cancelled
     from runtime.build.failure import StepFailed
 
-    assert isinstance(shown, show.Shown)
     with store.opened(options, paths) as runtime:
         try:
             return runtime.builder.build(request, shown.event, cancelled)
@@ -151,7 +213,7 @@ def _check(request: BuildRequest) -> int:
     return 1 if planned.warnings and file.warnings_are_errors else 0
 
 
-def _report(options: argparse.Namespace, request: BuildRequest, result: BuildResult) -> None:
+def _report(options: argparse.Namespace, result: BuildResult) -> None:
     import json
     from pathlib import Path
 

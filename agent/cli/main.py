@@ -121,7 +121,8 @@ def _parser(words: Sequence[str]) -> Parser:
 
 def _add_commands(parser: Parser, commands: Commands, words: Sequence[str]) -> None:
     """A module has VERBS, which are commands below it, or add_options(parser) and run(options, paths)."""
-    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    # with `prog`, since argparse would format a usage to know it, which imports much
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True, prog=parser.prog)
     for verb, (module, text, example) in commands.items():
         command = verbs.add_parser(
             verb, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example: {example}"

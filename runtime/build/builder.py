@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from runtime.build import fetch, git, leftovers, network, outputs, values
+from runtime.build import fetch, git, leftovers, network, outputs, recipes, values
 from runtime.build import graph as graphs
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step

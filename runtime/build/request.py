@@ -99,6 +99,7 @@ class BuildResult:
     names: tuple[str, ...] = ()
     images: tuple[tuple[str, str], ...] = ()  # (platform, image id)
     warnings: tuple[str, ...] = ()
+    recipe: Mapping[str, object] | None = None  # what it followed from, where all of that can be looked up
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,17 @@ INTERVAL, LINES = 0.1, 6
 
 
 class Shown:
-    """Shows nothing but warnings; the others show more."""
+    """Shows nothing; the others show more. `titles` are those of the steps so far."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
 
     def event(self, event: BuildEvent) -> None:
+        if event.kind == "start" and not event.text.startswith("exporting"):
+            self.titles.append(event.text)
+        self.show(event)
+
+    def show(self, event: BuildEvent) -> None:
         pass
 
     def close(self) -> None:
@@ -32,9 +40,10 @@ class Plain(Shown):
     """`#7 0.123 text`, as BuildKit writes it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._last = 0
 
-    def event(self, event: BuildEvent) -> None:
+    def show(self, event: BuildEvent) -> None:
         if self._last and self._last != event.vertex:
             print(file=sys.stderr)
         self._last = event.vertex
@@ -63,7 +72,7 @@ def _line(event: BuildEvent) -> str:
 class RawJson(Shown):
     """One JSON object an event."""
 
-    def event(self, event: BuildEvent) -> None:
+    def show(self, event: BuildEvent) -> None:
         document = {"vertex": event.vertex, "kind": event.kind, "text": event.text}
         print(json.dumps({**document, "seconds": round(event.seconds, 6)}), file=sys.stderr, flush=True)
 
@@ -72,11 +81,12 @@ class Terminal(Shown):
     """Steps that ended go up and stay; those that run are drawn again below them, with their last lines."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._began = time.monotonic()
         self._running: dict[int, tuple[str, float, list[str]]] = {}
         self._drawn, self._next, self._ended = 0, 0.0, 0
 
-    def event(self, event: BuildEvent) -> None:
+    def show(self, event: BuildEvent) -> None:
         match event.kind:
             case "start":
                 self._running[event.vertex] = (event.text, time.monotonic(), [])
