@@ -54,9 +54,11 @@ command = ["sleep", "10000"]
 stop_grace_period = "100ms"
 """
         )
+
+    def begin(self) -> None:
         self.agent.start()
         until(self.agent.converged, "the agent converges")
-        assert self.answers()
+        until(self.answers, "the container answers")
 
     def web(self) -> Row:
         return self.box.ps()["default/web"]
@@ -80,8 +82,11 @@ stop_grace_period = "100ms"
 @pytest.fixture
 def shop(island: Box) -> Iterator[Shop]:
     made = Shop(island)
-    yield made
-    made.agent.end()
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.agent.end()
 
 
 def run(*words: str) -> None:
