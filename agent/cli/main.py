@@ -45,6 +45,7 @@ COMMANDS: Commands = {
         "show indexes (manifest lists), and put them together",
         "stead manifest inspect alpine:3",
     ),
+    "builder": ("builder", "look at the build cache, and make it smaller", "stead builder prune"),
     "login": ("login", "keep credentials for a registry", "stead login -u me registry.example"),
     "logout": ("logout", "forget the credentials for a registry", "stead logout registry.example"),
     "container": (

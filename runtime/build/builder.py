@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from runtime.build import fetch, git, leftovers, network, outputs, recipes, values
+from runtime.build import fetch, git, leftovers, network, outputs, prune, recipes, values
 from runtime.build import graph as graphs
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
@@ -97,6 +97,8 @@ class Builder:
             made = [build.image(item, item == named, item == platforms[-1]) for item in platforms]
             build.export(made)
             recipe = build.recipe(made)
+        if build.steps > build.cached and prune.shrink(self.paths, self.cache):
+            self.store().collector.collect()
         first = next(item for item in made if item.platform == named)
         return BuildResult(
             image_id=first.id,
