@@ -65,7 +65,12 @@ def resolve(source: str, revision: Revision, around: Surroundings, *, kept: bool
 
 
 def load_directory(
-    path: Path, *, name: str = "", around: Surroundings | None = None, locked: bool = True
+    path: Path,
+    *,
+    name: str = "",
+    around: Surroundings | None = None,
+    locked: bool = True,
+    kept: bool = False,
 ) -> Resolved:
     """For `stead plan DIR`, `apply`, `down`, `validate`, and `lock`, which takes no notice of the lock file
     that is there. Raises sources.directory.Unreadable."""
@@ -76,7 +81,7 @@ def load_directory(
     if not locked:
         files = {name: data for name, data in revision.files.items() if name != LOCK_FILE}
         revision = replace(revision, files=files)
-    return resolve(name or source_name(where.resolve().name), revision, around or Surroundings())
+    return resolve(name or source_name(where.resolve().name), revision, around or Surroundings(), kept=kept)
 
 
 class Shelf:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
     need_root()
     settings = specs.settings_of(options)
-    found = specs.read(options, settings)
+    found = specs.read(options, settings, built=False)
     name = options.name or source_name(Path(options.directory).resolve().name)
     wanted = found.desired or Desired(source=name)
     result = apply.converge(paths, settings, wanted, "", options.timeout, down=True, volumes=options.volumes)

@@ -67,7 +67,7 @@ def _wanted(options: argparse.Namespace, settings: Settings) -> dict[str, ImageR
     """The tags of the specs that a lock file must have, by canonical reference. None: the specs are wrong."""
     from specs.pulls import lockable
 
-    found = specs.read(options, settings, locked=False)
+    found = specs.read(options, settings, locked=False, built=False)
     if found.desired is None:
         specs.show_problems(found)
         return None

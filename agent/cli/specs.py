@@ -32,15 +32,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
         raise Problem("\n".join(error.problems)) from error
 
 
-def read(options: argparse.Namespace, settings: Settings, *, locked: bool = True) -> Resolved:
-    """Everything that the directory declares; without its lock file unless `locked`. Raises Problem where it
-    cannot be read at all."""
+def read(
+    options: argparse.Namespace, settings: Settings, *, locked: bool = True, built: bool = True
+) -> Resolved:
+    """Everything that the directory declares; without its lock file unless `locked`. What it builds from is
+    looked at when it is to be `built`. Raises Problem where it cannot be read at all."""
     directory = Path(options.directory)
     name = options.name or source_name(directory.resolve().name)
     variables = next((source.variables for source in settings.source if source.label == name), {})
     around = Surroundings(variables, settings.node_name, settings.node.labels)
     try:
-        return load_directory(directory, name=name, around=around, locked=locked)
+        return load_directory(directory, name=name, around=around, locked=locked, kept=not built)
     except Unreadable as error:
         raise Problem(str(error)) from error
 

@@ -98,7 +98,10 @@ def _declared(
         text = changes(have.facets, want.facets) or "its definition changed"
         action = AdjustContainer(want, world.desired[source].images[want.image])
         steps.append(_step(source, want.name, action, Cause("changed", text, want.place), basis))
-    steps += _on_whole_image(_phase_steps(source, want, have, basis), want, ground)
+    image = world.desired[source].images[want.image]
+    if image.build is not None:  # what is built anew replaces the container; until then it goes on
+        have = replace(have, defects=tuple(item for item in have.defects if item.kind != "layer"))
+    steps += _on_whole_image(world, _phase_steps(source, want, have, basis), want, ground)
     return chain(world, *steps) if steps else CONVERGED
 
 
@@ -122,12 +125,13 @@ def _phase_steps(source: str, want: DesiredContainer, have: ObservedContainer, b
     return [_step(source, want.name, RepairContainer(want.name), cause, basis)]
 
 
-def _on_whole_image(steps: list[Step], want: DesiredContainer, ground: Ground) -> list[Step]:
+def _on_whole_image(world: World, steps: list[Step], want: DesiredContainer, ground: Ground) -> list[Step]:
     """No start before its image is whole again."""
-    repair = ground.images.get(want.image, CONVERGED).step("repair")
-    if repair is None:
+    image = world.observed.images.get(want.image)
+    if image is None or not image.broken:
         return steps
-    return [replace(s, after=s.after | {repair.id}) if s.verb == "start" else s for s in steps]
+    mending = frozenset(step.id for step in ground.images.get(want.image, CONVERGED).steps)
+    return [replace(step, after=step.after | mending) if step.verb == "start" else step for step in steps]
 
 
 def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:

@@ -92,7 +92,9 @@ def repairs_after_stops(pulls: Mapping[str, Decision], runs: Mapping[str, Decisi
         name: replace(
             decision,
             steps=tuple(
-                replace(step, after=step.after | stops.get(step.id, set())) if step.verb == "repair" else step
+                replace(step, after=step.after | stops.get(step.id, set()))
+                if step.verb in ("repair", "build")
+                else step
                 for step in decision.steps
             ),
         )

@@ -211,3 +211,50 @@ def _builds(node: Node, agent: Agent) -> None:
     agent.start()
     until(agent.converged)
     assert node.ps() == third and built() == count
+
+
+def test_a_rotten_layer_is_pulled_anew_and_its_container_goes_on(
+    node: Node, registry: Registry, agent: Agent
+) -> None:
+    registry.release("v1")
+    registry.write()
+    agent.push()
+    agent.start()
+    until(lambda: registry.running() == "v1")
+    until(agent.converged)
+    (layer,) = (node.base / "root" / "layers").glob("*/version")
+    layer.write_text("rot")
+    assert "version" in node.stead("image", "verify", registry.name, code=1)
+    until(lambda: layer.exists() and layer.read_text() == "v1")  # out of its archive
+    until(lambda: registry.running() == "v1")
+    until(agent.converged)
+    assert "a layer of it is missing" in node.stead("explain", registry.name)
+
+    for blob in (node.base / "root" / "blobs" / "sha256").iterdir():
+        if blob.stat().st_size > 100_000:
+            blob.unlink()
+    shutil.rmtree(layer.parent)
+    until(lambda: layer.exists() and layer.read_text() == "v1")
+    until(lambda: registry.running() == "v1")
+    until(agent.converged)
+    node.stead("image", "verify", registry.name)
+
+
+def test_a_layer_of_what_was_built_is_built_anew(node: Node) -> None:
+    agent = Agent(node)
+    write_build(node, "one")
+    agent.push()
+    agent.start()
+    try:
+        until(lambda: node.phases().get("default/app") == "running")
+        until(agent.converged)
+        first = node.ps()["default/app"]["id"]
+        (layer,) = (node.base / "root" / "layers").glob("*/version")
+        shutil.rmtree(layer.parent)
+        until(
+            lambda: node.phases().get("default/app") == "running" and node.ps()["default/app"]["id"] != first
+        )
+        until(agent.converged)
+        assert node.stead("exec", "app", "cat", "/version") == "one"
+    finally:
+        agent.end()

@@ -359,6 +359,12 @@ def failed_build() -> Scene:
     return changed_files_of_a_build().do("build image localhost/s/app:latest", "request-invalid")
 
 
+def rotten_layer_of_a_build() -> Scene:
+    scene = first_build().converge()
+    scene.runtime.rot("localhost/s/app")
+    return scene
+
+
 def build_without_a_dockerfile() -> Scene:
     scene = first_build().converge()
     del scene.runtime.recipes["localhost/s/app:latest"]
@@ -415,6 +421,7 @@ SCENES: list[Callable[[], Scene]] = [
     first_build,
     changed_files_of_a_build,
     failed_build,
+    rotten_layer_of_a_build,
     build_without_a_dockerfile,
     full_disk,
 ]

@@ -129,7 +129,10 @@ def test_what_is_built_is_looked_at_before_it_is_taken(tmp_path: Path) -> None:
     spec.write_text(
         'project = "p"\n[image.app]\nbuild = { context = "app", additional_contexts = { x = "x" } }\n'
     )
-    said = lambda: load_directory(tmp_path).problems  # noqa: E731
+
+    def said() -> tuple[str, ...]:
+        return load_directory(tmp_path).problems
+
     place = "a.toml:2:1: image localhost/p/app:latest: "
     assert said() == (f"{place}no directory 'app' in the source", f"{place}no directory 'x' in the source")
     (tmp_path / "app").mkdir()
