@@ -124,7 +124,8 @@ class LocalRuntime:
         return self.images.registries.digest(ref)
 
     def measure_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> ImageSize:
-        return ImageSize()
+        need = self.images.measure(_at(ref, digest) if digest else ref, platform=platform)
+        return ImageSize(need.download, need.unpacked)
 
     def repair_image(self, ref: ImageRef, *, platform: str = "", digest: str = "") -> str:
         """The blob of a layer whose directory is gone may still be there; else all is pulled again."""

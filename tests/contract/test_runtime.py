@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from runtime.build.request import BuildRequest
 from runtime.faults import Fault
+from runtime.images.garbage import Limits
 from runtime.interface import (
     Attachment,
     ContainerRequest,
@@ -298,3 +300,59 @@ def test_half_made_things_are_seen_and_swept(imported: Runtime) -> None:
     assert len(imported.sweep()) == 1
     assert imported.observe().leftovers == ()
     assert "s/a" in imported.observe().containers
+
+
+# ---------------------------------------------------------------- images
+
+NOWHERE = ImageRef.parse("127.0.0.1:1/app:1")
+APP = ImageRef.parse("localhost/s/app:1")
+
+
+def recipe(runtime: Runtime, context: Path) -> BuildRequest:
+    if isinstance(runtime, FakeRuntime):
+        runtime.key_of = lambda request: Path(request.context, "data").read_text()
+    context.mkdir(exist_ok=True)
+    (context / "data").write_text("one")
+    text = b"FROM scratch\nCOPY data /data\n"
+    return BuildRequest(context=str(context), dockerfile_text=text, names=(APP,))
+
+
+def test_a_registry_that_does_not_answer_is_told_as_such(runtime: Runtime) -> None:
+    if isinstance(runtime, FakeRuntime):
+        runtime.offline = True
+    for call in (runtime.look_up_image, runtime.measure_image, runtime.pull_image):
+        assert code(lambda call=call: call(NOWHERE)) == "registry-unreachable"
+    assert not runtime.observe().images
+
+
+def test_what_is_built_has_its_name_and_is_known_by_its_inputs(runtime: Runtime, tmp_path: Path) -> None:
+    request = recipe(runtime, tmp_path / "context")
+    before = runtime.build_inputs(request)
+    assert not runtime.observe().images, "looking builds nothing"
+    made = runtime.build_image(request)
+    image = runtime.observe().images[str(APP)]
+    assert image.id == made.image_id and image.digest_of(str(APP)) == "" and not image.broken
+    assert runtime.build_inputs(request) == before
+    assert runtime.build_image(request).image_id == made.image_id
+    (tmp_path / "context" / "data").write_text("two")
+    after = runtime.build_inputs(request)
+    assert after.key != before.key and after.parts != before.parts
+    assert runtime.build_image(request).image_id != made.image_id
+
+
+def test_a_build_without_its_files_is_told_as_such(runtime: Runtime, tmp_path: Path) -> None:
+    request = BuildRequest(context=str(tmp_path), names=(APP,))
+    assert code(lambda: runtime.build_inputs(request)) == "request-invalid"
+    assert code(lambda: runtime.build_image(request)) == "request-invalid"
+
+
+def test_images_with_a_name_and_those_of_containers_are_not_collected(imported: Runtime) -> None:
+    imported.create_container(want())
+    assert imported.collect_images((), Limits()) == ()
+    assert list(imported.observe().images) == [str(BUSYBOX)]
+
+
+def test_an_image_that_is_whole_is_repaired_by_doing_nothing(imported: Runtime) -> None:
+    image = imported.observe().images[str(BUSYBOX)]
+    assert imported.repair_image(BUSYBOX) == image.id
+    assert imported.observe().images[str(BUSYBOX)] == image
