@@ -19,7 +19,7 @@ from runtime.build import fetch, git, leftovers, network, outputs, prune, recipe
 from runtime.build import graph as graphs
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
-from runtime.build.config import ImageConfig, read_config, write_config
+from runtime.build.config import read_config, scratch, write_config
 from runtime.build.copying import CopyStep
 from runtime.build.dockerfile import parse
 from runtime.build.effects import CopyEffect, Effect, RunEffect, WorkdirEffect
@@ -351,7 +351,7 @@ class _Build:
             return replace(made, state=continue_from(made.state))
         if isinstance(base, ScratchBase):
             found = Platform.parse(platform)
-            config = ImageConfig(os=found.os, architecture=found.architecture, variant=found.variant)
+            config = scratch(found.architecture, found.variant)
             return Made((), (), begin(config))
         image = self._base_image(base, platform)
         if image is None:
