@@ -21,7 +21,7 @@ _UNITS = {
     "m": 60_000_000_000,
     "h": 3600_000_000_000,
 }
-_PART = re.compile(r"(\d*)(?:\.(\d*))?(" + "|".join(sorted(_UNITS, key=len, reverse=True)) + ")")
+_PART = r"(\d*)(?:\.(\d*))?(" + "|".join(sorted(_UNITS, key=len, reverse=True)) + ")"
 _MOST_NANOSECONDS = (1 << 63) - 1
 _LEAST_NANOSECONDS = 1_000_000  # what an engine accepts between two probes
 
@@ -160,7 +160,7 @@ def duration(text: str) -> int:
         return 0
     total, at = 0, 0
     while at < len(text):
-        match = _PART.match(text, at)
+        match = re.compile(_PART).match(text, at)
         if match is None or not (match[1] or match[2]) or match.end() - at > 40:
             raise ValueError(f"{text!r} is not a duration (write 30s, 1m30s, 500ms)")
         unit = _UNITS[match[3]]
