@@ -8,9 +8,11 @@ tried first, without checking who answers. Client certificates are shown to the 
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from runtime.faults import Fault
 from runtime.images.proxies import is_loopback, proxy_for
 from runtime.images.tls import CertificateError, Trust, context, probe
 
-CONNECT_TIMEOUT = 10.0  # seconds; also for what is sent, 64 KiB at a time
+CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a byte
+HEADERS_TIME = 30.0  # seconds that the head of an answer may take after its first byte may have come
 POOL_SIZE = 8  # connections kept for one host
 SEND_SIZE = 64 * 1024  # bytes sent at once
 
@@ -166,11 +169,51 @@ class Connections:
         return proxy_for(scheme, host, port or (443 if scheme == "https" else 80), self._environment)
 
 
+class _Limited(urllib3.connection.HTTPConnection):
+    """The head of an answer has a limit in time as a whole: a server that drips it would hold a place for
+    ever.
+    """
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
+        limit = HEADERS_TIME + (self.timeout if isinstance(self.timeout, (int, float)) else READ_TIMEOUT)
+        is_over = threading.Event()
+        timer = threading.Timer(limit, _break, (self.sock, is_over))
+        timer.daemon = True
+        timer.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        if is_over.is_set():  # http.client takes the end of a connection for the end of the head
+            answer.close()
+            raise TimeoutError(f"the head of an answer took more than {limit:g} s")
+        return answer
+
+
+class _LimitedTls(_Limited, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Plain(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Limited
+
+
+class _Secure(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _LimitedTls
+
+
+def _break(sock: socket.socket, is_over: threading.Event) -> None:
+    """End what another thread reads: without unwrapping TLS, which is not ours to touch here."""
+    is_over.set()
+    with suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 def _pool(proxy: str, options: dict[str, Any], errand: Errand) -> urllib3.PoolManager:
     timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
     options = {"maxsize": POOL_SIZE, "timeout": timeout, "blocksize": SEND_SIZE, **options}
     if not proxy:
-        return urllib3.PoolManager(**options)
+        return _limited(urllib3.PoolManager(**options))
     parts = urlsplit(proxy)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         cause = f"the environment asks for a proxy of kind {parts.scheme!r}"
@@ -180,7 +223,12 @@ def _pool(proxy: str, options: dict[str, Any], errand: Errand) -> urllib3.PoolMa
         account = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers = urllib3.make_headers(proxy_basic_auth=account)
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return urllib3.ProxyManager(place, proxy_headers=headers, **options)
+    return _limited(urllib3.ProxyManager(place, proxy_headers=headers, **options))
+
+
+def _limited(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    manager.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
+    return manager
 
 
 def origin(url: str) -> Origin:

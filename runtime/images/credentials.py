@@ -27,8 +27,8 @@ HELPER_TIME = 30.0  # seconds that a credential helper may take
 MAX_CONFIG_FILE = 4 * 1024 * 1024  # bytes of a config.json
 HUB_KEY = "https://index.docker.io/v1/"  # Docker Hub's name in config.json and to helpers
 TOKEN_USER = "<token>"  # the user name under which helpers keep an identity token
+HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 
-_HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _MISSING = "credentials not found"  # how helpers begin the message that they have none
 
@@ -68,7 +68,7 @@ def config_path(setting: str, environment: Mapping[str, str]) -> Path:
 
 def host_key(host: str) -> str:
     """How config.json and helpers call a registry: by its host, Docker Hub by its old URL."""
-    return HUB_KEY if host in _HUB_HOSTS else host
+    return HUB_KEY if host in HUB_HOSTS else host
 
 
 class DockerConfig:
@@ -276,7 +276,7 @@ def _host_of(key: str) -> str:
     host, _, path = rest.partition("/")
     if path.strip("/") not in ("", "v1", "v2"):
         return key
-    return "docker.io" if host in _HUB_HOSTS else host
+    return "docker.io" if host in HUB_HOSTS else host
 
 
 def _table(config: Mapping[str, Any], key: str) -> dict[str, Any]:

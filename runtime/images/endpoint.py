@@ -28,7 +28,6 @@ from runtime.images.answers import (
     retry_after,
 )
 from runtime.images.connections import (
-    CONNECT_TIMEOUT,
     Connections,
     Errand,
     Origin,
@@ -45,6 +44,7 @@ MAX_PAUSE = 3600.0  # seconds that a registry may ask to be left alone
 MAX_WAIT = 5.0  # seconds of such a pause that are waited for on the spot
 MAX_TOKEN = 1024 * 1024  # bytes of a token server's answer
 MAX_ERROR = 16 * 1024  # bytes of an error's body that are looked at
+SEND_TIMEOUT = 60.0  # seconds in which a piece of an upload (upload.CHUNK) must be taken
 COMMIT_TIMEOUT = 300.0  # seconds for the answer to an upload: large blobs are hashed before it
 USER_AGENT = "stead/0.1"
 
@@ -225,7 +225,7 @@ class Endpoint:
         if request.method not in _READS:
             headers["Content-Length"] = str(request.body.size if request.body else 0)
         if request.method in _COMMITS:
-            options["timeout"] = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=COMMIT_TIMEOUT)
+            options["timeout"] = urllib3.Timeout(connect=SEND_TIMEOUT, read=COMMIT_TIMEOUT)
         try:
             return pool.request(
                 request.method,

@@ -11,14 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from runtime.images.connections import Errand
-from runtime.images.credentials import Credential
+from runtime.images.credentials import HUB_HOSTS, Credential
 from runtime.images.endpoint import Request
 from runtime.images.registry import Registries
-
-DEFAULT_HOST = "docker.io"
+from specs.values import DEFAULT_HOST
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?\Z")
-_HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ def registry_host(text: str) -> str:
     host = host.partition("/")[0] or DEFAULT_HOST
     if not _HOST.match(host):
         raise ValueError(f"cannot read registry {text!r}: write HOST or HOST:PORT")
-    return DEFAULT_HOST if host in _HUB_HOSTS else host
+    return DEFAULT_HOST if host in HUB_HOSTS else host
 
 
 def log_in(registries: Registries, host: str, credential: Credential) -> LoggedIn:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,12 +22,12 @@ from runtime.images import auth
 from runtime.images.answers import MIN_PROGRESS, Pace, Trouble, encoding, read_some, read_whole
 from runtime.images.blobs import Writer
 from runtime.images.connections import Errand, RegistrySettings
-from runtime.images.credentials import Credential, DockerConfig
+from runtime.images.credentials import HUB_HOSTS, Credential, DockerConfig
 from runtime.images.endpoint import ATTEMPTS, Endpoint, Request
 from runtime.images.manifests import ACCEPT, MAX_MANIFEST, Descriptor
 from runtime.images.tls import CERTS
 from runtime.interface import Transfer
-from specs.values import ImageRef
+from specs.values import DEFAULT_HOST, ImageRef
 
 CHUNK = 512 * 1024  # bytes read from a connection at once
 
@@ -70,7 +70,9 @@ class Registries:
         certs: Path | None = CERTS,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self._settings = settings
+        self._settings = {
+            DEFAULT_HOST if host in HUB_HOSTS else host: item for host, item in settings.items()
+        }
         self._certs, self._environment = certs, environment
         self._config = DockerConfig(docker_config, environment) if docker_config is not None else None
         self._endpoints: dict[str, Endpoint] = {}
@@ -182,7 +184,8 @@ class Remote:
     def _head(self, endpoint: Endpoint) -> str:
         headers = {"Accept": ", ".join(ACCEPT)}
         path = f"manifests/{self._ref.digest or self._ref.tag}"
-        response = endpoint.ask(self._request("HEAD", path, headers))
+        accepts = (400, 404, 405, 416)  # some know no HEAD
+        response = endpoint.ask(replace(self._request("HEAD", path, headers), accepts=accepts))
         response.release_conn()
         return response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
 
@@ -322,11 +325,15 @@ class Remote:
 
 
 def read_manifest(response: urllib3.BaseHTTPResponse, errand: Errand) -> bytes:
-    """Its body; a server that sends more than MAX_MANIFEST is cut off there."""
+    """Its body; a server that sends more than MAX_MANIFEST is cut off there. Raises Trouble."""
     if named := encoding(response):
         cause = f"its manifest came with Content-Encoding {named[:40]}, which was not asked for"
         raise errand.fault("manifest-invalid", cause)
+    headers = response.headers
+    is_bounded = "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "").lower()
     data = read_whole(response, MAX_MANIFEST + 1)
     if len(data) > MAX_MANIFEST:
         raise errand.fault("manifest-invalid", f"its manifest has more than {MAX_MANIFEST} bytes")
+    if not is_bounded and not data.rstrip().endswith(b"}"):  # its head may have broken off, too
+        raise Trouble("its answer broke off")
     return data

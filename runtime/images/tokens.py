@@ -148,6 +148,8 @@ class Authenticator:
             cause, hint = f"{self.address} refuses {own.username} ({answer})", ""
         elif own:
             cause = f"{self.address} refuses the token that is kept for it ({answer})"
+        elif errand.operation.startswith("push"):
+            cause = f"{self.address} wants credentials for {errand.repository} ({answer})"
         else:
             cause = f"{self.address} has no such image, or wants credentials ({answer})"
         return errand.fault("registry-denied", cause, hint)

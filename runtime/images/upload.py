@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 import urllib3
 
@@ -22,7 +22,7 @@ from runtime.images.connections import Errand
 from runtime.images.endpoint import ATTEMPTS, Body, Endpoint, Request
 from runtime.images.manifests import Descriptor
 
-CHUNK = 256 * 1024  # bytes read from a file at once
+CHUNK = 64 * 1024  # bytes sent at once
 MONOLITHIC = 4 * 1024 * 1024  # bytes up to which a blob goes in the request that completes it
 MAX_SOURCES = 3  # repositories that a blob is tried to be mounted from
 
@@ -151,7 +151,8 @@ class Upload:
         location = response.headers.get("Location", "")
         if location:
             base = f"{self._endpoint.connections.base}/v2/{self._repository}/blobs/uploads/"
-            self._location = urljoin(self._location or base, location)
+            target = urljoin(self._location or base, location)
+            self._location = with_tls_of(self._endpoint.connections.base, target)
             self._endpoint.check_target(self._location, self._errand)
 
     def _send(self) -> None:
@@ -225,6 +226,15 @@ class Upload:
             return
         self._move(response)
         self._done = _received(response, 0)
+
+
+def with_tls_of(base: str, target: str) -> str:
+    """A registry behind something that does TLS for it often does not know that, and names its own host
+    without: that host is asked as before."""
+    own, there = urlsplit(base), urlsplit(target)
+    if (own.scheme, there.scheme) == ("https", "http") and own.hostname == there.hostname:
+        return there._replace(scheme="https", netloc=own.netloc).geturl()
+    return target
 
 
 def _received(response: urllib3.BaseHTTPResponse, default: int) -> int:

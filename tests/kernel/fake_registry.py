@@ -37,6 +37,7 @@ class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     cut: int = 0  # bytes that are sent before the connection breaks
+    cut_head: int = 0  # ... of the answer's head
     endless: bool = False
     drip: float = 0.0  # seconds between two bytes
 
@@ -63,6 +64,11 @@ class Fake:
                 fake.requests.append(request)
                 answer = fake.answer(request)
                 if limit is not None:
+                    self.close_connection = True
+                    return
+                if answer.cut_head:
+                    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n"
+                    self.wfile.write(head[: answer.cut_head])
                     self.close_connection = True
                     return
                 self.send_response(answer.status)

@@ -12,6 +12,7 @@ import pytest
 from runtime.faults import Fault
 from runtime.images.push import PushProgress
 from runtime.images.store import RegistrySettings
+from runtime.images.upload import with_tls_of
 from specs.values import ImageRef
 from tests.kernel.fake_intake import Intake
 from tests.kernel.fake_registry import Answer, Fake, Request
@@ -83,6 +84,28 @@ def test_an_upload_goes_to_whatever_place_the_registry_names(box: Box, fake: Fak
     if "?" in location:
         puts = [item.path for item in fake.requests if item.method == "PUT" and "/uploads/" in item.path]
         assert puts and all("&digest=sha256%3A" in path for path in puts)
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("http://a.example/v2/x?y=1", "https://a.example:8443/v2/x?y=1"),
+        ("http://a.example:80/v2/x", "https://a.example:8443/v2/x"),
+        ("http://b.example/v2/x", "http://b.example/v2/x"),
+        ("https://a.example/v2/x", "https://a.example/v2/x"),
+    ],
+)
+def test_a_host_that_forgets_its_own_tls_is_asked_as_before(target: str, asked: str) -> None:
+    assert with_tls_of("https://a.example:8443", target) == asked
+
+
+def test_a_push_without_credentials_says_what_is_wanted(box: Box, fake: Fake) -> None:
+    fake.answer = lambda request: Answer(b"{}", 401, {"WWW-Authenticate": "Basic realm=x"})
+    imported(box, fake.ref, BASE)
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-denied"
+    assert f"{fake.address} wants credentials for app (401)" in str(fault)
+    assert fault.hint.startswith(f"stead login {fake.address}")
 
 
 def test_a_broken_upload_goes_on_where_it_broke(box: Box, fake: Fake) -> None:

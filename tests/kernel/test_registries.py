@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import random
+import socket
+import ssl
 import subprocess
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,8 +22,10 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
+from runtime.images import connections
 from runtime.images.store import RegistrySettings
 from specs.values import ImageRef
+from tests.kernel.certificates import Authority
 from tests.kernel.fake_registry import CONTENT, MANIFEST, Answer, Fake, Request, fault_of
 from tests.kernel.images_box import Box, digest, file, layer
 
@@ -241,6 +247,59 @@ def test_a_server_that_drips_is_given_up(
     assert "bytes came in 0.1 s" in str(fault)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_server_that_drips_the_head_of_its_answer_is_given_up(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_TIME", 0.3)
+    monkeypatch.setattr(connections, "READ_TIMEOUT", 0.2)
+    certificate = Authority(tmp_path / "tls").server("server", "127.0.0.1") if tls else None
+    with dripping(certificate) as address:
+        fault = fault_of(box, ImageRef.parse(f"{address}/app:1"))
+    assert fault.code == "registry-unreachable"
+
+
+@contextlib.contextmanager
+def dripping(certificate: Path | None) -> Iterator[str]:
+    """A server that sends one byte of a header now and then, more often than a read waits."""
+    ending = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                stack.enter_context(connection)
+                if context is not None:
+                    connection = stack.enter_context(context.wrap_socket(connection, server_side=True))
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not ending.wait(0.05):
+                    connection.sendall(b"x")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate is not None else None
+    if context is not None and certificate is not None:
+        context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads = [threading.Thread(target=serve, args=(listener,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        ending.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(10)
+
+
+def test_a_registry_that_knows_no_head_is_asked_for_the_manifest(box: Box, fake: Fake) -> None:
+    fake.image(CONTENT)
+    fake.answer = lambda request: Answer(b"", 405) if request.method == "HEAD" else fake.plain(request)
+    image = box.store.pull(fake.ref)
+    assert box.store.pull(fake.ref) == image
+
+
 def test_a_closed_port_is_unreachable(box: Box, fake: Fake) -> None:
     fault = fault_of(box, ImageRef.parse("127.0.0.1:1/app"))
     assert fault.code == "registry-unreachable"
@@ -309,6 +368,25 @@ def test_connections_cut_at_random_bytes_bring_the_image_in_the_end(box: Box, fa
     fake.answer = answer
     assert box.store.pull(fake.ref)
     assert cuts[0] > 0 and box.leftovers() == []
+
+
+@pytest.mark.parametrize("what", ["manifests", "blobs"])
+@pytest.mark.parametrize("length", [1, 12, 17, 30, 45, 60])
+def test_an_answer_whose_head_breaks_off_is_asked_for_again(
+    box: Box, fake: Fake, what: str, length: int
+) -> None:
+    fake.image(CONTENT)
+    broken: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        if what in request.path and not broken:
+            broken.append(request.path)
+            return Answer(cut_head=length)
+        return fake.plain(request)
+
+    fake.answer = answer
+    assert box.store.pull(fake.ref)
+    assert broken
 
 
 @pytest.mark.parametrize("more", [1000, -1000], ids=["too-long", "too-short"])
