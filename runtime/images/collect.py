@@ -52,7 +52,7 @@ class Collector:
             decided = removal.remove(image, self.catalog.called(name), subject=name, force=force)
             lines, gone = self._perform(decided)
         with faults("remove image", name):
-            return tuple(lines + self._cleared(gone))
+            return tuple(lines + (self._cleared(gone) if gone else []))
 
     def prune(
         self, *, everything: bool = False, wanted: Callable[[Listed], bool] = lambda _: True
@@ -96,7 +96,7 @@ class Collector:
 
     def _cleared(self, gone: Sequence[Listed]) -> list[str]:
         """A line for each layer that went, those of the images in their order, top first."""
-        removed = self.collect() if gone else []
+        removed = self.collect()
         order = {chain_id: n for n, chain_id in enumerate(c for image in gone for c in reversed(image.chain))}
         return [f"Deleted: {id}" for id in sorted(removed, key=lambda id: order.get(id, len(order)))]
 
