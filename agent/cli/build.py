@@ -151,14 +151,13 @@ def _build(
     cancelled: threading.Event,
 ) -> BuildResult | None:
     """None: cancelled."""
-    from agent.cli.builds import show
-    from agent.cli.images import store
+    from agent.cli.builds import rooms, show
     from runtime.build.executor import Cancelled
     from runtime.build.failure import StepFailed
 
-    with store.opened(options, paths) as runtime:
+    with rooms.opened(options, paths) as builder:
         try:
-            return runtime.builder.build(request, shown.event, cancelled)
+            return builder.build(request, shown.event, cancelled)
         except Cancelled:
             return None
         except StepFailed as failed:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from runtime.build.progress import Teller
 from runtime.faults import Fault
 from runtime.images.catalog import Catalog
+from runtime.images.layers import LayerStore
 from runtime.images.manifests import Platform, config_platform, host_platform
 from runtime.interface import Progress
 from specs.values import ImageRef
@@ -38,9 +39,16 @@ class Bases:
     """Of one build. Thread-safe; each image is brought once."""
 
     def __init__(
-        self, catalog: Catalog, store: Callable[[], ImageStore], teller: Teller, subject: str, pull: bool
+        self,
+        catalog: Catalog,
+        layers: LayerStore,
+        store: Callable[[], ImageStore],
+        teller: Teller,
+        subject: str,
+        pull: bool,
     ) -> None:
-        self._catalog, self._store, self._teller = catalog, store, teller
+        """`store` is asked for when an image is not here."""
+        self._catalog, self._layers, self._store, self._teller = catalog, layers, store, teller
         self._subject, self._pull = subject, pull
         self._found: dict[tuple[str, str], BaseImage] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
@@ -104,7 +112,7 @@ class Bases:
         found = self._read(id)
         if found is None or _platform(found.config).fitness(wanted) == 0:
             return None
-        if any(not self._store().layers.has(chain_id) for chain_id in found.chain):
+        if any(not self._layers.has(chain_id) for chain_id in found.chain):
             self._store().ensure_layers(id)
         return found
 

@@ -15,8 +15,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from runtime.build import fetch, git, leftovers, network, outputs, prune, recipes, values
 from runtime.build import graph as graphs
+from runtime.build import leftovers, outputs, prune, recipes, remote, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import read_config, scratch, write_config
@@ -25,7 +25,6 @@ from runtime.build.dockerfile import parse
 from runtime.build.effects import CopyEffect, Effect, RunEffect, WorkdirEffect
 from runtime.build.executor import Cancelled, Executor
 from runtime.build.failure import invalid
-from runtime.build.fetch import Fetcher
 from runtime.build.graph import ContextBase, Graph, ImageBase, PlannedStage, ScratchBase, StageBase
 from runtime.build.instructions import Dockerfile, Run
 from runtime.build.lint import kept, refuse
@@ -41,14 +40,19 @@ from runtime.build.stages import Made, StageRun, Task, timestamp, workdir_task
 from runtime.build.workspace import DIRECTORY, MARK, Workspace, mark_of
 from runtime.database import VERSION, Database
 from runtime.faults import Fault, faults
+from runtime.images.blobs import BlobStore
 from runtime.images.catalog import Catalog
+from runtime.images.collect import Collector
+from runtime.images.compose import Composer
 from runtime.images.emulation import check_runs
+from runtime.images.layers import LayerStore
 from runtime.images.manifests import Platform, host_platform
 from runtime.paths import Paths
 from specs.values import ImageRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runtime.build.fetch import Fetcher
     from runtime.images.store import ImageStore
     from runtime.net.fabric import Fabric
 
@@ -62,9 +66,8 @@ IMAGE_CONTEXT = "docker-image://"
 class Builder:
     """Builds in one state directory. Thread-safe: builds may go on side by side, in other processes too.
 
-    `store` and `fabric` give those rooms when they are needed: a build of which everything is cached needs
-    neither.
-    """
+    `store` and `fabric` give those rooms when they are needed: to pull, push and save, and for the network
+    of a RUN that really runs."""
 
     def __init__(
         self,
@@ -77,6 +80,9 @@ class Builder:
         self.store, self.fabric = store, fabric
         self.cache = Cache(database)
         self.catalog = Catalog(database)
+        self.layers, blobs = LayerStore(paths.layers), BlobStore(paths.blobs)
+        self.collector = Collector(paths, self.catalog, blobs, self.layers)
+        self.composer = Composer(self.catalog, blobs, self.layers)
 
     def build(
         self,
@@ -98,7 +104,7 @@ class Builder:
             build.export(made)
             recipe = build.recipe(made)
         if build.steps > build.cached and prune.shrink(self.paths, self.cache):
-            self.store().collector.collect()
+            self.collector.collect()
         first = next(item for item in made if item.platform == named)
         return BuildResult(
             image_id=first.id,
@@ -115,6 +121,8 @@ class Builder:
         return leftovers.sweep(self.paths, self._release)
 
     def _release(self, mark: str) -> None:
+        from runtime.build import network
+
         network.release_all(self.fabric(), self.database, mark)
 
     def leases(self) -> set[str]:
@@ -146,7 +154,7 @@ class Builder:
             raise Fault("request-invalid", "build", request.label, cause)
         self.sweep()
         with faults("begin build in", str(self.paths.root)):
-            stack.enter_context(self.store().hold())
+            stack.enter_context(self.collector.using())
             work = stack.enter_context(Workspace(self.paths, self.paths.layers))
             secrets = self.paths.run / DIRECTORY / work.id
             secrets.mkdir(mode=0o700, parents=True)
@@ -158,7 +166,7 @@ class Builder:
         stack.callback(networks.close)
         executor = Executor(cancelled)
         stack.callback(executor.close)
-        bases = Bases(self.catalog, self.store, teller, request.label, request.pull)
+        bases = Bases(self.catalog, self.layers, self.store, teller, request.label, request.pull)
         return _Build(self, request, work, sources, teller, bases, executor, networks, cancelled)
 
 
@@ -209,7 +217,7 @@ class _Build:
                 raise
             vertex.done()
         for id in self.fresh:
-            self.builder.store().remove(id)
+            self.builder.collector.remove(id)
 
     def recipe(self, results: Sequence[Result]) -> dict[str, object] | None:
         """See runtime.build.recipes. None where something else than files, images and steps counts."""
@@ -320,7 +328,7 @@ class _Build:
             self.request,
             self.work,
             self.builder.cache,
-            self.builder.store,
+            self.builder.composer,
             self.teller,
             self.cancelled,
             tasks,
@@ -405,13 +413,12 @@ class _Build:
                 if chain is None and effect.sources and (name or self._needs_context(effect))
                 else None
             )
-            fetcher = Fetcher(self.builder.cache, self.work.scratch)
             self.remote |= any(self._is_remote(effect, text) for text in effect.sources)
             return CopyStep(
                 self.builder.paths,
                 self.work,
                 self.sources,
-                fetcher,
+                self._fetcher,
                 request,
                 made,
                 effect,
@@ -436,7 +443,12 @@ class _Build:
 
     @staticmethod
     def _is_remote(effect: CopyEffect, text: str) -> bool:
-        return effect.add and (fetch.is_url(text) or git.parse(text) is not None)
+        return effect.add and (remote.is_url(text) or remote.repository(text) is not None)
+
+    def _fetcher(self) -> Fetcher:
+        from runtime.build.fetch import Fetcher
+
+        return Fetcher(self.builder.cache, self.work.scratch)
 
     def _needs_context(self, effect: CopyEffect) -> bool:
         return not all(self._is_remote(effect, text) for text in effect.sources)
@@ -475,7 +487,7 @@ class _Build:
         if not kept and self.builder.catalog.find(id) != id:
             self.fresh.append(id)
         vertex = self.teller.begin("exporting to image")
-        self.builder.store().add_image(text, made.chain, names if kept else [])
+        self.builder.composer.add_image(text, made.chain, names if kept else [])
         vertex.note(f"writing image {id}")
         for name in names if kept else []:
             vertex.note(f"naming to {name}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.build import fetch, git, places, selection, tree
+from runtime.build import places, remote, selection, tree
 from runtime.build.copy import CopyError, Copying
 from runtime.build.effects import CopyEffect
 from runtime.build.failure import StepFailed
@@ -25,6 +25,10 @@ from runtime.build.stages import Made, Task, owner_in
 from runtime.build.workspace import DIRECTORY, Workspace
 from runtime.faults import Fault
 from runtime.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.build.fetch import Fetcher, Known
 
 #: Permission bits of a file that came from a URL, of one that the Dockerfile has.
 FETCHED, INLINE = 0o600, 0o644
@@ -39,9 +43,9 @@ class _Plan:
     sums: list[list[str]]
     source: Source | None = None
     picked: Sequence[Picked] | None = None
-    repository: git.Repository | None = None
+    repository: remote.Repository | None = None
     commit: str = ""
-    known: fetch.Known | None = None
+    known: Known | None = None
     file: int = -1
 
 
@@ -52,7 +56,7 @@ class CopyStep:
     paths: Paths
     work: Workspace
     sources: Sources
-    fetcher: fetch.Fetcher
+    fetcher: Callable[[], Fetcher]
     request: BuildRequest
     made: Made
     effect: CopyEffect
@@ -78,17 +82,21 @@ class CopyStep:
 
     def _plan(self, text: str) -> _Plan:
         effect = self.effect
-        if effect.add and (repository := git.parse(text)) is not None:
+        if effect.add and (repository := remote.repository(text)) is not None:
+            from runtime.build import git
+
             commit = git.Git(self.paths.root / DIRECTORY / "git").commit(repository)
             if effect.checksum and not commit.startswith(effect.checksum):
                 cause = f"its commit is {commit}, not {effect.checksum}"
                 raise Fault("digest-mismatch", "fetch", repository.shown, cause)
             sums = [[repository.url, commit, repository.directory, str(effect.keep_git_dir)]]
             return _Plan(text, sums, repository=repository, commit=commit)
-        if effect.add and fetch.is_url(text):
-            known, file = self.fetcher.look(text, effect.checksum)
+        if effect.add and remote.is_url(text):
+            known, file = self.fetcher().look(text, effect.checksum)
             if not known.name and effect.destination.endswith("/"):
-                raise SelectionError(f"{fetch.shown(text)} ends without a name; name a file, not a directory")
+                raise SelectionError(
+                    f"{remote.shown(text)} ends without a name; name a file, not a directory"
+                )
             return _Plan(text, [[known.name, known.sum, str(known.modified)]], known=known, file=file)
         if self.chain is not None:
             sums = self.sources.summed(
@@ -123,6 +131,8 @@ class CopyStep:
     def _copy(self, root: int, plan: _Plan, owner: tuple[int, int] | None, mode: ModeChange | None) -> None:
         effect = self.effect
         if plan.repository is not None:
+            from runtime.build import git
+
             mirrors = git.Git(self.paths.root / DIRECTORY / "git")
             place = mirrors.tree(self.work, plan.repository, plan.commit, keep_git_dir=effect.keep_git_dir)
             self._tree(root, place, owner or (0, 0), mode)
@@ -195,10 +205,10 @@ class CopyStep:
         known, file = plan.known, plan.file
         assert known is not None
         if file < 0:
-            known, file = self.fetcher.fetch(plan.text, self.effect.checksum)
+            known, file = self.fetcher().fetch(plan.text, self.effect.checksum)
         try:
             if self.effect.unpack and _is_archive(file):
-                self._unpacked(root, file, fetch.shown(plan.text))
+                self._unpacked(root, file, remote.shown(plan.text))
                 return
             place = self.work.new()
             name = known.name or "file"

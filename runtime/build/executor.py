@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import Fault
-from runtime.linux import cgroups
-from runtime.shim.client import _sealed_interpreter as sealed_interpreter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +73,8 @@ class Executor:
             os.close(answers)
             os.close(text)
         if found is None:  # a runner that was killed: what it ran is still there
+            from runtime.linux import cgroups
+
             host = cgroups.detect()
             host.kill(cgroup)
             host.remove(cgroup)
@@ -102,6 +102,8 @@ class Executor:
                 else:
                     said += data
             if self._cancelled.is_set() and not killed:
+                from runtime.linux import cgroups
+
                 cgroups.detect().kill(cgroup)
                 killed = True
         if killed:
@@ -122,6 +124,8 @@ class Executor:
             return self._socket
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+        from runtime.shim.client import _sealed_interpreter as sealed_interpreter
+
         sealed = sealed_interpreter()
         try:
             self._process = subprocess.Popen(

@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from runtime.build.cache import Cache
+from runtime.build.remote import shown
 from runtime.faults import Fault
 
 #: Bytes of one file, seconds to connect and without a byte, redirects.
@@ -33,16 +34,6 @@ class Known:
     name: str
     modified: int
     size: int
-
-
-def is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
-
-
-def shown(url: str) -> str:
-    """Without credentials."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class Fetcher:

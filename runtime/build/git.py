@@ -13,12 +13,10 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from runtime.build.archive import unpack
-from runtime.build.places import clean
+from runtime.build.remote import Repository
 from runtime.build.workspace import Workspace
 from runtime.faults import Fault
 
@@ -27,42 +25,6 @@ TIMEOUT = 600.0
 MAX_WORDS = 4096  # bytes of an error that are kept
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
-_SCP = re.compile(r"[\w.+-]+@[\w.-]+:(?!//)")
-_SCHEMES = ("git", "ssh", "http", "https", "file")
-
-
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """`url` without its fragment; `ref` and `directory` may be empty."""
-
-    url: str
-    ref: str = ""
-    directory: str = ""
-
-    @property
-    def shown(self) -> str:
-        """Without credentials."""
-        parts = urlsplit(self.url)
-        if not parts.scheme or "@" not in parts.netloc or parts.scheme == "ssh":
-            return self.url
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def parse(text: str) -> Repository | None:
-    """A URL that means a repository: git:// and ssh://, user@host:path, and http(s) or file URLs of a path
-    that ends in .git; None for anything else."""
-    url, _, fragment = text.partition("#")
-    ref, _, directory = fragment.partition(":")
-    scheme, found, rest = url.partition("://")
-    if _SCP.match(url) or url.startswith("github.com/"):
-        url = url if _SCP.match(url) else f"https://{url}"
-    elif (
-        not found
-        or scheme not in _SCHEMES
-        or (scheme in ("http", "https", "file") and not rest.partition("?")[0].endswith(".git"))
-    ):
-        return None
-    return Repository(url, ref, clean(directory))
 
 
 class Git:

@@ -35,7 +35,7 @@ def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
     try:
         data, name = sources.dockerfile()
         file = parse(data, name)
-        bases = Bases(builder.catalog, builder.store, Teller(quiet), request.label, False)
+        bases = Bases(builder.catalog, builder.layers, builder.store, Teller(quiet), request.label, False)
         images: dict[str, str] = {}
         for platform in platforms_of(request.platforms):
             graph = graphs.plan(

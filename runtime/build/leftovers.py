@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 
 from runtime.build.workspace import DIRECTORY, KEPT, LOCK, SLICE, mark_of
 from runtime.faults import faults
-from runtime.linux import cgroups
 from runtime.paths import Paths
 
 #: Seconds that a build has between its directory and its lock.
@@ -71,6 +70,8 @@ def _is_held(paths: Paths, id: str) -> bool:
 
 
 def _end_processes(id: str) -> None:
+    from runtime.linux import cgroups
+
     host = cgroups.detect()
     for name in _of_build(host.children(SLICE), id):
         host.kill(f"{SLICE}/{name}")

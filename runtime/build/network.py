@@ -15,9 +15,6 @@ from pathlib import Path
 
 from runtime.build.workspace import Workspace
 from runtime.faults import Fault, faults
-from runtime.inside import in_own_thread
-from runtime.interface import Attachment, NetworkRequest
-from runtime.linux import namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +91,9 @@ class Networks:
                 self._idle.append(slot)
 
     def _make(self, id: str) -> _Slot:
+        from runtime.inside import in_own_thread
+        from runtime.interface import Attachment, NetworkRequest
+
         fabric = self._fabric()
         for attempt in range(TRIES):
             if all(record.name != NAME for record in fabric.networks()):
@@ -167,6 +167,8 @@ def release_all(fabric: Fabric, database: Database, mark: str) -> None:
 
 def _new_namespace() -> int:
     """The thread ends afterwards: that it is in the new namespace does not matter."""
+    from runtime.linux import namespaces
+
     namespaces.unshare(namespaces.CLONE_NEWNET)
     namespaces.raise_loopback()
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -21,13 +21,11 @@ from runtime.build.request import BuildRequest, Output
 from runtime.build.selection import Source
 from runtime.build.workspace import Workspace
 from runtime.faults import Fault, faults
-from runtime.images.changes import Unwritable, write_tree
-from runtime.images.save import ToSave
-from runtime.images.sinks import FolderSink, Sink, TarSink, written, written_folder
 from specs.values import ImageRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runtime.images.sinks import Sink
     from runtime.images.store import ImageStore
 
 KINDS = ("image", "registry", "local", "tar", "oci", "docker")
@@ -117,6 +115,8 @@ def _local(place: Path, results: Sequence[Result], work: Workspace) -> None:
 
 def _tar(dest: str, results: Sequence[Result], work: Workspace) -> None:
     """All files as one archive, as the layers together show them."""
+    from runtime.images.changes import Unwritable, write_tree
+
     if len(results) > 1:
         cause = "output type tar has one platform; use type=oci or type=local"
         raise Fault("request-invalid", "write output to", dest, cause)
@@ -134,6 +134,8 @@ def _file(dest: str) -> Iterator[BinaryIO]:
         with open(1, "wb", closefd=False) as standard:
             yield standard
         return
+    from runtime.images.sinks import written
+
     with written(Path(dest)) as file:
         yield file
 
@@ -144,6 +146,9 @@ def _file(dest: str) -> Iterator[BinaryIO]:
 def _archive(
     output: Output, results: Sequence[Result], names: Sequence[ImageRef], work: Workspace, store: ImageStore
 ) -> None:
+    from runtime.images.save import ToSave
+    from runtime.images.sinks import FolderSink, TarSink, written_folder
+
     form = "docker-archive" if output.kind == "docker" else "oci-archive"
     several = len(results) > 1
     images = [ToSave(result.id, () if several else tuple(names)) for result in results]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Links followed in one path, as many as the kernel follows.
 MAX_LINKS = 40
+#: An /etc/passwd or /etc/group of an image larger than this is not read further (bytes).
+MAX_TEXT = 4 << 20
 
 
 def clean(path: str) -> str:
@@ -167,6 +169,18 @@ class Walkway:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def text(root: int, path: str) -> str:
+    """A text file of the open root, its links followed within it; empty when it is not there."""
+    from runtime.linux import openat2
+
+    try:
+        fd = openat2.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    with os.fdopen(fd, "rb") as file:
+        return file.read(MAX_TEXT).decode("utf-8", "replace")
 
 
 def is_directory(found: os.stat_result | None) -> bool:

@@ -16,11 +16,11 @@ from pathlib import Path
 from runtime import bundle
 from runtime.build import places, stubs
 from runtime.build.executor import Executor, Outcome
-from runtime.build.workspace import Draft, Workspace, cgroup_path
+from runtime.build.workspace import Workspace, cgroup_path
 from runtime.bundle import Setting
 from runtime.filters import filter_file
 from runtime.interface import ContainerRequest, LimitsRequest
-from runtime.linux import capabilities, openat2
+from runtime.linux import capabilities
 from runtime.net import names, resolvconf
 from runtime.users import find_user
 from specs.values import ImageRef
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 HOSTNAME = "buildkitsandbox"  # what programs that ask for it in a build are used to
-#: An /etc/passwd or /etc/group of an image larger than this is not read further (bytes).
-MAX_TEXT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +108,6 @@ def run(
     return executor.run(path, cgroup, output), upper
 
 
-def text_in(root: int, path: str) -> str:
-    """A text file of the open root, its links followed within it; empty when it is not there."""
-    try:
-        fd = openat2.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    with os.fdopen(fd, "rb") as file:
-        return file.read(MAX_TEXT).decode("utf-8", "replace")
-
-
 def _files(home: Path, program: Program) -> list[dict[str, Any]]:
     """hosts and resolv.conf of this step alone: what is written to them is lost."""
     extra = program.extra_hosts
@@ -163,7 +151,7 @@ def _config(
         shm_size=program.shm_size,
         ulimits=program.ulimits,
     )
-    user = find_user(program.user, (), text_in(base, "etc/passwd"), text_in(base, "etc/group"))
+    user = find_user(program.user, (), places.text(base, "etc/passwd"), places.text(base, "etc/group"))
     setting = Setting(
         id=build,
         rootfs=str(rootfs),
@@ -242,17 +230,3 @@ def inside(tree: Tree, root: int, path: str) -> tuple[Path, bool]:
     if found is None:
         raise FileNotFoundError(2, os.strerror(2), f"/{resolved}")
     return tree.at / resolved if resolved else tree.at, places.is_directory(found)
-
-
-__all__ = [
-    "Draft",
-    "Program",
-    "Tree",
-    "bind",
-    "inside",
-    "is_socket",
-    "run",
-    "secret_file",
-    "text_in",
-    "tmpfs",
-]

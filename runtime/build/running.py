@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.build import run
 from runtime.build.effects import SCRIPTS, RunEffect
 from runtime.build.executor import Executor
 from runtime.build.failure import StepFailed
@@ -25,6 +24,9 @@ from runtime.paths import Paths
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from runtime.build import run
+    from runtime.build.mounting import Mounted, Origin
 
 #: Layers of `--from=name`, or None and the name of a context.
 FindOrigin = Callable[[str], tuple[tuple[str, ...] | None, str]]
@@ -79,6 +81,10 @@ class RunStep:
     # ------------------------------------------------------------ doing it
 
     def _do(self, vertex: Vertex) -> Path:
+        # what only a step that really runs needs
+        from runtime.build import run
+        from runtime.build.mounting import Mounted
+
         self.check()
         self.executor.warm()
         caches, secrets = self.paths.root / DIRECTORY / "cache", self.paths.run / DIRECTORY / self.work.id
@@ -111,12 +117,16 @@ class RunStep:
         return self.effect.network if self.effect.network != "default" else self.request.network
 
     def _opened(self, mount: RunMount) -> Origin:
+        from runtime.build.mounting import Origin
+
         chain, name = self.origin(mount.from_)
         if chain is not None:
             return Origin(chain, self.sources.layers(chain, mount.from_))
         return Origin(None, self.sources.context(name).source)
 
     def _program(self, found: Mounted, network: str, addresses: tuple[str, ...], gateway: str) -> run.Program:
+        from runtime.build import run
+
         effect, request = self.effect, self.request
         mounts = list(found.mounts)
         if effect.script is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.build import fetch, git, selection, tree
+from runtime.build import remote, selection, tree
 from runtime.build.cache import Cache
 from runtime.build.ignore import Ignore, IgnoreError
 from runtime.build.request import STDIN, BuildRequest
@@ -93,13 +93,15 @@ class Sources:
 
     def _directory(self, where: str) -> tuple[Path, bool]:
         """Where the context's files are, and whether that is a place that later builds find again."""
-        repository = git.parse(where)
-        if repository is None and where != STDIN and not fetch.is_url(where):
+        repository = remote.repository(where)
+        if repository is None and where != STDIN and not remote.is_url(where):
             return Path(where), True
         if self._work is None:
             cause = f"what {where} has is known only by building it"
             raise Fault("request-invalid", "build", self._request.label, cause)
         if repository is not None:
+            from runtime.build import git
+
             mirrors = git.Git(self._paths.root / DIRECTORY / "git")
             commit = mirrors.commit(repository)
             return mirrors.tree(self._work, repository, commit), False
@@ -112,6 +114,8 @@ class Sources:
         if where == STDIN:
             fd = archive.spool(work, sys.stdin.buffer, "the build context")
         else:
+            from runtime.build import fetch
+
             fetcher = fetch.Fetcher(self._cache, work.scratch)
             _, fd = fetcher.fetch(where, "")
         try:

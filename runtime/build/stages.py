@@ -23,11 +23,10 @@ from runtime.build.graph import PlannedStage
 from runtime.build.instructions import Instruction
 from runtime.build.keys import workdir_key
 from runtime.build.owners import find_owner
-from runtime.build.places import make_directories, resolve
+from runtime.build.places import make_directories, resolve, text
 from runtime.build.problems import BuildWarning, DockerfileError
 from runtime.build.progress import Teller, Vertex
 from runtime.build.request import BuildRequest
-from runtime.build.run import text_in
 from runtime.build.scope import Scope
 from runtime.build.stage import StageState, step
 from runtime.build.workspace import Workspace
@@ -35,7 +34,7 @@ from runtime.faults import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.images.store import ImageStore
+    from runtime.images.compose import Composer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class StageRun:
         request: BuildRequest,
         work: Workspace,
         cache: Cache,
-        store: Callable[[], ImageStore],
+        composer: Composer,
         teller: Teller,
         cancelled: threading.Event,
         tasks: Callable[[Made, Effect], Task],
@@ -81,7 +80,7 @@ class StageRun:
     ) -> None:
         """`tasks` makes of an effect what is to be done, `missed` is called before anything is."""
         self._planned, self._platform, self._request = planned, platform, request
-        self._work, self._cache, self._store, self._teller = work, cache, store, teller
+        self._work, self._cache, self._composer, self._teller = work, cache, composer, teller
         self._cancelled, self._tasks, self._missed = cancelled, tasks, missed
         self._fresh = request.no_cache or planned.name in {name.lower() for name in request.no_cache_filter}
         self._total = 1 + sum(_has_step(item) for item in planned.instructions)
@@ -157,7 +156,7 @@ class StageRun:
     def _do(self, made: Made, effect: Effect, task: Task, vertex: Vertex) -> Step:
         self._missed()
         upper = task.do(vertex)
-        committed = self._store().commit_layer(upper, made.top, epoch=self._request.epoch)
+        committed = self._composer.commit_layer(upper, made.top, epoch=self._request.epoch)
         now = time.time()
         created = timestamp(self._request.epoch if self._request.epoch is not None else now)
         assert effect is not None
@@ -204,12 +203,12 @@ def workdir_task(work: Workspace, made: Made, effect: WorkdirEffect, epoch: int 
     return Task(workdir_key(effect, made.top, epoch), do)
 
 
-def owner_in(root: int, text: str) -> tuple[int, int]:
+def owner_in(root: int, name: str) -> tuple[int, int]:
     """Fault request-invalid for a name that the image does not have."""
     try:
-        return find_owner(text, text_in(root, "etc/passwd"), text_in(root, "etc/group"))
+        return find_owner(name, text(root, "etc/passwd"), text(root, "etc/group"))
     except ValueError as error:
-        raise Fault("request-invalid", "find owner", text, str(error), "give a number") from error
+        raise Fault("request-invalid", "find owner", name, str(error), "give a number") from error
 
 
 def environment_of(effect: RunEffect) -> dict[str, str]:

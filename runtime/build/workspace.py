@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import faults
-from runtime.inside import in_own_thread
-from runtime.linux import mounts, namespaces, overlay
 from runtime.paths import Paths
 
 LOCK = "lock"
@@ -164,6 +162,8 @@ def _held(directory: Path) -> int:
 def detached(lowers: Sequence[Path], upper: Path | None, work: Path | None) -> int:
     """An overlay of `lowers` (TOP first) that is mounted nowhere: a descriptor of its root. It is gone when
     the last descriptor of anything in it is."""
+    from runtime.linux import mounts, overlay
+
     if upper is None and len(lowers) == 1:
         tree = mounts.open_tree(lowers[0], recursive=False)
         mounts.set_attributes(tree, set=mounts.MOUNT_ATTR_RDONLY)
@@ -173,6 +173,9 @@ def detached(lowers: Sequence[Path], upper: Path | None, work: Path | None) -> i
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+    from runtime.inside import in_own_thread
+    from runtime.linux import namespaces
+
     stage = (work or lowers[0]).parent
 
     def mounted() -> int:
