@@ -50,6 +50,7 @@ class _Container:
     phase: Phase = Phase.CREATED
     health: Health = Health.NONE
     exit_code: int | None = None
+    started_at: float = 0.0
     restarts: int = 0
     addresses: tuple[tuple[str, str], ...] = ()
     defects: tuple[Defect, ...] = ()
@@ -370,6 +371,7 @@ class FakeRuntime:
                     raise Fault("mount-source-missing", "start container", name, why)
             self._broken.discard(container.image_id)  # its layers are unpacked anew
             container.phase, container.defects = Phase.RUNNING, ()
+            container.started_at = 1.0
             probe = container.request.probe
             container.health = Health.STARTING if probe and not probe.disabled else Health.NONE
 
@@ -421,7 +423,7 @@ class FakeRuntime:
             return set(self._ids)
 
     def lose(self, name: str) -> None:
-        """Somebody killed the supervisor, or the machine was rebooted."""
+        """Somebody killed the supervisor."""
         with self._lock:
             if self._containers[name].phase in UP:
                 self._containers[name].phase = Phase.LOST
@@ -456,8 +458,9 @@ class FakeRuntime:
             self._leftovers.update(names)
 
     def reboot(self) -> None:
-        for name in self._containers:
+        for name, container in self._containers.items():
             self.lose(name)
+            container.started_at = 0.0
 
 
 def _observed(container: _Container) -> ObservedContainer:
@@ -475,6 +478,7 @@ def _observed(container: _Container) -> ObservedContainer:
         project=request.project,
         pid=4242 if container.phase is Phase.RUNNING else 0,
         exit_code=container.exit_code,
+        started_at=container.started_at,
         restarts=container.restarts,
         health=container.health,
         error=container.error,

@@ -142,7 +142,10 @@ def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
         case Phase.STOPPED:
             return "was stopped, is wanted running"
         case Phase.LOST:
-            return "has no supervisor any more"
+            # its live record goes with the boot
+            return (
+                "has no supervisor any more" if have.started_at else "was not started since the machine was"
+            )
         case Phase.EXITED:
             if have.error:
                 return f"its last start failed: {have.error}"
