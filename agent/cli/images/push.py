@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 
 from agent.cli.images import store
 from agent.cli.main import Problem
@@ -10,12 +11,20 @@ from agent.cli.main import Problem
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from runtime.images.push import PushProgress
     from runtime.local import LocalRuntime
     from runtime.paths import Paths
     from specs.values import ImageRef
+
+_WORDS = {
+    "waiting": "Waiting",
+    "pushing": "Pushing",
+    "exists": "Layer already exists",
+    "pushed": "Pushed",
+    "foreign": "Skipped foreign layer",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +40,8 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         for ref in _names(runtime, options):
             if not options.quiet:
                 print(f"The push refers to repository [{ref.name}]", flush=True)
-            pushed = runtime.images.push(ref, platform=options.platform, listener=listener(options.quiet))
+            with told(options.quiet) as listener:
+                pushed = runtime.images.push(ref, platform=options.platform, listener=listener)
             if options.quiet:
                 print(ref)
             else:
@@ -52,28 +62,43 @@ def _names(runtime: LocalRuntime, options: argparse.Namespace) -> list[ImageRef]
     return found
 
 
-_WORDS = {"exists": "Layer already exists", "pushed": "Pushed", "foreign": "Skipped foreign layer"}
+@contextmanager
+def told(is_quiet: bool) -> Iterator[Callable[[PushProgress], None]]:
+    """What becomes of each blob: bars on a terminal, a line at its end elsewhere."""
+    if is_quiet:
+        yield lambda _: None
+    elif sys.stdout.isatty():
+        with _bars() as listener:
+            yield listener
+    else:
+        yield _line
 
 
-def listener(is_quiet: bool) -> Callable[[PushProgress], None]:
-    """Prints what becomes of each blob."""
-    return (lambda _: None) if is_quiet else _Lines()
+def _line(progress: PushProgress) -> None:
+    if progress.state not in ("waiting", "pushing"):
+        print(f"{_short(progress)}: {_words(progress)}", flush=True)
 
 
-class _Lines:
-    """One line when a blob's fate is known; on a terminal also how far the large ones are."""
+@contextmanager
+def _bars() -> Iterator[Callable[[PushProgress], None]]:
+    from rich import progress as rich
 
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
+    tasks: dict[str, rich.TaskID] = {}
+    words, bar = rich.TextColumn("{task.description}"), rich.BarColumn(bar_width=30)
+    with rich.Progress(words, bar, rich.DownloadColumn(), rich.TransferSpeedColumn()) as screen:
 
-    def __call__(self, progress: PushProgress) -> None:
-        name = progress.digest.partition(":")[2][:12]
-        if progress.state == "waiting":
-            return
-        if progress.state == "pushing":
-            if self._live:
-                percent = progress.done * 100 // max(progress.total, 1)
-                print(f"\r\x1b[K{name}: Pushing {percent} %", end="", flush=True)
-            return
-        words = f"Mounted from {progress.source}" if progress.source else _WORDS[progress.state]
-        print(f"{chr(13) + chr(27) + '[K' if self._live else ''}{name}: {words}", flush=True)
+        def listener(progress: PushProgress) -> None:
+            if progress.digest not in tasks:
+                tasks[progress.digest] = screen.add_task("", total=progress.total)
+            text = f"{_short(progress)}: {_words(progress)}"
+            screen.update(tasks[progress.digest], completed=progress.done, description=text)
+
+        yield listener
+
+
+def _short(progress: PushProgress) -> str:
+    return progress.digest.partition(":")[2][:12]
+
+
+def _words(progress: PushProgress) -> str:
+    return f"Mounted from {progress.source}" if progress.source else _WORDS[progress.state]

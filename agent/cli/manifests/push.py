@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.cli.images import store
-from agent.cli.images.push import listener
+from agent.cli.images.push import told
 from agent.cli.manifests import place
 
 TYPE_CHECKING = False
@@ -23,7 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     name = store.reference(options.index)
     with place.opened(options, paths, [name]) as runtime:
-        pushed = runtime.images.push_draft(name, listener=listener(options.quiet))
+        with told(options.quiet) as listener:
+            pushed = runtime.images.push_draft(name, listener=listener)
         if options.purge:
             runtime.images.indexes.remove(name)
     print(pushed.digest)
