@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import Fault, faults
-from runtime.images.blobs import BlobStore, sync_directory
+from runtime.images.blobs import CHUNK, BlobStore, sync_directory
 from runtime.images.catalog import Catalog, NewImage
 from runtime.images.changes import Copied, Settled, Unwritable, write_changes
 from runtime.images.compression import CompressionError, compressor, decompressed, detect
@@ -131,7 +131,8 @@ class Composer:
 
         def data() -> Iterator[bytes]:
             with self._blobs.open(layer.blob) as file:
-                yield from decompressed(file)
+                while piece := file.read(CHUNK):
+                    yield piece
 
         size = self._layers.unpack(LayerJob(layer.chain_id, layer.diff_id, chain, data), subject)
         with self._catalog.database.write() as connection:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
 
 MAX_LAYERS = 500
+#: What is written must be all in the upper directory, which may become a layer of its own: no renamed
+#: directory and no copied file leaves its content below, whatever the module's parameters are.
+_WHOLE = (("redirect_dir", "off"), ("metacopy", "off"))
 _CLONE_FS = 0x200
 _PLAIN = 255  # longest value that fsconfig(2) takes as a string
 
@@ -89,7 +92,7 @@ def detached(layers: Sequence[StrPath], upper: StrPath | None, work: StrPath | N
         options: list[tuple[str, str | None]] = [("source", "overlay")]
         options += [("lowerdir+", name(layer)) for layer in layers]
         if upper is not None and work is not None:
-            options += [("upperdir", name(upper)), ("workdir", name(work))]
+            options += [("upperdir", name(upper)), ("workdir", name(work)), *_WHOLE]
         return mounts.new_filesystem("overlay", options)
     finally:
         for number in opened:
@@ -117,6 +120,7 @@ def _mount_by_number(layers: list[str], upper: StrPath | None, work: StrPath | N
         data = "lowerdir=" + ":".join(number(layer) for layer in layers)
         if upper is not None and work is not None:
             data += f",upperdir={number(upper)},workdir={number(work)}"
+            data += "".join(f",{key}={value}" for key, value in _WHOLE)
         thread = threading.Thread(target=run, name="overlay")
         thread.start()
         thread.join()
