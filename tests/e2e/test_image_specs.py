@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,11 @@ class Registry:
         self.server = LocalRegistry(base / "registry")
         self.name = f"{self.server.address}/app:1"
 
-    def release(self, version: str) -> None:
+    def release(self, version: str, ballast: bytes = b"") -> None:
         tree = self.base / version
         shutil.copytree(self.base / "image", tree, symlinks=True)
         (tree / "version").write_text(version)
+        (tree / "ballast").write_bytes(ballast)
         self.other.stead("image", "import", str(tree), self.name)
         self.other.stead("image", "push", "-q", self.name)
 
@@ -258,3 +260,29 @@ def test_a_layer_of_what_was_built_is_built_anew(node: Node) -> None:
         assert node.stead("exec", "app", "cat", "/version") == "one"
     finally:
         agent.end()
+
+
+def test_a_pull_that_does_not_fit_is_blocked_with_its_sizes_until_there_is_room(
+    node: Node, registry: Registry
+) -> None:
+    registry.release("v1", os.urandom(20_000_000))
+    place = node.base / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "none", str(place)], check=True)
+    small = Node(place)
+    agent = Agent(small)
+    registry.node = small
+    try:
+        registry.write()
+        agent.push()
+        agent.start()
+        until(lambda: f"MB free on {place}" in small.stead("status", code=None))
+        assert f"cannot pull image {registry.name}: needs " in small.stead("status", code=1)
+        blobs = [path for path in (place / "root" / "blobs").rglob("*") if path.is_file()]
+        assert not any(path.stat().st_size > 1_000_000 for path in blobs)
+        subprocess.run(["mount", "-o", "remount,size=400m", str(place)], check=True)
+        until(lambda: registry.running() == "v1")
+    finally:
+        agent.end()
+        small.stead("down", str(small.specs))
+        subprocess.run(["umount", str(place)], check=True)
