@@ -29,6 +29,7 @@ from agent.desired import Resolved, Shelf, Surroundings, resolve
 from agent.journal import Journal
 from agent.journal import Revision as RevisionEntry
 from agent.lock import hold
+from agent.planner.model import KEPT
 from agent.settings import Settings, Source
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource
@@ -389,8 +390,8 @@ class Agent:
     def _status(self) -> str:
         view = self._view
         text = f"{view.state}: {len(view.observed.containers)} containers"
-        if view.blocked:
-            text += f", {len(view.blocked)} blocked ({view.blocked[0].reason[:80]})"
+        if blocked := [item for item in view.blocked if item.code != KEPT]:
+            text += f", {len(blocked)} blocked ({blocked[0].reason[:80]})"
         if refused := [source.name for source in view.sources if source.errors]:
             text += f", bad revision of {', '.join(refused)}"
         return text

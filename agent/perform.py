@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from agent import render
+from agent.planner.learning import key_of_build
 from agent.planner.model import (
     AdjustContainer,
     BuildImage,
@@ -51,8 +52,8 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             return Sized(runtime.measure_image(image.ref, **what))
         case RepairImage(image=image):
             runtime.repair_image(image.ref, platform=image.platform, digest=image.digest)
-        case BuildImage(image=image, key=key):
-            return _build(runtime, image, key, progress)
+        case BuildImage(image=image):
+            return _build(runtime, image, progress)
         case CollectImages(keep=keep, limits=limits):
             return Collected(runtime.collect_images(keep, limits))
         case CreateNetwork(network=network):
@@ -86,10 +87,13 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
     return None
 
 
-def _build(runtime: Runtime, image: DesiredImage, key: str, progress: ProgressCallback | None) -> BuiltImage:
+def _build(runtime: Runtime, image: DesiredImage, progress: ProgressCallback | None) -> BuiltImage:
     def note(event: BuildEvent) -> None:
         if progress is not None and event.kind == "output":
             progress(Progress(image.ref.familiar, "build", 0, 0, event.text))
 
-    made = runtime.build_image(render.build_request(image), note)
+    request = render.build_request(image)
+    before = runtime.build_inputs(request)
+    made = runtime.build_image(request, note)
+    key = key_of_build(before, runtime.build_inputs(request), pull=request.pull)
     return BuiltImage(key, made.image_id, made.steps, made.cached_steps)

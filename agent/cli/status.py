@@ -27,6 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all that the agent says")
 
 
+#: code of what is told and keeps nothing from converging
+NOTE = "image-kept"
+
+
 def run(options: argparse.Namespace, paths: Paths) -> int:
     need_root()
     found = ask(paths, "/v1/status")
@@ -72,7 +76,8 @@ def text(found: Any, now: float) -> str:
         again = ""
         if item["retry_in"] is not None:
             again = f" (again in {max(0.0, found['at'] + item['retry_in'] - now):.0f} s)"
-        lines.append(f"blocked: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
+        word = "note" if item["code"] == NOTE else "blocked"
+        lines.append(f"{word}: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from agent.planner.model import (
     Sized,
     Step,
 )
+from runtime.build.request import BASE_PART, BuildInputs
 
 
 def learned(memory: Memory, step: Step, result: Result, now: float) -> Memory:
@@ -39,6 +40,22 @@ def learned(memory: Memory, step: Step, result: Result, now: float) -> Memory:
             return replace(memory, collected=now)
         case _:
             return memory
+
+
+def key_of_build(before: BuildInputs, after: BuildInputs, *, pull: bool) -> str:
+    """The key of what was built, from what was there before it and after it.
+
+    A build brings base images that were not here (with `pull`, newer ones as well): they are what it was made
+    from. Whatever else changed meanwhile may have come too late for it: then it is built again.
+    """
+    names = before.parts.keys() | after.parts.keys()
+    changed = {name for name in names if before.parts.get(name) != after.parts.get(name)}
+    brought = {
+        name
+        for name in changed
+        if name.startswith(BASE_PART) and (pull or not before.parts.get(name)) and after.parts.get(name)
+    }
+    return after.key if changed and changed == brought else before.key
 
 
 def _pulled(memory: Memory, sources: tuple[str, ...], name: str) -> frozenset[tuple[str, str]]:

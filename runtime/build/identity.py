@@ -13,7 +13,7 @@ from runtime.build.failure import invalid
 from runtime.build.graph import Graph, ImageBase
 from runtime.build.problems import DockerfileError
 from runtime.build.progress import Teller
-from runtime.build.request import BuildInputs, BuildRequest, quiet
+from runtime.build.request import BASE_PART, BuildInputs, BuildRequest, quiet
 from runtime.build.sources import Sources
 from runtime.images.manifests import host_platform
 
@@ -81,7 +81,7 @@ def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
     parts = {name: _short(data), "target": request.target, **files}
     parts |= {f"argument {key}": _short(value.encode()) for key, value in request.args.items()}
     parts |= {f"label {key}": _short(value.encode()) for key, value in request.labels.items()}
-    parts |= {f"base image {image.rpartition(' ')[0]}": id for image, id in images.items()}
+    parts |= {f"{BASE_PART}{image.rpartition(' ')[0]}": id for image, id in images.items()}
     return BuildInputs(key, parts if len(parts) <= MAX_PARTS else {})
 
 

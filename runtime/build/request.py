@@ -102,6 +102,10 @@ class BuildResult:
     recipe: Mapping[str, object] | None = None  # what it followed from, where all of that can be looked up
 
 
+#: How the parts of BuildInputs begin that are the ids of base images; empty: not in the store.
+BASE_PART = "base image "
+
+
 @dataclass(frozen=True, slots=True)
 class BuildInputs:
     """What a build is made from: `key` is equal as long as nothing of it changes, `parts` has a sum of each
