@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from agent.desired import Surroundings, load_directory
-from tests.e2e.conftest import until
+from tests.e2e.conftest import Node, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEAD = Path(sys.executable).parent / "stead"
@@ -72,3 +73,37 @@ class TestDemo:
             demo.kill()
             demo.wait()
         assert os.listdir(tmp_path) == []
+
+
+class TestBuild:
+    pytestmark = needs_root
+
+    def test_what_the_specs_build_answers_and_notes_are_no_new_build(self, node: Node) -> None:
+        """The example is copied: a test writes into no source."""
+        specs = node.base / "build"
+        shutil.copytree(EXAMPLES / "build", specs)
+        spec = specs / "build.toml"
+        spec.write_text(spec.read_text().replace("18081", str(node.port)))
+        node.stead("image", "tag", "busy:1", "hello-busybox:1")
+        try:
+            node.stead("apply", str(specs))
+            assert fetch(node.port, "") == b"Good morning, reader.\n"
+            assert fetch(node.port, "letter.html") == b"Good morning, to whom it may concern.\n"
+            history = node.stead("image", "history", "localhost/build/site")
+            assert "COPY --chmod=644 /out/ /www/" in history and "WORKDIR /out" not in history
+
+            before = node.ps()
+            (specs / "site/NOTES.md").write_text("Other notes.\n")
+            node.stead("apply", str(specs))
+            assert node.ps() == before
+
+            (specs / "site/pages/index.txt").write_text("new reader.\n")
+            node.stead("apply", str(specs))
+            until(lambda: fetch(node.port, "") == b"Good morning, new reader.\n")
+        finally:
+            node.stead("down", str(specs), "--volumes")
+
+
+def fetch(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+        return bytes(answer.read())
