@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from agent.cli.images import store
@@ -66,7 +67,10 @@ def _remote(
 
     remote = registries.remote(ref, "inspect manifest of")
     is_list = isinstance(parse_manifest(remote.manifest().data, ref.familiar), Index)
-    return remote_entries(remote, ref), options, is_list
+    entries = remote_entries(remote, ref)
+    if is_list and ref.tag:
+        entries = tuple(replace(entry, source=f"{ref}@{entry.digest}") for entry in entries)  # as docker says
+    return entries, options, is_list
 
 
 def _entry_of(indexes: Indexes, index: ImageRef, image: ImageRef) -> tuple[Entry, ...]:
