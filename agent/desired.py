@@ -60,7 +60,7 @@ def resolve(source: str, revision: Revision, around: Surroundings, *, kept: bool
     if found is not None and not kept and any(image.build for image in found.images.values()):
         from agent import buildfiles
 
-        texts = buildfiles.problems(found)
+        texts = buildfiles.problems(found, revision.tree or revision.root)
     return Resolved(revision, None if texts else found, texts)
 
 

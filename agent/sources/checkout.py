@@ -1,9 +1,9 @@
 """Effects: the directory that relative paths of a git source lead to: it stays while its commits change.
 
 Containers have directories of it mounted, so those stay the same directories and only what changed from one
-commit to the next is touched. What a container or a person put there beside the commit's files stays, as
-`git checkout` leaves untracked files. A container may change what it has mounted at any moment: no link in
-the target is ever followed.
+commit to the next is touched. Links of the commit that lead out of it are left out. What a container or a
+person put there beside the commit's files stays, as `git checkout` leaves untracked files. A container may
+change what it has mounted at any moment: no link in the target is ever followed.
 """
 
 from __future__ import annotations
@@ -27,40 +27,51 @@ def update(target: Path, new: Path, old: Path | None) -> None:
     parent = os.open(target.parent, _DIRECTORY)
     try:
         with _made(parent, target.name) as directory:
-            _bring(directory, new, old)
+            _bring(directory, new, old, 0)
     finally:
         os.close(parent)
 
 
-def _bring(target: int, new: Path, old: Path | None) -> None:
+def _bring(target: int, new: Path, old: Path | None, depth: int) -> None:
+    """`depth`: how many directories `new` lies below the tree."""
     if old is not None and _is_directory(old):
-        _take_away(target, new, old)
+        _take_away(target, new, old, depth)
     there = set(os.listdir(target))
     for name in sorted(os.listdir(new)):
+        if _leaves(new / name, depth):
+            continue
         before = old / name if old is not None else None
         if _is_directory(new / name):
             with _made(target, name) as directory:
-                _bring(directory, new / name, before)
+                _bring(directory, new / name, before, depth + 1)
         elif name not in there or before is None or not _same(new / name, before):
             _replace(target, name, new / name)
 
 
-def _take_away(target: int, new: Path, old: Path) -> None:
+def _take_away(target: int, new: Path, old: Path, depth: int) -> None:
     """What `old` had and `new` has not; a directory stays where something else is in it."""
     for name in os.listdir(old):
-        if os.path.lexists(new / name):
+        if os.path.lexists(new / name) and not _leaves(new / name, depth):
             continue
         try:
             if not _is_directory(old / name):
                 os.unlink(name, dir_fd=target)
                 continue
             with _opened(target, name) as directory:
-                _take_away(directory, new / name, old / name)
+                _take_away(directory, new / name, old / name, depth + 1)
                 left = os.listdir(directory)
             if not left:
                 os.rmdir(name, dir_fd=target)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             continue  # something else is there by now
+
+
+def _leaves(path: Path, depth: int) -> bool:
+    """Whether it is a link that leads out of the tree, `depth` directories above it."""
+    if not path.is_symlink():
+        return False
+    where = os.path.normpath(os.readlink(path))
+    return where.startswith("/") or where.split("/")[: depth + 1] == [".."] * (depth + 1)
 
 
 def _replace(target: int, name: str, source: Path) -> None:

@@ -451,12 +451,14 @@ def unpack(tar: tarfile.TarFile, target: Path) -> dict[str, bytes]:
                 files[member.name] = content
         if len(files) > MAX_FILES or wanted > MAX_TOTAL_BYTES:
             raise GitFailed(f"cannot read the tree: more than {MAX_FILES} files of specs, or too large ones")
-    for member in links:
-        where = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
-        if not member.linkname.startswith("/") and not where.startswith(".."):
-            path = target / member.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to(member.linkname)
+    for member in links:  # when all the rest is there, so that nothing is written through one
+        directory = target
+        for part in Path(member.name).parts[:-1]:
+            directory /= part
+            if directory.is_symlink():
+                raise GitFailed(f"cannot read {member.name}: it lies below a link")
+            directory.mkdir(exist_ok=True)
+        (target / member.name).symlink_to(member.linkname)
     files.update(_linked(target, [member.name for member in links if relevant(member.name)]))
     return files
 

@@ -152,3 +152,18 @@ def test_a_kept_revision_is_good_whatever_became_of_what_it_builds(tmp_path: Pat
     revision = Revision("r", "", {"a.toml": b'[image.app]\nbuild = "app"\n'}, str(tmp_path))
     assert resolve("s", revision, Surroundings()).desired is None
     assert resolve("s", revision, Surroundings(), kept=True).desired is not None
+
+
+def test_what_is_built_may_not_come_through_a_link_out_of_the_source(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "app").symlink_to("/etc")
+    (source / "a.toml").write_text(
+        '[image.app]\nbuild = "app"\n[image.b]\nbuild = { secrets = ["s"] }\n[secret.s]\nfile = "key"\n'
+    )
+    (source / "Dockerfile").write_text("FROM scratch\n")
+    (source / "key").symlink_to("/etc/shadow")
+    assert load_directory(source).problems == (
+        "a.toml:1:1: image localhost/default/app:latest: app is a link that leaves the source",
+        "a.toml:3:1: image localhost/default/b:latest: key is a link that leaves the source",
+    )
