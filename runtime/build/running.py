@@ -11,7 +11,6 @@ from runtime.build.effects import SCRIPTS, RunEffect
 from runtime.build.executor import Executor
 from runtime.build.failure import StepFailed
 from runtime.build.keys import run_key
-from runtime.build.mounting import Mounted, MountFailed, Mounting, Origin
 from runtime.build.mounts import RunMount
 from runtime.build.network import Networks
 from runtime.build.progress import Vertex
@@ -83,7 +82,7 @@ class RunStep:
     def _do(self, vertex: Vertex) -> Path:
         # what only a step that really runs needs
         from runtime.build import run
-        from runtime.build.mounting import Mounted
+        from runtime.build.mounting import Mounted, MountFailed, Mounting
 
         self.check()
         self.executor.warm()
