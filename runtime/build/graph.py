@@ -23,8 +23,11 @@ from runtime.build.values import Value, replace
 MAX_STAGES = 1000
 MAX_TRIGGERS = 10_000  # ONBUILD instructions that all stages together get
 
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_HOST = r"(?:localhost|[\w-]*[A-Z][\w-]*|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:]+\]|[\w-]+(?=:\d))(?::\d+)?"
+#: A reference of an image (grammar: distribution/reference).
 _REFERENCE = re.compile(
-    r"[a-zA-Z0-9][\w.-]*(?::\d+(?=/))?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@[\w:+.-]+)?\Z", re.ASCII
+    rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@[\w+.-]+:[0-9a-fA-F]{{32,}})?\Z", re.ASCII
 )
 _PLATFORM = re.compile(r"[a-zA-Z0-9_.-]+(/[a-zA-Z0-9_.-]+){0,2}\Z")
 
@@ -140,7 +143,7 @@ def plan(
     goal = _target(file, target)
     name = file.stages[goal].base.name
     scope = scope_of(file, given, build_platform, target_platform or build_platform, name)
-    planner = _Planner(file, scope, frozenset(map(familiar, contexts)))
+    planner = _Planner(file, scope, frozenset(map(familiar, contexts)) - {"scratch", "context"})
     stages = planner.stages()
     warnings = kept(file, (*file.warnings, *planner.warnings, *unused(file, given)))
     return Graph(file, stages, stages[goal], scope, planner.contexts, warnings)
@@ -221,6 +224,8 @@ class _Planner:
         if isinstance(base, StageBase):
             platform = names.stages[base.index].platform
         self.check_default(start)
+        if isinstance(base, ImageBase) and base.name:
+            self.check_reference(base.name, start.place, self.unset(start))
         sources = self.sources(index, stage.instructions, names)
         planned = PlannedStage(index, start.name, start.place, base, platform, stage.instructions, sources)
         if isinstance(base, ContextBase) and familiar(start.name) in self.contexts:
@@ -246,15 +251,25 @@ class _Planner:
     # ------------------------------------------------------------ FROM
 
     def image(self, start: From) -> str:
+        """ "" for what is a problem already."""
         image = self.expand(start, start.image)
-        if image is None:
-            return ""
-        if not image:
-            hint = "give its ARG before the first FROM a default"
-            self.problems.append(
-                Problem(start.place, f"the image is empty: {start.image!r} has no value", hint)
-            )
-        return image
+        if image == "":
+            text = f"the image is empty: {start.image!r} has no value"
+            self.problems.append(Problem(start.place, text, self.unset(start)))
+        return image or ""
+
+    def unset(self, start: From) -> str:
+        """Which variable in the image's name has no value, and what was probably meant."""
+        found = words.examine(start.image, self.scope.globals_.get, self.file.escape)
+        for name in sorted(found.unset):
+            hint = nearest(name, self.scope.globals_) or "give its ARG before the first FROM a default"
+            return f"{name} has no value: {hint}"
+        return ""
+
+    def check_reference(self, name: str, place: Place, unset: str = "") -> None:
+        if not _REFERENCE.match(name):
+            form = "lower case only" if _REFERENCE.match(name.lower()) else "NAME, NAME:TAG or HOST/NAME:TAG"
+            self.problems.append(Problem(place, f"{name!r} is no image and no stage above", unset or form))
 
     def platform(self, start: From) -> str:
         if not start.platform:
@@ -318,6 +333,8 @@ class _Planner:
                 which = "itself" if later == index else "a stage below"
                 text = f"a stage cannot copy from {which} ({name!r})"
                 self.problems.append(Problem(place, text, "only stages above can be used"))
+            elif isinstance(found[name], ImageBase):
+                self.check_reference(name, place)
         return found
 
 

@@ -207,7 +207,15 @@ def _no_constant(name: str) -> None:
 def _list(line: Line) -> list[tuple[str, int]]:
     """A JSON array of strings, or words cut at blanks."""
     found = _json_words(line, line.at)
-    return _by_blanks(line) if found is None else [(word, line.at) for word in found]
+    if found is None:
+        return _by_blanks(line)
+    _no_nul(line, found)
+    return [(word, line.at) for word in found]
+
+
+def _no_nul(line: Line, words: tuple[str, ...]) -> None:
+    if any("\0" in word for word in words):
+        raise line.wrong("a NUL character can be in no path and no argument")
 
 
 def _command(line: Line, at: int) -> CommandLine:
@@ -292,6 +300,7 @@ def _run(line: Line) -> Run:
     command = _command(line, line.at)
     if not command.words or not command.words[0].strip():
         raise line.wrong("RUN needs a command")
+    _no_nul(line, command.words)
     mounts = []
     for flag in line.flags.all("mount"):
         value = flag.value or ""
@@ -443,6 +452,7 @@ def _shell(line: Line) -> Shell:
         raise line.wrong("SHELL takes a JSON array", 'SHELL ["/bin/sh", "-c"]')
     if not found:
         raise line.wrong("SHELL needs at least one argument")
+    _no_nul(line, found)
     return Shell(**line.written(), words=found)
 
 

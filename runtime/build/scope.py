@@ -55,6 +55,9 @@ def scope_of(
     file: Dockerfile, given: Mapping[str, str], build_platform: str, target_platform: str, target: str
 ) -> Scope:
     """The scope of one build. Raises DockerfileError for a default that cannot be expanded."""
+    for name, value in sorted(given.items()):
+        if "\0" in name + value:
+            raise DockerfileError([Problem(Place(file.name), f"the build argument {name!r} has a NUL in it")])
     values = automatic(build_platform, target_platform, target)
     values.update((name, value) for name, value in given.items() if name in values)
     found = fold(file.args, values, given, file.escape)

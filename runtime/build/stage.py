@@ -8,6 +8,7 @@ writes them.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, assert_never
@@ -51,6 +52,7 @@ COMMENT = "stead.dockerfile.v0"
 #: Characters. All values that instructions set are in it, so this is their limit as well: doubling ends here.
 MAX_HISTORY = 4 << 20
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_CHECKSUM = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}|[0-9a-f]{7,64})\Z")
 _RAN = " # buildkit"  # what histories have after an instruction that made a layer; tools look for it
 
 
@@ -244,6 +246,8 @@ class _Step:
             name = self.examined(pair.key, pair.place).text
             if not name:
                 raise self.wrong(f"a name of {keyword} is empty: {pair.key!r} has no value", place=pair.place)
+            if keyword == "ENV" and "=" in name:
+                raise self.wrong(f"'=' cannot be in a name of ENV ({name!r})", place=pair.place)
             out.append((name, self.examined(pair.value, pair.place).text, pair))
         return out
 
@@ -413,7 +417,12 @@ class _Step:
             raise self.wrong("--checksum is for one source only")
         if not sources[:1] or ("://" not in sources[0] and not sources[0].startswith("git@")):
             raise self.wrong("--checksum is for a URL")
-        return self.expand(instruction.checksum)
+        checksum = self.expand(instruction.checksum)
+        if not _CHECKSUM.match(checksum):
+            raise self.wrong(
+                f"{checksum!r} is no checksum", "write sha256:HEX, or the commit of a git source"
+            )
+        return checksum
 
 
 def _pairs_text(keyword: str, found: list[tuple[str, str, Pair]]) -> str:

@@ -155,6 +155,7 @@ def test_a_variable_that_nothing_sets_is_a_warning() -> None:
 
 def test_words_that_mean_nothing_are_named_with_their_place() -> None:
     assert problem('ENV A=1 \\\n  B="${C:?set C}"') == "3:3: C: set C in '\"${C:?set C}\"'"
+    assert problem("ARG A=b=c\nENV $A=1") == "3:5: '=' cannot be in a name of ENV ('b=c')"
     assert problem("ENV $A=1") == "2:5: a name of ENV is empty: '$A' has no value"
     assert problem("STOPSIGNAL ${A}") == "2:1: STOPSIGNAL is empty: '${A}' has no value"
     assert problem("VOLUME /a $A") == "2:1: a path of VOLUME is empty: '$A' has no value"
@@ -328,7 +329,11 @@ def test_copy_fetches_nothing_and_a_checksum_is_for_one_url() -> None:
     assert (
         problem("ADD --checksum=sha256:0 https://a https://b /") == "2:1: --checksum is for one source only"
     )
-    assert built("ARG S=sha256:0\nADD --checksum=$S https://a/b /").copy.checksum == "sha256:0"
+    assert problem("ADD --checksum=sha256:0 https://a /") == (
+        "2:1: 'sha256:0' is no checksum (write sha256:HEX, or the commit of a git source)"
+    )
+    sum = "sha256:" + "0" * 64
+    assert built(f"ARG S={sum}\nADD --checksum=$S https://a/b /").copy.checksum == sum
 
 
 # ---------------------------------------------------------------- the config

@@ -232,6 +232,11 @@ def test_a_json_array_has_strings_only() -> None:
     assert problem('CMD ["a", ["b"]]') == expected
 
 
+def test_a_nul_is_in_no_path_and_no_argument() -> None:
+    for text in ('RUN ["a\\u0000"]', 'COPY ["a\\u0000", "b"]', 'VOLUME ["\\u0000"]', 'SHELL ["\\u0000"]'):
+        assert problem(text).endswith("a NUL character can be in no path and no argument")
+
+
 def test_cmd_and_entrypoint_may_be_empty_and_run_may_not() -> None:
     assert one(Cmd, "CMD []").command.words == ()
     assert one(Entrypoint, "ENTRYPOINT []").command.words == ()

@@ -100,12 +100,60 @@ def test_all_problems_of_all_stages_are_named_at_once() -> None:
     assert len(problems("FROM $a\nCOPY --from=5 . .\nFROM b\nCOPY --from=6 . .")) == 3
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alpine",
+        "a.b_c__d--e/f:T1.x",
+        "localhost/a",
+        "localhost:5000/a/b:1",
+        "host:1/a",
+        "registry.example/A:1".lower(),
+        "[::1]:5000/a",
+        "UPPER/a",  # upper case makes it a host
+        "a@sha256:" + "0" * 64,
+        "a:1@sha256:" + "0" * 64,
+    ],
+)
+def test_an_image_is_named_as_docker_names_it(name: str) -> None:
+    assert graph(f"FROM {name}").stages[0].base == ImageBase(name)
+    assert graph(f"FROM a\nCOPY --from={name} x y").stages[0].sources == {name: ImageBase(name)}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Alpine", "lower case only"),
+        ("a/B", "lower case only"),
+        ("a:", "NAME, NAME:TAG or HOST/NAME:TAG"),
+        ("a::b", "NAME, NAME:TAG or HOST/NAME:TAG"),
+        ("a@sha256:0", "NAME, NAME:TAG or HOST/NAME:TAG"),
+        ("https://a/b", "NAME, NAME:TAG or HOST/NAME:TAG"),
+        ("-a", "NAME, NAME:TAG or HOST/NAME:TAG"),
+        ("a//b", "NAME, NAME:TAG or HOST/NAME:TAG"),
+    ],
+)
+def test_what_is_no_image_is_refused_at_its_place(name: str, hint: str) -> None:
+    assert problems(f"FROM a\nFROM {name}") == [f"2:1: {name!r} is no image and no stage above ({hint})"]
+    assert problems(f"FROM a\nCOPY --from={name} x y")[0].startswith(f"2:1: {name!r} is no image")
+
+
+def test_an_image_that_a_variable_without_a_value_spoils_says_so() -> None:
+    assert problems("ARG VERSION=1\nFROM a:$VERSOIN") == [
+        "2:1: 'a:' is no image and no stage above (VERSOIN has no value: did you mean 'VERSION'?)"
+    ]
+
+
 def test_named_contexts_win_over_stages_and_images() -> None:
-    text = "FROM alpine:latest\nFROM one AS src\nCOPY a b\nFROM src\nCOPY --from=docker.io/library/nginx a b"
-    stages = graph(text, contexts=["alpine", "src", "nginx"]).stages
+    text = (
+        "FROM alpine:latest\nFROM one AS src\nCOPY a b\nFROM src\nCOPY --from=docker.io/library/nginx a b\n"
+    )
+    text += "FROM scratch"
+    stages = graph(text, contexts=["alpine", "src", "nginx", "scratch"]).stages
     assert stages[0].base == ContextBase("alpine:latest")
     assert (stages[1].base, stages[1].instructions) == (ContextBase("src"), ())
     assert stages[2].base == ContextBase("src")
+    assert stages[3].base == ScratchBase()  # which nothing takes the place of
     assert stages[2].sources == {"docker.io/library/nginx": ContextBase("docker.io/library/nginx")}
 
 
@@ -147,8 +195,7 @@ def test_triggers_that_mean_nothing_are_refused_at_the_from() -> None:
 def test_from_sees_the_arguments_before_the_first_from() -> None:
     text = "ARG V=1\nARG TAG=v${V}\nARG IMAGE=app:$TAG\nFROM $IMAGE\nARG V=9\nFROM ${IMAGE}-x"
     assert [stage.base for stage in graph(text).stages] == [ImageBase("app:v1"), ImageBase("app:v1-x")]
-    stages = graph(text, args={"V": "2", "TAG": "t$V"}).stages
-    assert stages[0].base == ImageBase("app:t$V")  # what is given is taken as it is
+    assert graph(text, args={"V": "2", "TAG": "t"}).stages[0].base == ImageBase("app:t")
     assert graph(text, args={"V": "2"}).stages[0].base == ImageBase("app:v2")
 
 
@@ -191,7 +238,8 @@ def test_an_automatic_argument_can_be_given() -> None:
     [
         (
             "ARG A\nFROM $A",
-            "2:1: the image is empty: '$A' has no value (give its ARG before the first FROM a default)",
+            "2:1: the image is empty: '$A' has no value"
+            " (A has no value: give its ARG before the first FROM a default)",
         ),
         ("FROM ${A", "1:1: missing '}' in '${A'"),
         ("ARG A=${B\nFROM a", "1:5: ARG A: missing '}'"),
@@ -213,7 +261,7 @@ def test_a_from_that_means_nothing_is_refused(text: str, expected: str) -> None:
     ("text", "expected"),
     [
         (
-            "ARG VERSION=1\nFROM a:$VERSOIN",
+            "ARG VERSION=1\nFROM a:1$VERSOIN",
             "2:1: UndefinedArgInFrom: no ARG before the first FROM declares 'VERSOIN'"
             " (did you mean 'VERSION'?)",
         ),
@@ -233,7 +281,7 @@ def test_a_from_that_means_nothing_is_refused(text: str, expected: str) -> None:
     ],
 )
 def test_what_is_odd_in_from_is_a_warning(text: str, expected: str) -> None:
-    assert expected in warnings(text)
+    assert expected in warnings(text, args={"T": "1"})
 
 
 @pytest.mark.parametrize(
@@ -241,12 +289,16 @@ def test_what_is_odd_in_from_is_a_warning(text: str, expected: str) -> None:
     [
         "FROM --platform=linux/arm64 a AS build-arm64",
         "ARG T\nFROM a:${T:-1}",
-        "ARG R=localhost:5000/a\nFROM ${R}/b:1@sha256:00",
+        "ARG R=localhost:5000/a\nFROM ${R}/b:1",
         "FROM --platform=$BUILDPLATFORM a",
     ],
 )
 def test_what_is_usual_in_from_is_no_warning(text: str) -> None:
     assert warnings(text) == []
+
+
+def test_a_build_argument_has_no_nul() -> None:
+    assert problems("FROM x", args={"A": "\0"}) == ["the build argument 'A' has a NUL in it"]
 
 
 def test_a_build_argument_that_nothing_declares_is_a_warning() -> None:
