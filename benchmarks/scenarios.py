@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent.converge import Engine as Converger
 from agent.desired import Surroundings, load_directory
+from benchmarks.listing import listing
 from benchmarks.measure import Report, Row
 from benchmarks.pulls import pull
 from benchmarks.rivals import Engine
@@ -233,4 +234,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "heal": heal,
     "commands": commands,
     "pull": pull,
+    "listing": listing,
 }
