@@ -270,8 +270,11 @@ class Catalog:
 
     def name(self, ref: ImageRef, id: str, digest: str) -> str:
         """The image is called `ref` from now on. One that was called so keeps the digest that `ref` had, as
-        `host/repository@digest`: it can still be pulled and named by that."""
+        `host/repository@digest`: it can still be pulled and named by that. Fault image-not-found when it was
+        removed a moment ago."""
         with self.database.write() as connection:
+            if not self.touch(id):
+                raise Fault("image-not-found", "name image", ref.familiar, "it was removed at this moment")
             query = "SELECT image, digest FROM image_names WHERE reference = ?"
             former, known = connection.execute(query, (str(ref),)).fetchone() or ("", "")
             if former == id and not digest:
@@ -283,7 +286,8 @@ class Catalog:
                 " ON CONFLICT DO UPDATE SET image = excluded.image, digest = excluded.digest",
                 (str(ref), id, digest),
             )
-            self.touch(former, id)
+            if former:
+                self.touch(former)
         return id
 
     def touch(self, *ids: str) -> int:

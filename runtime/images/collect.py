@@ -64,16 +64,15 @@ class Collector:
         with self.catalog.database.write() as connection:
             before = self.sizes()
             while True:
-                decided = (
-                    removal.prune(image, everything=everything, wanted=wanted)
-                    for image in read_images(connection)
-                )
-                chosen = next((item for item in decided if item is not None), None)
-                if chosen is None:
+                count = len(gone)
+                for image in read_images(connection):
+                    decided = removal.prune(image, everything=everything, wanted=wanted)
+                    if decided is not None and image.id not in {item.id for item in gone}:
+                        more, images = self._perform(decided)
+                        lines += more
+                        gone += images
+                if len(gone) == count:  # what others were made from goes once they are gone
                     break
-                more, images = self._perform(chosen)
-                lines += more
-                gone += images
         with faults("prune", "images"):
             lines += self._cleared(gone)
         after = self.sizes()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from runtime.faults import Fault
+from runtime.images.verify import Verifier
+from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from tests.kernel.docker_box import Docker, Said, docker, needs_docker
-from tests.kernel.images_box import Layout, file, layer, needs_registry
+from tests.kernel.images_box import Layout, file, layer, needs_registry, ref
 from tests.kernel.node_box import Node
 
 pytestmark = [
@@ -298,3 +303,52 @@ def test_a_prune_that_is_not_agreed_to_does_nothing(node: Node, archives: dict[s
     said = node.run("image", "prune", "-a")
     assert said.code == 1 and "Are you sure" in said.out
     assert len(node.run("image", "ls", "-q").lines) == 1
+
+
+@needs_registry
+def test_images_come_and_go_at_once_and_none_is_half_there(node: Node, archives: dict[str, Path]) -> None:
+    """Importing, naming and container-making threads beside one that prunes all the time."""
+    with LocalRuntime(node.paths) as runtime:
+        done = threading.Event()
+        wrong: list[BaseException] = []
+        made = Counter[str]()
+
+        def bring(name: str) -> None:
+            for number in range(6):
+                try:
+                    image = runtime.import_image(archives[name], ref(f"{name}:{number}"))
+                    runtime.images.tag(image, ref(f"{name}:again"))
+                    made[name] += 1
+                except Fault as fault:
+                    if fault.code != "image-not-found":  # somebody pruned it between the two
+                        wrong.append(fault)
+
+        def prune() -> None:
+            while not done.is_set():
+                runtime.images.collector.prune(everything=True)
+
+        pruner = threading.Thread(target=prune)
+        bringers = [threading.Thread(target=bring, args=(name,)) for name in IMAGES]
+        for thread in (pruner, *bringers):
+            thread.start()
+        for thread in bringers:
+            thread.join()
+        done.set()
+        pruner.join()
+        assert wrong == [] and set(made) == set(IMAGES)
+        verifier = Verifier(
+            runtime.images.catalog, runtime.images.blobs, runtime.images.layers, runtime.images.collector
+        )
+        assert verifier.verify().rotten == ()
+        runtime.images.collector.prune(everything=True)
+    assert node.left() == []
+
+
+@needs_registry
+def test_the_parents_of_many_images_go_after_them(node: Node, archives: dict[str, Path]) -> None:
+    node.load(archives["one"], "one:1")
+    for name, parent in (("child:1", "one:1"), ("grandchild:1", "child:1")):
+        node.commit(parent, name)
+    lines = node.run("image", "prune", "-a", "-f").lines
+    untagged = [line.partition(" ")[2] for line in lines if line.startswith("untagged")]
+    assert untagged == ["grandchild:1", "child:1", "one:1"] and node.left() == []
