@@ -8,6 +8,7 @@ decides; `!` takes back in, also below a directory that is left out.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable
 
 from runtime.build.matching import Pattern, PatternError, compiled
@@ -16,6 +17,7 @@ from runtime.build.values import Value
 MAX_BYTES = 1024 * 1024  # of an ignore file
 MAX_PATTERNS = 10_000
 _REMEMBERED = 50_000  # directories
+_QUICK = 200  # rules that are looked at together
 
 
 class IgnoreError(ValueError):
@@ -37,6 +39,14 @@ class _Rule(Value):
             return path.endswith(self.suffix) or (path == self.suffix[1:] and self.suffix[0] == "/")
         return self.pattern.matches(path)
 
+    @property
+    def expression(self) -> str | None:
+        """A regular expression of the paths that match, None when there is none that is quick."""
+        if not self.suffix:
+            return self.pattern.expression
+        within = "(?:.*/)?" if self.suffix[0] == "/" else ".*"
+        return within + re.escape(self.suffix.removeprefix("/"))
+
     def may_match_below(self, directory: str) -> bool:
         """Whether the rule can match a path in `directory`."""
         fixed = self.pattern.prefix if not self.suffix else ""
@@ -51,11 +61,13 @@ class Ignore:
     What was found of directories is remembered; it says the same whoever asks, and when.
     """
 
-    __slots__ = ("_directories", "rules")
+    __slots__ = ("_any", "_directories", "_none", "rules")
 
     def __init__(self, rules: tuple[_Rule, ...] = ()) -> None:
         self.rules = rules
-        self._directories: dict[str, tuple[bool, ...]] = {}
+        self._none = (False,) * len(rules)
+        self._any = _any(rules)
+        self._directories = {"": self._none}
 
     @classmethod
     def parse(cls, text: str | bytes) -> Ignore:
@@ -95,15 +107,30 @@ class Ignore:
     def _matched(self, path: str) -> tuple[bool, ...]:
         """Of each rule, whether it matches the path or a directory above it."""
         above = path.rpartition("/")[0]
-        if not above:
-            return tuple(rule.matches(path) for rule in self.rules)
         before = self._directories.get(above)
         if before is None:
-            before = self._matched(above)
-            if len(self._directories) >= _REMEMBERED:
-                self._directories.clear()
-            self._directories[above] = before
-        return tuple(was or rule.matches(path) for was, rule in zip(before, self.rules, strict=True))
+            before = self._none
+            for end in (*(at for at, char in enumerate(above) if char == "/"), len(above)):
+                before = self._with(before, above[:end])
+                if len(self._directories) >= _REMEMBERED:
+                    self._directories = {"": self._none}
+                self._directories[above[:end]] = before
+        return self._with(before, path)
+
+    def _with(self, before: tuple[bool, ...], path: str) -> tuple[bool, ...]:
+        """What matches `path` when `before` matched above it. Most paths are matched by nothing: one look."""
+        if before is self._none and self._any is not None and self._any.fullmatch(path) is None:
+            return before
+        found = tuple(was or rule.matches(path) for was, rule in zip(before, self.rules, strict=True))
+        return found if any(found) else self._none
+
+
+def _any(rules: tuple[_Rule, ...]) -> re.Pattern[str] | None:
+    """What matches whatever one of the rules does; None where that is no quick look."""
+    expressions = [rule.expression for rule in rules]
+    if len(rules) > _QUICK or None in expressions:
+        return None
+    return re.compile("|".join(filter(None, expressions)) or "(?!)", re.DOTALL)
 
 
 def _rules(lines: Iterable[tuple[int, str]]) -> Iterable[_Rule]:

@@ -45,14 +45,17 @@ Token: TypeAlias = Literally | CharacterClass | Wild
 
 
 class Pattern(Value):
-    """A compiled pattern. `prefix` is its text up to the first thing that is not literal."""
+    """A pattern that was read. `expression` is the regular expression of one with few wildcards, else None.
+
+    `prefix` is its text up to the first thing that is not literal.
+    """
 
     tokens: tuple[Token, ...]
-    expression: re.Pattern[str] | None
+    expression: str | None
 
     def matches(self, path: str) -> bool:
         if self.expression is not None:
-            return self.expression.fullmatch(path) is not None
+            return regular(self.expression).fullmatch(path) is not None
         return _simulate(self.tokens, path)
 
     @property
@@ -78,13 +81,19 @@ def match(pattern: str, path: str) -> bool:
 
 
 @lru_cache(maxsize=1000)
+def regular(expression: str) -> re.Pattern[str]:
+    """Compiled when it is needed first, which for most lines of an ignore file is never."""
+    return re.compile(expression, re.DOTALL)
+
+
+@lru_cache(maxsize=1000)
 def compiled(pattern: str, *, deep: bool) -> Pattern:
     """The pattern, `deep`: with `**`. Raises PatternError."""
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"a pattern has at most {MAX_PATTERN} characters")
     tokens = _joined(_tokens(pattern, deep))
     few = sum(isinstance(token, str) and token != "?" for token in tokens) <= _FEW
-    return Pattern(tokens, re.compile(_expression(tokens), re.DOTALL) if few else None)
+    return Pattern(tokens, _expression(tokens) if few else None)
 
 
 # ---------------------------------------------------------------- reading

@@ -36,12 +36,8 @@ def test_any_text_is_a_pattern_or_is_refused(pattern: str, path: str) -> None:
 
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
-LINES = st.lists(
-    st.tuples(
-        st.sampled_from(["", "!"]), st.sampled_from(["a", "a/b", "*", "*/c", "**/b", "a/**", "c", "b/c/a"])
-    ),
-    max_size=5,
-)
+PATTERNS_OF_LINES = ["a", "a/b", "*", "*/c", "**/b", "a/**", "**b", "**c/a", "c", "b/c/a"]
+LINES = st.lists(st.tuples(st.sampled_from(["", "!"]), st.sampled_from(PATTERNS_OF_LINES)), max_size=5)
 
 
 @given(LINES, st.lists(NAMES, max_size=12))
@@ -54,6 +50,22 @@ def test_nothing_that_is_seen_is_below_a_directory_that_is_not_entered(
         above = ["/".join(parts[:n]) for n in range(1, len(parts))]
         if not all(ignore.may_descend(directory) for directory in above):
             assert ignore.excludes(path), (lines, path)
+
+
+@given(LINES, st.lists(NAMES, max_size=12))
+def test_what_is_seen_follows_from_every_rule_and_every_directory_above(
+    lines: list[tuple[str, str]], paths: list[str]
+) -> None:
+    """Against each rule tried on the path and on each directory above it."""
+    ignore = Ignore.parse("\n".join("".join(line) for line in lines))
+    for path in paths:
+        parts = path.split("/")
+        above = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        expected = False
+        for rule in ignore.rules:
+            if any(rule.matches(one) for one in above):
+                expected = not rule.back_in
+        assert ignore.excludes(path) is expected, (lines, path)
 
 
 SHELL_PATTERNS = st.lists(st.sampled_from(["a", "b", ".", "*", "?", "\\*", "\\?"]), max_size=6).map("".join)

@@ -212,6 +212,12 @@ def test_a_pattern_with_many_wildcards_is_done_at_once() -> None:
     assert flat.matches("xa" * 500 + "b")
 
 
+def test_a_path_may_be_as_deep_as_it_likes() -> None:
+    ignore = Ignore.parse("x\na/a\n!a/a/a/b\n")
+    assert ignore.excludes("a/" * 20_000 + "b")
+    assert not ignore.excludes("b/" * 20_000 + "b")
+
+
 def test_what_is_a_pattern_is_known() -> None:
     assert [has_wildcards(text) for text in ("a", "a*", "a\\*", "a\\\\*", "[a]", "a?", "\\[a]")] == [
         False,
