@@ -35,6 +35,7 @@ class Said:
 @dataclass(frozen=True)
 class Docker:
     host: str
+    pid: int = 0  # of the daemon
 
     def run(self, *words: str) -> Said:
         done = subprocess.run(
@@ -64,7 +65,7 @@ def docker(base: Path) -> Iterator[Docker]:
     command += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
     with (base / "log").open("wb") as log:
         daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    made = Docker(host)
+    made = Docker(host, daemon.pid)
     try:
         deadline = time.monotonic() + START
         while not (base / "docker.sock").exists() or made.run("info").code:

@@ -53,15 +53,15 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         elif draft is not None:
             _write_document(draft.document(), options)
         elif options.verbose:
-            _write(*_remote(registries, refs[0], options))
+            entries, is_list = _remote(registries, refs[0])
+            _write(entries, options, is_list)
         else:
             _write_document(registries.remote(refs[0], "inspect manifest of").manifest().data, options)
     return 0
 
 
-def _remote(
-    registries: Registries, ref: ImageRef, options: argparse.Namespace
-) -> tuple[tuple[Entry, ...], argparse.Namespace, bool]:
+def _remote(registries: Registries, ref: ImageRef) -> tuple[tuple[Entry, ...], bool]:
+    """What a registry has under a name, and whether that is an index."""
     from runtime.images.indexes import remote_entries
     from runtime.images.manifests import Index, parse_manifest
 
@@ -70,7 +70,7 @@ def _remote(
     entries = remote_entries(remote, ref)
     if is_list and ref.tag:
         entries = tuple(replace(entry, source=f"{ref}@{entry.digest}") for entry in entries)  # as docker says
-    return entries, options, is_list
+    return entries, is_list
 
 
 def _entry_of(indexes: Indexes, index: ImageRef, image: ImageRef) -> tuple[Entry, ...]:
