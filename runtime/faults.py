@@ -66,12 +66,22 @@ class Fault(Exception):
 
     def __init__(self, code: str, operation: str, subject: str, cause: str, hint: str = "") -> None:
         assert code in CODES, code
+        subject, cause, hint = printable(subject), printable(cause), printable(hint)
         super().__init__(code, operation, subject, cause, hint)
         self.code, self.operation, self.subject, self.cause, self.hint = code, operation, subject, cause, hint
 
     def __str__(self) -> str:
         text = f"cannot {self.operation} {self.subject}: {self.cause}"
         return f"{text} ({self.hint})" if self.hint else text
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey or UTF-8 cannot hold: names and messages come from strangers,
+    too.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def from_oserror(error: OSError, operation: str, subject: str) -> Fault:

@@ -17,6 +17,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PARAMETER = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,\"]*))\s*(?:,|\Z)"
 )
+TOKEN = re.compile(r"[\x21-\x7e]+\Z")  # what may stand in a header
 _COMMAS = re.compile(r"[\s,]*")
 
 MAX_HEADER = 8192  # characters that are looked at
@@ -132,14 +133,14 @@ def parse_token(body: bytes) -> Token:
     except (ValueError, RecursionError):
         raise ValueError("the token server's answer is not JSON") from None
     text = (value.get("token") or value.get("access_token")) if isinstance(value, dict) else None
-    if not isinstance(text, str) or not re.fullmatch(r"[\x21-\x7e]+", text):
+    if not isinstance(text, str) or not TOKEN.match(text):
         raise ValueError("the token server's answer holds no token")
     lifetime, refresh = value.get("expires_in"), value.get("refresh_token")
     known = isinstance(lifetime, (int, float)) and lifetime > 0
     return Token(
         text,
         max(DEFAULT_LIFETIME, float(lifetime)) if known else DEFAULT_LIFETIME,
-        refresh if isinstance(refresh, str) else "",
+        refresh if isinstance(refresh, str) and TOKEN.match(refresh) else "",
     )
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 
@@ -98,8 +98,11 @@ class Connections:
         """
         with self._lock:
             if not self.base or self._is_doubtful:
+                former = self._own
                 self.base = self._find(errand)
                 self._is_doubtful = False
+                if former is not None:
+                    former.clear()
             return self.base
 
     def pool(self, url: str, errand: Errand) -> urllib3.PoolManager:
@@ -229,6 +232,21 @@ def _pool(proxy: str, options: dict[str, Any], errand: Errand) -> urllib3.PoolMa
 def _limited(manager: urllib3.PoolManager) -> urllib3.PoolManager:
     manager.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
     return manager
+
+
+def checked(base: str, target: str, errand: Errand) -> str:
+    """The URL that `target`, which a registry gave, means beside `base`. Fault registry-unreachable for
+    none.
+    """
+    try:
+        url = urljoin(base, target)
+        if not origin(url)[1]:
+            raise ValueError("no host")
+    except ValueError as error:
+        raise errand.fault(
+            "registry-unreachable", f"it sends to {target[:100]!r}, which is no URL"
+        ) from error
+    return url
 
 
 def origin(url: str) -> Origin:

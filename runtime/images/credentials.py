@@ -8,7 +8,6 @@ and files of mode 0600 only, never through arguments, messages or logs.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import pwd
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.faults import Fault
+from runtime.images.auth import TOKEN
 from runtime.paths import write_atomically
 
 HELPER_TIME = 30.0  # seconds that a credential helper may take
@@ -30,6 +30,7 @@ TOKEN_USER = "<token>"  # the user name under which helpers keep an identity tok
 HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MISSING = "credentials not found"  # how helpers begin the message that they have none
 
 
@@ -102,12 +103,6 @@ class DockerConfig:
                 return found
         return Credential()
 
-    def hosts(self) -> tuple[str, ...]:
-        """The registries that the file itself or a helper of theirs has credentials for."""
-        config = self._read("")
-        named = [*_table(config, "auths"), *_table(config, "credHelpers")]
-        return tuple(sorted({_host_of(key) for key in named}))
-
     def _decode(self, entry: object, key: str) -> Credential:
         if not isinstance(entry, dict):
             return Credential()
@@ -115,10 +110,12 @@ class DockerConfig:
         if packed := _text(entry, "auth"):
             try:
                 plain = base64.b64decode(packed, validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:
                 raise self._fault(key, f"auth of {key} in {self.path} is not base64") from None
             username, _, password = plain.rstrip("\0").partition(":")
         identity, registry = _text(entry, "identitytoken"), _text(entry, "registrytoken")
+        if registry and not TOKEN.match(registry):
+            raise self._fault(key, f"registrytoken of {key} in {self.path} is no token")
         return Credential(username, password, identity, registry)
 
     # ------------------------------------------------------------ change
@@ -285,8 +282,9 @@ def _table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _text(value: Mapping[str, Any], key: str) -> str:
+    """Empty, too, for what JSON can write and UTF-8 cannot."""
     item = value.get(key)
-    return item if isinstance(item, str) else ""
+    return item if isinstance(item, str) and not _SURROGATE.search(item) else ""
 
 
 def _printable(text: str) -> str:

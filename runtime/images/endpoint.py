@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import urllib3
 
@@ -32,6 +32,7 @@ from runtime.images.connections import (
     Errand,
     Origin,
     RegistrySettings,
+    checked,
     origin,
 )
 from runtime.images.credentials import Credential
@@ -199,8 +200,8 @@ class Endpoint:
             moved = response.status in _REDIRECTS and "Location" in response.headers
             if not moved or (request.method not in _READS and response.status not in (307, 308)):
                 return response, "" if own else urlsplit(url).netloc
-            target = urljoin(url, response.headers["Location"])
             response.close()
+            target = checked(url, response.headers["Location"], errand)
             self.check_target(target, errand)
             if request.is_secret and origin(target) != home:
                 cause = f"{self.address} redirects an identity token to {urlsplit(target).netloc}"
@@ -213,7 +214,7 @@ class Endpoint:
         """Refuse to be sent from TLS to something less. Fault registry-unreachable."""
         scheme, secure = urlsplit(url).scheme, self.connections.base.startswith("https:")
         if scheme not in ("http", "https") or (scheme == "http" and secure):
-            cause = f"{self.address} redirects to {scheme}, which is not safe"
+            cause = f"{self.address} redirects to {scheme[:20]}, which is not safe"
             raise errand.fault("registry-unreachable", cause)
 
     def _send(self, request: Request, url: str, credential: str) -> urllib3.BaseHTTPResponse:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from runtime.faults import Fault
 from runtime.images import auth
-from runtime.images.connections import Errand
+from runtime.images.connections import Errand, checked
 from runtime.images.credentials import Credential
 
 MARGIN = 5.0  # seconds before its end from which a token is not used any more
@@ -120,7 +120,7 @@ class Authenticator:
         self, challenge: auth.Challenge, scopes: tuple[str, ...], own: Credential, errand: Errand
     ) -> auth.Token:
         """A token from the server that the challenge names."""
-        realm = urlsplit(challenge.parameters["realm"])
+        realm = urlsplit(checked("", challenge.parameters["realm"], errand))
         if realm.scheme != "https" and not (realm.scheme == "http" and self._base.startswith("http:")):
             place = f"{realm.scheme}://{realm.netloc}"
             cause = f"{self.address} sends to the token server {place!r}, which is not safe"

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 import urllib3
 
 from runtime.faults import Fault
 from runtime.images import auth
 from runtime.images.answers import MIN_PROGRESS, Trouble
-from runtime.images.connections import Errand
+from runtime.images.connections import Errand, checked
 from runtime.images.endpoint import ATTEMPTS, Body, Endpoint, Request
 from runtime.images.manifests import Descriptor
 
@@ -151,7 +151,7 @@ class Upload:
         location = response.headers.get("Location", "")
         if location:
             base = f"{self._endpoint.connections.base}/v2/{self._repository}/blobs/uploads/"
-            target = urljoin(self._location or base, location)
+            target = checked(self._location or base, location, self._errand)
             self._location = with_tls_of(self._endpoint.connections.base, target)
             self._endpoint.check_target(self._location, self._errand)
 
@@ -182,9 +182,9 @@ class Upload:
             raise Trouble(f"it answered {response.status} to an upload")
         self._move(response)
         self._done = _received(response, size)
-        if self._done <= start:
+        if not start < self._done <= size:
             self._location = ""
-            raise Trouble("it took nothing of an upload")
+            raise Trouble(f"it says that it has {self._done} of {size} bytes after an upload from {start}")
 
     def _ask(
         self, method: str, url: str, body: Body, more: dict[str, str] | None = None
@@ -226,6 +226,8 @@ class Upload:
             return
         self._move(response)
         self._done = _received(response, 0)
+        if self._done > self._descriptor.size:
+            self._location, self._done = "", 0
 
 
 def with_tls_of(base: str, target: str) -> str:
@@ -242,6 +244,6 @@ def _received(response: urllib3.BaseHTTPResponse, default: int) -> int:
     none.
     """
     last = response.headers.get("Range", "").removeprefix("bytes=").partition("-")[2]
-    if not (last.isascii() and last.isdigit()):
+    if not (last.isascii() and last.isdigit() and len(last) < 19):
         return default
     return int(last) + 1 if int(last) else 0

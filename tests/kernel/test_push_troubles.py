@@ -194,6 +194,33 @@ def test_a_registry_that_fails_now_and_then_gets_everything(box: Box, fake: Fake
     assert whole(box, intake)
 
 
+@pytest.mark.parametrize("said", ["0-99999999999999", "0-" + "9" * 5000, "garbage", "5-3", ""])
+def test_a_registry_that_lies_about_how_far_an_upload_is_gets_it_anyway(
+    box: Box, fake: Fake, said: str
+) -> None:
+    intake = Intake(fake)
+    imported(box, fake.ref, BIG)
+    lied: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        given = intake.answer(request)
+        if request.method == "PATCH" and not lied:
+            lied.append(said)
+            given.headers["Range"] = said
+        return given
+
+    fake.answer = answer
+    box.store.push(fake.ref)
+    assert whole(box, intake) and lied
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "http://h:99999/x", "ftp://a/b"])
+def test_an_upload_to_what_is_no_place_is_given_up(box: Box, fake: Fake, location: str) -> None:
+    Intake(fake, location)
+    imported(box, fake.ref, BASE)
+    assert fault_of(box, fake.ref).code == "registry-unreachable"
+
+
 def test_a_registry_that_never_takes_anything_is_given_up(box: Box, fake: Fake) -> None:
     intake = Intake(fake)
     imported(box, fake.ref, BIG)

@@ -145,6 +145,23 @@ def test_redirects_without_an_end_are_given_up(box: Box, fake: Fake) -> None:
     assert len(fake.requests) < 10
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[bad", "http://host:99999/", "https://", "ftp://a/b", "http://:80/"]
+)
+def test_a_redirect_to_what_is_no_place_is_not_followed(box: Box, fake: Fake, location: str) -> None:
+    fake.answer = lambda request: Answer(b"", 307, {"Location": location})
+    fault = fault_of(box, fake.ref)
+    assert fault.code == "registry-unreachable"
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("realm", ["http://[bad", "token", "//", "file:///etc/passwd", "http://h:x/"])
+def test_a_token_server_that_is_no_place_is_not_asked(box: Box, fake: Fake, realm: str) -> None:
+    fake.answer = lambda request: Answer(b"{}", 401, {"WWW-Authenticate": f'Bearer realm="{realm}"'})
+    assert fault_of(box, fake.ref).code == "registry-unreachable"
+    assert len(fake.requests) == 1
+
+
 # ---------------------------------------------------------------- failures that pass, and those that do not
 
 
