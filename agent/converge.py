@@ -29,6 +29,7 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.plan import plan
+from agent.planner.told import told
 from agent.recall import keep, recall
 from agent.sight import Sight
 from agent.tally import Tally
@@ -292,7 +293,8 @@ class Engine:
                         self.memory, step, outcome.code, outcome.message, now, self.limits
                     )
             if self._journal is not None:
-                self._journal.end(flight.number, outcome.seconds, outcome.code, outcome.message)
+                said = outcome.message or told(outcome.result)
+                self._journal.end(flight.number, outcome.seconds, outcome.code, said)
                 self._remember(step, outcome)
             kind = "done" if outcome.ok else "failed"
             self._tell(Event(kind, outcome.message or step.id, step, seconds=outcome.seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -286,3 +287,33 @@ def test_a_pull_that_does_not_fit_is_blocked_with_its_sizes_until_there_is_room(
         agent.end()
         small.stead("down", str(small.specs))
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_what_nothing_needs_goes_and_a_rollback_needs_no_network(
+    node: Node, registry: Registry, agent: Agent
+) -> None:
+    agent.settings.write_text(agent.settings.read_text() + '[images]\ngc_interval = "1s"\nkeep_for = "1h"\n')
+    registry.write()
+    agent.start()
+    ids = []
+    for version in ("v1", "v2", "v3"):
+        registry.release(version)
+        node.stead("lock", "--update", str(node.specs))
+        agent.push()
+        until(lambda version=version: registry.running() == version)
+        until(agent.converged)
+        ids.append(node.stead("image", "ls", "-q", "--no-trunc", registry.name).strip())
+    with sqlite3.connect(node.base / "root" / "stead.db", timeout=10) as database:  # a day passes
+        database.execute("UPDATE images SET added = added - 86400, used = used - 86400")
+    database.close()
+
+    def there() -> list[str]:
+        listed = node.stead("image", "ls", "-a", "-q", "--no-trunc")
+        return [id for id in ids if id in listed]
+
+    until(lambda: there() == ids[1:])
+    assert "no name and not used for" in node.stead("history")
+    registry.server.stop()
+    agent.git(node.specs, "revert", "--no-edit", "HEAD")
+    agent.git(node.specs, "push", "-q", str(agent.bare), "main")
+    until(lambda: registry.running() == "v2")

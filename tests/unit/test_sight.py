@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from agent.planner.learning import key_of_build
-from agent.planner.model import Built, Inputs
+from agent.planner.model import Built, BuiltImage, Collected, Inputs, Looked, Result, Sized
+from agent.planner.told import told
 from agent.sight import FRESH, Sight, differences
 from runtime.build.request import BuildInputs, BuildRequest
+from runtime.images.garbage import Removed
+from runtime.interface import ImageSize
 from tests.builders import built, desired
 from tests.fake_runtime import FakeRuntime
 
@@ -91,3 +94,27 @@ def test_a_base_image_that_a_build_brought_is_no_reason_for_another(
     before: dict[str, str], after: dict[str, str], pull: bool, key: str
 ) -> None:
     assert key_of_build(BuildInputs("before", before), BuildInputs("after", after), pull=pull) == key
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (None, ""),
+        (Looked("sha256:1"), "is sha256:1"),
+        (Sized(ImageSize()), ""),
+        (Sized(ImageSize(1_500_000, 4_500_000)), "needs 1.5 MB and 4.5 MB unpacked"),
+        (BuiltImage("k", "i", 5, 3), "3 of 5 steps were cached"),
+        (Collected(()), ""),
+        (
+            Collected(
+                (
+                    Removed("sha256:" + "1" * 64, (), 999_600, "old"),
+                    Removed("i", ("docker.io/a/b:1",), 5, "full"),
+                )
+            ),
+            "removed sha256:111111111111 (old), a/b:1 (full): 1 MB freed",
+        ),
+    ],
+)
+def test_what_a_step_found_out_is_told(result: Result, text: str) -> None:
+    assert told(result) == text
