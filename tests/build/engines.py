@@ -312,7 +312,7 @@ def base_layout(path: Path) -> Path:
         "schemaVersion": 2,
         "mediaType": f"{OCI}.manifest.v1+json",
         "config": layout.blob(json.dumps(document).encode(), f"{OCI}.config.v1+json"),
-        "layers": [layout.blob(gzip.compress(tar), f"{OCI}.layer.v1.tar+gzip")],
+        "layers": [layout.blob(gzip.compress(tar, mtime=0), f"{OCI}.layer.v1.tar+gzip")],
     }
     entry = layout.blob(json.dumps(manifest).encode(), f"{OCI}.manifest.v1+json")
     layout.add({**entry, "annotations": {"org.opencontainers.image.ref.name": "base"}})
