@@ -40,17 +40,18 @@ class Collector:
         self.catalog, self.blobs, self.layers = catalog, blobs, layers
         self._users = paths.root / "images.lock"
 
-    def remove(self, name: str, *, force: bool = False) -> tuple[str, ...]:
+    def remove(self, name: str, *, force: bool = False, parents: bool = True) -> tuple[str, ...]:
         """Take a name away; with its last name goes the image, and every layer that no other image has.
 
-        By id when all its names are one, or with `force`. Fault image-in-use names the containers or the
-        image that need it. Returns `Untagged: ...` and `Deleted: ...` lines in the order of what happened.
+        By id when all its names are one, or with `force`. With `parents` the nameless images go, too,
+        that were here only because it was made from them. Fault image-in-use names the containers or the image
+        that need it. Returns `Untagged: ...` and `Deleted: ...` lines in the order of what happened.
         """
         with self.catalog.database.write() as connection:
             id = self.catalog.need(name, "remove image")
             (image,) = read_images(connection, id)
             decided = removal.remove(image, self.catalog.called(name), subject=name, force=force)
-            lines, gone = self._perform(decided)
+            lines, gone = self._perform(decided, parents)
         with faults("remove image", name):
             return tuple(lines + (self._cleared(gone) if gone else []))
 
@@ -78,7 +79,7 @@ class Collector:
         after = self.sizes()
         return tuple(lines), sum(before[chain_id].total for chain_id in before if chain_id not in after)
 
-    def _perform(self, decided: removal.Removal) -> tuple[list[str], list[Listed]]:
+    def _perform(self, decided: removal.Removal, up: bool = True) -> tuple[list[str], list[Listed]]:
         """In a transaction: the lines that say what happened, and the images that are gone. Who loses its
         last reason to be here, having been left only for the sake of an image made from it, goes as well."""
         lines = [f"Untagged: {ImageRef.parse(name).familiar}" for name in decided.untagged]
@@ -89,7 +90,8 @@ class Collector:
             self.catalog.delete(image.id)
             lines.append(f"Deleted: {image.id}")
             gone.append(image)
-            parents = read_images(self.catalog.database.read(), image.parent) if image.parent else []
+            parent = image.parent if up else ""
+            parents = read_images(self.catalog.database.read(), parent) if parent else []
             image = next((item for item in parents if removal.orphan(item)), None)
         return lines, gone
 

@@ -54,7 +54,7 @@ def _entry(ours: int, theirs: int, name: str, path: str) -> Iterator[str]:
         return
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
         if not is_whiteout(second):  # which has the time at which it was made
-            yield from _named(path, _status(first, second))
+            yield from _named(path, _status(first, second) or _time(first, second))
         return
     flags = _DIRECTORY if kind == stat.S_IFDIR else _FILE
     left = os.open(name, flags, dir_fd=ours)
@@ -84,7 +84,12 @@ def _attributes(first: os.stat_result, second: os.stat_result, ours: int, theirs
         return "its extended attributes differ"
     if stat.S_ISREG(first.st_mode) and not _same_content(ours, theirs):
         return "its content differs"
-    return ""
+    return _time(first, second)
+
+
+def _time(first: os.stat_result, second: os.stat_result) -> str:
+    counts = not stat.S_ISDIR(first.st_mode)
+    return "its time of change differs" if counts and first.st_mtime_ns != second.st_mtime_ns else ""
 
 
 def _status(first: os.stat_result, second: os.stat_result) -> str:
@@ -98,8 +103,6 @@ def _status(first: os.stat_result, second: os.stat_result) -> str:
         return f"it has {first.st_size} bytes, not {second.st_size}"
     if first.st_nlink != second.st_nlink:
         return f"it has {first.st_nlink} links, not {second.st_nlink}"
-    if first.st_mtime_ns != second.st_mtime_ns:
-        return "its time of change differs"
     return ""
 
 

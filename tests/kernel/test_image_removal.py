@@ -170,6 +170,19 @@ def what_an_image_was_made_from(engine: Engine) -> list[Said]:
     ]
 
 
+def without_what_it_was_made_from(engine: Engine) -> list[Said]:
+    engine.load("three")
+    container = engine.create("three:1")
+    engine.commit("three:1", container, "child:1")
+    engine.remove(container)
+    return [
+        engine.image("rm", "three:1"),
+        engine.image("rm", "--no-prune", "child:1"),
+        engine.image("ls", "-q", "-f", "dangling=true"),
+        engine.image("prune", "-f"),
+    ]
+
+
 def a_name_that_moves(engine: Engine) -> list[Said]:
     engine.load("one")
     engine.tag("one:1", "app:1")
@@ -192,6 +205,7 @@ STORIES: Sequence[Story] = (
     by_id_with_one_name,
     what_a_container_uses,
     what_an_image_was_made_from,
+    without_what_it_was_made_from,
     a_name_that_moves,
 )
 

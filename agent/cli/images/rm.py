@@ -19,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", "--force", action="store_true", help="by id also when it has several names; no matter if gone"
     )
+    parser.add_argument("--no-prune", action="store_true", help="leave nameless images that it was made from")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     with rows.removing(paths) as collector:
         for name in options.names:
             try:
-                for line in collector.remove(name, force=options.force):
+                for line in collector.remove(name, force=options.force, parents=not options.no_prune):
                     print(line)
             except Fault as fault:
                 print(f"stead: {fault}", file=sys.stderr)
