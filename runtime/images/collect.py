@@ -44,8 +44,8 @@ class Collector:
         """Take a name away; with its last name goes the image, and every layer that no other image has.
 
         By id when all its names are one, or with `force`. With `parents` the nameless images go, too,
-        that were here only because it was made from them. Fault image-in-use names the containers or the image
-        that need it. Returns `Untagged: ...` and `Deleted: ...` lines in the order of what happened.
+        that were here only because it was made from them. Fault image-in-use names the containers or the
+        image that need it. Returns `Untagged: ...` and `Deleted: ...` lines in the order of what happened.
         """
         with self.catalog.database.write() as connection:
             id = self.catalog.need(name, "remove image")
