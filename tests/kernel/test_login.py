@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,16 +52,23 @@ class Person:
         (base / "stead.toml").write_text("")
         self.path = os.environ["PATH"]
 
-    def types(self, *words: str, given: str = "", code: int = 0) -> str:
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"DOCKER_CONFIG": str(self.config.parent), "PATH": self.path, "PYTHONPATH": os.getcwd()}
+
+    def command(self, *words: str) -> list[str]:
         program = "import sys; from agent.cli.main import main; sys.exit(main())"
-        environment = {"DOCKER_CONFIG": str(self.config.parent), "PATH": self.path, "PYTHONPATH": os.getcwd()}
         places = ["--root", str(self.base / "root"), "--run", str(self.base / "run")]
-        settings = ["--settings", str(self.base / "stead.toml")]
+        return [sys.executable, "-c", program, *places, *words, "--settings", str(self.base / "stead.toml")]
+
+    def types(
+        self, *words: str, given: str = "", code: int = 0, environment: dict[str, str] | None = None
+    ) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", program, *places, *words, *settings],
+            self.command(*words),
             input=given,
             text=True,
-            env=environment,
+            env=environment or self.environment,
             capture_output=True,
             check=False,
         )
@@ -149,6 +158,38 @@ def test_a_helper_keeps_the_password_instead_of_the_file(
     person.types("image", "pull", f"{guarded.address}/app:1")
     person.types("logout", guarded.address)
     person.types("image", "push", f"{guarded.address}/app:1", code=1)
+
+
+@needs_registry
+def test_on_a_terminal_name_and_password_are_asked_for_and_the_password_is_not_shown(
+    person: Person, guarded: LocalRegistry
+) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, person.command("login", guarded.address), person.environment)
+    answers, seen = {b"Username: ": b"me\n", b"Password: ": b"secret\n"}, b""
+    with contextlib.suppress(OSError):  # EIO: the other side is gone
+        while data := os.read(terminal, 4096):
+            seen += data
+            for question in [question for question in answers if seen.endswith(question)]:
+                os.write(terminal, answers.pop(question))
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
+    assert b"Login Succeeded" in seen and b"secret" not in seen
+    assert list(person.auths) == [guarded.address]
+
+
+@needs_registry
+def test_the_settings_say_which_file_has_the_credentials(person: Person, guarded: LocalRegistry) -> None:
+    person.log_in(guarded.address)
+    place = person.base / "elsewhere.json"
+    person.config.rename(place)
+    bare = {key: value for key, value in person.environment.items() if key != "DOCKER_CONFIG"}
+    bare["HOME"] = str(person.base)
+    name = f"{guarded.address}/app:1"
+    assert "wants credentials" in person.types("image", "pull", name, code=1, environment=bare)
+    (person.base / "stead.toml").write_text(f'[credentials]\ndocker_config = "{place}"\n')
+    assert person.types("image", "pull", name, environment=bare)
 
 
 def test_what_cannot_be_asked_is_said(person: Person) -> None:
