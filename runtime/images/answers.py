@@ -13,6 +13,7 @@ import urllib3
 
 STALL = 60.0  # seconds in which MIN_PROGRESS must come, or all that there is
 MIN_PROGRESS = 64 * 1024  # bytes; a connection that brought less before it broke was a failure
+MAX_REST = 16 * 1024  # bytes of a body that nobody wants, up to which its connection is kept
 MAX_WORDS = 200  # characters of a registry's own words that are repeated
 
 
@@ -57,6 +58,18 @@ def read_whole(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
         data += piece
         pace.keep(len(piece))
     return bytes(data)
+
+
+def dismiss(response: urllib3.BaseHTTPResponse) -> None:
+    """Done with an answer whose body says nothing: a short one is read away, so that its connection can be
+    used again.
+    """
+    try:
+        rest = read_whole(response, MAX_REST + 1)
+    except Trouble:
+        response.close()
+        return
+    response.release_conn() if len(rest) <= MAX_REST else response.close()
 
 
 def encoding(response: urllib3.BaseHTTPResponse) -> str:

@@ -10,6 +10,7 @@ import re
 from contextlib import closing
 from dataclasses import dataclass
 
+from runtime.images.answers import dismiss
 from runtime.images.connections import Errand
 from runtime.images.credentials import HUB_HOSTS, Credential
 from runtime.images.endpoint import Request
@@ -45,8 +46,7 @@ def log_in(registries: Registries, host: str, credential: Credential) -> LoggedI
     errand = Errand("log in to", host)
     with closing(registries.trial(host, credential)) as endpoint:
         response = endpoint.ask(Request("GET", "", errand, accepts=(404,)))
-        response.drain_conn()
-        response.release_conn()
+        dismiss(response)
         if response.status == 404:
             raise errand.fault("registry-unreachable", "there is no registry: /v2/ was not found")
         was_asked = endpoint.authenticator.was_asked

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runtime.faults import Fault, faults
 from runtime.images import auth
+from runtime.images.answers import dismiss
 from runtime.images.blobs import BlobStore
 from runtime.images.catalog import Catalog
 from runtime.images.compose import Composer
@@ -121,8 +122,7 @@ class Pusher:
         headers = {"Content-Type": media_type(data, ref.familiar)}
         path = f"{ref.repository}/manifests/{reference}"
         response = endpoint.ask(Request("PUT", path, errand, headers, Body.of(data), accepts=()))
-        response.drain_conn()
-        response.release_conn()
+        dismiss(response)
         digest = digest_of(data)
         said = response.headers.get("Docker-Content-Digest", digest)
         if said.startswith("sha256:") and said != digest:

@@ -17,7 +17,7 @@ import urllib3
 
 from runtime.faults import Fault
 from runtime.images import auth
-from runtime.images.answers import MIN_PROGRESS, Trouble
+from runtime.images.answers import MIN_PROGRESS, Trouble, dismiss
 from runtime.images.connections import Errand, checked
 from runtime.images.endpoint import ATTEMPTS, Body, Endpoint, Request
 from runtime.images.manifests import Descriptor
@@ -135,8 +135,7 @@ class Upload:
         response = self._endpoint.ask(
             Request("POST", f"{self._repository}/blobs/uploads/{query}", errand, accepts=())
         )
-        response.drain_conn()
-        response.release_conn()
+        dismiss(response)
         return response
 
     def _begun(self, response: urllib3.BaseHTTPResponse) -> None:
@@ -191,8 +190,7 @@ class Upload:
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Content-Type": "application/octet-stream", **(more or {})}
         response = self._endpoint.ask_once(Request(method, url, self._errand, headers, body))
-        response.drain_conn()
-        response.release_conn()
+        dismiss(response)
         return response
 
     def _bytes(self, start: int) -> Iterator[bytes]:
@@ -214,8 +212,7 @@ class Upload:
             return
         try:
             response = self._endpoint.ask(Request("GET", self._location, self._errand, accepts=(404,)))
-            response.drain_conn()
-            response.release_conn()
+            dismiss(response)
         except Fault as fault:
             if fault.code != "registry-unreachable":
                 raise

@@ -214,6 +214,23 @@ def test_a_registry_that_lies_about_how_far_an_upload_is_gets_it_anyway(
     assert whole(box, intake) and lied
 
 
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_an_answer_without_an_end_to_an_upload_is_cut_off(box: Box, fake: Fake, method: str) -> None:
+    intake = Intake(fake)
+    imported(box, fake.ref, BIG)
+
+    def answer(request: Request) -> Answer:
+        given = intake.answer(request)
+        given.endless = request.method == method
+        return given
+
+    fake.answer = answer
+    box.store.push(fake.ref)
+    assert whole(box, intake)
+    assert fake.closed.wait(10)
+    assert fake.sent < 64_000_000
+
+
 @pytest.mark.parametrize("location", ["http://[bad", "http://h:99999/x", "ftp://a/b"])
 def test_an_upload_to_what_is_no_place_is_given_up(box: Box, fake: Fake, location: str) -> None:
     Intake(fake, location)
