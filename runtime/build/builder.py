@@ -19,7 +19,7 @@ from runtime.build import graph as graphs
 from runtime.build import leftovers, outputs, prune, recipes, remote, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
-from runtime.build.config import read_config, scratch, write_config
+from runtime.build.config import ImageConfig, read_config, scratch, write_config
 from runtime.build.copying import CopyStep
 from runtime.build.dockerfile import parse
 from runtime.build.effects import CopyEffect, Effect, RunEffect, WorkdirEffect
@@ -32,6 +32,7 @@ from runtime.build.network import Networks
 from runtime.build.outputs import Result
 from runtime.build.problems import BuildWarning, DockerfileError
 from runtime.build.progress import Teller
+from runtime.build.rehearsal import rehearse
 from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.build.running import RunStep
 from runtime.build.sources import Sources
@@ -257,8 +258,8 @@ class _Build:
             contexts=request.contexts.keys(),
         )
         refuse(self._file, graph.warnings)
-        self._warn(graph.warnings)
         looked: set[int] = set()
+        configs: dict[int, ImageConfig] = {}
         while waiting := [stage for stage in graph.needed if stage.index not in looked]:
             for stage in waiting:
                 looked.add(stage.index)
@@ -266,7 +267,15 @@ class _Build:
                     base = self._base_image(stage.base, stage.platform or platform)
                     triggers = ((base.config.get("config") or {}).get("OnBuild") or ()) if base else ()
                     graph = graph.with_triggers(stage.index, [str(item) for item in triggers])
+                    configs[stage.index] = self._config(base) if base else ImageConfig()
+        self._warn(rehearse(graph, configs))
         return graph
+
+    def _config(self, base: BaseImage) -> ImageConfig:
+        try:
+            return read_config(base.text)
+        except ValueError as error:
+            raise Fault("manifest-invalid", "build on", f"image {base.id}", str(error)) from error
 
     def _read(self) -> Dockerfile:
         vertex = self.teller.begin("[internal] load build definition from Dockerfile")
@@ -364,10 +373,7 @@ class _Build:
         image = self._base_image(base, platform)
         if image is None:
             return self._from_context(base, platform)
-        try:
-            config = read_config(image.text)
-        except ValueError as error:
-            raise Fault("manifest-invalid", "build on", base.name, str(error)) from error
+        config = self._config(image)
         created = str(image.config.get("created") or "")
         return Made(image.chain, tuple(image.diff_ids), begin(config), created)
 

@@ -156,11 +156,14 @@ class _Step:
             found = words.examine(text, self.state.environment.get, self.scope.escape)
         except words.ExpansionError as error:
             raise self.wrong(f"{error} in {text!r}", place=place) from None
+        self.look_for_unset(found, place)
+        return found
+
+    def look_for_unset(self, found: words.Expansion, place: Place | None = None) -> None:
         for name in sorted(found.unset - self.state.args.keys()):
             hint = nearest(name, self.state.environment)
             hint = f" ({hint})" if hint else ""
             self.warn("UndefinedVar", f"variable '${name}' is not set{hint}", place)
-        return found
 
     def expand(self, text: str) -> str:
         return self.examined(text).text
@@ -178,9 +181,11 @@ class _Step:
         content = heredoc.content
         if heredoc.expand:
             try:
-                content = words.examine(content, self.state.environment.get, quotes=False).text
+                found = words.examine(content, self.state.environment.get, quotes=False)
             except words.ExpansionError as error:
                 raise self.wrong(f"{error} in heredoc {heredoc.name!r}") from None
+            self.look_for_unset(found)
+            content = found.text
         return InlineFile(heredoc.name, content.encode("utf-8", "surrogateescape"))
 
     def title(self, text: str) -> str:
