@@ -8,7 +8,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from runtime.faults import Fault
 from specs.values import ImageRef
 from tests.kernel.images_box import Box, digest, file, layer
 
+GATE = 60.0  # seconds after which a gate opens by itself
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -40,6 +41,7 @@ class Answer:
     cut_head: int = 0  # ... of the answer's head
     endless: bool = False
     drip: float = 0.0  # seconds between two bytes
+    gate: threading.Event | None = None  # for which the second half of the body waits
 
 
 class Fake:
@@ -87,6 +89,11 @@ class Fake:
                         self.wfile.write(answer.body[at : at + 1])
                         if fake.ending.wait(answer.drip):
                             return
+                    if answer.gate is not None:
+                        half = len(answer.body) // 2
+                        self.wfile.write(answer.body[:half])
+                        answer.gate.wait(GATE)
+                        answer = replace(answer, body=answer.body[half:])
                     self.wfile.write(answer.body[: answer.cut] if answer.cut else answer.body)
                     if answer.cut:
                         self.close_connection = True
