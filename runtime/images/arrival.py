@@ -44,7 +44,8 @@ class Arrival:
             if self._fd >= 0:
                 os.close(self._fd)
                 self.generation += 1
-            self._fd, self._done = os.dup(fd), done
+            # an open file description of its own: a duplicate would keep the writer's lock (flock(2))
+            self._fd, self._done = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), done
             self._changed.notify_all()
 
     def grown(self, done: int) -> None:

@@ -201,6 +201,22 @@ class BlobStore:
     def remove(self, digest: str) -> None:
         self.path(digest).unlink(missing_ok=True)
 
+    def abandon(self, digest: str) -> None:
+        """Keep no bytes of a download that ended early and that nobody is going on with."""
+        path = self._partial / digest.partition(":")[2]
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(fd, path):
+                path.unlink()
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+
     def digests(self) -> list[str]:
         return [f"sha256:{name}" for name in os.listdir(self.directory)]
 

@@ -211,6 +211,9 @@ class Bringer:
         try:
             self._bring(plan)
         except Fault as fault:
+            if fault.code in _REFUSED:
+                for blob in plan.blobs:
+                    self._blobs.abandon(blob.digest)
             if fault.code == "layer-invalid":
                 with self._lock:
                     self._refused[plan.manifest] = fault

@@ -125,7 +125,7 @@ def test_a_layer_that_is_done_first_waits_for_those_below(box: Box, fake: Fake) 
 def test_layers_may_come_in_any_order(box: Box, fake: Fake) -> None:
     fake.image(LOWER, UPPER)
     gate, errors = threading.Event(), list[BaseException]()
-    lower, upper = blobs_of(fake)
+    _, upper = blobs_of(fake)
     fake.answer = holding(fake, upper, gate)
     thread = in_background(box, fake, errors)
     try:
@@ -243,7 +243,7 @@ def test_a_pull_killed_in_a_download_goes_on_where_it_was_and_leaves_nothing(
     (asked,) = [request for request in fake.requests if blob in request.path]
     assert int(asked.headers["Range"].removeprefix("bytes=").rstrip("-")) > 100_000
     assert os.listdir(layers) == [digest(content)[7:]]
-    assert os.listdir(tmp_path / "root/partial") == []
+    assert os.listdir(tmp_path / "root/blobs/partial") == []
 
 
 def test_the_command_tells_of_every_layer_and_of_what_it_was_for(tmp_path: Path, fake: Fake) -> None:
