@@ -83,16 +83,20 @@ def write(
             case "oci" | "docker" if output.dest:
                 _archive(output, results, request.names, work, store())
             case "registry":
-                _push(request.names, store())
+                _push(request.names, results, store())
             case "image" if output.attributes.get("push") == "true":
-                _push(request.names, store())
+                _push(request.names, results, store())
             case _:
                 pass
 
 
-def _push(names: Sequence[ImageRef], store: ImageStore) -> None:
+def _push(names: Sequence[ImageRef], results: Sequence[Result], store: ImageStore) -> None:
+    """Several platforms become one index."""
     for name in names:
-        store.push(name)
+        if len(results) > 1:
+            store.push_index(name, [result.id for result in results])
+        else:
+            store.push(name)
 
 
 # ---------------------------------------------------------------- files

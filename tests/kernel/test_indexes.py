@@ -135,6 +135,21 @@ def test_several_images_of_the_store_are_pushed_as_one_index(registry: LocalRegi
 
 
 @needs_registry
+def test_a_build_for_several_platforms_is_pushed_as_one_index(
+    person: Person, registry: LocalRegistry, tmp_path: Path
+) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "file").write_text("x")
+    (context / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nLABEL for=$TARGETARCH\nCOPY file /\n")
+    name = f"{registry.address}/many:1"
+    person.types("build", "-q", "--platform", "linux/arm64,linux/riscv64", "-t", name, "--push", str(context))
+    found = [item["platform"]["architecture"] for item in raw(registry, "many:1")["manifests"]]
+    assert found == ["arm64", "riscv64"]
+    copies(registry, "many:1", "riscv64", tmp_path / "copy")
+
+
+@needs_registry
 def test_an_index_made_of_an_index_has_its_images(person: Person, registry: LocalRegistry) -> None:
     first, second = f"{registry.address}/first:1", f"{registry.address}/second:1"
     person.types(
