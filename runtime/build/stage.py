@@ -300,9 +300,9 @@ class _Step:
         return self.seen_once(self.said(said, healthcheck=health))
 
     def expose(self, instruction: Expose) -> StageState:
-        found = [word for port in instruction.ports for word in self.examined(port).words]
+        found = [word for port in sorted(instruction.ports) for word in self.examined(port).words]
         try:
-            exposed = ports.exposed(sorted(found), self.warn)
+            exposed = ports.exposed(found, self.warn)
         except ValueError as error:
             raise self.wrong(f"EXPOSE: {error}") from None
         said = f"EXPOSE {gotext.plain_list(exposed)}"
