@@ -84,11 +84,6 @@ class Ignore:
         """The rules that the patterns of COPY --exclude are; `#` is nothing special. Raises IgnoreError."""
         return cls(tuple(_rules(enumerate(patterns, 1))))
 
-    @property
-    def takes_back(self) -> bool:
-        """Whether a directory that is left out can have something in it that is not."""
-        return any(rule.back_in for rule in self.rules)
-
     def excludes(self, path: str, is_dir: bool = False) -> bool:
         """Whether the builder does not see `path`. A directory that is left out is there all the same when
         something in it is not; see `may_descend`. `is_dir` makes no difference: a pattern never asks."""

@@ -29,13 +29,12 @@ class Heredoc(Value):
 
 
 class Written(Value, kw_only=True):
-    """Where an instruction stands and how it reads. `comment`: the comment lines right above it."""
+    """Where an instruction stands and how it reads."""
 
     place: Place
     keyword: str
     text: str
     last_line: int
-    comment: tuple[str, ...] = ()
 
 
 class CommandLine(Value):

@@ -42,7 +42,6 @@ class Logical(Value):
     starts: tuple[tuple[int, int, int], ...]  # (offset, line, column)
     last_line: int
     heredocs: tuple[Heredoc, ...] = ()
-    comment: tuple[str, ...] = ()
     empty_continuation: int = 0  # the number of the first such line
 
     def place(self, offset: int = 0) -> Place:
@@ -84,18 +83,12 @@ class _Reader:
         directives = self.directives()
         self.escape = directives.escape
         continuation = _continuation(self.escape)
-        comment: list[str] = []
         while self.at < len(self.physical):
-            line = self.physical[self.at].rstrip("\r\n")
-            stripped = line.lstrip()
-            if stripped.startswith("#"):
-                comment = [*comment, said] if (said := stripped[1:].strip()) else []
-                self.at += 1
-            elif not stripped:
+            line = self.physical[self.at].strip()
+            if not line or line.startswith("#"):
                 self.at += 1
             else:
-                self.logical(continuation, tuple(comment))
-                comment = []
+                self.logical(continuation)
                 if len(self.lines) > MAX_INSTRUCTIONS:
                     self.problem(f"a Dockerfile has at most {MAX_INSTRUCTIONS} instructions", self.at)
                     break
@@ -126,7 +119,7 @@ class _Reader:
             line_number,
         )
 
-    def logical(self, continuation: re.Pattern[str], comment: tuple[str, ...]) -> None:
+    def logical(self, continuation: re.Pattern[str]) -> None:
         """Take one instruction with its continuations and heredocs."""
         parts: list[str] = []
         starts: list[tuple[int, int, int]] = []
@@ -150,7 +143,7 @@ class _Reader:
         if not text:
             return
         heredocs = self.heredocs(text)
-        logical = Logical(self.file, text, tuple(starts), self.at, heredocs, comment, empty)
+        logical = Logical(self.file, text, tuple(starts), self.at, heredocs, empty)
         if self.readable(logical):
             self.lines.append(logical)
 

@@ -85,7 +85,6 @@ class _Place(TypedDict):
     keyword: str
     text: str
     last_line: int
-    comment: tuple[str, ...]
 
 
 class Line:
@@ -120,7 +119,6 @@ class Line:
             keyword=self.keyword,
             text=logical.text,
             last_line=logical.last_line,
-            comment=logical.comment,
         )
 
 

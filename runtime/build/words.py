@@ -38,23 +38,17 @@ class ExpansionError(ValueError):
 class Expansion(Value):
     """`text` as a whole, `words` split at blanks that are not quoted (those of values split too).
 
-    `used` and `unset` are the names of variables that had a value and that had none.
+    `unset` are the names of variables that had no value.
     """
 
     text: str
     words: tuple[str, ...]
-    used: frozenset[str]
     unset: frozenset[str]
 
 
 def expand(text: str, lookup: Lookup, escape: str = "\\") -> str:
     """`text` with its variables replaced and its quotes and escapes taken away. Raises ExpansionError."""
     return examine(text, lookup, escape).text
-
-
-def split(text: str, lookup: Lookup, escape: str = "\\") -> tuple[str, ...]:
-    """The words of `text`, expanded. Raises ExpansionError."""
-    return examine(text, lookup, escape).words
 
 
 def examine(
@@ -67,14 +61,14 @@ def examine(
     keep_unset: bool = False,
     quotes: bool = True,
 ) -> Expansion:
-    """As `expand` and `split`, with what they looked up.
+    """As `expand`, with the words and with what had no value.
 
     `raw_quotes` and `raw_escapes` leave quotes and escapes where they stand, `keep_unset` leaves variables
     that have no value, `quotes=False` makes quotes ordinary characters (heredocs). Raises ExpansionError.
     """
     lexer = _Lexer(text, lookup, escape, raw_quotes, raw_escapes, keep_unset, quotes)
     out = lexer.until("", raw_escapes)
-    return Expansion("".join(out.text), out.finished(), frozenset(lexer.used), frozenset(lexer.unset))
+    return Expansion("".join(out.text), out.finished(), frozenset(lexer.unset))
 
 
 class _Words:
@@ -119,7 +113,6 @@ class _Lexer:
         self.raw_quotes, self.raw_escapes = raw_quotes, raw_escapes
         self.keep_unset, self.quotes = keep_unset, quotes
         self.at = self.depth = self.size = 0
-        self.used: set[str] = set()
         self.unset: set[str] = set()
 
     def error(self, text: str) -> ExpansionError:
@@ -292,5 +285,6 @@ class _Lexer:
 
     def value(self, name: str) -> str | None:
         value = self.lookup(name)
-        (self.unset if value is None else self.used).add(name)
+        if value is None:
+            self.unset.add(name)
         return value

@@ -65,7 +65,7 @@ def test_no_bytes_are_more_than_wrong(data: bytes) -> None:
 @given(st.text(max_size=60), st.sampled_from("\\`"))
 def test_no_word_is_more_than_wrong(text: str, escape: str) -> None:
     try:
-        words.split(text, {"A": "b c"}.get, escape)
+        words.examine(text, {"A": "b c"}.get, escape)
     except words.ExpansionError as error:
         assert 0 <= error.offset <= len(text)
 

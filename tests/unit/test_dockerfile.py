@@ -10,7 +10,6 @@ from runtime.build import lines
 from runtime.build.dockerfile import DockerfileError, parse, parse_trigger
 from runtime.build.instructions import (
     Add,
-    Arg,
     Cmd,
     Copy,
     Dockerfile,
@@ -95,10 +94,6 @@ def test_instructions_are_read_in_any_case() -> None:
 
 def test_a_hash_within_a_line_begins_no_comment() -> None:
     assert one(Run, "RUN echo a # b").command.words == ("echo a # b",)
-
-
-def test_the_comment_above_an_instruction_is_kept_with_it() -> None:
-    assert one(Arg, "# VERSION of it\n# and more\nARG VERSION").comment == ("VERSION of it", "and more")
 
 
 def test_places_are_those_of_the_file_across_continuations() -> None:
