@@ -62,6 +62,9 @@ class Git:
             return self._checkout(work, found, commit)
         with self._mirror(found) as mirror:
             name = f"{commit}:{found.directory}" if found.directory else commit
+            # What export-ignore and export-subst say is for releases; a build has the files as they are.
+            (mirror / "info").mkdir(exist_ok=True)
+            (mirror / "info/attributes").write_text("* -export-ignore -export-subst\n")
             fd = work.scratch()
             try:
                 self._run(found, mirror, "archive", "--format=tar", name, output=fd)
@@ -139,6 +142,7 @@ def _cause(errors: bytes, found: Repository) -> str:
 
 def _environment(mirror: Path, home: Path) -> dict[str, str]:
     config = {"safe.directory": "*", "protocol.ext.allow": "never", "gc.auto": "0"}
+    config["tar.umask"] = "0022"  # 644 and 755, as in a checkout
     environment = {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         "HOME": str(home),
