@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from runtime.faults import Fault
 from runtime.images.blobs import CHUNK, BlobStore
 from runtime.images.changes import Unwritable, write_tree
-from runtime.images.compression import CompressionError, compressor, decompressed, detect
+from runtime.images.compression import CompressionError, compressor, detect
 from runtime.images.manifests import (
     MAX_CONFIG,
     MAX_MANIFEST,
@@ -37,7 +37,19 @@ from runtime.images.manifests import (
     parse_manifest,
     select,
 )
-from runtime.images.members import Folder, Tree, copy, first_member, invalid, member, pieces, read, tar_file
+from runtime.images.members import (
+    Folder,
+    Transport,
+    Tree,
+    copy,
+    expanded,
+    first_member,
+    invalid,
+    member,
+    pieces,
+    read,
+    tar_file,
+)
 from runtime.images.tarstream import TarError
 from specs.values import ImageRef
 
@@ -155,12 +167,11 @@ def _directory(
             layer = Descriptor(OCI_LAYER, incoming.keep(), incoming.size)
         return _rootfs(blobs, layer, f"sha256:{digest.hexdigest()}", platform, described)
 
-    tree = Folder(path)
+    tree: Tree = (folder := Folder(path))
     if not _is_layout(tree) and not _is_docker(tree, subject):
-        if tree.has("manifest.json") and _is_dir_transport(tree):
-            cause = "it is an image in the private format of skopeo's dir: and podman's docker-dir"
-            raise invalid(subject, cause, "save it as an OCI layout or docker-archive")
-        return _Archive(None, subject, blobs, platform, rootfs)
+        if not tree.has("manifest.json") or not _is_dir_transport(tree):
+            return _Archive(None, subject, blobs, platform, rootfs)
+        tree = Transport(folder, read(folder, "manifest.json", MAX_MANIFEST, subject))
     return _Archive(tree, subject, blobs, platform, rootfs)
 
 
@@ -207,7 +218,7 @@ def _diff_id(blobs: BlobStore, blob: str) -> str:
             return blob
         stored.seek(0)
         digest = hashlib.sha256()
-        for piece in decompressed(stored):
+        for piece in expanded(stored):
             digest.update(piece)
         return f"sha256:{digest.hexdigest()}"
 

@@ -5,6 +5,9 @@ Nothing in an archive is trusted: what is read into memory has a limit, no name 
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +17,10 @@ from typing import BinaryIO, Protocol
 
 from runtime.faults import Fault
 from runtime.images.blobs import CHUNK, Writer
-from runtime.images.compression import decompressed, detect
+from runtime.images.compression import CompressionError, decompressed, detect
 from runtime.images.tarstream import FILE, LINK, SYMLINK, Reader, Source, TarError
 from runtime.images.unpack import Refused, clean
+from runtime.images.worker import FREE_EXPANSION, MAX_EXPANSION
 
 SNIFF = 1024 * 1024  # bytes in which the first entry of an archive is looked for
 MAX_LINKS = 8  # links that lead to one member
@@ -91,6 +95,36 @@ class Folder:
         return file, os.fstat(file.fileno()).st_size
 
 
+class Transport:
+    """A directory of skopeo's dir: (podman's docker-dir), shown as the OCI layout that it could be.
+
+    containers-transports(5): manifest.json beside blobs under their hexadecimal digests, manifests of an
+    index as HEX.manifest.json.
+    """
+
+    def __init__(self, folder: Folder, manifest: bytes) -> None:
+        self._folder = folder
+        digest = hashlib.sha256(manifest).hexdigest()
+        entry = {"digest": f"sha256:{digest}", "size": len(manifest)}
+        index = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+        self._made = {"oci-layout": b"{}", "index.json": index, f"blobs/sha256/{digest}": manifest}
+
+    def has(self, name: str) -> bool:
+        return name in self._made or any(self._folder.has(item) for item in self._names(name))
+
+    def open(self, name: str) -> tuple[BinaryIO, int]:
+        if name in self._made:
+            return io.BytesIO(self._made[name]), len(self._made[name])
+        for item in self._names(name):
+            if self._folder.has(item):
+                return self._folder.open(item)
+        raise FileNotFoundError(name)
+
+    def _names(self, name: str) -> tuple[str, ...]:
+        plain = name.removeprefix("blobs/sha256/")
+        return () if plain == name else (plain, f"{plain}.manifest.json")
+
+
 class TarFile:
     """Members of an uncompressed tar file; `docker save` links members that are the same."""
 
@@ -137,6 +171,17 @@ class TarFile:
         return file, size
 
 
+def expanded(file: BinaryIO) -> Iterator[bytes]:
+    """The file's decompressed bytes. CompressionError for more than it can be worth, as of layers."""
+    size = os.fstat(file.fileno()).st_size
+    most, done = max(FREE_EXPANSION, size * MAX_EXPANSION), 0
+    for piece in decompressed(file):
+        done += len(piece)
+        if done > most:
+            raise CompressionError(f"more than {MAX_EXPANSION} times its {size} bytes come out of it")
+        yield piece
+
+
 def first_member(file: BinaryIO, subject: str) -> bytes:
     """The name of a (compressed) tar's first entry. Fault when there is no tar at all."""
     head = b""
@@ -168,7 +213,7 @@ def tar_file(file: BinaryIO, scratch: Path, stack: ExitStack) -> TarFile:
 def _plain_copy(file: BinaryIO, scratch: Path) -> BinaryIO:
     copy: BinaryIO = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the caller closes it
     try:
-        for piece in decompressed(file):
+        for piece in expanded(file):
             copy.write(piece)
         copy.flush()
         copy.seek(0)

@@ -170,6 +170,13 @@ def test_skopeo_reads_directories(box: Engine, second: Box, tmp_path: Path, form
     assert same_tree(box, second, tmp_path / "theirs") == [NAME]
 
 
+@needs("skopeo")
+def test_a_directory_of_skopeos_is_loaded(box: Engine, second: Box, tmp_path: Path) -> None:
+    path = save(box, tmp_path / "ours", "docker-archive")
+    run("skopeo", "copy", "-q", f"docker-archive:{path}", f"dir:{tmp_path / 'theirs'}")
+    assert same_tree(box, second, tmp_path / "theirs") == []
+
+
 @needs_registry
 def test_what_skopeo_brought_to_a_registry_is_pulled_as_the_same_image(
     box: Engine, second: Box, tmp_path: Path

@@ -86,6 +86,14 @@ def contents(path: Path) -> list[str]:
 # ---------------------------------------------------------------- out, and in again
 
 
+def test_one_image_fits_into_a_docker_directory(box: Box, second: Box, tmp_path: Path) -> None:
+    app, _ = fill(box, tmp_path)
+    assert load(second, save(box, tmp_path / "saved", "my/app:1", form="docker-dir")) == {app: []}
+    with pytest.raises(Fault, match="2 images do not fit into the format docker-dir"):
+        save(box, tmp_path / "both", "my/app:1", "my/tool:1", form="docker-dir")
+    assert not (tmp_path / "both").exists()
+
+
 @pytest.mark.parametrize("form", [form for form in FORMATS if form != "docker-dir"])
 def test_what_was_saved_is_the_same_image_elsewhere(box: Box, second: Box, tmp_path: Path, form: str) -> None:
     app, tool = fill(box, tmp_path)
@@ -358,6 +366,18 @@ def test_an_archive_cut_off_anywhere_is_refused(box: Box, tmp_path: Path) -> Non
     for length in range(0, end, 997):
         (tmp_path / "cut.tar").write_bytes(data[:length])
         assert refused(box, tmp_path / "cut.tar").code == "archive-invalid"
+
+
+@pytest.mark.parametrize("first", ["oci-layout", "etc/passwd"])
+def test_an_archive_that_grows_without_an_end_is_refused(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(members, "FREE_EXPANSION", 1_000_000)
+    data = layer(file(first), file("zeros", bytes(10_000_000)))
+    (tmp_path / "bomb").write_bytes(gzip.compress(data))
+    with pytest.raises(Fault, match=r"more than 200 times its [0-9]+ bytes come out of it"):
+        box.store.import_path(tmp_path / "bomb", ref("bomb"))
+    assert box.store.blobs.digests() == [] and box.leftovers() == []
 
 
 def test_too_many_entries_are_refused(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
