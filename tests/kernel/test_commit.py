@@ -120,6 +120,36 @@ def test_the_same_tree_is_the_same_bytes_in_whatever_order_it_was_made(tmp_path:
     assert trees[0] == trees[1]
 
 
+def test_the_same_tree_is_the_same_bytes_on_other_file_systems(tmp_path: Path) -> None:
+    def made(root: Path) -> bytes:
+        (root / "d/e").mkdir(parents=True)
+        (root / "d/f").write_bytes(b"f" * 100_000)
+        os.truncate(root / "d/f", 200_000)  # with a hole
+        os.link(root / "d/f", root / "d/e/g")
+        os.symlink("f", root / "d/s")
+        os.mkfifo(root / "d/p")
+        os.chown(root / "d/e", 5, 6)
+        os.setxattr(root / "d/f", "trusted.note", b"n")
+        for path in [*root.rglob("*"), root]:
+            os.utime(path, ns=(5, 1_600_000_000_123_456_789), follow_symlinks=False)
+        root.chmod(0o755)
+        return archive(root)
+
+    for name in ("disk", "memory", "upper", "work", "merged", "lower"):
+        (tmp_path / name).mkdir()
+    wanted = made(tmp_path / "disk")
+    mounts.mount("tmpfs", tmp_path / "memory", "tmpfs")
+    try:
+        assert made(tmp_path / "memory") == wanted
+    finally:
+        mounts.unmount(tmp_path / "memory")
+    overlay.mount([tmp_path / "lower"], tmp_path / "upper", tmp_path / "work", tmp_path / "merged")
+    try:
+        assert made(tmp_path / "merged") == wanted
+    finally:
+        mounts.unmount(tmp_path / "merged")
+
+
 def test_reserved_names_are_refused_with_their_path(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/.wh.x").write_text("")
