@@ -38,7 +38,7 @@ def build_request(want: desired.DesiredImage) -> BuildRequest:
         target=build.target,
         args=dict(build.args),
         labels=dict(build.labels),
-        names=(want.ref,),
+        names=(want.ref, *build.tags),
         contexts=dict(build.contexts),
         secrets=tuple(_secret(item) for item in build.secrets),
         ssh=tuple(SshSource(id, socket) for id, socket in build.ssh),
@@ -48,6 +48,7 @@ def build_request(want: desired.DesiredImage) -> BuildRequest:
         network=build.network or "default",
         extra_hosts=build.extra_hosts,
         shm_size=build.shm_size,
+        ulimits=build.ulimits,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from specs.declared import Declared, Index
 from specs.desired import BuildSecret, DesiredBuild, DesiredImage
 from specs.documents import Image, Secret
-from specs.policies import Build
+from specs.policies import Build, UlimitRange
 from specs.policies import BuildSecret as SecretItem
 from specs.positions import Path
 from specs.shapes import NOT_YET
@@ -101,8 +101,10 @@ class _Work:
             no_cache=bool(build.no_cache),
             pull=bool(build.pull),
             secrets=self._secrets(),
-            ssh=tuple(sorted((build.ssh or {}).items())),
+            ssh=self._ssh(),
             shm_size=build.shm_size or 0,
+            ulimits=self._ulimits(),
+            tags=self._tags(),
         )
 
     # ------------------------------------------------------------ paths
@@ -147,6 +149,30 @@ class _Work:
             for key, value in (self.build.args or {}).items()
         }
         return tuple(sorted((key, value) for key, value in given.items() if value is not None))
+
+    def _ssh(self) -> tuple[tuple[str, str], ...]:
+        """Compose takes `default` from the user's environment; the agent has no such user."""
+        for id, socket in (self.build.ssh or {}).items():
+            if not socket.startswith("/"):
+                path, at_key = self.declared.item(("build", "ssh"), id)
+                text = f"the ssh agent {id!r} needs the absolute path of its socket"
+                self.wrong(path, text, f"{id}=/run/agent.sock", at_key=at_key)
+        return tuple(sorted((self.build.ssh or {}).items()))
+
+    def _ulimits(self) -> tuple[tuple[str, int, int], ...]:
+        found = []
+        for name, value in sorted((self.build.ulimits or {}).items()):
+            soft, hard = (value.soft, value.hard) if isinstance(value, UlimitRange) else (value, value)
+            found.append((name, soft, hard))
+        return tuple(found)
+
+    def _tags(self) -> tuple[ImageRef, ...]:
+        found = tuple(ImageRef.parse(name) for name in self.build.tags or ())
+        for number, ref in enumerate(found):
+            if ref.digest:
+                text = "what is built cannot be called by a digest"
+                self.wrong(("build", "tags", number), text, "write NAME:TAG")
+        return found
 
     def _secrets(self) -> tuple[BuildSecret, ...]:
         found = []

@@ -58,8 +58,10 @@ class DesiredBuild:
     no_cache: bool = False
     pull: bool = False
     secrets: tuple[BuildSecret, ...] = ()
-    ssh: tuple[tuple[str, str], ...] = ()  # (id, key file or agent socket; empty: the agent's own)
+    ssh: tuple[tuple[str, str], ...] = ()  # (id, socket of an ssh agent)
     shm_size: int = 0
+    ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
+    tags: tuple[ImageRef, ...] = ()  # further names
 
 
 @dataclass(frozen=True, slots=True)

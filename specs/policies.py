@@ -303,7 +303,7 @@ class Logging(Model):
 
 # ---------------------------------------------------------------- images
 
-_PLATFORMS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+_NAMES: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 
 
 class BuildSecret(Model):
@@ -335,13 +335,13 @@ class Build(Model):
     extra_hosts: pairs.ExtraHosts | None = None
     network: Text | None = None
     no_cache: Flag | None = None
-    platforms: (
-        Annotated[tuple[str, ...], *shapes.shape(shapes.listed(shapes.platform), _PLATFORMS)] | None
-    ) = None
+    platforms: Annotated[tuple[str, ...], *shapes.shape(shapes.listed(shapes.platform), _NAMES)] | None = None
     privileged: Flag | None = later()
     pull: Flag | None = None
     secrets: list[BuildSecretItem] | None = None
     shm_size: Size | None = None
     ssh: StringMap | None = None
-    tags: Texts | None = later()
-    ulimits: Ulimits | None = later()
+    tags: Annotated[tuple[str, ...], *shapes.shape(shapes.listed(shapes.image_reference), _NAMES)] | None = (
+        None
+    )
+    ulimits: Ulimits | None = None

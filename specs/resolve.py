@@ -80,6 +80,7 @@ class _Work:
         self.problems: list[Problem] = []
         self.index = Index()
         self.dotenv: dict[str, dict[str, str]] = {}
+        self._further: set[str] = set()  # names that builds give besides
         self.tree = source_root or "/"
 
     def run(self) -> Desired:
@@ -163,15 +164,28 @@ class _Work:
 
     def _images(self) -> dict[str, DesiredImage]:
         images: dict[str, DesiredImage] = {}
+        tagged: dict[str, Declared] = {}
         for declared in self.index.all("image"):
             image = self._image(declared)
             if image is None:
                 continue
             declared.resolved = str(image.ref)
+            self._tags(declared, image, tagged)
             problem = merge_image(images, image)
             if problem:
                 self.problems.append(declared.problem((), problem))
         return images
+
+    def _tags(self, declared: Declared, image: DesiredImage, tagged: dict[str, Declared]) -> None:
+        """A further name of what is built is nobody else's."""
+        further = tuple(map(str, image.build.tags)) if image.build is not None else ()
+        for name in (str(image.ref), *further):
+            other = tagged.setdefault(name, declared)
+            if other is not declared and (name in further or name in self._further):
+                familiar = ImageRef.parse(name).familiar
+                text = f"{familiar!r} is a name of image {other.full!r} ({other.place}), too"
+                self.problems.append(declared.problem((), text))
+        self._further.update(further)
 
     def _image(self, declared: Declared) -> DesiredImage | None:
         model = declared.model

@@ -515,6 +515,7 @@ CpuCount = Annotated[float, *shape(cpus, {"type": ["string", "number"]}, "proces
 Texts = Annotated[tuple[str, ...], *shape(listed(text), _LIST_SCHEMA)]
 Command = Annotated[tuple[str, ...], *shape(command, _ONE_OR_LIST, "split as a shell would, or a list")]
 ImageName = Annotated[str, *shape(image_reference, {"type": "string"})]
+ImageNames = Annotated[tuple[str, ...], *shape(listed(image_reference), _LIST_SCHEMA)]
 Platform = Annotated[str, *shape(platform, {"type": "string"}, "such as linux/arm64")]
 Signal = Annotated[str, *shape(stop_signal, {"type": ["string", "integer"]}, "such as SIGTERM")]
 Cpuset = Annotated[str, *shape(cpuset, {"type": ["string", "integer"]}, "processors such as 0-2,4")]

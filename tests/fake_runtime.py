@@ -267,7 +267,9 @@ class FakeRuntime:
         with self._effect(f"build image {request.names[0]}"):
             progress(BuildEvent(1, "output", "built"))
             key = self.build_inputs(request).key
-            return BuildResult(self._name(request.names[0], f"sha256:{key}", ""), steps=3, cached_steps=2)
+            for name in request.names:
+                self._name(name, f"sha256:{key}", "")
+            return BuildResult(f"sha256:{key}", steps=3, cached_steps=2)
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         with self._effect("collect store"):

@@ -217,6 +217,14 @@ def _built(world: World, reference: str, entry: tuple[str, DesiredImage]) -> Dec
         cause = Cause("drift", f"its name was given to {short(have.id)}", image.place)
     elif have.broken:
         cause = Cause("drift", have.broken, image.place)
+    elif lost := _lost_tags(world, image, have):
+        cause = Cause("drift", f"it is not called {lost[0]}", image.place)
     else:
         return CONVERGED
     return chain(world, Step(subject, BuildImage(image, inputs.key), cause, source=source, basis=inputs.key))
+
+
+def _lost_tags(world: World, image: DesiredImage, have: ObservedImage) -> list[str]:
+    """Further names that are not the image's: building it anew, all of it cached, gives them."""
+    tags = image.build.tags if image.build is not None else ()
+    return [ref.familiar for ref in tags if str(ref) not in have.names]

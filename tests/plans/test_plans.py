@@ -22,6 +22,7 @@ from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.interface import Defect, Disk, Health, ImageSize, Phase
 from specs.desired import Desired, Probe, Restart
+from specs.values import ImageRef
 from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import FakeRuntime
 
@@ -365,6 +366,12 @@ def rotten_layer_of_a_build() -> Scene:
     return scene
 
 
+def lost_tag_of_a_build() -> Scene:
+    scene = first_build().want(app(tags=(ImageRef.parse("app:1"),))).converge()
+    scene.runtime.put_image("app:1", "sha256:other")
+    return scene
+
+
 def build_without_a_dockerfile() -> Scene:
     scene = first_build().converge()
     del scene.runtime.recipes["localhost/s/app:latest"]
@@ -422,6 +429,7 @@ SCENES: list[Callable[[], Scene]] = [
     changed_files_of_a_build,
     failed_build,
     rotten_layer_of_a_build,
+    lost_tag_of_a_build,
     build_without_a_dockerfile,
     full_disk,
 ]

@@ -8,6 +8,7 @@ import pytest
 
 from specs.desired import BuildSecret, DesiredBuild
 from specs.resolve import resolve
+from specs.values import ImageRef
 from tests.spec_text import read
 
 
@@ -53,8 +54,10 @@ network = "none"
 no_cache = true
 pull = true
 secrets = ["token", { source = "key", target = "id_key" }]
-ssh = ["default"]
+ssh = ["default=/run/agent.sock"]
 shm_size = "1m"
+ulimits = { nofile = 100, nproc = { soft = 1, hard = 2 } }
+tags = ["web:1"]
 [secret.token]
 environment = "TOKEN"
 [secret.key]
@@ -73,8 +76,10 @@ file = "key.pem"
         no_cache=True,
         pull=True,
         secrets=(BuildSecret("token", value="t"), BuildSecret("id_key", file="/src/tree/deploy/key.pem")),
-        ssh=(("default", ""),),
+        ssh=(("default", "/run/agent.sock"),),
         shm_size=1 << 20,
+        ulimits=(("nofile", 100, 100), ("nproc", 1, 2)),
+        tags=(ImageRef.parse("web:1"),),
     )
 
 
@@ -102,6 +107,15 @@ def test_a_container_uses_what_is_built_and_is_of_its_platform() -> None:
             "one of dockerfile and dockerfile_inl",
         ),
         ('build = { network = "shop" }', "a build in network 'shop': not supported yet"),
+        (
+            'build = { ssh = ["default"] }',
+            "image.a.build.ssh[0]: the ssh agent 'default' needs the absolu",
+        ),
+        (
+            'build = { tags = ["b"] }\n[image.b]\nfrom = "b"',
+            "image.b: 'b:latest' is a name of image 'defa",
+        ),
+        ('build = { tags = ["X"] }', "image.a.build.tags[0]: cannot read image reference 'X'"),
         ('build = { secrets = ["x"] }', "image.a.build.secrets[0]: no secret 'x' (declare [secret.x])"),
         ('build = "."\npull = "daily"', "image.a.pull: an image that is built is never pulled"),
         (f'build = "."\nfrom = "a@sha256:{"0" * 64}"', "what is built cannot be called by a digest"),

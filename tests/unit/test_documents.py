@@ -365,8 +365,8 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
             "(lower case only)",
         ),
         (
-            '[image.a]\nbuild = { tags = ["x"] }',
-            "2:11: image.a.build.tags: not supported yet",
+            "[image.a]\nbuild = { privileged = true }",
+            "2:11: image.a.build.privileged: not supported yet",
         ),
         (
             '[network.a]\nsubnet = "10.0.0.1/24"',
