@@ -102,6 +102,16 @@ def _observed(row: sqlite3.Row, called: Sequence[tuple[str, str]]) -> ObservedIm
     return ObservedImage(row[0], names, row[1], row[2], row[3], digests)
 
 
+def _check_name(text: str, operation: str) -> None:
+    """Fault request-invalid for what can be no name and no id of an image."""
+    try:
+        ImageRef.parse(text)
+    except ValueError as error:
+        if not set(text.removeprefix("sha256:")) <= set("0123456789abcdef") or not text:
+            cause = str(error).partition(": ")[2]
+            raise Fault("request-invalid", operation, repr(text), cause) from error
+
+
 class Catalog:
     """The rows of one database. Thread-safe; several processes may use one at once."""
 
@@ -150,6 +160,7 @@ class Catalog:
             some = ", ".join(item[7:19] for item in fitting)
             cause = f"several ids begin so: {some}"
             raise Fault("request-invalid", operation, text, cause, "write more of it")
+        _check_name(text, operation)
         raise Fault("image-not-found", operation, text, "it is not in the store")
 
     def called(self, text: str) -> str:

@@ -37,6 +37,10 @@ class Docker:
     host: str
     pid: int = 0  # of the daemon
 
+    def inside(self, *words: str) -> list[str]:
+        """The command in the daemon's network namespace."""
+        return ["nsenter", "-t", str(self.pid), "-n", *words]
+
     def run(self, *words: str) -> Said:
         done = subprocess.run(
             ["docker", *words],

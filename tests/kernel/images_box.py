@@ -272,6 +272,7 @@ class LocalRegistry:
         self.address = f"127.0.0.1:{self.port}"
         self.directory = directory
         directory.mkdir(parents=True)
+        self._directory = directory
         config: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -288,6 +289,10 @@ class LocalRegistry:
             ["docker-registry", "serve", str(directory / "config.yml")], stdout=self._log, stderr=self._log
         )
         self._wait()
+
+    @property
+    def config(self) -> Path:
+        return self._directory / "config.yml"
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 10

@@ -17,7 +17,7 @@ from runtime.images.verify import Verifier
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from tests.kernel.docker_box import Docker, Said, docker, needs_docker
-from tests.kernel.images_box import Layout, file, layer, needs_registry, ref
+from tests.kernel.images_box import Layout, LocalRegistry, file, layer, needs_registry, ref
 from tests.kernel.node_box import Node
 
 pytestmark = [
@@ -366,3 +366,94 @@ def test_the_parents_of_many_images_go_after_them(node: Node, archives: dict[str
     lines = node.run("image", "prune", "-a", "-f").lines
     untagged = [line.partition(" ")[2] for line in lines if line.startswith("untagged")]
     assert untagged == ["grandchild:1", "child:1", "one:1"] and node.left() == []
+
+
+# ---------------------------------------------------------------- digests, beside docker
+
+
+@pytest.fixture
+def registry(tmp_path: Path, daemon: Docker) -> Iterator[LocalRegistry]:
+    """At the same address for both engines, each in its network namespace."""
+    made = LocalRegistry(tmp_path / "registry")
+    subprocess.run(daemon.inside("ip", "link", "set", "lo", "up"), check=True)
+    command = daemon.inside("docker-registry", "serve", str(made.config))
+    other = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield made
+    other.terminate()
+    other.wait(10)
+    made.stop()
+
+
+def digests(pull: Callable[[], None], move: Callable[[], None], engine: Engine, app: str) -> list[Said]:
+    """Names and digests of a tag that moves, of more tags, of a digest that is taken away by itself."""
+    form = "{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}}"
+    said = []
+
+    def image(*words: str) -> str:
+        said.append(engine.image(*words))
+        return said[-1].out.strip()
+
+    pull()
+    first = image("inspect", "-f", "{{.Id}}", f"{app}:1")
+    move()
+    pull()
+    image("ls", "--digests", "--format", form)
+    image("ls", "--format", "{{.Repository}} {{.Tag}} {{.ID}}", "-f", "dangling=true")
+    image("inspect", "-f", "{{.RepoTags}} {{.RepoDigests}}", first)
+    engine.tag(f"{app}:1", f"{app}:2")
+    engine.tag(f"{app}:1", "other:1")
+    image("ls", "--digests", "--format", form)
+    image("rm", f"{app}:1")
+    image("ls", "--digests", "--format", form)
+    image("rm", f"{app}:2")
+    image("ls", "--digests", "--format", form)
+    image("prune", "-f")
+    pull()
+    digest = image("inspect", "-f", "{{index .RepoDigests 0}}", f"{app}:1")
+    image("rm", digest)
+    image("ls", "--digests", "--format", form)
+    image("rm", "other:1", f"{app}:1")
+    pull()
+    image("rm", image("inspect", "-f", "{{.Id}}", f"{app}:1"))
+    return said
+
+
+def in_order(said: Said) -> list[str]:
+    """Without what is reclaimed: here, archives are kept and counted, too. Docker's lists have no order."""
+    lines = [line for line in said.lines if not line.startswith("Total")]
+    return lines if "ntagged" in said.out else sorted(lines)
+
+
+@needs_docker
+@needs_registry
+def test_digests_are_names_as_they_are_with_docker(
+    node: Node, daemon: Docker, registry: LocalRegistry, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    for name in ("one", "two"):
+        layout.image([LAYERS["base"], LAYERS[name]], tag=name)
+    app = f"{registry.address}/app"
+    theirs = Theirs(daemon, {})
+    theirs.clear()
+    heards = []
+    for engine, pull in (
+        (Ours(node, {}), lambda: node.run("image", "pull", f"{app}:1")),
+        (theirs, lambda: daemon.run("pull", "-q", f"{app}:1")),
+    ):
+        registry.push(layout.path, "one", "app:1")
+
+        def well(pull: Callable[[], Said] = pull) -> None:
+            said = pull()
+            assert said.code == 0, said.errors
+
+        said = digests(well, lambda: registry.push(layout.path, "two", "app:1"), engine, app)
+        heards.append([(item.code, in_order(item)) for item in said])
+    ours, wanted = heards
+    assert ours == wanted
+
+
+@pytest.mark.parametrize("text", ["", "Bad Name", "app:", "a//b", "UPPER"])
+def test_what_can_be_no_name_is_said_to_be_none(node: Node, text: str) -> None:
+    said = node.run("image", "rm", text)
+    assert said.code == 1 and said.errors.startswith(f"stead: cannot remove image {text!r}: ")
+    assert "not in the store" not in said.errors
