@@ -22,11 +22,15 @@ def parse(data: bytes, name: str = "Dockerfile") -> Dockerfile:
     escape = read.directives.escape
     problems = list(read.problems)
     parsed: list[Instruction | From] = []
+    lost = False  # a FROM, or what was to be one, is among the problems
     for logical in read.lines:
         instruction = _instruction(logical, escape, problems)
         if instruction is not None:
             parsed.append(instruction)
-    args, stages = _stages(parsed, problems)
+        else:
+            keyword = logical.text.split()[0].upper()
+            lost = lost or keyword == "FROM" or keyword not in INSTRUCTIONS
+    args, stages = _stages(parsed, problems, lost)
     if not stages and not problems:
         text = "no stage to build: it has no FROM" if parsed else "it has no instructions"
         problems.append(Problem(Place(name), text, "begin it with FROM IMAGE"))
@@ -68,7 +72,7 @@ def _instruction(logical: Logical, escape: str, problems: list[Problem]) -> Inst
 
 
 def _stages(
-    parsed: list[Instruction | From], problems: list[Problem]
+    parsed: list[Instruction | From], problems: list[Problem], lost: bool
 ) -> tuple[tuple[Arg, ...], tuple[Stage, ...]]:
     """Instructions under their FROM; before the first one only ARG may stand."""
     args: list[Arg] = []
@@ -80,7 +84,7 @@ def _stages(
             stages[-1][1].append(instruction)
         elif isinstance(instruction, Arg):
             args.append(instruction)
-        elif not any(problem.text.startswith("unknown instruction") for problem in problems):
+        elif not lost:
             text = f"{instruction.keyword.upper()} stands before the first FROM"
             problems.append(Problem(instruction.place, text, "only ARG can"))
     return tuple(args), tuple(Stage(base, tuple(inside)) for base, inside in stages)

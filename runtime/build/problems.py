@@ -32,7 +32,7 @@ class Problem(Value):
 
     def __str__(self) -> str:
         """One line without control characters."""
-        return _one_line(f"{self.place}: {_short(self.text)}" + (f" ({self.hint})" if self.hint else ""))
+        return printable(f"{self.place}: {short(self.text)}" + (f" ({self.hint})" if self.hint else ""))
 
 
 class BuildWarning(Value):
@@ -43,7 +43,7 @@ class BuildWarning(Value):
     text: str
 
     def __str__(self) -> str:
-        return _one_line(f"{self.place}: {self.rule}: {_short(self.text)}")
+        return printable(f"{self.place}: {self.rule}: {short(self.text)}")
 
 
 class DockerfileError(ValueError):
@@ -69,11 +69,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """At most some MAX_TEXT characters of it."""
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]} ... {text[-100:]}"
 
 
-def _one_line(text: str) -> str:
+def printable(text: str) -> str:
+    """On one line and without control characters, which a terminal would obey."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

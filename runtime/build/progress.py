@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 
+from runtime.build.problems import printable
 from runtime.build.request import BuildCallback, BuildEvent
 
 #: Lines, and bytes of each, that are shown of a step that failed.
@@ -78,4 +79,4 @@ class Vertex:
 
     def failed(self, text: str) -> None:
         self.flush()
-        self._say("error", text)
+        self._say("error", "\n".join(map(printable, text.split("\n"))))

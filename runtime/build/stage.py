@@ -42,7 +42,7 @@ from runtime.build.instructions import (
 )
 from runtime.build.lines import heredoc_word
 from runtime.build.mounts import MountError, RunMount, read_mount
-from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem, nearest
+from runtime.build.problems import BuildWarning, DockerfileError, Place, Problem, nearest, printable, short
 from runtime.build.scope import Scope
 from runtime.build.values import Value, replace
 
@@ -195,8 +195,8 @@ class _Step:
             text = words.examine(text, get, self.scope.escape, raw_quotes=True, keep_unset=True).text
         except words.ExpansionError:
             pass
-        keyword, _, rest = text.partition(" ")
-        return f"{keyword.upper()} {rest.strip()}".strip()
+        keyword, *rest = text.split(None, 1)
+        return printable(short(" ".join((keyword.upper(), *rest)).strip()))
 
     # ------------------------------------------------------------ the config
 
@@ -340,7 +340,7 @@ class _Step:
         arguments = self.with_shell(command)
         title = self.title(instruction.text)
         if (heredocs := instruction.command.heredocs) and heredoc_word(instruction.command.words[0]):
-            title += f" ({_summary(heredocs[0].content)})"
+            title += printable(f" ({short(_summary(heredocs[0].content))})")
         effect = RunEffect(
             instruction.place,
             arguments,

@@ -438,6 +438,14 @@ def test_steps_are_titled_with_their_values() -> None:
     ]
 
 
+def test_titles_are_short_and_tell_a_terminal_nothing() -> None:
+    result = built("RUN echo \x1b[2J" + "x" * 5000 + "\nRUN <<A\n\x1b[31mred\nA\nRUN\techo a")
+    titles = [effect.title for effect in result.effects if effect]
+    assert all(title.isprintable() and len(title) < 1000 for title in titles)
+    assert titles[0].startswith("RUN echo \\x1b[2Jxxx")
+    assert titles[1:] == ["RUN <<A (\\x1b[31mred)", "RUN echo a"]
+
+
 def test_what_stages_pass_on_are_no_triggers() -> None:
     base = replace(BASE, on_build=("RUN base",))
     assert built("RUN x", base).config.on_build == ()

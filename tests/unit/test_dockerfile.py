@@ -189,6 +189,16 @@ def test_a_file_without_a_stage_is_refused() -> None:
     assert problems("ARG A") == ["Dockerfile: no stage to build: it has no FROM (begin it with FROM IMAGE)"]
 
 
+def test_what_follows_a_wrong_from_is_not_said_to_stand_before_it() -> None:
+    assert problems("FROM a b\nRUN x\n") == [
+        "Dockerfile:1:6: FROM takes IMAGE or IMAGE AS NAME (FROM IMAGE AS NAME)"
+    ]
+    assert problems("ARG =\nRUN x\nFROM a\n") == [
+        "Dockerfile:1:5: ARG needs a name before '='",
+        "Dockerfile:2:1: RUN stands before the first FROM (only ARG can)",
+    ]
+
+
 def test_every_problem_is_named_at_once_with_what_was_meant() -> None:
     assert problems("FORM scratch\nRUN\nFROM scratch\nCOYP a b\nENV A\n  ADD --link=maybe x y\n") == [
         "Dockerfile:1:1: unknown instruction 'FORM' (did you mean 'FROM'?)",
