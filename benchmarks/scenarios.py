@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent.converge import Engine as Converger
 from agent.desired import Surroundings, load_directory
+from benchmarks.builds import build
 from benchmarks.listing import listing
 from benchmarks.measure import Report, Row
 from benchmarks.pulls import pull
@@ -235,4 +236,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "commands": commands,
     "pull": pull,
     "listing": listing,
+    "build": build,
 }

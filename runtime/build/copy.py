@@ -229,11 +229,11 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 def _pour(reader: int, writer: int, size: int) -> None:
     """All that there is to read: a file may have grown, or say that it is empty while it is not (procfs)."""
     if size <= SMALL:
-        while piece := os.read(reader, SMALL + 1):
+        while piece := os.read(reader, size + 1):
             view = memoryview(piece)
             while view:
                 view = view[os.write(writer, view) :]
-            if len(piece) < SMALL:
+            if len(piece) <= size:
                 return
     try:
         while os.copy_file_range(reader, writer, _CHUNK):

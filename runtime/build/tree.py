@@ -132,7 +132,8 @@ class Sums:
         try:
             found = os.fstat(fd)
             digest = hashlib.sha256()
-            while piece := os.read(fd, PIECE):
+            wanted = min(found.st_size + 1, PIECE)  # no more: memory for it would be mapped for each file
+            while piece := os.read(fd, wanted):
                 digest.update(piece)
             content = digest.hexdigest() + xattr_text(fd)
         finally:
