@@ -42,9 +42,3 @@ def registry_settings(settings: Settings) -> dict[str, RegistrySettings]:
         )
         for host, item in settings.registry.items()
     }
-
-
-def registries_of(settings: Settings) -> Registries:
-    """Registries alone, for what needs neither state nor root. Who calls this closes them."""
-    path = config_path(settings.credentials.docker_config, os.environ)
-    return Registries(registry_settings(settings), docker_config=path)

@@ -36,13 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    from agent.machine import registries_of
+    from agent.machine import open_registries
     from runtime.images.indexes import Indexes
 
     if len(options.names) > 2 or (options.raw and options.verbose):
         raise Problem("give one name, or an index and one of its images; and --raw or --verbose", 2)
     refs = [store.reference(text) for text in options.names]
-    with closing(registries_of(place.settings_for(options, refs))) as registries:
+    with closing(open_registries(place.settings_for(options, refs))) as registries:
         indexes = Indexes(paths.root / "manifests", registries)
         if len(refs) == 2:
             _write(_entry_of(indexes, refs[0], refs[1]), options, is_list=False)
