@@ -209,7 +209,7 @@ class _Writer:
 
     def _file(self, name: bytes, where: int, path: bytes) -> Iterator[bytes] | None:
         """A small file is written at once; of a large one the rest is returned."""
-        fd = _open(name, where, _OPEN)
+        fd = _open_regular(name, where, path) if self._live else _open(name, where, _OPEN)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -345,6 +345,18 @@ def _open(name: bytes, where: int, flags: int) -> int:
         return os.open(name, flags & ~os.O_NOATIME, dir_fd=where)
 
 
+def _open_regular(name: bytes, where: int, path: bytes) -> int:
+    """In a directory that is in use a device may have taken the file's place: even to open one is to do
+    something. _Gone."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise _Gone(_changed(path))
+        return _open(b"/proc/self/fd/%d" % found, where, _OPEN & ~os.O_NOFOLLOW)
+    finally:
+        os.close(found)
+
+
 def _listxattr(where: int | bytes) -> list[str]:
     try:
         return os.listxattr(where) if isinstance(where, int) else os.listxattr(where, follow_symlinks=False)
@@ -362,6 +374,8 @@ def _xattrs(where: int | bytes, names: list[str], path: bytes) -> dict[bytes, by
             raise Unwritable(f"{_show(path)} {what} in a lower layer (overlayfs wrote {name})")
         if name.startswith(_PRIVATE) or name in _HOSTS:
             continue
+        if "=" in name:
+            raise Unwritable(f"{_show(path)} has the attribute {name!r}, whose name no tar can hold")
         if isinstance(where, int):
             found[os.fsencode(name)] = os.getxattr(where, name)
         else:

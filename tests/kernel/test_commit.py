@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
-from runtime.images.changes import Unwritable, write_changes
+from runtime.images.changes import Unwritable, write_changes, write_everything
 from runtime.images.layers import chain_ids
 from runtime.linux import mounts, overlay
 from tests.kernel.images_box import BASE, Box, Layout, digest, ref, store, tree
@@ -155,6 +155,36 @@ def test_reserved_names_are_refused_with_their_path(tmp_path: Path) -> None:
     (tmp_path / "d/.wh.x").write_text("")
     with pytest.raises(Unwritable, match=r"'d/\.wh\.x' is reserved"):
         archive(tmp_path)
+
+
+def test_an_attribute_that_a_tar_would_split_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    os.setxattr(tmp_path / "f", "user.a=b", b"c")
+    with pytest.raises(Unwritable, match=r"'f' has the attribute 'user.a=b'"):
+        archive(tmp_path)
+
+
+def test_a_file_system_in_use_is_written_as_far_as_it_is_there(tmp_path: Path) -> None:
+    """Between two pieces one file goes, one becomes shorter, one becomes a device: none is a broken entry."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").write_bytes(bytes(1_500_000))
+    for name in ("b", "c", "d", "e"):
+        (root / name).write_bytes(name.encode() * 1_500_000)
+    pieces = write_everything(root)
+    parts = [next(pieces)]
+    os.truncate(root / "a", 10)
+    (root / "b").unlink()
+    (root / "c").unlink()
+    os.mknod(root / "c", stat.S_IFCHR | 0o600, os.makedev(10, 130))  # a watchdog: to open it is to arm it
+    os.truncate(root / "d", 1_000_000)
+    parts += pieces
+    (tmp_path / "a.tar").write_bytes(b"".join(parts))
+    with tarfile.open(tmp_path / "a.tar") as opened:
+        assert opened.getnames() == [".", "a", "d", "e"]
+        assert opened.extractfile("a").read() == bytes(1_500_000)
+        assert opened.extractfile("d").read() == b"d" * 1_000_000
+        assert opened.extractfile("e").read() == b"e" * 1_500_000
 
 
 def test_times_are_kept_to_the_nanosecond_and_later_ones_become_the_epoch(tmp_path: Path) -> None:
