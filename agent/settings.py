@@ -10,11 +10,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from agent.places import DEFAULT_SETTINGS as DEFAULT_SETTINGS
 from agent.planner.model import Collecting, Limits
 from runtime.images.garbage import Limits as CollectLimits
 from specs.values import Duration
-
-DEFAULT_SETTINGS = Path("/etc/stead/stead.toml")
 
 
 class SettingsError(Exception):
