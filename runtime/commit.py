@@ -29,7 +29,6 @@ from runtime.interface import ContainerRequest
 from runtime.linux import mounts, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.paths import Paths
-from runtime.prepare import cgroup_path
 from runtime.records import ContainerRecord
 from specs.values import ImageRef
 
@@ -167,7 +166,7 @@ class Writings:
         if not pause or live_state(self._paths, record) is None:
             yield
             return
-        path = cgroup_path(record.id)
+        path = str(read_config(self._paths, record)["linux"]["cgroupsPath"])
         with faults("pause container", record.name), self._guard(path):
             self._cgroups.freeze(path)
             try:

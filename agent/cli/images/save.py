@@ -7,21 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.cli.images import store
+from agent.cli.images import rows
 from agent.cli.main import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from typing import BinaryIO
 
+    from runtime.images.sinks import Sink
     from runtime.paths import Paths
 
 _FORMATS = ("docker-archive", "oci-archive", "oci-dir", "docker-dir")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     text = "file (of the formats *-dir: directory) to write, instead of standard output"
     parser.add_argument("-o", "--output", metavar="PATH", help=text)
     text = "docker-archive (which is an OCI layout, too), oci-archive, oci-dir or oci, docker-dir"
@@ -39,16 +40,30 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
             raise Problem(f"the format {form} is a directory: name it with -o", 2)
         path = Path(options.output).absolute()
         try:
-            with store.opened(options, paths) as runtime, sinks.written_folder(path) as folder:
-                runtime.images.save(options.names, form, sinks.FolderSink(folder))
+            with sinks.written_folder(path) as folder:
+                _save(options.names, form, sinks.FolderSink(folder), paths)
         except FileExistsError:
             raise Problem(f"cannot save to {options.output}: it exists and is not empty") from None
         return 0
-    with store.opened(options, paths) as runtime, output(options.output, "save images") as file:
+    with output(options.output, "save images") as file:
         sink = sinks.TarSink(file, paths.root)
-        runtime.images.save(options.names, form, sink)
+        _save(options.names, form, sink, paths)
         sink.close()
     return 0
+
+
+def _save(names: Sequence[str], form: str, sink: Sink, paths: Paths) -> None:
+    """Of the store alone: no registry and no container is looked at."""
+    from runtime.images.blobs import BlobStore
+    from runtime.images.collect import Collector
+    from runtime.images.compose import Composer
+    from runtime.images.layers import LayerStore
+    from runtime.images.save import Saver, chosen
+
+    with rows.catalog(paths) as catalog:
+        blobs, layers = BlobStore(paths.blobs), LayerStore(paths.layers)
+        with Collector(paths, catalog, blobs, layers).using():
+            Saver(catalog, blobs, Composer(catalog, blobs, layers)).save(chosen(catalog, names), form, sink)
 
 
 @contextmanager

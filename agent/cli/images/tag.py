@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.cli.images import store
+from agent.cli.images import rows, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     parser.add_argument("source", metavar="SOURCE", help="name or id of an image")
     parser.add_argument("target", metavar="TARGET", help="name with a tag; without one: latest")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    with store.opened(options, paths) as runtime:
-        runtime.images.tag(options.source, store.reference(options.target))
+    target = store.reference(options.target)
+    with rows.catalog(paths) as catalog:
+        catalog.tag(options.source, target)
     store.wake_agent(paths)
     return 0
