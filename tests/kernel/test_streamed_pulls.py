@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
+from tests.crash.bomb import children
 from tests.kernel.fake_registry import Answer, Fake, Request
 from tests.kernel.images_box import Box, digest, directory, file, hardlink, layer, ref, store
 
@@ -244,6 +245,32 @@ def test_a_pull_killed_in_a_download_goes_on_where_it_was_and_leaves_nothing(
     assert int(asked.headers["Range"].removeprefix("bytes=").rstrip("-")) > 100_000
     assert os.listdir(layers) == [digest(content)[7:]]
     assert os.listdir(tmp_path / "root/blobs/partial") == []
+
+
+def test_a_worker_that_is_killed_is_said_and_leaves_nothing(box: Box, fake: Fake) -> None:
+    content = layer(file("first", "x"), file("rest", os.urandom(3_000_000)))
+    fake.image(content)
+    gate, errors = threading.Event(), list[BaseException]()
+    fake.answer = holding(fake, blobs_of(fake)[0], gate)
+    thread = in_background(box, fake, errors)
+    half_made = box.paths.layers / f".{digest(content)[7:]}"
+    try:
+        until((half_made / "first").exists, "the layer is begun")
+        (worker,) = [pid for pid in children(os.getpid()) if is_worker(pid, half_made)]
+        os.kill(worker, signal.SIGKILL)
+    finally:
+        gate.set()
+        thread.join()
+    (error,) = errors
+    assert isinstance(error, Fault) and error.code == "kernel-error"
+    assert "the worker died" in str(error)
+    assert os.listdir(box.paths.layers) == []
+    fake.answer = fake.plain
+    assert box.store.pull(fake.ref)
+
+
+def is_worker(pid: int, target: Path) -> bool:
+    return os.fsencode(target) in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_the_command_tells_of_every_layer_and_of_what_it_was_for(tmp_path: Path, fake: Fake) -> None:

@@ -14,6 +14,7 @@ import pytest
 from backports import zstd
 
 from runtime.faults import Fault
+from runtime.images.unpack import MAX_OPEN
 from tests.kernel.images_box import (
     BASE,
     Box,
@@ -194,7 +195,26 @@ def test_a_hard_link_into_a_lower_layer_keeps_links_and_all_metadata(box: Box, t
     assert os.getxattr(top / "d/ping2", "security.capability") == capability
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstd.compress], ids=["plain", "gzip", "zstd"])
+def in_parts(compress: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Several members, or frames, one after the other; the first is empty."""
+    return lambda data: b"".join(
+        compress(data[at : at + 7000]) for at in (len(data), *range(0, len(data), 7000))
+    )
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        pytest.param(bytes, id="plain"),
+        pytest.param(gzip.compress, id="gzip"),
+        pytest.param(zstd.compress, id="zstd"),
+        pytest.param(in_parts(gzip.compress), id="gzip-members"),
+        pytest.param(in_parts(zstd.compress), id="zstd-frames"),
+        pytest.param(
+            lambda data: b"\x50\x2a\x4d\x18\x04\0\0\0note" + zstd.compress(data), id="zstd-skippable"
+        ),
+    ],
+)
 @pytest.mark.parametrize("claimed", [".tar", ".tar+gzip", ".tar+zstd"])
 def test_what_compresses_a_layer_its_first_bytes_say_and_not_its_media_type(
     box: Box, tmp_path: Path, compress: Callable[[bytes], bytes], claimed: str
@@ -207,6 +227,34 @@ def test_what_compresses_a_layer_its_first_bytes_say_and_not_its_media_type(
     layout.add(layout.blob(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json"))
     image = box.store.import_path(layout.path, ref("it"))
     assert (box.store.ensure_layers(image)[0] / "etc/passwd").exists()
+
+
+def test_a_file_of_more_than_two_gigabytes_keeps_its_holes(box: Box, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with open(source / "large", "wb") as made:
+        made.seek(5_000_000_000)
+        made.write(b"end")
+    data = subprocess.run(
+        ["tar", "-C", str(source), "--sparse", "-cf", "-", "large"], check=True, capture_output=True
+    ).stdout
+    found = unpacked(box, tmp_path, data) / "large"
+    assert found.stat().st_size == 5_000_000_003
+    with found.open("rb") as file:
+        file.seek(5_000_000_000)
+        assert file.read() == b"end"
+
+
+def test_more_directories_than_are_kept_open(box: Box, tmp_path: Path) -> None:
+    count = MAX_OPEN + 300
+    folders = [directory(f"d{index}", mode=0o750) for index in range(count)]
+    files = [file(f"d{index}/{name}", name) for name in "ab" for index in range(count)]
+    links = [hardlink(f"d{index}/c", f"d{count - 1 - index}/a") for index in range(count)]
+    top = unpacked(box, tmp_path, layer(*folders, *files, *links))
+    for index in range(count):
+        assert sorted(os.listdir(top / f"d{index}")) == ["a", "b", "c"]
+        assert (top / f"d{index}/c").samefile(top / f"d{count - 1 - index}/a")
+        assert (top / f"d{index}").stat().st_mtime == 1_600_000_000
 
 
 def test_sparse_files_of_every_format_stay_sparse(box: Box, tmp_path: Path) -> None:

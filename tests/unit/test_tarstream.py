@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from runtime.images.tarstream import DIRECTORY, FILE, Entry, Reader, Source, TarError, parse_pax
+from runtime.images.tarstream import DIRECTORY, FILE, Entry, Pieces, Reader, Source, TarError, parse_pax
 from runtime.images.unpack import Refused, clean
+
+SIZES = (100, 512, 700, 100_000)  # bytes of a piece
 
 
 @contextmanager
@@ -27,8 +30,26 @@ def opened(data: bytes) -> Iterator[Reader]:
 
 
 def entries(data: bytes) -> list[Entry]:
-    with opened(data) as reader:
-        return list(reader)
+    """From a descriptor; what pieces give, of whatever size, must be the same."""
+    try:
+        with opened(data) as reader:
+            found = list(reader)
+    except TarError as error:
+        for size in SIZES:
+            with pytest.raises(TarError, match=re.escape(str(error))):
+                list(in_pieces(data, size))
+        raise
+    for size in SIZES:
+        assert list(map(values, in_pieces(data, size))) == list(map(values, found))
+    return found
+
+
+def in_pieces(data: bytes, size: int) -> Reader:
+    return Reader(Pieces(data[at : at + size] for at in range(0, len(data), size)))
+
+
+def values(entry: Entry) -> list[object]:
+    return [getattr(entry, name) for name in Entry.__slots__]
 
 
 def archive(*infos: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT, data: bytes = b"") -> bytes:
