@@ -20,6 +20,9 @@ from runtime.images.manifests import Descriptor
 
 UNPACKERS = 4  # layers of one image that are unpacked at once
 
+#: what may be no more than bytes that changed on the way: the blob's digest will say so
+_OF_THE_BYTES = frozenset({"layer-invalid", "digest-mismatch"})
+
 
 class Stopped(Exception):
     """Another layer of the image failed: this one is not wanted any more."""
@@ -134,9 +137,11 @@ class Pipeline:
                 size = self._layers.unpack(job, self._subject)
             except Restarted:
                 continue
-            except Fault:
+            except Fault as fault:
                 if self._stopped.is_set():
                     raise Stopped from None
+                if fault.code not in _OF_THE_BYTES:
+                    raise
                 arrival.wait(complete=True)
                 if generation != arrival.generation:
                     continue

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -289,6 +292,28 @@ def test_the_command_tells_of_every_layer_and_of_what_it_was_for(tmp_path: Path,
     with command(tmp_path, "pull", str(fake.ref)) as process:
         out, _ = process.communicate(timeout=60)
     assert f"Status: Image is up to date for {fake.address}/app:1" in out.splitlines()
+
+
+def test_a_terminal_shows_a_bar_for_every_layer(tmp_path: Path, fake: Fake) -> None:
+    fake.image(LOWER, UPPER)
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+    place = ["--root", str(tmp_path / "root"), "--run", str(tmp_path / "run")]
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    with subprocess.Popen(
+        [*COMMAND, *place, "image", "pull", str(fake.ref)], stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(ours, 65536):
+                shown += data
+    os.close(ours)
+    assert process.returncode == 0
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).splitlines()
+    for blob in blobs_of(fake):
+        lines = [line for line in last if line.startswith(f"{blob[7:19]}: ")]
+        assert "Pull complete" in lines[-1] and "━" in lines[-1], lines
 
 
 def test_what_a_pull_would_take_is_told_without_a_layer(box: Box, fake: Fake) -> None:
