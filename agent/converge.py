@@ -17,6 +17,7 @@ from agent.clock import Clock, SystemClock
 from agent.execute import Executor, Outcome
 from agent.journal import Journal
 from agent.planner import backoff
+from agent.planner.images import superseded
 from agent.planner.model import (
     Collecting,
     Limits,
@@ -225,7 +226,10 @@ class Engine:
             for subject in self._executor.cancel_queued():
                 self._flights.pop(subject, None)
         observed = self._runtime.observe()
-        decided = plan(self._world(observed))
+        world = self._world(observed)
+        decided = plan(world)
+        for ref in superseded(world):
+            self._runtime.cancel_build(ref)
         for step in decided.ready:
             self._flights[step.subject] = _Flight(step)
             self.tally.begin(step, observed)

@@ -181,6 +181,7 @@ class Agent:
                 task.cancel()
             for feed in self._feeds:
                 feed.source.abort()
+            await asyncio.to_thread(self.runtime.interrupt)
             results = await asyncio.gather(rounds, *tasks, return_exceptions=True)
             await asyncio.to_thread(self._engine.close)
         for result in results:

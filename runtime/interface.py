@@ -381,6 +381,10 @@ class Runtime(Protocol):
     def observe(self) -> Observed: ...
     def sample(self) -> tuple[Sample, ...]: ...
 
+    def interrupt(self) -> None:
+        """Make pulls and builds that are under way fail soon, before the process ends: they may take long."""
+        ...
+
     def watch_transfers(self, callback: Callable[[Transfer], None]) -> None:
         """`callback` is called, in any thread, after each blob from or to a registry."""
         ...
@@ -418,6 +422,10 @@ class Runtime(Protocol):
     def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> BuildResult:
         """Build, and call the result by the request's names. `build-failed` with the step's place, exit code
         and last lines; `dockerfile-invalid` with every problem."""
+        ...
+
+    def cancel_build(self, ref: ImageRef) -> None:
+        """A build whose first name is `ref`, and which is under way, fails soon."""
         ...
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:

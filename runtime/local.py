@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from runtime.build.builder import BUILD_SCHEMA, Builder
+from runtime.build.executor import Cancelled
 from runtime.build.failure import StepFailed
 from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.containers import Containers, delete_tree
@@ -73,6 +75,10 @@ class LocalRuntime:
         self.containers = Containers(
             paths, self.database, self.images, self.fabric, self._preparation, self._zygote
         )
+        #: of those under way: (set when it is to end, its first name)
+        self._builds: list[tuple[threading.Event, tuple[ImageRef, ...]]] = []
+        self._builds_lock = threading.Lock()
+        self._interrupted = False
         self._observer = Observer(paths, self.database, self.images, self.fabric, self.volumes, self._cgroups)
 
     def close(self) -> None:
@@ -100,6 +106,13 @@ class LocalRuntime:
 
     def sample(self) -> tuple[Sample, ...]:
         return self._observer.sample()
+
+    def interrupt(self) -> None:
+        self.images.registries.closing.set()
+        with self._builds_lock:
+            self._interrupted = True
+            for cancelled, _ in self._builds:
+                cancelled.set()
 
     def watch_transfers(self, callback: Callable[[Transfer], None]) -> None:
         self.images.registries.on_transfer = callback
@@ -144,14 +157,31 @@ class LocalRuntime:
             return self.builder.inputs(request)
 
     def build_image(self, request: BuildRequest, progress: BuildCallback = quiet) -> BuildResult:
+        cancelled = threading.Event()
+        build = (cancelled, request.names[:1])
+        with self._builds_lock:
+            self._builds.append(build)
+            if self._interrupted:
+                cancelled.set()
         try:
             with faults("build", request.label):
-                return self.builder.build(request, progress)
+                return self.builder.build(request, progress, cancelled)
+        except Cancelled as error:
+            raise Fault("build-failed", "build", request.label, "it was cancelled") from error
         except StepFailed as failed:
             if not failed.tail:
                 raise
             cause = "\n".join([failed.cause, *(f"    {line}" for line in failed.tail[-TAIL:])])
             raise Fault(failed.code, failed.operation, failed.subject, cause, failed.hint) from failed
+        finally:
+            with self._builds_lock:
+                self._builds.remove(build)
+
+    def cancel_build(self, ref: ImageRef) -> None:
+        with self._builds_lock:
+            for cancelled, names in self._builds:
+                if ref in names:
+                    cancelled.set()
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         return self.images.collect(keep, time.time(), limits)

@@ -88,6 +88,8 @@ class FakeRuntime:
         self._digests: dict[str, str] = {}
         self._ids: set[str] = set()  # unnamed ones, too
         self._broken: set[str] = set()
+        self.interrupted = threading.Event()
+        self.cancelled: list[str] = []
         self._transferred: Callable[[Transfer], None] = lambda _: None
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
@@ -187,6 +189,9 @@ class FakeRuntime:
                 if c.phase is Phase.RUNNING
             )
 
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
     def watch_transfers(self, callback: Callable[[Transfer], None]) -> None:
         self._transferred = callback
 
@@ -270,6 +275,9 @@ class FakeRuntime:
             for name in request.names:
                 self._name(name, f"sha256:{key}", "")
             return BuildResult(f"sha256:{key}", steps=3, cached_steps=2)
+
+    def cancel_build(self, ref: ImageRef) -> None:
+        self.cancelled.append(str(ref))
 
     def collect_images(self, keep: Collection[str], limits: Limits) -> tuple[Removed, ...]:
         with self._effect("collect store"):

@@ -34,7 +34,7 @@ from agent.planner.model import (
 from runtime.images.manifests import Platform
 from runtime.interface import ObservedImage
 from specs.desired import DesiredImage
-from specs.values import Duration
+from specs.values import Duration, ImageRef
 
 _STRICTNESS = {"never": 0, "missing": 1, "always": 2}
 Wanted = list[tuple[str, DesiredImage]]
@@ -228,3 +228,20 @@ def _lost_tags(world: World, image: DesiredImage, have: ObservedImage) -> list[s
     """Further names that are not the image's: building it anew, all of it cached, gives them."""
     tags = image.build.tags if image.build is not None else ()
     return [ref.familiar for ref in tags if str(ref) not in have.names]
+
+
+def superseded(world: World) -> list[ImageRef]:
+    """Builds under way that a newer revision wants otherwise: it need not wait until they end.
+
+    A file that merely changed while a build goes on cancels nothing: what changes all the time would never be
+    built.
+    """
+    found = []
+    for step in world.in_flight.values():
+        if not isinstance(step.action, BuildImage):
+            continue
+        image, inputs = step.action.image, world.inputs.get(step.subject.name)
+        wanted = {want.images.get(step.subject.name) for want in world.desired.values()}
+        if image not in wanted and (inputs is None or inputs.key != step.action.key):
+            found.append(image.ref)
+    return found

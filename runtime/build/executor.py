@@ -101,7 +101,7 @@ class Executor:
                     output(data)
                 else:
                     said += data
-            if self._cancelled.is_set() and not killed:
+            if self._cancelled.is_set():  # again and again: the runner may be about to start the program
                 from runtime.linux import cgroups
 
                 cgroups.detect().kill(cgroup)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,3 +318,22 @@ def test_what_nothing_needs_goes_and_a_rollback_needs_no_network(
     agent.git(node.specs, "revert", "--no-edit", "HEAD")
     agent.git(node.specs, "push", "-q", str(agent.bare), "main")
     until(lambda: registry.running() == "v2")
+
+
+def test_an_agent_that_ends_interrupts_its_build_and_the_next_one_builds(node: Node) -> None:
+    agent = Agent(node)
+    write_build(node, "one", run="sleep 600")
+    agent.push()
+    agent.start()
+    try:
+        until(lambda: "build image" in node.stead("history"))
+        until(lambda: bool(list((node.base / "root" / "build").glob("*/lock"))))
+        begin = time.monotonic()
+        agent.end()
+        assert time.monotonic() - begin < 20
+        write_build(node, "one")
+        agent.push()
+        agent.start()
+        until(lambda: node.phases().get("default/app") == "running")
+    finally:
+        agent.end()

@@ -473,3 +473,30 @@ def test_images_of_the_revision_before_stay_and_those_before_it_go(
     settled(engine)
     engine.close()
     assert runtime.observe().containers["s/a"].image_id == "sha256:v2"
+
+
+def test_a_build_that_a_newer_revision_wants_otherwise_is_cancelled(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    release = threading.Event()
+    runtime.gate = lambda call: release.wait(10) and None if call.startswith("build") else None
+    runtime.recipes[APP] = "one"
+    engine = Engine(runtime, journal, limits=QUICK)
+    engine.want(desired("s", built("localhost/s/app")), "r1")
+    engine.round()
+    runtime.recipes[APP] = "two"  # its files change while it is built
+    engine.touched()
+    engine.round()
+    assert runtime.cancelled == []
+    engine.want(desired("s", built("localhost/s/app", context="/tree/of/r2")), "r2")
+    runtime.recipes[APP] = "one"  # but its files are the same
+    engine.round()
+    assert runtime.cancelled == []
+    runtime.recipes[APP] = "two"
+    engine.touched()
+    engine.round()
+    assert runtime.cancelled == [APP]
+    release.set()
+    settled(engine)
+    engine.close()
+    assert runtime.observe().images[APP].id == "sha256:two"

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -250,3 +251,19 @@ def test_after_a_restart_the_images_of_the_revision_before_are_kept(house: House
     (house.paths.root / "journal.db").unlink()  # so that it is time to collect
     house.run(lambda agent: until(agent, lambda _: kept))
     assert kept[0] == {"sha256:two", "sha256:three"}
+
+
+def test_the_end_of_the_agent_does_not_wait_for_a_long_build(house: House) -> None:
+    (house.specs / "Dockerfile").write_text("FROM scratch\n")
+    (house.specs / "a.toml").write_text('[image.app]\nbuild = "."\n')
+    house.runtime.recipes["localhost/default/app:latest"] = "one"
+    begun = threading.Event()
+
+    def gate(call: str) -> None:
+        if call.startswith("build"):
+            begun.set()
+            assert house.runtime.interrupted.wait(3 * DEADLINE)
+
+    house.runtime.gate = gate
+    house.run(lambda agent: begun.wait(DEADLINE))
+    assert begun.is_set() and house.runtime.interrupted.is_set()
