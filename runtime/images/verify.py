@@ -45,11 +45,13 @@ class Rotten:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was looked at, and what of it is rotten."""
+    """What was looked at, and what of it is rotten; `skipped` says which layers could not be compared, and
+    why not."""
 
     blobs: int
     layers: int
     rotten: tuple[Rotten, ...]
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ class Verifier:
     def verify(self, names: Sequence[str] = (), progress: Progress = lambda done, total: None) -> Verified:
         """Look at everything, or at what the images `names` consist of. Changes nothing.
 
-        Fault image-not-found, disk-full (a layer is unpacked once more at a time).
+        Fault image-not-found. One layer at a time is unpacked once more, which takes that much room.
         """
         with self._collector.using(), faults("verify", "images"):
             ids = {self._catalog.need(name, "verify image") for name in names}
@@ -85,10 +87,16 @@ class Verifier:
             meter = _Meter(progress, total)
             rotten = [item for digest in blobs if (item := self._blob(digest, blobs[digest], images, meter))]
             bad = {item.id for item in rotten}
+            skipped = []
             for chain_id in layers:
-                rotten += self._layer(chain_id, layers[chain_id], bad, images)
+                try:
+                    rotten += self._layer(chain_id, layers[chain_id], bad, images)
+                except Fault as fault:
+                    if fault.code != "disk-full":
+                        raise
+                    skipped.append(f"layer {chain_id[7:19]}: no room to unpack it once more")
                 meter.add(sizes[chain_id].unpacked if chain_id in sizes else 0)
-        return Verified(len(blobs), len(layers), tuple(rotten))
+        return Verified(len(blobs), len(layers), tuple(rotten), tuple(skipped))
 
     # ------------------------------------------------------------ what there is
 

@@ -14,6 +14,7 @@ from backports import zstd
 
 from runtime.faults import Fault
 from runtime.images.verify import Rotten, Verified, Verifier
+from runtime.linux import mounts
 from tests.kernel.engine_box import IMAGE, engine
 from tests.kernel.images_box import (
     BASE,
@@ -275,6 +276,27 @@ def test_the_progress_ends_at_all_of_it(box: Box, tmp_path: Path) -> None:
     verifier(box).verify(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] > 0
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_without_room_to_compare_layers_archives_are_told_all_the_same(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounts.mount("tmpfs", disk, "tmpfs", data="size=30m")
+    try:
+        with store(disk / "box") as box:
+            layout = Layout(tmp_path / "layout")
+            layout.image([layer(file("data", os.urandom(12 << 20)))], tag="large")
+            layout.image([layer(file("small", "s"))], tag="small")
+            box.store.import_path(layout.path, ref("app:large"))
+            box.store.import_path(layout.path, ref("app:small"))
+            row = box.store.catalog.layer(box.store.catalog.chain(box.store.catalog.find("app:small"))[0])
+            assert row is not None
+            content(box.store.blobs.path(row["blob"]))
+            found = verify(box)
+            assert [item.kind for item in found.rotten] == ["archive"]
+            assert len(found.skipped) == 1 and found.skipped[0].endswith("no room to unpack it once more")
+    finally:
+        mounts.unmount(disk)
 
 
 def test_the_command_names_what_rotted_and_fails(tmp_path: Path) -> None:

@@ -46,11 +46,13 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
             verifier.set_aside(verified.rotten)
     for item in verified.rotten:
         print(_line(item, options.dry_run))
+    for text in verified.skipped:
+        print(f"not compared: {text}")
     if not options.quiet:
         print(_summary(verified, time.monotonic() - begin))
     if verified.rotten and not options.dry_run:
         store.wake_agent(paths)
-    return 1 if verified.rotten else 0
+    return 1 if verified.rotten or verified.skipped else 0
 
 
 def _line(item: Rotten, dry: bool) -> str:
@@ -59,10 +61,11 @@ def _line(item: Rotten, dry: bool) -> str:
 
 
 def _summary(verified: Verified, seconds: float) -> str:
-    count = len(verified.rotten)
+    count, left = len(verified.rotten), len(verified.skipped)
+    found = [*([f"{count} rotten"] if count else []), *([f"{left} not compared"] if left else [])]
     return (
         f"looked at {verified.blobs} archives, configs and manifests and {verified.layers} layers"
-        f" in {seconds:.1f} s: {f'{count} rotten' if count else 'all well'}"
+        f" in {seconds:.1f} s: {', '.join(found) or 'all well'}"
     )
 
 
