@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from runtime.images.store import ImageStore
 
 
+#: Digits from which on a name may be the beginning of an id: `FROM cafe` is an image of that name.
+MIN_ID = 12
+
+
 @dataclass(frozen=True, slots=True)
 class BaseImage:
     """`config` is the whole config document, `text` its bytes; `chain` bottom first."""
@@ -107,7 +111,7 @@ class Bases:
 
     def _here(self, name: str, wanted: Platform) -> BaseImage | None:
         id = self._catalog.find(name)
-        if not id:
+        if not id or (id.startswith(f"sha256:{name}") and len(name) < MIN_ID):
             return None
         found = self._read(id)
         if found is None or _platform(found.config).fitness(wanted) == 0:

@@ -137,19 +137,15 @@ class Mounting:
     # ------------------------------------------------------------ cache
 
     def _cache(self, mount: RunMount, into: Mounted) -> None:
+        if mount.source and not mount.from_:
+            raise MountFailed(f"source={mount.source} of the cache {mount.id} needs from=, to say of what")
         name = hashlib.sha256(mount.id.encode()).hexdigest()[:24]
         home = self._hold(name, mount)
         data = home / "data"
         if not data.exists():
             self._fill(mount, home, data)
         os.utime(home)
-        place = data
-        if mount.source and not mount.from_:
-            place = data / mount.source.strip("/")
-            if ".." in mount.source.split("/"):
-                raise MountFailed(f"source {mount.source} leads out of the cache")
-            place.mkdir(parents=True, exist_ok=True)
-        into.mounts.append((run.bind(place, mount.target, read_only=mount.read_only), True))
+        into.mounts.append((run.bind(data, mount.target, read_only=mount.read_only), True))
 
     def _hold(self, name: str, mount: RunMount) -> Path:
         """The cache's directory, locked as its sharing says, until the step has ended."""

@@ -6,6 +6,7 @@ image store; then it is remembered. What fails leaves the layers before it remem
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -137,14 +138,15 @@ class StageRun:
         if isinstance(error, StepFailed):
             vertex.failed(error.reason)
             return error
+        code = error.code if isinstance(error, Fault) else ""
+        cause = str(error)
         if isinstance(error, OSError):
             cause = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}".lower()
-        else:
-            cause = str(error)
+            code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         vertex.failed(cause)
         assert effect is not None
         title, stage = effect.title, self._planned.title
-        return StepFailed(self._request.label, effect.place, title, cause, stage=stage)
+        return StepFailed(self._request.label, effect.place, title, cause, stage=stage, code=code)
 
     def _known(self, key: str) -> Step | None:
         found = self._cache.find(key)

@@ -102,7 +102,8 @@ class Workspace:
         home = self.new()
         (home / "work").mkdir(mode=0o700)
         upper = home / "upper"
-        upper.mkdir(mode=0o755)
+        upper.mkdir()
+        upper.chmod(0o755)
         if chain:
             top = os.stat(self.layer(chain[-1]))
             os.chown(upper, top.st_uid, top.st_gid)
@@ -159,7 +160,7 @@ def _held(directory: Path) -> int:
     return -1
 
 
-def detached(lowers: Sequence[Path], upper: Path | None, work: Path | None) -> int:
+def detached(lowers: Sequence[Path], upper: Path | None, work: Path | None, *, legacy: bool = False) -> int:
     """An overlay of `lowers` (TOP first) that is mounted nowhere: a descriptor of its root. It is gone when
     the last descriptor of anything in it is."""
     from runtime.linux import mounts, overlay
@@ -169,7 +170,8 @@ def detached(lowers: Sequence[Path], upper: Path | None, work: Path | None) -> i
         mounts.set_attributes(tree, set=mounts.MOUNT_ATTR_RDONLY)
         return _opened(tree)
     try:
-        return _opened(overlay.detached(lowers, upper, work))
+        if not legacy:
+            return _opened(overlay.detached(lowers, upper, work))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -234,6 +234,21 @@ def test_a_locked_cache_is_for_one_step_at_a_time(box: BuildBox) -> None:
     box.build(text + "FROM scratch\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n")
 
 
+def test_a_part_of_a_cache_alone_is_refused(box: BuildBox) -> None:
+    """A program could have put a link to anywhere in its place."""
+    with pytest.raises(StepFailed, match="needs from="):
+        box.build("RUN --mount=type=cache,target=/c,source=part true")
+
+
+def test_a_cache_begins_with_what_a_stage_has(box: BuildBox) -> None:
+    text = (
+        "FROM tests/busybox:1 AS first\nRUN mkdir /d && echo start > /d/f\nFROM tests/busybox:1\n"
+        "RUN --mount=type=cache,target=/c,from=first,source=/d cat /c/f; echo {} > /c/f\n"
+    )
+    assert box.build(text.format("one")).output[-1] == "start"
+    assert box.build(text.format("two")).output[-1] == "one"
+
+
 def test_a_bind_of_a_stage_is_what_the_stage_made(box: BuildBox) -> None:
     built = box.build(
         "FROM tests/busybox:1 AS other\nRUN mkdir /d && echo deep > /d/f\n"
@@ -327,6 +342,26 @@ def test_a_build_that_is_cancelled_leaves_nothing_and_keeps_what_was_done(box: B
     assert cgroups_of_builds() <= before
     assert box.leftovers() == []
     assert box.build("RUN echo a > /a", network="default").cached == [True]
+
+
+def test_a_build_goes_on_while_the_agent_sweeps_and_collects(box: BuildBox) -> None:
+    """What a live build has is not taken for a leftover: its directory, its network, its layers."""
+    swept: list[tuple[str, ...]] = []
+
+    def sweep() -> None:
+        until(lambda: any(event.text == "here" for event in box.events))
+        assert box.runtime.observe().leftovers == ()
+        swept.append(box.runtime.sweep())
+        box.runtime.images.collector.collect()
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    built = box.build(
+        "RUN echo a > /a\nRUN echo here; sleep 2; grep -c eth0 /proc/net/dev\nRUN cat /a", network="default"
+    )
+    thread.join()
+    assert swept == [()]
+    assert built.output[-2:] == ["1", "a"]
 
 
 def test_stages_that_do_not_need_each_other_go_on_side_by_side(box: BuildBox) -> None:
