@@ -192,8 +192,9 @@ class _Blobs:
         """The first failure ends the others, and is raised."""
         for blob in blobs:
             self._tell(PushProgress(blob.digest, "waiting", 0, blob.size))
+        sources = [[*self._sources, *self._pusher.sources(self._ref, blob.digest)] for blob in blobs]
         with ThreadPoolExecutor(PARALLEL, "push") as pool:
-            running = [pool.submit(self._one, blob) for blob in blobs]
+            running = [pool.submit(self._one, *each) for each in zip(blobs, sources, strict=True)]
             try:
                 wait(running, return_when=FIRST_EXCEPTION)
             finally:
@@ -202,7 +203,7 @@ class _Blobs:
                     future.cancel()
         _raise_first(running)
 
-    def _one(self, blob: Descriptor) -> None:
+    def _one(self, blob: Descriptor, sources: Sequence[str]) -> None:
         pusher, ref = self._pusher, self._ref
 
         def progress(done: int) -> None:
@@ -215,7 +216,7 @@ class _Blobs:
         upload = Upload(
             pusher.endpoint(ref.host), ref.repository, ref.familiar, blob, path, progress, stopped
         )
-        sent = upload.run([*self._sources, *pusher.sources(ref, blob.digest)])
+        sent = upload.run(sources)
         pusher.count(ref, sent)
         self._tell(PushProgress(blob.digest, sent.state, blob.size, blob.size, sent.source))
 
