@@ -251,6 +251,13 @@ def tree(root: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def below(root: Path) -> dict[str, tuple[Any, ...]]:
+    """As `tree`, without the root itself: where that is an overlay its time is that of mounting."""
+    found = tree(root)
+    del found["."]
+    return found
+
+
 # ---------------------------------------------------------------- a real registry
 
 

@@ -20,12 +20,12 @@ from tests.kernel.images_box import (
     Box,
     Layout,
     LocalRegistry,
+    below,
     file,
     layer,
     needs_registry,
     ref,
     store,
-    tree,
 )
 
 pytestmark = [
@@ -81,7 +81,7 @@ def test_what_was_pushed_is_what_others_and_we_pull(
         own = box.store.get(str(name))
         assert own is not None and image == own.id
         with other.mounted(image) as theirs, box.mounted(image) as ours:
-            assert tree(theirs) == tree(ours)
+            assert below(theirs) == below(ours)
         assert other.store.import_path(copy, ref("copy:1")) == image
 
 
