@@ -17,6 +17,7 @@ from runtime.images.verify import Verifier
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from tests.kernel.docker_box import Docker, Said, docker, needs_docker
+from tests.kernel.engine_box import IMAGE, engine
 from tests.kernel.images_box import Layout, LocalRegistry, file, layer, needs_registry, ref
 from tests.kernel.node_box import Node
 
@@ -436,7 +437,7 @@ def test_digests_are_names_as_they_are_with_docker(
     theirs = Theirs(daemon, {})
     theirs.clear()
     heards = []
-    for engine, pull in (
+    for either, pull in (
         (Ours(node, {}), lambda: node.run("image", "pull", f"{app}:1")),
         (theirs, lambda: daemon.run("pull", "-q", f"{app}:1")),
     ):
@@ -446,7 +447,7 @@ def test_digests_are_names_as_they_are_with_docker(
             said = pull()
             assert said.code == 0, said.errors
 
-        said = digests(well, lambda: registry.push(layout.path, "two", "app:1"), engine, app)
+        said = digests(well, lambda: registry.push(layout.path, "two", "app:1"), either, app)
         heards.append([(item.code, in_order(item)) for item in said])
     ours, wanted = heards
     assert ours == wanted
@@ -457,3 +458,20 @@ def test_what_can_be_no_name_is_said_to_be_none(node: Node, text: str) -> None:
     said = node.run("image", "rm", text)
     assert said.code == 1 and said.errors.startswith(f"stead: cannot remove image {text!r}: ")
     assert "not in the store" not in said.errors
+
+
+def test_an_image_that_a_container_was_committed_to_keeps_the_one_it_was_made_from(tmp_path: Path) -> None:
+    with engine(tmp_path) as machine:
+        name = machine.start("echo new > /new; sleep 1000")
+        node = Node(machine.paths)
+        child = node.run("container", "commit", name, "child:1").lines[-1]
+        machine.runtime.remove_container(name)
+        base = machine.runtime.images.catalog.find(str(IMAGE))
+        said = node.run("image", "rm", base)
+        assert said.code == 1 and f"the image {child[7:19]} was made from it" in said.errors
+        assert node.run("image", "inspect", "-f", "{{.Parent}}", "child:1").lines == [base]
+        assert node.run("image", "rm", IMAGE.familiar).lines[0] == f"Untagged: {IMAGE.familiar}"
+        assert base[7:19] not in node.run("image", "ls", "-q").lines
+        assert base[7:19] in node.run("image", "ls", "-a", "-q").lines
+        lines = node.run("image", "rm", "child:1").lines
+        assert lines[:3] == ["Untagged: child:1", f"Deleted: {child}", f"Deleted: {base}"]
