@@ -6,8 +6,13 @@ every container. What is being pulled or built holds the store by itself.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.model import STORE, Cause, CollectImages, Step, World
+from agent.planner.space import size
+from runtime.images.garbage import Limits as CollectLimits
+from runtime.interface import Disk
 from specs.desired import DesiredImage
 from specs.values import ImageRef
 
@@ -15,25 +20,31 @@ from specs.values import ImageRef
 AGAIN = 300.0
 
 
-def decide(world: World, *, wants_room: bool = False) -> Decision:
-    """`wants_room`: something cannot be pulled because the disk is full."""
+def decide(world: World, lacking: int = 0) -> Decision:
+    """`lacking`: bytes that a pull has no room for."""
     policy, memory, disk = world.collecting, world.memory, world.observed.disk
     if policy is None or any(subject.kind == "image" for subject in world.in_flight):
         return CONVERGED
-    last = memory.collected
+    last, limits = memory.collected, policy.limits
     waited = world.now - last if last is not None else policy.interval
-    above = bool(disk.total) and disk.used > policy.limits.high
-    if waited >= policy.interval:
+    above = bool(disk.total) and disk.used > limits.high
+    if (above or lacking) and waited >= min(AGAIN, policy.interval):
+        why = f"a pull needs {size(lacking)} more" if lacking else f"{limits.high:.0%} may be"
+        cause = Cause("space", f"{disk.used:.0%} of {disk.path} are used, {why}")
+        limits = _with_room(limits, disk, lacking)
+    elif waited >= policy.interval:
         cause = Cause("interval", "images that nothing needs are removed now and then")
-    elif (above or wants_room) and waited >= AGAIN:
-        text = f"{disk.used:.0%} of {disk.path} are used"
-        cause = Cause(
-            "space", f"{text}, {policy.limits.high:.0%} may be" if above else f"{text}, a pull needs room"
-        )
     else:
         return Decision(next_look=None if last is None else last + policy.interval)
-    step = Step(STORE, CollectImages(keep(world), policy.limits), cause, basis=f"{last}")
-    return chain(world, step)
+    return chain(world, Step(STORE, CollectImages(keep(world), limits), cause, basis=f"{last}"))
+
+
+def _with_room(limits: CollectLimits, disk: Disk, lacking: int) -> CollectLimits:
+    """Marks low enough for what is lacking."""
+    if not lacking:
+        return limits
+    target = max(0.0, disk.used - lacking / disk.total)
+    return replace(limits, high=min(limits.high, target), low=min(limits.low, target))
 
 
 def keep(world: World) -> frozenset[str]:

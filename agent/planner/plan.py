@@ -39,7 +39,7 @@ def plan(world: World) -> Plan:
     blocked = [*taken, *more, *most]
 
     found = images.decide(world)
-    pulls = space.fit(world, found.decisions)
+    pulls, lacking = space.fit(world, found.decisions)
     blocked += found.refused.values()
     fates = networks.fates(world, network_owners)
     stores = volumes.decide(world, volume_owners)
@@ -51,10 +51,9 @@ def plan(world: World) -> Plan:
     nets = networks.decide(world, network_owners, fates, runs)
     gone = volumes.removals(world, volume_owners, runs)
 
-    full = any(d.blocked is not None and d.blocked.code == "disk-full" for d in pulls.values())
     decisions = [
         *_node(world),
-        collect.decide(world, wants_room=full),
+        collect.decide(world, lacking),
         *repairs_after_stops(pulls, runs).values(),
         *nets.values(),
         *stores.values(),

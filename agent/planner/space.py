@@ -24,12 +24,13 @@ def size(count: int) -> str:
     return f"{value:.3g} {_UNITS[unit]}"
 
 
-def fit(world: World, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
-    """`decisions` about images, without the pulls that have no room."""
+def fit(world: World, decisions: Mapping[str, Decision]) -> tuple[dict[str, Decision], int]:
+    """(`decisions` about images without the pulls that have no room, bytes that the least of these lacks)"""
     disk = world.observed.disk
     found = dict(decisions)
+    lacking: list[int] = []
     if not disk.total:
-        return found
+        return found, 0
     free = disk.free - world.limits.keep_free
     free -= sum(_need(world, step) for step in world.in_flight.values() if isinstance(step.action, PullImage))
     pulls: dict[str, list[tuple[str, Step]]] = {}
@@ -42,9 +43,10 @@ def fit(world: World, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
         if needed <= free:
             free -= needed
             continue
+        lacking.append(needed - free)
         for reference, step in entries:
             found[reference] = _too_large(world, decisions[reference], step, len(entries), needed, free)
-    return found
+    return found, min(lacking, default=0)
 
 
 def _need(world: World, step: Step) -> int:

@@ -334,6 +334,15 @@ def plan_that_does_not_fit() -> Scene:
     return scene.measured()
 
 
+def room_for_a_pull() -> Scene:
+    """After it is collected: another look at the disk says whether that was enough."""
+    scene = plan_that_does_not_fit()
+    scene.collecting = Collecting(3600.0, CollectLimits(high=0.95, low=0.8))
+    scene.memory = replace(scene.memory, collected=0.0)
+    scene.now = 300.0
+    return scene
+
+
 def rotten_layer() -> Scene:
     scene = moving()
     scene.runtime.rot("nginx")
@@ -424,6 +433,7 @@ SCENES: list[Callable[[], Scene]] = [
     locked_to_what_the_store_lacks,
     two_locks_for_one_tag,
     plan_that_does_not_fit,
+    room_for_a_pull,
     rotten_layer,
     first_build,
     changed_files_of_a_build,
