@@ -4,8 +4,8 @@ One process writes at a time (the holder of the root's lock, and short `stead im
 read. Every thread gets a connection of its own; `write()` serialises the writers of this process and is one
 durable transaction.
 
-Layouts: a new table is an IF NOT EXISTS in the schema of its room; a new column is a step of STEPS, too. A
-step never changes: files of every older release are brought here by all the steps from theirs.
+Layouts: a new table is an IF NOT EXISTS in the schema of its room; a new column is a step of STEPS, too.
+Either needs the next VERSION, since a file that has it is opened as it is. A step never changes: files of every older release are brought here by all the steps from theirs.
 """
 
 from __future__ import annotations

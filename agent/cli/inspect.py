@@ -27,18 +27,17 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if options.kind == "container":
         print(json.dumps(attend.inspect_container(paths, options.name), indent=1))
         return 0
+    if options.kind == "image":
+        print(json.dumps(_image(paths, options.name), indent=1, ensure_ascii=False))
+        return 0
     from runtime.local import LocalRuntime
-    from specs.values import ImageRef
 
     with LocalRuntime(paths) as runtime:
         observed = runtime.observe()
     name = options.name
-    if options.kind == "image":
-        name = str(ImageRef.parse(name))
     things: dict[str, Mapping[str, Any]] = {
         "network": observed.networks,
         "volume": observed.volumes,
-        "image": observed.images,
     }
     found = things[options.kind].get(name) or _by_last_part(things[options.kind], name)
     if found is None:
@@ -46,6 +45,14 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         raise Problem(f"there is no {options.kind} {options.name} (there: {known})")
     print(json.dumps(asdict(found), indent=1))
     return 0
+
+
+def _image(paths: Paths, name: str) -> dict[str, Any]:
+    """As `stead image inspect` shows it."""
+    from agent.cli.images import inspect, rows
+
+    with rows.catalog(paths) as catalog:
+        return inspect.document(catalog, paths, name)
 
 
 def _by_last_part(things: Mapping[str, Any], name: str) -> Any:

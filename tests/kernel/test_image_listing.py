@@ -190,6 +190,13 @@ def test_inspect_has_dockers_keys_and_says_where_the_layers_are(node: Node) -> N
     assert found["Comment"] == "" and found["Parent"] == ""
 
 
+def test_inspect_of_any_kind_shows_the_same_of_an_image(node: Node) -> None:
+    (found,) = json.loads(node.run("image", "inspect", "old:1").out)
+    for name in ("old:1", found["Id"], found["Id"][7:19]):
+        assert json.loads(node.run("inspect", "image", name).out) == found
+    assert node.run("inspect", "image", "nosuch").code == 1
+
+
 def test_one_missing_image_does_not_hide_the_others(node: Node) -> None:
     said = node.run("image", "inspect", "nosuch", "old:1", "--format", "{{.Os}}")
     assert (said.code, said.lines) == (1, ["linux"])
