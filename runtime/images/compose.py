@@ -87,7 +87,8 @@ class Composer:
 
         Fault layer-invalid for what no layer can hold, disk-full, kernel-error; then `upper` is left.
         """
-        with faults("commit layer", str(upper)), closing(_Below(self._layers, self._chain(parent))) as below:
+        chain = self._chain(parent)
+        with faults("commit layer", str(upper)), closing(_Below(self._layers, chain)) as below:
             settled = Settled(upper, below.has_directory, epoch)
             digest = hashlib.sha256()
             try:
@@ -98,9 +99,7 @@ class Composer:
             diff_id = f"sha256:{digest.hexdigest()}"
             chain_id = chain_above(parent, diff_id)
             self._adopt(upper, chain_id)
-        with self._catalog.database.write() as connection:
-            self._catalog.add_layer(chain_id, diff_id, "", settled.size)
-            connection.execute("INSERT OR IGNORE INTO layer_parents VALUES (?, ?)", (chain_id, parent))
+        self._record(chain_id, diff_id, "", settled.size, chain)
         return CommittedLayer(chain_id, diff_id, settled.size)
 
     def copy_layer(
@@ -135,10 +134,18 @@ class Composer:
                     yield piece
 
         size = self._layers.unpack(LayerJob(layer.chain_id, layer.diff_id, chain, data), subject)
+        self._record(layer.chain_id, layer.diff_id, layer.blob, size or 0, chain[::-1])
+
+    def _record(self, chain_id: str, diff_id: str, blob: str, size: int, below: Sequence[str]) -> None:
+        """A layer that is on disk over those `below`, top first: each of them remembers what is under it, for
+        the image that knew it may go before the layers do."""
+        chain = [chain_id, *below]
         with self._catalog.database.write() as connection:
-            self._catalog.add_layer(layer.chain_id, layer.diff_id, layer.blob, size or 0)
-            parent = chain[-1] if chain else ""
-            connection.execute("INSERT OR IGNORE INTO layer_parents VALUES (?, ?)", (layer.chain_id, parent))
+            self._catalog.add_layer(chain_id, diff_id, blob, size)
+            connection.executemany(
+                "INSERT OR IGNORE INTO layer_parents SELECT chain_id, ? FROM layers WHERE chain_id = ?",
+                [(under, over) for over, under in zip(chain, [*chain[1:], ""], strict=True)],
+            )
 
     def _adopt(self, upper: Path, chain_id: str) -> None:
         """Under its name at once and durably. Whoever unpacks the same layer holds its lock."""

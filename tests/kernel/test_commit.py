@@ -337,3 +337,28 @@ def test_a_made_images_manifest_describes_blobs_that_are_here(box: Box) -> None:
         data = box.store.blobs.read(item["digest"])
         assert (len(data), hashlib.sha256(data).hexdigest()) == (item["size"], item["digest"][7:])
     assert manifest == json.loads(box.store.manifest_of(id))
+
+
+def test_a_layer_goes_over_others_whose_image_is_gone(box: Box, tmp_path: Path) -> None:
+    """A build's cache keeps layers longer than the image that they came with."""
+    image = box.store.get(base(box, tmp_path))
+    assert image is not None
+    upper = box.paths.root / "upper"
+    upper.mkdir()
+    with box.store.hold():
+        first = box.store.commit_layer(upper, image.chain_ids[-1], epoch=1)
+        box.store.remove("base")
+        for name in ("etc", "new"):
+            (upper / name).mkdir(parents=True)
+            os.setxattr(upper / name, "trusted.overlay.opaque", b"y")
+        second = box.store.commit_layer(upper, first.chain_id)
+        data = b"".join(box.store.layer_tar(second.chain_id))
+    assert names(data, tmp_path / "a.tar") == [".", "etc", "etc/.wh..wh..opq", "new"]
+
+
+def test_a_layer_over_one_that_is_not_here_is_refused(box: Box) -> None:
+    upper = box.paths.root / "upper"
+    upper.mkdir()
+    with pytest.raises(Fault, match="it is not in the store"):
+        box.store.commit_layer(upper, digest(b"no layer"))
+    assert upper.exists() and os.listdir(box.paths.layers) == []

@@ -200,6 +200,33 @@ def test_an_unknown_name_saves_nothing(box: Box, tmp_path: Path) -> None:
     assert not (tmp_path / "x.tar").exists()
 
 
+# ---------------------------------------------------------------- names
+
+
+def test_a_tag_is_another_name_and_leaves_the_image_that_had_it(box: Box, tmp_path: Path) -> None:
+    app, tool = fill(box, tmp_path)
+    assert stead(box, "image", "tag", "my/tool:1", "registry.example:5000/tool").returncode == 0
+    assert stead(box, "image", "tag", app[7:15], "my/tool:1").returncode == 0
+    assert box.store.get("registry.example:5000/tool:latest").id == tool
+    assert box.store.get("my/tool:1").id == app
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nothing:1", "x:1"], "cannot tag image nothing:1: "),
+        (["my/app:1", f"x@{digest(b'')}"], "a name with a digest cannot be given"),
+        (["my/app:1", "x/UPPER"], "cannot read image reference"),
+    ],
+)
+def test_a_wrong_tag_says_what_is_wrong(box: Box, tmp_path: Path, words: list[str], text: str) -> None:
+    fill(box, tmp_path)
+    before = box.store.list()
+    done = stead(box, "image", "tag", *words)
+    assert done.returncode in (1, 2) and text in done.stderr.decode()
+    assert box.store.list() == before
+
+
 # ---------------------------------------------------------------- in, from others
 
 
