@@ -5,7 +5,8 @@ read. Every thread gets a connection of its own; `write()` serialises the writer
 durable transaction.
 
 Layouts: a new table is an IF NOT EXISTS in the schema of its room; a new column is a step of STEPS, too.
-Either needs the next VERSION, since a file that has it is opened as it is. A step never changes: files of every older release are brought here by all the steps from theirs.
+Either needs the next VERSION, since a file that has it is opened as it is. A step never changes: files of
+every older release are brought here by all the steps from theirs.
 """
 
 from __future__ import annotations

@@ -212,8 +212,8 @@ class Verifier:
     # ------------------------------------------------------------ out of the way
 
     def set_aside(self, rotten: Sequence[Rotten]) -> None:
-        """What is rotten is missing afterwards. A config is written anew, from its row; an archive that was
-        made of a layer is forgotten, since it can be made again. Running containers keep what they have."""
+        """What is rotten is missing afterwards. A config is written anew, from its row; what can be
+        made again, manifests and archives of layers, is forgotten. Running containers keep what they have."""
         with self._collector.using(), faults("set aside", "what rotted"):
             for item in rotten:
                 if item.kind == "layer":
@@ -224,6 +224,7 @@ class Verifier:
                     self._rewrite(item.id)
                 with self._catalog.database.write() as connection:
                     connection.execute("DELETE FROM layer_archives WHERE blob = ?", (item.id,))
+                    connection.execute("UPDATE images SET manifest = '' WHERE manifest = ?", (item.id,))
 
     def _rewrite(self, id: str) -> None:
         query = "SELECT config FROM images WHERE id = ?"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 import os
 import subprocess
 import tarfile
@@ -242,6 +244,18 @@ def test_a_rotten_config_is_written_anew(box: Box, tmp_path: Path) -> None:
     assert [(item.kind, item.id) for item in found.rotten] == [("config", image)]
     verifier(box).set_aside(found.rotten)
     assert verify(box).rotten == ()
+
+
+def test_a_rotten_manifest_is_forgotten_and_another_one_made(box: Box, tmp_path: Path) -> None:
+    image = imported(box, tmp_path)
+    came_with = box.store.manifest_of(image)
+    content(box.store.blobs.path(f"sha256:{hashlib.sha256(came_with).hexdigest()}"))
+    found = verify(box)
+    assert [item.kind for item in found.rotten] == ["manifest"]
+    verifier(box).set_aside(found.rotten)
+    assert verify(box).rotten == ()
+    made, wanted = json.loads(box.store.manifest_of(image)), json.loads(came_with)
+    assert [item["digest"] for item in made["layers"]] == [item["digest"] for item in wanted["layers"]]
 
 
 def test_a_layer_that_was_made_here_must_have_its_own_digest(box: Box, tmp_path: Path) -> None:
