@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,38 +204,43 @@ def pull(bench: Bench) -> None:
             return
     base, stead = bench.stead.base, bench.stead
     layout = Layout(base / "layout", RUNS + 1)
-    registry = Registry(base / "registry", base / "registry.log")
-    try:
+    with ExitStack() as stack:
+        registry = stack.enter_context(closing(Registry(base / "registry", base / "registry.log")))
         for number in range(RUNS + 1):
             registry.push(base / "layout", number)
         shutil.rmtree(base / "layout")
-        _measure(bench, "stead", stead.words("image", "pull"), {}, registry, str(layout))
-    finally:
-        registry.close()
-    for rival in bench.rivals:
-        registry = Registry(base / "registry", rival.base / "registry.log", rival.entering)
-        try:
-            words = rival.command("pull", *rival.plain_http)
-            _measure(bench, rival.name, words, rival.environment, registry)
-        finally:
-            registry.close()
+        pullers = [Puller("stead", stead.words("image", "pull", "-q"), {}, registry)]
+        for rival in bench.rivals:
+            log = rival.base / "registry.log"
+            registry = stack.enter_context(closing(Registry(base / "registry", log, rival.entering)))
+            words = rival.command("pull", "-q", *rival.plain_http)
+            pullers.append(Puller(rival.name, words, rival.environment, registry))
+        for number in range(RUNS + 1):  # in turn: what else the machine does falls on all of them
+            for puller in pullers:
+                puller.pull(number)
+    for puller in pullers:
+        puller.report(bench, str(layout))
 
 
-def _measure(
-    bench: Bench,
-    engine: str,
-    words: list[str],
-    environment: dict[str, str],
-    registry: Registry,
-    note: str = "",
-) -> None:
-    """The first pull, which reads the programs from the disk, is left out."""
-    environment = {**os.environ, **environment}
-    found = [_pulled([*words, registry.image(number)], environment) for number in range(RUNS + 1)][1:]
-    bench.add("pull and unpack", engine, "s", [seconds for seconds, _ in found], note=note)
-    if engine == "stead":
-        memory = [peak for _, peak in found]
-        bench.add("memory of a pull", engine, "MiB", memory, target=150, note="PSS, all its processes")
+class Puller:
+    """One engine: the command that pulls with it, and what its pulls took."""
+
+    def __init__(self, name: str, words: list[str], environment: dict[str, str], registry: Registry) -> None:
+        self._name, self._words, self._registry = name, words, registry
+        self._environment = {**os.environ, **environment}
+        self._found: list[tuple[float, float]] = []
+
+    def pull(self, number: int) -> None:
+        self._found.append(_pulled([*self._words, self._registry.image(number)], self._environment))
+
+    def report(self, bench: Bench, note: str) -> None:
+        """The first pull, which reads the programs from the disk, is left out."""
+        seconds, peaks = zip(*self._found[1:], strict=True)
+        is_ours = self._name == "stead"
+        bench.add("pull and unpack", self._name, "s", list(seconds), note=note if is_ours else "")
+        if is_ours:
+            note = "PSS, all its processes"
+            bench.add("memory of a pull", self._name, "MiB", list(peaks), target=150, note=note)
 
 
 def _pulled(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
