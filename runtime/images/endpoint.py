@@ -159,6 +159,9 @@ class Endpoint:
                 credential = self.authenticator.answer(challenges, errand, credential)
                 challenged = True
                 continue
+            if status == 403 and not challenged and (newer := self.authenticator.anew(errand, credential)):
+                credential, challenged = newer, True
+                continue
             raise self._failure(request, status, after, words)
 
     def _failure(self, request: Request, status: int, after: str, words: str) -> Exception:

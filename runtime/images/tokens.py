@@ -35,6 +35,7 @@ class Fetch(Protocol):
 class _Kept:
     header: str = field(repr=False)
     until: float  # time.monotonic
+    own: Credential  # what it was given for
 
 
 class Authenticator:
@@ -91,12 +92,23 @@ class Authenticator:
                 return self._basic(errand, refused)
             return self._renew(challenge, errand, challenge.parameters.get("scope", ""))
 
+    def anew(self, errand: Errand, refused: str) -> str:
+        """Another token than the one that was kept from before and is not enough, for somebody may have
+        logged in since; empty where that makes no difference."""
+        with self._lock:
+            kept = self._kept.get(errand.scopes)
+            if self._bearer is None or kept is None or kept.header != refused:
+                return ""
+            if self._credentials(errand.repository) == kept.own:
+                return ""
+            return self._renew(self._bearer, errand, "")
+
     def _basic(self, errand: Errand, refused: str) -> str:
         own = self._credentials(errand.repository)
         header = auth.basic(own.username, own.password) if own.username else ""
         if not header or header == refused:
             raise self.denied(errand, "401")
-        self._keep(errand, header, float("inf"))
+        self._keep(errand, _Kept(header, float("inf"), own))
         return header
 
     def _renew(self, challenge: auth.Challenge, errand: Errand, asked: str) -> str:
@@ -107,12 +119,12 @@ class Authenticator:
             token = self._token(challenge, auth.merge_scopes(errand.scopes, asked), own, errand)
             self.identity = token.refresh or self.identity
         header = f"Bearer {token.text}"
-        self._keep(errand, header, self._clock() + token.lifetime - MARGIN)
+        self._keep(errand, _Kept(header, self._clock() + token.lifetime - MARGIN, own))
         self._bearer = challenge
         return header
 
-    def _keep(self, errand: Errand, header: str, until: float) -> None:
-        self._kept[errand.scopes] = _Kept(header, until)
+    def _keep(self, errand: Errand, kept: _Kept) -> None:
+        self._kept[errand.scopes] = kept
         while len(self._kept) > MAX_TOKENS:
             del self._kept[next(iter(self._kept))]
 

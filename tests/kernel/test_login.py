@@ -362,6 +362,32 @@ def test_a_new_login_is_used_without_starting_anew(tmp_path: Path, fake: Fake) -
     box.close()
 
 
+def test_a_token_of_before_the_login_that_is_not_enough_is_replaced(tmp_path: Path, fake: Fake) -> None:
+    fake.image(CONTENT)
+    server = TokenServer(fake)
+    inner, anonymous = server.token, []
+
+    def token(request: Request) -> Answer:
+        given = inner(request)
+        if "Authorization" not in request.headers:
+            anonymous.append(f"Bearer {server.good[-1]}")
+        return given
+
+    def answer(request: Request) -> Answer:
+        if request.headers.get("Authorization") in anonymous:
+            return Answer(b"{}", 403)  # instead of 401: it knows who asks, and that is nobody
+        return server.answer(request)
+
+    server.token, fake.answer = token, answer  # type: ignore[method-assign]
+    box = Box(tmp_path / "box", docker_config=tmp_path / "config.json")
+    assert fault_of(box, fake.ref).code == "registry-denied"
+    assert fault_of(box, fake.ref).code == "registry-denied"
+    assert len(anonymous) == 1, "nobody logged in: another token would not help"
+    kept(tmp_path, fake)
+    assert box.store.pull(fake.ref)
+    box.close()
+
+
 def test_an_identity_token_goes_to_the_token_server_only(tmp_path: Path, fake: Fake, other: Fake) -> None:
     fake.image(CONTENT)
     server = TokenServer(fake, refresh="identity")
