@@ -13,6 +13,8 @@ from agent.planner.model import (
     Action,
     BuildImage,
     Limits,
+    LookUpImage,
+    MeasureImage,
     PullImage,
     RepairImage,
     Result,
@@ -55,6 +57,7 @@ class Executor:
         self._steps = ThreadPoolExecutor(limits.parallel, "stead-step")
         self._pulls = ThreadPoolExecutor(limits.pulls, "stead-pull")
         self._builds = ThreadPoolExecutor(limits.builds, "stead-build")
+        self._looks = ThreadPoolExecutor(limits.pulls, "stead-look")
         self._lock = threading.Lock()
         self._futures: dict[Subject, Future[None]] = {}
 
@@ -65,7 +68,10 @@ class Executor:
             self._futures[step.subject] = self._pool(step.action).submit(self._run, step)
 
     def _pool(self, action: Action) -> ThreadPoolExecutor:
+        """What may wait long for a registry or a build never keeps a container from starting."""
         match action:
+            case LookUpImage() | MeasureImage():
+                return self._looks
             case PullImage() | RepairImage():
                 return self._pulls
             case BuildImage():
@@ -89,6 +95,7 @@ class Executor:
         """Take back what has not begun and wait for the rest."""
         self.cancel_queued()
         self._steps.shutdown(wait=True)
+        self._looks.shutdown(wait=True)
         self._pulls.shutdown(wait=True)
         self._builds.shutdown(wait=True)
 

@@ -500,3 +500,28 @@ def test_a_build_that_a_newer_revision_wants_otherwise_is_cancelled(
     settled(engine)
     engine.close()
     assert runtime.observe().images[APP].id == "sha256:two"
+
+
+def test_registries_that_do_not_answer_keep_no_container_from_starting(
+    runtime: FakeRuntime, journal: Journal
+) -> None:
+    names = [f"r{number}.example/app" for number in range(20)]
+    for name in names:
+        runtime.put_image(name, f"sha256:{name}")
+        runtime.available[f"{name}:latest"] = f"sha256:{name}"
+    runtime.put_image("busybox", "sha256:busybox")
+    release = threading.Event()
+    runtime.gate = lambda call: release.wait(10) and None if call.startswith("look-up") else None
+    engine = Engine(runtime, journal, limits=QUICK)
+    always = [image(name, pull="always") for name in names]
+    engine.want(desired("s", *always, container("s/a")), "r1")
+    deadline = time.monotonic() + 10
+    while "start container s/a" not in runtime.calls:
+        assert time.monotonic() < deadline
+        engine.round()
+        engine.wait(0.05)
+    assert not [call for call in runtime.calls if call.startswith("look-up")]
+    release.set()
+    settled(engine)
+    engine.close()
+    assert len([call for call in runtime.calls if call.startswith("look-up")]) == 20
