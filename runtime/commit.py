@@ -14,10 +14,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import bundle
 from runtime.attend import live_state, read_config
 from runtime.build.change import changed
-from runtime.build.config import History, ImageConfig, write_config
+from runtime.build.config import HealthcheckConfig, History, ImageConfig, write_config
 from runtime.build.config import read_config as read_image_config
 from runtime.build.values import replace
 from runtime.faults import Fault, faults
@@ -25,7 +24,7 @@ from runtime.images.changes import write_everything
 from runtime.images.compose import CopiedLayer
 from runtime.images.difference import Change, Stack
 from runtime.images.store import ImageStore, StoredImage
-from runtime.interface import ContainerRequest
+from runtime.interface import ContainerRequest, ProbeRequest
 from runtime.linux import mounts, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.paths import Paths
@@ -90,7 +89,11 @@ class Writings:
             yield stack
 
     def _destinations(self, record: ContainerRecord) -> list[str]:
-        return [str(item["destination"]) for item in read_config(self._paths, record).get("mounts") or ()]
+        try:
+            config = read_config(self._paths, record)
+        except FileNotFoundError:  # it was never started as far as that
+            return []
+        return [str(item["destination"]) for item in config.get("mounts") or ()]
 
     @contextmanager
     def _shown(self, record: ContainerRecord) -> Iterator[Path]:
@@ -127,7 +130,8 @@ class Writings:
         with self._images.hold():
             image = self._image(record)
             before = read_image_config(self._images.config_of(image.id))
-            config = changed(merged(before, record.decode()), request.changes)
+            given = merged(before, record.decode())
+            config = changed(given, request.changes)
             diff_ids, chain = list(image.config["rootfs"]["diff_ids"] or ()), list(image.chain_ids)
             written = self._written(record, chain, subject, pause=request.pause)
             if written is not None:
@@ -135,7 +139,7 @@ class Writings:
                 diff_ids.append(written.diff_id)
                 chain.append(written.chain_id)
             entry = History(
-                created_by=" ".join(bundle.argv(record.decode(), image.config.get("config") or {})),
+                created_by=" ".join([*(given.entrypoint or ()), *(given.cmd or ())]),
                 empty_layer=written is None,
                 comment=request.message,
                 author=request.author,
@@ -196,7 +200,8 @@ class Writings:
 
 
 def merged(image: ImageConfig, request: ContainerRequest) -> ImageConfig:
-    """The image's config with what the container was given: its program, environment, user and so on."""
+    """The image's config with what the container was given: its program, environment, user and so on. What
+    the image asks of builds upon it (ONBUILD) is no part of a container."""
     config = image
     if request.entrypoint is not None:
         config = replace(config, entrypoint=request.entrypoint, cmd=request.command)
@@ -212,4 +217,24 @@ def merged(image: ImageConfig, request: ContainerRequest) -> ImageConfig:
         working_dir=request.working_dir or config.working_dir,
         user=request.user or config.user,
         stop_signal=request.stop_signal or config.stop_signal,
+        healthcheck=_healthcheck(request.probe, config.healthcheck),
+        on_build=(),
+    )
+
+
+def _healthcheck(probe: ProbeRequest | None, own: HealthcheckConfig | None) -> HealthcheckConfig | None:
+    """What of a probe the config has words for: a program. The image's own test stays where there is none."""
+    if probe is None:
+        return own
+    if probe.disabled:
+        return HealthcheckConfig(("NONE",))
+    if not probe.exec and not probe.shell:
+        return own
+    return HealthcheckConfig(
+        ("CMD", *probe.exec) if probe.exec else ("CMD-SHELL", probe.shell),
+        interval=int(probe.interval * 1e9),
+        timeout=int(probe.timeout * 1e9),
+        start_period=int(probe.start_period * 1e9),
+        start_interval=int(probe.start_interval * 1e9),
+        retries=probe.retries,
     )

@@ -18,6 +18,7 @@ from runtime import attend
 from runtime.build.problems import DockerfileError
 from runtime.commit import CommitRequest, Writings
 from runtime.faults import Fault
+from runtime.interface import ProbeRequest
 from runtime.linux import cgroups, mounts
 from runtime.prepare import cgroup_path
 from runtime.records import ContainerRecord
@@ -230,6 +231,28 @@ def test_changes_come_last(box: Engine) -> None:
         "OnBuild": ["RUN date"],
     }
     assert len(image.config["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("probe", "wanted"),
+    [
+        (ProbeRequest(exec=("true",), interval=1.5, retries=2), {"Test": ["CMD", "true"], "Retries": 2}),
+        (ProbeRequest(shell="true"), {"Test": ["CMD-SHELL", "true"], "Retries": 3}),
+        (ProbeRequest(disabled=True), {"Test": ["NONE"]}),
+        (ProbeRequest(tcp="80"), None),
+    ],
+)
+def test_a_test_of_health_is_committed(
+    box: Engine, probe: ProbeRequest, wanted: dict[str, Any] | None
+) -> None:
+    name = box.create("true", probe=probe)
+    image = box.runtime.images.get(commit(box, name))
+    assert image is not None
+    found = image.config["config"].get("Healthcheck")
+    if wanted is not None and "Retries" in wanted:
+        assert found["Interval"] == probe.interval * 1e9
+        found = {key: found[key] for key in wanted}
+    assert found == wanted
 
 
 @pytest.mark.parametrize(
