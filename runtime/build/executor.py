@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 #: Bytes of output read at once, and of the line that is being written.
 PIECE = 65536
 ANSWER = 10.0
+#: Seconds between two looks whether the build was cancelled.
+POLL = 0.2
+#: Seconds between the end of a worker's pipes and its own.
+MOMENT = 0.5
+#: Exit code of the dynamic loader that does not find a library.
+NOT_LOADED = 127
 
 
 class Cancelled(Exception):
@@ -41,6 +47,21 @@ class Outcome:
     oom: int = 0
 
 
+def _last(said: bytes) -> Mapping[str, Any] | None:
+    """The answer with which a runner ends."""
+    for line in said.splitlines():
+        message: dict[str, Any] = json.loads(line)
+        if "exit" in message:
+            return message
+    return None
+
+
+def _kill(cgroup: str) -> None:
+    from runtime.linux import cgroups
+
+    cgroups.detect().kill(cgroup)
+
+
 class Executor:
     """Thread-safe: steps run side by side. To be closed."""
 
@@ -49,6 +70,7 @@ class Executor:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._cancelled = cancelled
+        self._sealed = True
 
     def warm(self) -> None:
         """Start the worker now, without waiting for it. Repeatable."""
@@ -60,18 +82,9 @@ class Executor:
 
         Raises Cancelled, and Fault kernel-error when the worker died.
         """
-        answers, theirs = os.pipe2(os.O_CLOEXEC)
-        text, written = os.pipe2(os.O_CLOEXEC)
-        try:
-            try:
-                self._send({"job": str(job)}, written, theirs)
-            finally:
-                os.close(theirs)
-                os.close(written)
-            found = self._follow(answers, text, output, cgroup)
-        finally:
-            os.close(answers)
-            os.close(text)
+        found = self._ask(job, cgroup, output)
+        if found is None and self._cannot_be_sealed():
+            found = self._ask(job, cgroup, output)
         if found is None:  # a runner that was killed: what it ran is still there
             from runtime.linux import cgroups
 
@@ -81,38 +94,67 @@ class Executor:
             raise Fault("kernel-error", "run step in", cgroup, "its runner was killed")
         return Outcome(int(found["exit"]), str(found.get("failed") or ""), int(found.get("oom") or 0))
 
+    def _ask(self, job: Path, cgroup: str, output: Callable[[bytes], None]) -> Mapping[str, Any] | None:
+        """What the runner said at its end; None when it did not come to that."""
+        answers, theirs = os.pipe2(os.O_CLOEXEC)
+        text, written = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                self._send({"job": str(job)}, written, theirs)
+            finally:
+                os.close(theirs)
+                os.close(written)
+            return self._follow(answers, text, output, cgroup)
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+        finally:
+            os.close(answers)
+            os.close(text)
+
+    def _cannot_be_sealed(self) -> bool:
+        """Whether the worker did not even begin: a library beside the interpreter is not found from the
+        sealed one. The next one is started from the file itself."""
+        with self._lock:
+            if not self._sealed or self._process is None:
+                return False
+            try:
+                code = self._process.wait(MOMENT)
+            except subprocess.TimeoutExpired:
+                return False
+            if code != NOT_LOADED:
+                return False
+            self._sealed, self._process = False, None
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+        return True
+
     def _follow(
         self, answers: int, text: int, output: Callable[[bytes], None], cgroup: str
     ) -> Mapping[str, Any] | None:
         """Until both pipes have ended, which is when nothing of the step is left; the last answer."""
-        killed = False
         poll = select.poll()
         poll.register(answers, select.POLLIN)
         poll.register(text, select.POLLIN)
-        said, last = b"", None
-        live = 2
+        said, live, killed = b"", 2, False
         while live:
-            for fd, _ in poll.poll(200):
+            for fd, _ in poll.poll(POLL * 1000):
                 data = os.read(fd, PIECE)
-                if not data:
-                    poll.unregister(fd)
-                    live -= 1
-                elif fd == text:
-                    output(data)
-                else:
-                    said += data
+                if data:
+                    said += data if fd == answers else b""
+                    if fd == text:
+                        output(data)
+                    continue
+                poll.unregister(fd)
+                live -= 1
+                if fd == answers and _last(said) is None:
+                    _kill(cgroup)  # the runner was: what it ran would go on, and hold its output open
             if self._cancelled.is_set():  # again and again: the runner may be about to start the program
-                from runtime.linux import cgroups
-
-                cgroups.detect().kill(cgroup)
+                _kill(cgroup)
                 killed = True
         if killed:
             raise Cancelled
-        for line in said.splitlines():
-            message: dict[str, Any] = json.loads(line)
-            if "exit" in message:
-                last = message
-        return last
+        return _last(said)
 
     def _send(self, message: Mapping[str, Any], *fds: int) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
@@ -126,7 +168,7 @@ class Executor:
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
         from runtime.shim.client import _sealed_interpreter as sealed_interpreter
 
-        sealed = sealed_interpreter()
+        sealed = sealed_interpreter() if self._sealed else -1
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-OO", "-X", "no_debug_ranges", program],

@@ -118,12 +118,12 @@ class Sums:
             stamp = f"{status.st_ino:x}.{status.st_size:x}.{status.st_mtime_ns:x}.{status.st_ctime_ns:x} "
             known = self._known.get(full)
             if known is not None and known.startswith(stamp):
-                return f"{path}\0{mode:o}\0{who}\0{known[len(stamp) :]}\n"
+                return f"{path}\0{mode:o}\0{who}\0{known[len(stamp) :]}\0"
             content = self._read(way, path, full, status, stamp)
         else:
             content = self._special(way, path, status)
             mode = stat.S_IFLNK if stat.S_ISLNK(mode) else mode
-        return f"{path}\0{mode:o}\0{who}\0{content}\n"
+        return f"{path}\0{mode:o}\0{who}\0{content}\0"
 
     def _read(self, way: places.Walkway, path: str, full: str, status: os.stat_result, stamp: str) -> str:
         parent, _, name = path.rpartition("/")

@@ -4,6 +4,7 @@ kernel."""
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import threading
@@ -362,6 +363,34 @@ def test_a_build_goes_on_while_the_agent_sweeps_and_collects(box: BuildBox) -> N
     thread.join()
     assert swept == [()]
     assert built.output[-2:] == ["1", "a"]
+
+
+def test_a_step_whose_runner_is_killed_fails_and_leaves_nothing(box: BuildBox) -> None:
+    def kill() -> None:
+        until(lambda: any(event.text == "here" for event in box.events))
+        (worker,) = (pid for pid in children(os.getpid()) if b"worker.py" in command(pid))
+        for runner in children(worker):
+            os.kill(runner, signal.SIGKILL)
+
+    before = cgroups_of_builds()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(StepFailed, match="its runner was killed") as failed:
+        box.build("RUN echo here; sleep 1000")
+    thread.join()
+    assert failed.value.code == "kernel-error"  # it passes by itself: worth another try
+    assert cgroups_of_builds() <= before
+
+
+def children(pid: int) -> list[int]:
+    found = [
+        Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")
+    ]
+    return [int(word) for text in found for word in text.split()]
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_stages_that_do_not_need_each_other_go_on_side_by_side(box: BuildBox) -> None:

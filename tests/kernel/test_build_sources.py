@@ -23,6 +23,7 @@ from runtime.build.failure import StepFailed
 from runtime.build.request import Output
 from runtime.faults import Fault
 from tests.kernel.build_box import BuildBox, build_box, ref
+from tests.kernel.images_box import Layout, LocalRegistry, file, layer
 
 pytestmark = [
     pytest.mark.root,
@@ -290,6 +291,57 @@ def test_archives_dockerfiles_and_directories_are_contexts_of_the_command(
     assert box.read(ids["directory"], "f") == "f"
     assert box.read(ids["file"], "g") == "f"
     assert ids["stdin"] == ids["text"]
+
+
+# ---------------------------------------------------------------- registries
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[LocalRegistry]:
+    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
+        pytest.skip("needs docker-registry and skopeo")
+    running = LocalRegistry(tmp_path / "registry")
+    yield running
+    running.stop()
+
+
+@pytest.mark.registry
+def test_a_base_is_pulled_when_it_is_missing_and_looked_for_when_asked(
+    box: BuildBox, registry: LocalRegistry, tmp_path: Path
+) -> None:
+    def push(content: bytes) -> None:
+        layout = Layout(tmp_path / content.decode())
+        layout.image([layer(file("f", content))], tag="base")
+        registry.push(layout.path, "base", "base:1")
+
+    text = f"FROM {registry.address}/base:1\nCOPY a /a\n"
+    box.write({"a": "a"})
+    push(b"one")
+    assert box.read(box.build(text).result.image_id, "f") == "one"
+    push(b"two")
+    assert box.read(box.build(text).result.image_id, "f") == "one"
+    built = box.build(text, pull=True)
+    assert box.read(built.result.image_id, "f") == "two"
+    assert built.cached == [False]
+
+
+@pytest.mark.registry
+def test_several_platforms_are_pushed_as_one_index(box: BuildBox, registry: LocalRegistry) -> None:
+    box.write({"a": "a"})
+    name = f"{registry.address}/app:1"
+    platforms = ("linux/amd64", "linux/arm64")
+    box.build(
+        "FROM scratch\nCOPY a /a\n", platforms=platforms, outputs=(Output("registry"),), names=(ref(name),)
+    )
+    words = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}"]
+    found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    assert [item["platform"]["architecture"] for item in found["manifests"]] == ["amd64", "arm64"]
+
+
+def test_a_base_that_is_nowhere_says_so(box: BuildBox) -> None:
+    with pytest.raises(Fault) as fault:
+        box.build("FROM 127.0.0.1:1/none:1\n")
+    assert fault.value.code == "registry-unreachable"
 
 
 # ---------------------------------------------------------------- outputs
