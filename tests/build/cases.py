@@ -146,7 +146,8 @@ def place(path: Path, given: Any) -> None:
         if "mode" in table:
             path.chmod(table["mode"])
     for key, value in table.get("xattrs", {}).items():
-        os.setxattr(path, key, value.encode(), follow_symlinks=False)
+        binary = key.startswith("security.")
+        os.setxattr(path, key, bytes.fromhex(value) if binary else value.encode(), follow_symlinks=False)
     when = table.get("mtime", MTIME)
     os.utime(path, (when, when), follow_symlinks=False)
 

@@ -196,7 +196,10 @@ class Buildah(Engine):
             "--identity-label=false",
         ]
         options += [] if "-f" in words else ["-f", str(context / "Dockerfile")]
-        return self.run(*self.prefix, "bud", *options, *words, str(context), check=False)
+        # Where it keeps caches of mounts and what it downloads.
+        environment = {"TMPDIR": str(self.directory)}
+        command = [*self.prefix, "bud", *options, *words, str(context)]
+        return self.run(*command, check=False, environment=environment)
 
     def image(self, name: str) -> Image:
         root = self.directory / "root"
