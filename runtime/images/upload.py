@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,6 +99,7 @@ class Upload:
         does not, is used for the upload."""
         scopes = (*self._errand.scopes, auth.pull_scope(source))
         errand = Errand("push image", self._errand.subject, self._repository, scopes)
+        self._cancel()
         query = f"mount={quote(self._descriptor.digest)}&from={quote(source, safe='')}"
         try:
             response = self._post(f"?{query}", errand)
@@ -109,6 +111,16 @@ class Upload:
             return True
         self._begun(response)
         return False
+
+    def _cancel(self) -> None:
+        """An upload that another place is tried instead of: registries keep those that nobody ends for
+        days.
+        """
+        if self._location:
+            location, self._location = self._location, ""
+            with suppress(Trouble, Fault):
+                accepts = (400, 404, 405)
+                dismiss(self._endpoint.ask_once(Request("DELETE", location, self._errand, accepts=accepts)))
 
     # ------------------------------------------------------------ sending
 

@@ -40,6 +40,9 @@ class Intake:
             self.uploads[id] = bytearray()
         if id not in self.uploads:
             return Answer(b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}', 404)
+        if request.method == "DELETE":
+            del self.uploads[id]
+            return Answer(b"", 204)
         data = self.uploads[id]
         headers = {"Location": self.location.format(name=name, id=id, host=self.fake.address)}
         if "Content-Range" in request.headers:

@@ -101,7 +101,7 @@ class Fake:
                     fake.closed.set()
                     self.close_connection = True
 
-            do_GET = do_HEAD = do_CONNECT = do_POST = do_PUT = do_PATCH = respond
+            do_GET = do_HEAD = do_CONNECT = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 
         self.requests: list[Request] = []
         self.sent = 0

@@ -319,6 +319,23 @@ def test_a_mount_that_is_denied_becomes_an_upload(box: Box, fake: Fake) -> None:
     assert {item.state for item in states} == {"waiting", "pushing", "pushed"}
 
 
+def test_a_registry_that_mounts_nothing_is_left_without_half_made_uploads(box: Box, fake: Fake) -> None:
+    intake = Intake(fake)
+    imported(box, fake.ref, BASE)
+    box.store.push(fake.ref)
+    image = box.store.get(str(fake.ref))
+    assert image is not None
+    for name in ("second", "third"):
+        target = ImageRef.parse(f"{fake.address}/{name}:1")
+        box.store.tag(image.id, target)
+        intake.blobs.clear()
+        fake.requests.clear()
+        box.store.push(target)
+        assert whole(box, intake) and intake.uploads == {}
+    tried = [item.path for item in fake.requests if "mount=" in item.path]
+    assert [path.rpartition("from=")[2] for path in tried] == ["app", "second"]
+
+
 def test_a_token_for_a_mount_allows_both_repositories(box: Box, fake: Fake) -> None:
     intake = Intake(fake)
     imported(box, fake.ref, BASE)

@@ -162,6 +162,30 @@ def test_a_token_server_that_is_no_place_is_not_asked(box: Box, fake: Fake, real
     assert len(fake.requests) == 1
 
 
+def test_a_tag_that_did_not_move_costs_one_head_and_one_that_did_no_known_layer(box: Box, fake: Fake) -> None:
+    tokens: list[str] = []
+    inner = guarded(fake, tokens, f"http://{fake.address}/token")
+
+    def answer(request: Request) -> Answer:
+        given = inner(request)
+        if "/manifests/" in request.path and given.status == 200:
+            given.headers["Docker-Content-Digest"] = digest(given.body)
+        return given
+
+    fake.image(CONTENT)
+    fake.answer = answer
+    image = box.store.pull(fake.ref)
+    fake.requests.clear()
+    assert box.store.pull(fake.ref) == image
+    assert [(item.method, item.path) for item in fake.requests] == [("HEAD", "/v2/app/manifests/1")]
+    fake.requests.clear()
+    fake.image(CONTENT, layer(file("more", "x")))
+    assert box.store.pull(fake.ref) != image
+    asked = [(item.method, item.path.partition("/v2/app/")[2].partition("/")[0]) for item in fake.requests]
+    assert asked[:2] == [("HEAD", "manifests"), ("GET", "manifests")]
+    assert asked[2:] == [("GET", "blobs")] * 2, "the config and the layer that is new"
+
+
 # ---------------------------------------------------------------- failures that pass, and those that do not
 
 
