@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     parser.add_argument("-a", "--author", default="", metavar="TEXT", help="Jane <jane@example.org>")
     parser.add_argument("-m", "--message", default="", metavar="TEXT", help="for the image's history")
     text = "an instruction of a Dockerfile, as CMD, ENV, EXPOSE; may be repeated"
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         pause=options.pause == "true",
     )
     try:
-        with writings.of(options, paths) as (found, record):
+        with writings.of(options.name, paths) as (found, record):
             print(found.commit(record, request))
     except DockerfileError as error:
         raise Problem(f"cannot commit {options.name}: {error}", 2) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from agent.cli.containers import writings
-from agent.cli.images import store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,13 +12,12 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     parser.add_argument("name", metavar="NAME")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     """A: added, C: changed, D: deleted. A name that is no text is shown escaped."""
-    with writings.of(options, paths) as (found, record):
+    with writings.of(options.name, paths) as (found, record):
         for change in found.diff(record):
             print(str(change).encode("utf-8", "backslashreplace").decode())
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from agent.cli.containers import writings
-from agent.cli.images import store
 from agent.cli.images.save import output
 
 TYPE_CHECKING = False
@@ -14,13 +13,12 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="instead of standard output")
     parser.add_argument("name", metavar="NAME")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    with writings.of(options, paths) as (found, record), output(options.output, "export") as file:
+    with writings.of(options.name, paths) as (found, record), output(options.output, "export") as file:
         for piece in found.export(record):
             file.write(piece)
         file.flush()

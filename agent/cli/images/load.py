@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     text = "docker-archive or OCI layout, a tar (also compressed) or a directory; without it: standard input"
     parser.add_argument("-i", "--input", default="-", metavar="PATH", help=text)
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of what was loaded")
@@ -27,8 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     path = input_path(options.input, "load images")
-    with store.opened(options, paths) as runtime:
-        for loaded in runtime.images.load(path, platform=options.platform):
+    with store.local(paths) as images:
+        for loaded in images.load(path, platform=options.platform):
             if options.quiet:
                 continue
             for name in loaded.names:

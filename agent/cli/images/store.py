@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from runtime.images.store import ImageStore
     from runtime.local import LocalRuntime
     from runtime.paths import Paths
     from specs.values import ImageRef
@@ -33,6 +34,16 @@ def opened(options: argparse.Namespace, paths: Paths) -> Iterator[LocalRuntime]:
     need_root()
     with closing(open_runtime(paths, specs.settings_of(options))) as runtime:
         yield runtime
+
+
+@contextmanager
+def local(paths: Paths) -> Iterator[ImageStore]:
+    """The store alone, for what asks no registry: in half the time. Needs root."""
+    from agent.cli.images import rows
+    from runtime.images.store import ImageStore
+
+    with rows.catalog(paths) as catalog, closing(ImageStore(paths, catalog.database)) as images:
+        yield images
 
 
 def reference(text: str) -> ImageRef:

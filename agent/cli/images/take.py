@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    store.add_settings(parser)
     text = "an instruction of a Dockerfile, as CMD, ENV, EXPOSE; may be repeated"
     parser.add_argument("-c", "--change", action="append", default=[], metavar="INSTRUCTION", help=text)
     parser.add_argument("-m", "--message", default="", metavar="TEXT", help="for the image's history")
@@ -29,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     path, described = input_path(options.path, "import"), _described(options)
     name = store.reference(options.name) if options.name else None
-    with store.opened(options, paths) as runtime:
-        print(runtime.images.import_path(path, name, platform=options.platform, described=described))
+    with store.local(paths) as images:
+        print(images.import_path(path, name, platform=options.platform, described=described))
     store.wake_agent(paths)
     return 0
 
