@@ -83,6 +83,8 @@ class CopyStep:
     def _plan(self, text: str) -> _Plan:
         effect = self.effect
         if effect.add and (repository := remote.repository(text)) is not None:
+            if repository.local:
+                raise SelectionError(f"{text} is a repository of this machine, which no Dockerfile may name")
             from runtime.build import git
 
             commit = git.Git(self.paths.root / DIRECTORY / "git").commit(repository)

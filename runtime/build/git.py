@@ -1,7 +1,7 @@
 """Effects: git repositories as contexts and as sources of ADD: a bare mirror, fetched and read by git itself.
 
-git reads no configuration but what is given here, runs no hook, asks nobody and follows no submodule. A
-fragment of the URL names a branch, tag or commit, and a directory: `#REF:DIR`.
+git reads no configuration but what is given here, runs no hook and asks nobody. A fragment of the URL names
+a branch, tag or commit, and a directory: `#REF:DIR`. Submodules are fetched with what holds them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from runtime.faults import Fault
 
 #: Seconds for one git command.
 TIMEOUT = 600.0
+ALLOWED = "file:git:http:https:ssh"  # a checkout is fetched from its mirror, by file
 MAX_WORDS = 4096  # bytes of an error that are kept
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
@@ -38,7 +40,7 @@ class Git:
         with self._mirror(found) as mirror:
             if not (mirror / "HEAD").exists():
                 self._run(found, mirror, "init", "--quiet", "--bare", str(mirror))
-            if _COMMIT.match(found.ref) and self._has(found, mirror, found.ref):
+            if _COMMIT.match(found.ref) and self._has(found, mirror, f"{found.ref}^{{commit}}"):
                 return found.ref
             wanted = found.ref or "HEAD"
             self._run(
@@ -58,9 +60,9 @@ class Git:
 
     def tree(self, work: Workspace, found: Repository, commit: str, *, keep_git_dir: bool = False) -> Path:
         """The files of the commit in a directory of the build's; with `keep_git_dir` as a checkout."""
-        if keep_git_dir:
-            return self._checkout(work, found, commit)
         with self._mirror(found) as mirror:
+            if keep_git_dir or self._has(found, mirror, f"{commit}:.gitmodules"):
+                return self._checkout(work, found, mirror, commit, keep_git_dir=keep_git_dir)
             name = f"{commit}:{found.directory}" if found.directory else commit
             # What export-ignore and export-subst say is for releases; a build has the files as they are.
             (mirror / "info").mkdir(exist_ok=True)
@@ -72,21 +74,26 @@ class Git:
             finally:
                 os.close(fd)
 
-    def _checkout(self, work: Workspace, found: Repository, commit: str) -> Path:
+    def _checkout(
+        self, work: Workspace, found: Repository, mirror: Path, commit: str, *, keep_git_dir: bool
+    ) -> Path:
         place = work.new()
-        with self._mirror(found) as mirror:
-            inner = place / ".git"
-            self._run(found, inner, "init", "--quiet", str(place))
-            self._run(found, inner, "fetch", "--quiet", "--depth=1", "--", str(mirror), commit)
-            self._run(found, inner, "remote", "add", "origin", found.shown)
-            self._run(
-                found, inner, "-c", "advice.detachedHead=false", "checkout", "--quiet", commit, tree=place
-            )
+        inner = place / ".git"
+        self._run(found, inner, "init", "--quiet", str(place))
+        self._run(found, inner, "fetch", "--quiet", "--depth=1", "--", str(mirror), commit)
+        # What a submodule's relative URL is relative to; a password in it would stay in an image.
+        self._run(found, inner, "remote", "add", "origin", found.shown)
+        self._run(found, inner, "-c", "advice.detachedHead=false", "checkout", "--quiet", commit, tree=place)
+        if (place / ".gitmodules").exists():
+            words = ("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
+            self._run(found, inner, *words, tree=place)
+        if not keep_git_dir:
+            _forget(place)
         return place / found.directory if found.directory else place
 
-    def _has(self, found: Repository, mirror: Path, commit: str) -> bool:
+    def _has(self, found: Repository, mirror: Path, name: str) -> bool:
         try:
-            self._run(found, mirror, "cat-file", "-e", f"{commit}^{{commit}}")
+            self._run(found, mirror, "cat-file", "-e", name)
         except Fault:
             return False
         return True
@@ -108,6 +115,9 @@ class Git:
     ) -> bytes:
         command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *arguments]
         environment = _environment(mirror, self._directory)
+        if "submodule" in arguments and not found.local:
+            # What a stranger's repository names must not lie on this machine.
+            environment["GIT_ALLOW_PROTOCOL"] = ALLOWED.removeprefix("file:")
         if tree is not None:
             environment["GIT_WORK_TREE"] = str(tree)
         verb = next(word for word in arguments if word not in ("-c", "advice.detachedHead=false"))
@@ -121,6 +131,7 @@ class Git:
                 stderr=subprocess.PIPE,
                 timeout=TIMEOUT,
                 check=False,
+                umask=0o022,
             )
         except FileNotFoundError as error:
             raise Fault("request-invalid", f"git {verb}", found.shown, "git is not installed") from error
@@ -131,6 +142,17 @@ class Git:
         if done.returncode:
             raise Fault("request-invalid", f"git {verb}", found.shown, _cause(done.stderr, found))
         return done.stdout or b""
+
+
+def _forget(place: Path) -> None:
+    """Take away what git wrote beside the files. Links are not followed, and git puts nothing of a tree under
+    this name."""
+    for folder, folders, files in os.walk(place):
+        if ".git" in folders:
+            shutil.rmtree(os.path.join(folder, ".git"))
+            folders.remove(".git")
+        if ".git" in files:
+            os.unlink(os.path.join(folder, ".git"))
 
 
 def _cause(errors: bytes, found: Repository) -> str:
@@ -151,7 +173,7 @@ def _environment(mirror: Path, home: Path) -> dict[str, str]:
         "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "/bin/false",
-        "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+        "GIT_ALLOW_PROTOCOL": ALLOWED,
         "GIT_DIR": str(mirror),
         "GIT_CONFIG_COUNT": str(len(config)),
         "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new",

@@ -21,6 +21,11 @@ class Repository:
     directory: str = ""
 
     @property
+    def local(self) -> bool:
+        """Whether it lies on this machine."""
+        return self.url.startswith("file:")
+
+    @property
     def shown(self) -> str:
         """Without credentials."""
         return self.url if self.url.startswith("ssh://") else shown(self.url)

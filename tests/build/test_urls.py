@@ -16,6 +16,7 @@ import pytest
 from tests.build.cases import MTIME, archive
 from tests.build.engines import Engine, Stead
 from tests.build.workshop import Workshop
+from tests.kernel.git_box import served
 
 pytestmark = pytest.mark.root
 
@@ -189,6 +190,13 @@ def repository(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def daemon(repository: Path) -> Iterator[str]:
+    """Where the repository is to be had."""
+    with served(repository.parent) as url:
+        yield f"{url}/{repository.name}"
+
+
 def git(path: Path, *words: str) -> str:
     who = ("-c", "user.name=t", "-c", "user.email=t@example.test")
     return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
@@ -204,8 +212,8 @@ def names(shop: Workshop) -> dict[str, str]:
     return {path: entry.detail for path, entry in tree.items() if entry.kind == "-" and ".git/" not in path}
 
 
-def test_a_repository_is_added_without_its_history(shop: Workshop, repository: Path) -> None:
-    dockerfile(shop, f"ADD file://{repository} /src/")
+def test_a_repository_is_added_without_its_history(shop: Workshop, repository: Path, daemon: str) -> None:
+    dockerfile(shop, f"ADD {daemon} /src/")
     shop.build("-t", "added")
     assert names(shop) == {"src/a": "two\n", "src/sub/inner": "inner\n", "src/run": "#!/bin/sh\n"}
     tree = shop.image("added").tree
@@ -214,19 +222,19 @@ def test_a_repository_is_added_without_its_history(shop: Workshop, repository: P
 
 
 def test_a_repository_is_added_as_it_is_whatever_it_says_of_archives(
-    shop: Workshop, repository: Path
+    shop: Workshop, repository: Path, daemon: str
 ) -> None:
     (repository / ".gitattributes").write_text("sub export-ignore\na export-subst\n")
     (repository / "a").write_text("$Format:%H$\n")
     commit(repository, "third")
-    dockerfile(shop, f"ADD file://{repository} /src/")
+    dockerfile(shop, f"ADD {daemon} /src/")
     shop.build("-t", "added")
     found = names(shop)
     assert (found["src/a"], found["src/sub/inner"]) == ("$Format:%H$\n", "inner\n")
 
 
-def test_a_tag_and_a_directory_of_a_repository(shop: Workshop, repository: Path) -> None:
-    dockerfile(shop, f"ADD file://{repository}#v1 /one/", f"ADD file://{repository}#main:sub /two/")
+def test_a_tag_and_a_directory_of_a_repository(shop: Workshop, repository: Path, daemon: str) -> None:
+    dockerfile(shop, f"ADD {daemon}#v1 /one/", f"ADD {daemon}#main:sub /two/")
     shop.build("-t", "added")
     assert names(shop) == {
         "one/a": "one\n",
@@ -236,14 +244,16 @@ def test_a_tag_and_a_directory_of_a_repository(shop: Workshop, repository: Path)
     }
 
 
-def test_a_repository_with_its_history(shop: Workshop, repository: Path) -> None:
-    dockerfile(shop, f"ADD --keep-git-dir=true file://{repository} /src/")
+def test_a_repository_with_its_history(shop: Workshop, repository: Path, daemon: str) -> None:
+    dockerfile(shop, f"ADD --keep-git-dir=true {daemon} /src/")
     shop.build("-t", "added")
     assert "src/.git/HEAD" in shop.image("added").tree
 
 
-def test_a_new_commit_is_a_new_step_and_nothing_else_is(shop: Workshop, repository: Path) -> None:
-    dockerfile(shop, f"ADD file://{repository} /src/")
+def test_a_new_commit_is_a_new_step_and_nothing_else_is(
+    shop: Workshop, repository: Path, daemon: str
+) -> None:
+    dockerfile(shop, f"ADD {daemon} /src/")
     assert len(shop.build("-t", "added").anew) == 1
     assert shop.build("-t", "added").anew == ()
     (repository / "a").write_text("three\n")
@@ -264,6 +274,6 @@ def test_a_context_may_be_a_repository(shop: Workshop, repository: Path, tmp_pat
     assert names(shop) == {"inner": "inner\n"}
 
 
-def test_a_branch_that_is_not_there_is_said(shop: Workshop, repository: Path) -> None:
-    dockerfile(shop, f"ADD file://{repository}#none /src/")
+def test_a_branch_that_is_not_there_is_said(shop: Workshop, repository: Path, daemon: str) -> None:
+    dockerfile(shop, f"ADD {daemon}#none /src/")
     assert "none" in shop.build("-t", "added", code=1).output

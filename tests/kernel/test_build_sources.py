@@ -23,6 +23,7 @@ from runtime.build.failure import StepFailed
 from runtime.build.request import Output
 from runtime.faults import Fault
 from tests.kernel.build_box import BuildBox, build_box, ref
+from tests.kernel.git_box import served
 from tests.kernel.images_box import Layout, LocalRegistry, file, layer
 
 pytestmark = [
@@ -194,17 +195,18 @@ def test_the_dockerfile_comes_from_the_repository(box: BuildBox, repository: Pat
 
 @needs_git
 def test_add_of_a_repository_is_its_files_and_its_history_when_asked(box: BuildBox, repository: Path) -> None:
-    plain = box.build(f"ADD file://{repository}#main /d")
-    assert box.top(plain.result.image_id) == ["d", "d/g", "d/sub", "d/sub/Dockerfile", "d/sub/f"]
-    kept = box.build(f"ADD --keep-git-dir=true file://{repository}#main /d")
-    assert "d/.git/HEAD" in box.top(kept.result.image_id)
-    assert box.build(f"ADD file://{repository}#main /d").cached == [True]
+    with served(repository.parent) as url:
+        plain = box.build(f"ADD {url}/{repository.name}#main /d")
+        assert box.top(plain.result.image_id) == ["d", "d/g", "d/sub", "d/sub/Dockerfile", "d/sub/f"]
+        kept = box.build(f"ADD --keep-git-dir=true {url}/{repository.name}#main /d")
+        assert "d/.git/HEAD" in box.top(kept.result.image_id)
+        assert box.build(f"ADD {url}/{repository.name}#main /d").cached == [True]
 
 
 @needs_git
 def test_a_repository_that_is_not_there_says_so(box: BuildBox, tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match="git fetch"):
-        box.build(f"ADD file://{tmp_path}/none.git /d")
+    with served(tmp_path) as url, pytest.raises(StepFailed, match="git fetch"):
+        box.build(f"ADD {url}/none.git /d")
 
 
 # ---------------------------------------------------------------- contexts
