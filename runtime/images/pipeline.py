@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.faults import Fault
@@ -83,8 +85,11 @@ class Pipeline:
         if not pieces:
             return
         self._arrivals = {piece.index: Arrival() for piece in pieces}
-        downloads = [self._downloads.submit(self._download, piece) for piece in pieces]
+        downloads = []
         try:
+            for piece in pieces:
+                downloads.append(self._downloads.submit(self._download, piece))
+                downloads[-1].add_done_callback(partial(self._ended, piece))
             with ThreadPoolExecutor(min(UNPACKERS, len(pieces)), "unpack") as pool:
                 try:
                     for piece in pieces:  # in order: a layer that waits for one below finds it begun
@@ -94,7 +99,9 @@ class Pipeline:
                     self._stop(downloads)
                     raise
         finally:
-            wait(downloads)
+            for download in downloads:
+                with suppress(CancelledError):  # `wait` would wait for one that a closed pool has thrown away
+                    download.exception()
             for arrival in self._arrivals.values():
                 arrival.close()
 
@@ -120,6 +127,12 @@ class Pipeline:
             arrival.complete(self._source.path(piece.blob.digest))
         except BaseException as error:
             arrival.fail(error)
+
+    def _ended(self, piece: Piece, download: Future[None]) -> None:
+        """One that was cancelled before it began (the store is being closed) is waited for no longer."""
+        if download.cancelled():
+            fault = Fault("registry-unreachable", "pull image", self._subject, "the pull was cancelled")
+            self._arrivals[piece.index].fail(Stopped() if self._stopped.is_set() else fault)
 
     def _unpack(self, piece: Piece) -> None:
         arrival = self._arrivals[piece.index]

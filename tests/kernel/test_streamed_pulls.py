@@ -13,6 +13,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,35 @@ def test_a_wrong_layer_ends_what_is_made_of_the_others(box: Box, fake: Fake) -> 
         gate.set()
         timer.join()
     assert os.listdir(box.paths.layers) == os.listdir(box.paths.blobs) == []
+
+
+def test_a_store_that_is_closed_ends_its_pulls(box: Box, fake: Fake) -> None:
+    fake.image(*(layer(file(f"f{index}", os.urandom(200_000))) for index in range(6)))
+    gate, errors = threading.Event(), list[BaseException]()
+    layers = blobs_of(fake)
+
+    def answer(request: Request) -> Answer:
+        is_layer = any(blob in request.path for blob in layers)
+        return replace(fake.plain(request), gate=gate if is_layer else None)
+
+    fake.answer = answer
+    thread = in_background(box, fake, errors)
+    until(
+        lambda: sum(blob in request.path for request in fake.requests for blob in layers) == 3,
+        "as many layers as may come at once do",
+    )
+    closer = threading.Thread(target=box.store.close)
+    closer.start()
+    until(box.store.registries.closing.is_set, "it is being closed")
+    gate.set()
+    thread.join(30)
+    closer.join(30)
+    assert not thread.is_alive() and not closer.is_alive()
+    (error,) = errors
+    assert isinstance(error, Fault) and error.code == "registry-unreachable"
+    assert "cancelled" in str(error)
+    for blob in blobs_of(fake):
+        box.store.blobs.abandon(blob)
 
 
 def test_an_image_that_several_want_comes_once(box: Box, fake: Fake) -> None:
