@@ -19,12 +19,9 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
 from runtime.linux import namespaces
 from runtime.net.addresses import mac_of
+from runtime.net.messages import encoders
 from runtime.net.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -41,6 +38,13 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_DELNEIGH, RTM_GETNEIGH = 29, 30
+
+_KINDS = {
+    RTM_NEWLINK: "ifinfmsg",
+    RTM_DELLINK: "ifinfmsg",
+    RTM_NEWADDR: "ifaddrmsg",
+    RTM_DELADDR: "ifaddrmsg",
+}
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
@@ -246,8 +250,7 @@ def index_of(name: str) -> int:
 
 
 def _message(kind: int, how: int = 0, **values: Any) -> Any:
-    cls = {RTM_NEWLINK: ifinfmsg, RTM_DELLINK: ifinfmsg, RTM_NEWADDR: ifaddrmsg, RTM_DELADDR: ifaddrmsg}
-    message = cls.get(kind, rtmsg)()
+    message = encoders()[_KINDS.get(kind, "rtmsg")]()
     message["header"]["type"] = kind
     message["header"]["flags"] = how
     for key, value in values.items():
