@@ -130,7 +130,7 @@ def _on_whole_image(world: World, steps: list[Step], want: DesiredContainer, gro
     image = world.observed.images.get(want.image)
     if image is None or not image.broken:
         return steps
-    mending = frozenset(step.id for step in ground.images.get(want.image, CONVERGED).steps)
+    mending = frozenset(step.id for step in ground.images.get(want.image, CONVERGED).steps[-1:])
     return [replace(step, after=step.after | mending) if step.verb == "start" else step for step in steps]
 
 
@@ -195,7 +195,7 @@ def _make(
     steps = [replace(create, after=after)]
     if have is not None:
         image = ground.images.get(want.image, CONVERGED)
-        pulls = frozenset(step.id for step in image.steps)
+        pulls = frozenset(step.id for step in image.steps[-1:])
         remove = _step(source, name, RemoveContainer(name), cause, f"{have.id} {basis}")
         steps.insert(0, replace(remove, after=pulls))
     if want.desired == "running":
@@ -222,7 +222,7 @@ def _prerequisites(
             return frozenset(), Blocked(subject, reason, None, "name-taken", source)
         if decision.blocked is not None and decision.blocked.code != KEPT:
             return frozenset(), _because(subject, source, decision.blocked)
-        after |= {step.id for step in decision.steps}
+        after |= {step.id for step in decision.steps[-1:]}  # which waits for those before it
     for attachment in want.networks:
         network = attachment.network
         if ground.network_owners.get(network) != source:

@@ -212,6 +212,7 @@ def _builds(node: Node, agent: Agent) -> None:
 
     agent.end()  # what it was built from outlives the agent
     third, count = node.ps(), built()
+    assert node.stead("plan", str(node.specs)).strip() == "nothing to do"
     agent.start()
     until(agent.converged)
     assert node.ps() == third and built() == count
