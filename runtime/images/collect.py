@@ -129,11 +129,12 @@ class Collector:
         return {row[0]: LayerSizes(row[1], archives[row[0]], row[0] in pinned) for row in rows}
 
     def collect(self) -> list[str]:
-        """Delete layers and blobs that no image has. Left for later while something is being pulled. Returns
-        the chain ids of the layers."""
+        """Delete layers and blobs that no image has. Left for later while something is being pulled. Nobody
+        waits for the files of the layers to go. Returns the chain ids of the layers."""
         with self.using(alone=True) as alone:
             if not alone:
                 return []
+            self.layers.sweep()  # of a collection that was killed
             with self.catalog.database.write() as connection:
                 connection.execute(
                     "DELETE FROM layers WHERE chain_id NOT IN"
@@ -141,17 +142,17 @@ class Collector:
                 )
             connection = self.catalog.database.read()
             kept = {row[0] for row in connection.execute("SELECT chain_id FROM layers")}
-            removed = []
-            for chain_id in self.layers.chain_ids():
-                if chain_id not in kept:
-                    self.layers.remove(chain_id)
-                    removed.append(chain_id)
+            unwanted = [chain_id for chain_id in self.layers.chain_ids() if chain_id not in kept]
+            hidden = {chain_id: self.layers.hide(chain_id) for chain_id in unwanted}
             used = {row[0] for row in connection.execute(_USED_BLOBS)}
             for digest in self.blobs.digests():
                 if digest not in used:
                     self.blobs.remove(digest)
             self.layers.clear_aside({row[0] for row in connection.execute(_IN_CONTAINERS)})
-        return removed
+        for path in hidden.values():
+            if path is not None:
+                self.layers.discard(path)
+        return [chain_id for chain_id, path in hidden.items() if path is not None]
 
     def sweep(self) -> tuple[str, ...]:
         """Remove what a crash left half-made and what no image has. Returns what was removed."""

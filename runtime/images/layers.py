@@ -179,15 +179,20 @@ class LayerStore:
             if boot != _boot() or f"sha256:{layer}" not in mounted:
                 shutil.rmtree(self._rotten / name, ignore_errors=True)
 
-    def remove(self, chain_id: str) -> None:
-        """Out of sight at once, then off the disk."""
-        final = self.path(chain_id)
-        gone = self.directory / f".{final.name}"
+    def hide(self, chain_id: str) -> Path | None:
+        """Out of sight at once, under a name that nothing else ever has, for `discard`; None: it is not here.
+        What a crash leaves of it is swept."""
+        gone = self.directory / f".{self.path(chain_id).name}.{os.getpid()}.{time.monotonic_ns()}"
         try:
-            os.rename(final, gone)
+            os.rename(self.path(chain_id), gone)
         except FileNotFoundError:
-            return
-        shutil.rmtree(gone, ignore_errors=True)
+            return None
+        return gone
+
+    @staticmethod
+    def discard(hidden: Path) -> None:
+        """Off the disk, which may take as long as there are many files."""
+        shutil.rmtree(hidden, ignore_errors=True)
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half-unpacked and nobody is working on."""

@@ -25,7 +25,7 @@ pytestmark = [
 CHANGES = re.compile(
     r"runtime/images/(collect\.py:Collector\.(_perform|collect|evict|prune)"
     r"|catalog\.py:Catalog\.(delete|unname)"
-    r"|layers\.py:LayerStore\.(remove|clear_aside)"
+    r"|layers\.py:LayerStore\.(hide|discard|clear_aside)"
     r"|blobs\.py:BlobStore\.remove) (call|return)"
 )
 

@@ -132,3 +132,22 @@ def test_what_the_build_cache_needs_stays_on_the_disk(box: Box, tmp_path: Path) 
         connection.execute("DELETE FROM layer_pins")
     box.store.sweep()
     assert not box.store.layers.has(chain_id)
+
+
+def test_nobody_waits_for_the_files_of_a_layer_to_go(box: Box, tmp_path: Path, monkeypatch) -> None:
+    """While they are deleted, the same image is brought again."""
+    layout = Layout(tmp_path / "layout")
+    layout.image([layer(file("data", "x" * 1000))], tag="a")
+    box.store.import_path(layout.path, ref("app:a"))
+    discard = box.store.layers.discard
+    seen: list[str] = []
+
+    def slowly(hidden: Path) -> None:
+        with box.store.hold():
+            seen.append(box.store.import_path(layout.path, ref("app:a")))
+        discard(hidden)
+
+    monkeypatch.setattr(box.store.layers, "discard", slowly)
+    box.store.remove("app:a")
+    assert seen and box.store.check(seen[0])
+    assert (box.store.ensure_layers(seen[0])[0] / "data").read_text() == "x" * 1000
