@@ -107,7 +107,7 @@ class Writings:
         layers = self._images.ensure_layers(record.image_id)
         lowers = [*([upper] if upper.is_dir() else []), *reversed(layers)]
         target = self._paths.run / f"export.{os.getpid()}.{record.id[:12]}"
-        target.mkdir(mode=0o700)
+        target.mkdir(mode=0o700, parents=True)  # after a boot nothing is there
         try:
             overlay.mount(lowers, None, None, target)
             root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -20,6 +20,7 @@ from runtime.commit import CommitRequest, Writings
 from runtime.faults import Fault
 from runtime.interface import ProbeRequest
 from runtime.linux import cgroups, mounts
+from runtime.paths import Paths
 from runtime.prepare import cgroup_path
 from runtime.records import ContainerRecord
 from specs.values import ImageRef
@@ -140,6 +141,16 @@ def test_export_is_the_whole_file_system_without_mounts(box: Engine, tmp_path: P
     assert not any(".wh." in item for item in found)
     assert [item for item in os.listdir(box.paths.run) if item.startswith("export")] == []
     box.runtime.remove_container(name)
+
+
+def test_a_container_is_exported_after_a_boot_before_any_agent_ran(box: Engine, tmp_path: Path) -> None:
+    name = ended(box, "echo x > /x")
+    after = Paths(box.paths.root, tmp_path / "run")  # nothing of the former one is there
+    it = Writings(after, box.runtime.images, cgroups.detect())
+    box.runtime.stop_container(name)
+    (tmp_path / "x.tar").write_bytes(b"".join(it.export(record(box, name))))
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        assert "x" in archive.getnames()
 
 
 def test_an_exported_file_system_is_imported_as_the_same(box: Engine, tmp_path: Path) -> None:
