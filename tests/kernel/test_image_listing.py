@@ -115,6 +115,8 @@ def daemon(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doc
         "history registry.example:5000/new:1",
         "history -q registry.example:5000/new:1",
         "history -H=false registry.example:5000/new:1",
+        "history --human=false old:1",
+        "history -H old:1",
         "history --format {{.CreatedBy}}={{.Size}}={{.Comment}} registry.example:5000/new:1",
         "inspect -f {{.Id}}{{.RepoTags}}{{.Created}}{{.Author}}{{.Os}}{{.Architecture}}{{.Size}} old:1",
         "inspect -f {{json\\ .Config.Env}}{{json\\ .RootFS}}{{json\\ .Config.Labels}} old:1",

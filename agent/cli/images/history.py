@@ -30,15 +30,10 @@ HEADS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="IMAGE")
     parser.add_argument("--format", default="", metavar="FORMAT", help='"table", "json" or a template')
-    parser.add_argument(
-        "-H",
-        "--human",
-        default="true",
-        nargs="?",
-        const="true",
-        choices=("true", "false"),
-        help="sizes and times for people (default) or for programs",
-    )
+    text = "sizes and times for people (default)"
+    parser.add_argument("-H", "--human", "--human=true", action="store_true", default=True, help=text)
+    text = "sizes in bytes, times as they are"
+    parser.add_argument("--human=false", "-H=false", action="store_false", dest="human", help=text)
     parser.add_argument("--no-trunc", action="store_true", help="show whole ids and commands")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
 
@@ -56,7 +51,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if options.quiet:
         print("\n".join(row["ID"] for row in table))
         return 0
-    time_field = "CreatedSince" if options.human == "true" else "CreatedAt"
+    time_field = "CreatedSince" if options.human else "CreatedAt"
     for line in formatting.lines(
         table, options.format, HEADS, ("ID", time_field, "CreatedBy", "Size", "Comment")
     ):
@@ -88,7 +83,7 @@ def history(id: str, config: Mapping[str, Any], sizes: Sequence[int]) -> list[di
 
 
 def _row(step: Mapping[str, Any], options: argparse.Namespace, now: float) -> dict[str, Any]:
-    made, human, full = choosing.created(step["Created"]), options.human == "true", options.no_trunc
+    made, human, full = choosing.created(step["Created"]), options.human, options.no_trunc
     command = step["CreatedBy"].replace("\t", " ")
     return {
         "ID": step["Id"] if full or step["Id"] == MISSING else step["Id"][7:19],
