@@ -69,11 +69,23 @@ class CopyStep:
         """Faults build-failed (a source that is not there), and those of fetching."""
         try:
             mode = parse_mode(self.effect.chmod) if self.effect.chmod else None
-            self._plans = [self._plan(text) for text in self.effect.sources]
+            for text in self.effect.sources:
+                self._plans.append(self._plan(text))
         except (SelectionError, ValueError) as error:
+            self._drop()
             raise self._failed(str(error)) from error
+        except BaseException:
+            self._drop()
+            raise
         key = copy_key(self.effect, self.made.top, [plan.sums for plan in self._plans], self.request.epoch)
-        return Task(key, lambda _vertex: self._do(mode), lambda: not self._changed)
+        return Task(key, lambda _vertex: self._do(mode), lambda: not self._changed, self._drop)
+
+    def _drop(self) -> None:
+        """Close what was fetched."""
+        for plan in self._plans:
+            if plan.file >= 0:
+                os.close(plan.file)
+                plan.file = -1
 
     def _failed(self, cause: str) -> StepFailed:
         return StepFailed(self.request.label, self.effect.place, self.effect.title, cause)
@@ -204,20 +216,18 @@ class CopyStep:
         self._tree(root, unpack(self.work, fd, subject), None, None)
 
     def _fetched(self, root: int, plan: _Plan, owner: tuple[int, int], mode: ModeChange | None) -> None:
-        known, file = plan.known, plan.file
-        assert known is not None
-        if file < 0:
-            known, file = self.fetcher().fetch(plan.text, self.effect.checksum)
-        try:
-            if self.effect.unpack and _is_archive(file):
-                self._unpacked(root, file, remote.shown(plan.text))
-                return
-            place = self.work.new()
-            name = known.name or "file"
-            _write(place / name, file, FETCHED, known.modified)
-            self._named(root, place, name, owner, mode)
-        finally:
-            os.close(file)
+        assert plan.known is not None
+        known = plan.known
+        if plan.file < 0:
+            known, plan.file = self.fetcher().fetch(plan.text, self.effect.checksum)
+            self._changed |= known.sum != plan.known.sum
+        if self.effect.unpack and _is_archive(plan.file):
+            self._unpacked(root, plan.file, remote.shown(plan.text))
+            return
+        place = self.work.new()
+        name = known.name or "file"
+        _write(place / name, plan.file, FETCHED, known.modified)
+        self._named(root, place, name, owner, mode)
 
     def _tree(self, root: int, place: Path, owner: tuple[int, int] | None, mode: ModeChange | None) -> None:
         """The content of a directory of the build's own."""

@@ -55,12 +55,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A step that makes a layer: its key, and what does it over the layers before, returning the directory of
-    what changed. `sure` becomes false where what was done is not what the key says."""
+    """A step that makes a layer: its key, and what does it over the layers before, returning the directory
+    of what changed. `sure` becomes false where what was done is not what the key says. `drop` lets go of
+    what was fetched for it, whether it was done or not."""
 
     key: str
     do: Callable[[Vertex], Path]
     sure: Callable[[], bool] = lambda: True
+    drop: Callable[[], None] = lambda: None
 
 
 class StageRun:
@@ -108,6 +110,7 @@ class StageRun:
         self._done += 1
         title = f"[{self._planned.title} {self._done}/{self._total}] {effect.title}"
         vertex: Vertex | None = None
+        task: Task | None = None
         try:
             task = self._tasks(made, effect)  # waits for the stages that the step takes from
             vertex = self._teller.begin(title)
@@ -120,6 +123,9 @@ class StageRun:
                 vertex.done()
         except (Fault, OSError, DockerfileError, Cancelled) as error:
             raise self._ended(effect, vertex or self._teller.begin(title), error) from error
+        finally:
+            if task is not None:
+                task.drop()
         self.steps.append(found)
         state = StageState(
             stamped(made.state.config, found.created),

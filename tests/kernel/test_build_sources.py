@@ -52,6 +52,7 @@ class Site:
     asked: list[tuple[str, int]] = field(default_factory=list)
     address: str = ""
     broken: int = 0  # so many answers break off
+    marks: bool = True  # says when a file was changed
 
 
 @pytest.fixture
@@ -68,7 +69,8 @@ def site() -> Iterator[Site]:
             if self.headers.get("If-None-Match") == tag:
                 self._answer(304, b"")
                 return
-            self._answer(200, content, ETag=tag, **{"Last-Modified": "Sun, 09 Sep 2001 01:46:40 GMT"})
+            marks = {"ETag": tag, "Last-Modified": "Sun, 09 Sep 2001 01:46:40 GMT"}
+            self._answer(200, content, **(marks if made.marks else {}))
 
         def _answer(self, status: int, content: bytes, **headers: str) -> None:
             made.asked.append((self.path, status))
@@ -122,6 +124,16 @@ def test_a_file_with_a_known_checksum_is_not_even_asked_for(box: BuildBox, site:
     box.build(text)
     assert box.build(text).cached == [True]
     assert len(site.asked) == 1
+
+
+def test_a_file_without_marks_is_fetched_each_time_and_let_go_again(box: BuildBox, site: Site) -> None:
+    site.files["/f"], site.marks = b"1", False
+    text = f"ADD {site.address}/f /f"
+    box.build(text)
+    before = sorted(os.listdir("/proc/self/fd"))
+    assert [box.build(text).cached for _ in range(3)] == [[True]] * 3
+    assert [status for _, status in site.asked] == [200] * 4
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_another_checksum_is_refused(box: BuildBox, site: Site) -> None:
