@@ -38,8 +38,7 @@ def prune(
     """Forget steps: those last used before `before` (seconds since the epoch), and as many as it takes for
     the rest to have at most `limit` bytes; without either all of them. Mount caches go by the same times,
     unless a step has them now. Returns the steps, and the names of the mount caches."""
-    gone = surplus(cache.steps(), limit=limit, before=before)
-    cache.remove(gone)
+    # Files first: on a disk that is full to its last byte the database takes no word, not even of a removal.
     mounts: list[str] = []
     if limit is None:
         mounts = _mounts(paths.root / DIRECTORY / "cache", before)
@@ -47,6 +46,8 @@ def prune(
         if before is None:
             for name in ("sums", "recipes"):
                 shutil.rmtree(paths.root / DIRECTORY / name, ignore_errors=True)
+    gone = surplus(cache.steps(), limit=limit, before=before)
+    cache.remove(gone)
     return gone, mounts
 
 

@@ -155,6 +155,25 @@ def test_an_environment_gives_the_value_of_an_argument_without_one(shop: Worksho
     assert shop.image("outside").config["Labels"] == {"v": "from outside"}
 
 
+def test_the_epoch_of_the_environment_is_that_of_an_argument(shop: Workshop) -> None:
+    token = os.urandom(8).hex()
+    shop.write(
+        {
+            "Dockerfile": "FROM base\nCOPY a /\nARG SOURCE_DATE_EPOCH\nLABEL at=$SOURCE_DATE_EPOCH\n",
+            "a": token,
+        }
+    )
+    shop.build("--build-arg", "SOURCE_DATE_EPOCH=1600000000", "-t", "dated")
+    os.environ["SOURCE_DATE_EPOCH"] = "1600000000"
+    try:
+        done = fed(shop, b"", "--no-cache", "-t", "outside", str(shop.context))
+    finally:
+        del os.environ["SOURCE_DATE_EPOCH"]
+    assert done.code == 0, done.output
+    assert shop.image("outside").config["Labels"] == {"at": "1600000000"}
+    assert shop.id("outside") == shop.id("dated")
+
+
 def test_a_secret_of_the_environment(shop: Workshop) -> None:
     shop.write({"Dockerfile": "FROM base\nRUN --mount=type=secret,id=t cat /run/secrets/t > /out\n"})
     os.environ["TOKEN_OF"] = "hush"
@@ -285,26 +304,3 @@ def test_much_output_of_a_step_comes_through(shop: Workshop) -> None:
     )
     output = shop.build("-t", "much", "--no-cache").output
     assert output.count("line-") >= 5000 and "line-4999" in output
-
-
-def test_independent_stages_go_on_side_by_side(shop: Workshop) -> None:
-    """Each waits for what the other writes."""
-
-    def wait(mine: str, other: str) -> str:
-        turns = f"i=0; while [ ! -e /c/{other} ] && [ $i -lt 300 ]; do sleep 0.1; i=$((i+1)); done"
-        mount = f"RUN --mount=type=cache,target=/c,id=side-{token}"
-        return f"{mount} touch /c/{mine}; {turns}; test -e /c/{other} && touch /{mine}\n"
-
-    token = os.urandom(4).hex()
-    stages = f"FROM base AS one\n{wait('a', 'b')}FROM base AS two\n{wait('b', 'a')}"
-    shop.write({"Dockerfile": f"{stages}FROM scratch\nCOPY --from=one /a /\nCOPY --from=two /b /\n"})
-    shop.build("-t", "side")
-    assert set(files(shop, "side")) == {"a", "b"}
-
-
-def test_a_broken_stage_ends_the_others(shop: Workshop) -> None:
-    token = os.urandom(4).hex()
-    slow = f"FROM base AS slow\nRUN sleep 50 # {token}\n"
-    quick = f"FROM base AS quick\nRUN echo {token}; exit 9\n"
-    shop.write({"Dockerfile": f"{slow}{quick}FROM scratch\nCOPY --from=slow / /\nCOPY --from=quick / /\n"})
-    assert "exit code: 9" in shop.build("-t", "broken", code=1).output

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,9 +18,6 @@ from tests.build.workshop import Workshop
 from tests.kernel.git_box import served
 
 pytestmark = pytest.mark.root
-
-SUM = f"sha256:{hashlib.sha256(b'content').hexdigest()}"
-OTHER = "sha256:" + "0" * 64
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -121,34 +117,6 @@ def test_an_undated_file_is_of_the_beginning_of_time(shop: Workshop, server: Ser
     dockerfile(shop, f"ADD {server.url}/undated /")
     shop.build("-t", "added")
     assert lines(shop) == ['undated [600 mtime=0] "undated"']
-
-
-def test_an_archive_of_a_url_is_unpacked_only_where_that_is_asked_for(shop: Workshop, server: Server) -> None:
-    dockerfile(shop, f"ADD {server.url}/a.tar /packed/", f"ADD --unpack=true {server.url}/a.tar /unpacked/")
-    shop.build("-t", "added")
-    packed, *inside = lines(shop)
-    assert packed.startswith(f"packed/a.tar [600 mtime={MTIME}] ")
-    assert inside == [f'unpacked/d/f [5:6 mtime={MTIME}] "f"', f'unpacked/in [mtime={MTIME}] "inside"']
-
-
-def test_a_checksum_is_kept_or_nothing_is_added(shop: Workshop, server: Server) -> None:
-    dockerfile(shop, f"ADD --checksum={SUM} {server.url}/files/a.txt /")
-    shop.build("-t", "added")
-    dockerfile(shop, f"ADD --checksum={OTHER} {server.url}/files/a.txt /other")
-    report = shop.build("-t", "added", code=1)
-    assert SUM in report.output and OTHER in report.output
-
-
-def test_a_file_that_did_not_change_is_not_sent_again(shop: Workshop, server: Server) -> None:
-    server.files["/files/a.txt"] = uuid.uuid4().hex.encode()
-    dockerfile(shop, f"ADD {server.url}/files/a.txt /")
-    assert len(shop.build("-t", "added").anew) == 1
-    before = server.sent
-    assert shop.build("-t", "added").anew == ()
-    assert server.sent == before and len(server.asked) > 1
-    server.files["/files/a.txt"] = b"changed"
-    assert len(shop.build("-t", "added").anew) == 1
-    assert lines(shop) == [f'a.txt [600 mtime={MTIME}] "changed"']
 
 
 def test_a_redirect_is_followed_and_the_name_stays_that_of_the_url(shop: Workshop, server: Server) -> None:
