@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.faults import Fault
+from runtime.faults import Fault, faults
 from runtime.images.blobs import CHUNK, BlobStore
 from runtime.images.catalog import Catalog
 from runtime.images.compose import Composer, described, oci_manifest
@@ -86,15 +86,17 @@ class Saver:
 
     def save(self, images: Sequence[ToSave], form: str, sink: Sink) -> None:
         """In one of FORMATS. Fault request-invalid for several images where the format has one."""
-        if form == "docker-dir":
-            if len(images) != 1:
-                cause = f"{len(images)} images do not fit into the format {form}"
-                raise Fault("request-invalid", "save images", "", cause, "save one, or in another format")
-            self._docker_directory(images[0], sink)
-        elif form == "docker-archive":
-            self._docker_archive(images, sink)
-        else:
-            self._layout(images, sink)
+        if form == "docker-dir" and len(images) != 1:
+            cause = f"{len(images)} images do not fit into the format {form}"
+            raise Fault("request-invalid", "save", "images", cause, "save one, or in another format")
+        subject = ", ".join(str(image.names[0].familiar if image.names else image.id) for image in images)
+        with faults("save image", subject):
+            if form == "docker-dir":
+                self._docker_directory(images[0], sink)
+            elif form == "docker-archive":
+                self._docker_archive(images, sink)
+            else:
+                self._layout(images, sink)
 
     # ------------------------------------------------------------ docker-archive
 

@@ -21,6 +21,7 @@ import pytest
 from runtime.faults import Fault
 from runtime.images import members, sinks
 from runtime.images.save import FORMATS
+from runtime.linux import mounts
 from tests.kernel.images_box import BASE, Box, Layout, digest, directory, file, layer, ref, store, tree
 
 pytestmark = [
@@ -190,6 +191,24 @@ def test_a_full_directory_is_not_saved_into(box: Box, tmp_path: Path) -> None:
         f"stead: cannot save to {tmp_path}/full: it exists and is not empty\n".encode(),
     )
     assert os.listdir(tmp_path / "full") == ["precious"]
+
+
+def test_a_full_disk_is_said_and_left_as_it_was(box: Box, tmp_path: Path) -> None:
+    fill(box, tmp_path)
+    (tmp_path / "small").mkdir()
+    mounts.mount("tmpfs", tmp_path / "small", "tmpfs", data="size=100k")
+    try:
+        for form in ("docker-archive", "oci-dir"):
+            words = ["--format", form, "-o", str(tmp_path / "small/x"), "my/app:1", "my/tool:1"]
+            if form == "oci-dir":
+                (tmp_path / "small/filler").write_bytes(bytes(90_000))
+            done = stead(box, "image", "save", *words)
+            assert done.returncode == 1
+            assert done.stderr.startswith(b"stead: cannot save image my/app:1, my/tool:1: no space left")
+            assert not (tmp_path / "small/x").exists()
+        assert os.listdir(tmp_path / "small") == ["filler"]
+    finally:
+        mounts.unmount(tmp_path / "small")
 
 
 def test_an_unknown_name_saves_nothing(box: Box, tmp_path: Path) -> None:
