@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 #: Recipes that are kept, and bytes of one.
 MAX_RECIPES, MAX_BYTES = 200, 4 << 20
-#: Seconds after which a use of a step is to be written down, which only a build does (cache.TOUCH).
-FRESH = 600.0
+#: Seconds that must have passed before the use of a step is written down again (as in runtime.build.cache),
+#: and for which another writer is waited for.
+TOUCH, TIMEOUT = 600.0, 10.0
 FORMAT = 1
 
 
@@ -71,13 +72,33 @@ def file_sum(path: str) -> str:
 def _holds(paths: Paths, recipe: Recipe) -> bool:
     if any(file_sum(path) != told for path, told in recipe["files"]):
         return False
-    connection = sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True, timeout=1)
+    connection = sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True, timeout=TIMEOUT)
     try:
         if not _known(connection, paths, recipe):
             return False
     finally:
         connection.close()
-    return all(_same(paths, item) for item in recipe["contexts"])
+    if not all(_same(paths, item) for item in recipe["contexts"]):
+        return False
+    _touch(paths, recipe["steps"])
+    return True
+
+
+def _touch(paths: Paths, steps: list[str]) -> None:
+    """The steps were used; nothing is written where that was noted a moment ago."""
+    now = time.time()
+    connection = sqlite3.connect(paths.database, timeout=TIMEOUT)
+    try:
+        stale = [
+            (now, key)
+            for key in steps
+            for (used,) in connection.execute("SELECT used FROM build_cache WHERE key = ?", (key,))
+            if now - used > TOUCH
+        ]
+        with connection:
+            connection.executemany("UPDATE build_cache SET used = ? WHERE key = ?", stale)
+    finally:
+        connection.close()
 
 
 def _known(connection: sqlite3.Connection, paths: Paths, recipe: Recipe) -> bool:
@@ -91,10 +112,8 @@ def _known(connection: sqlite3.Connection, paths: Paths, recipe: Recipe) -> bool
             return False
     if connection.execute("SELECT 1 FROM images WHERE id = ?", (recipe["image"],)).fetchone() is None:
         return False
-    now = time.time()
     for key in recipe["steps"]:
-        row = connection.execute("SELECT used FROM build_cache WHERE key = ?", (key,)).fetchone()
-        if row is None or now - row[0] > FRESH:
+        if connection.execute("SELECT 1 FROM build_cache WHERE key = ?", (key,)).fetchone() is None:
             return False
     return all(os.path.isdir(f"{paths.layers}/{chain.partition(':')[2]}") for chain in recipe["chain"])
 
