@@ -13,6 +13,9 @@ from dataclasses import replace
 from agent.planner.decision import Decision
 from agent.planner.model import KEPT, Blocked, PullImage, Step, World
 
+#: seconds until the disk is looked at again while something does not fit
+AGAIN = 10.0
+
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -65,5 +68,6 @@ def _too_large(world: World, decision: Decision, step: Step, count: int, needed:
     kept = step.cause.reason == "image"
     if kept:
         reason += "; the image in the store stays in use"
-    blocked = Blocked(step.subject, reason, None, KEPT if kept else "disk-full", step.source)
+    code = KEPT if kept else "disk-full"
+    blocked = Blocked(step.subject, reason, world.now + AGAIN, code, step.source)
     return replace(decision, steps=tuple(s for s in decision.steps if s.verb != "pull"), blocked=blocked)

@@ -8,12 +8,12 @@ import sqlite3
 import subprocess
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Node, until
+from tests.e2e.conftest import Node
 from tests.e2e.test_agent import Agent
 from tests.kernel.images_box import LocalRegistry, needs_registry
 
@@ -24,6 +24,16 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
     needs_registry,
 ]
+
+
+DEADLINE = 60.0  # the slowest things wait for a look every ten seconds
+
+
+def until(condition: Callable[[], bool]) -> None:
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < DEADLINE
+        time.sleep(0.05)  # between two looks
 
 
 class Registry:
