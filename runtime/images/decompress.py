@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 INPUT = 256 * 1024  # bytes read at once
+XZ_MEMORY = 256 * 1024 * 1024  # bytes that a stream may make xz want; `xz -9` wants 65 MiB
 OUTPUT = 1024 * 1024  # bytes given at once, so that a bomb never fills the memory
 
 _GZIP, _ZSTD, _BZIP2, _XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0"
@@ -90,7 +91,7 @@ def load(kind: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
         return bz2.BZ2Decompressor, errors
     import lzma
 
-    return lzma.LZMADecompressor, (*errors, lzma.LZMAError)
+    return lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), (*errors, lzma.LZMAError)
 
 
 def decompressed(file: BinaryIO) -> Iterator[bytes]:

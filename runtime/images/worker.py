@@ -74,9 +74,9 @@ class Inflater:
                 self._ready.put(piece)
                 size += len(piece)
                 if size > FREE_EXPANSION and size > self._read * MAX_EXPANSION:
-                    raise Refused(f"more than {MAX_EXPANSION} times its {self._read} bytes come out of it")
+                    raise Refused(f"the archive gives more than {MAX_EXPANSION} times its {self._read} bytes")
                 if size > MAX_LAYER:
-                    raise Refused(f"it has more than {MAX_LAYER} bytes")
+                    raise Refused(f"the archive gives more than {MAX_LAYER} bytes")
             self._ready.put(b"")
         except Exception as error:
             self._ready.put(error)

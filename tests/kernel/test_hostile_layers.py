@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import lzma
 import os
 import subprocess
 import sys
@@ -154,6 +155,18 @@ def test_a_pax_header_without_an_end_is_refused(place: Path) -> None:
     block = block[:148] + b"%06o\0 " % total + block[156:]
     fault = refusal(place, block, bytes(100_000))
     assert fault.code == "layer-invalid" and "pax header" in fault.cause
+
+
+def test_a_stream_that_wants_a_gigabyte_of_memory_is_refused(place: Path) -> None:
+    data = layer(file("f", "x"))
+    modest, greedy = (
+        lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << bits}])
+        for bits in (26, 30)
+    )
+    unpack(place, lambda: [modest], digest(data))
+    LayerStore(place / "layers").remove("sha256:" + "1" * 64)
+    fault = refusal(place, greedy)
+    assert fault.code == "layer-invalid" and "memory usage limit" in fault.cause
 
 
 # ---------------------------------------------------------------- out of the root
