@@ -207,7 +207,9 @@ class Cgroups:
         """What `thaw` does, for a process that has nothing of this: (file, what is to be written)."""
         if self.v2:
             return [(f"{self.v2.root}/{path}/cgroup.freeze", "0")]
-        return [(f"{self.v1.mounted['freezer']}/{path}/freezer.state", "THAWED")] if self.v1 else []
+        if self.v1 and "freezer" in self.v1.mounted:
+            return [(f"{self.v1.mounted['freezer']}/{path}/freezer.state", "THAWED")]
+        return []
 
     def remove(self, path: str) -> None:
         """Remove the tree from every hierarchy. Kills nothing; an ending process is waited for."""
