@@ -172,7 +172,8 @@ def _build(
             return None
         except StepFailed as failed:
             shown.close()
-            print(show.failure(failed), file=sys.stderr)
+            if failed.tail:
+                print(show.failure(failed), file=sys.stderr)
             raise
 
 

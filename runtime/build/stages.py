@@ -143,6 +143,7 @@ class StageRun:
             return error
         if isinstance(error, StepFailed):
             vertex.failed(error.reason)
+            error.stage = error.stage or self._planned.title
             return error
         code = error.code if isinstance(error, Fault) else ""
         cause = str(error)

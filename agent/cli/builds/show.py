@@ -159,7 +159,5 @@ def chosen(kind: str) -> Shown:
 
 def failure(failed: StepFailed) -> str:
     """The step and its last lines, above the error itself."""
-    if not failed.tail:
-        return ""
     lines = ["------", f" > [{failed.stage}] {failed.title}:" if failed.stage else f" > {failed.title}:"]
     return "\n".join([*lines, *failed.tail, "------"])
