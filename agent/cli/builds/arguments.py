@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from runtime.interface import LimitsRequest
+    from specs.values import ImageRef
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 _KEYS = {"source": "src", "destination": "dest"}
@@ -33,7 +34,7 @@ def request(options: argparse.Namespace) -> BuildRequest:
         target=options.target,
         args=args,
         labels=dict(_pair(word, "--label") for word in options.label),
-        names=tuple(store.reference(name) for name in [*options.tag, *names]),
+        names=tuple(_name(name) for name in [*options.tag, *names]),
         contexts=dict(_context(word) for word in options.build_context),
         secrets=tuple(_secret(word) for word in options.secret),
         ssh=tuple(_ssh(word) for word in options.ssh),
@@ -88,6 +89,13 @@ def _args(words: list[str]) -> dict[str, str]:
             found[name] = value
         elif name in os.environ:
             found[name] = os.environ[name]
+    return found
+
+
+def _name(word: str) -> ImageRef:
+    found = store.reference(word)
+    if found.digest:
+        raise Problem(f"--tag {word}: a digest cannot be chosen; write NAME:TAG", 2)
     return found
 
 
