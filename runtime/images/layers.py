@@ -306,13 +306,15 @@ class _Worker:
         """Its next report. Fault where something went wrong."""
         assert self._process.stdout is not None and self._process.stderr is not None
         try:
-            result: dict[str, Any] = ast.literal_eval(self._process.stdout.readline(MAX_REPORT).decode())
-        except (ValueError, SyntaxError):
+            result: object = ast.literal_eval(self._process.stdout.readline(MAX_REPORT).decode())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            result = None
+        if not isinstance(result, dict):
             trouble = self._process.stderr.read(MAX_REPORT).decode(errors="replace")
             code = self._process.wait()
             last = trouble.strip().splitlines()[-1:] or [f"status {code}"]
             cause = f"the worker died: {last[0].lower()}"
-            raise Fault("kernel-error", "unpack layer of", self._subject, cause) from None
+            raise Fault("kernel-error", "unpack layer of", self._subject, cause)
         if "error" in result:
             raise _fault(result, self._subject)
         return result

@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from runtime.images.decompress import INPUT, CompressionError, detect, load, stream
 from runtime.images.lowers import Lowers
 from runtime.images.tarstream import Pieces, Reader, TarError
-from runtime.images.unpack import Refused, Unpacker
+from runtime.images.unpack import MAX_NAME, Refused, Unpacker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Inflater:
 
 def report(error: Exception, entry: bytes) -> dict[str, object]:
     """What the parent turns into a Fault. `errno` 0: the archive is to blame."""
-    name = entry.decode("utf-8", "backslashreplace")
+    name = entry[:MAX_NAME].decode("utf-8", "backslashreplace")
     if isinstance(error, OSError):
         return {"error": (error.strerror or str(error)).lower(), "entry": name, "errno": error.errno or 0}
     if isinstance(error, CompressionError):

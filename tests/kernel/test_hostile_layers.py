@@ -157,6 +157,13 @@ def test_a_pax_header_without_an_end_is_refused(place: Path) -> None:
     assert fault.code == "layer-invalid" and "pax header" in fault.cause
 
 
+def test_an_entry_with_an_endless_name_is_refused_by_its_beginning(place: Path) -> None:
+    fault = refusal(place, layer(file("\u00ff" * 300_000, "x")))
+    assert fault.code == "layer-invalid"
+    assert fault.cause.endswith("its name has more than 4000 bytes")
+    assert fault.cause.startswith("entry '\u00ff\u00ff")
+
+
 def test_a_stream_that_wants_a_gigabyte_of_memory_is_refused(place: Path) -> None:
     data = layer(file("f", "x"))
     modest, greedy = (
