@@ -54,6 +54,7 @@ class Arrival:
             self._changed.notify_all()
 
     def restarted(self) -> None:
+        """Before the first byte is taken away: who reads it afterwards is told."""
         with self._changed:
             if self._done:
                 self.generation += 1
@@ -103,6 +104,9 @@ class Arrival:
                 return
             data = os.pread(fd, min(most, PIECE), position)
             if not data:
+                with self._changed:
+                    if generation != self.generation:
+                        raise Restarted
                 raise OSError(f"the blob ends at {position}, before its {position + most} bytes")
             position += len(data)
             yield data

@@ -45,11 +45,11 @@ class Writer:
 
     def restart(self) -> None:
         """Forget all bytes: they were wrong, or the server cannot go on in the middle."""
+        if self._arrival is not None:
+            self._arrival.restarted()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._hash, self.done = hashlib.sha256(), 0
-        if self._arrival is not None:
-            self._arrival.restarted()
 
     def write(self, data: bytes) -> None:
         """Fault digest-mismatch as soon as more bytes come than the descriptor promised."""
