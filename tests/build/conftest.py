@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,9 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
                 layout.append(base_layout(directory / "layout"))
             engine = ENGINES[name](directory / name)
             started[name] = engine
+            stack.callback(engine.close)
             engine.start(layout[0])
         return started[name]
 
-    yield get
-    for engine in started.values():
-        engine.close()
+    with ExitStack() as stack:
+        yield get

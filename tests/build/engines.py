@@ -21,7 +21,11 @@ from typing import Any
 
 import pytest
 
+from runtime.build import leftovers
+from runtime.build.workspace import DIRECTORY
 from runtime.linux import mounts, overlay
+from runtime.local import LocalRuntime
+from runtime.paths import Paths
 from tests.build import trees
 from tests.build.cases import MTIME, Case
 from tests.crash.box import Nursery
@@ -140,7 +144,8 @@ class Stead(Engine):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.nursery = Nursery()
-        self.roots = ["--root", str(directory / "root"), "--run", str(directory / "run")]
+        self.paths = Paths(directory / "root", directory / "run")
+        self.roots = ["--root", str(self.paths.root), "--run", str(self.paths.run)]
 
     def stead(self, *words: str) -> Built:
         out = self.directory / "out"
@@ -155,10 +160,7 @@ class Stead(Engine):
         return self.stead("build", "--progress", "plain", "--network", "none", *words, str(context))
 
     def image(self, name: str) -> Image:
-        from runtime.local import LocalRuntime
-        from runtime.paths import Paths
-
-        with LocalRuntime(Paths(self.directory / "root", self.directory / "run")) as runtime:
+        with LocalRuntime(self.paths) as runtime:
             image = runtime.images.get(name)
             assert image is not None, f"{name} is not in the store"
             layers = runtime.images.ensure_layers(image.id)
@@ -167,7 +169,11 @@ class Stead(Engine):
         return Image(self.overlaid(list(reversed(layers))), full(document.get("config", {})), history)
 
     def close(self) -> None:
+        """However its builds ended, they left nothing."""
         self.nursery.close()
+        assert leftovers.dead(self.paths) + leftovers.alive(self.paths) == []
+        assert not any((self.paths.run / DIRECTORY).glob("*"))
+        assert [mount.target for mount in mounts.table() if str(self.directory) in mount.target] == []
 
 
 class Buildah(Engine):
