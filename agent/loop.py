@@ -359,7 +359,8 @@ class Agent:
     def _publish(self, done: Round) -> None:
         now = self._clock.time()
         containers = done.observed.containers.values()
-        self._deaths.watch({item.shim_pid for item in containers if item.shim_pid})
+        pids = {done.observed.names_pid, *(item.shim_pid for item in containers)}
+        self._deaths.watch(pids - {0})
         for feed in self._feeds:
             if feed.desired is not None and not feed.view.errors:
                 verdict = judge(feed.desired, done, {}, now)

@@ -90,7 +90,6 @@ class Containers:
                 self._images.use(image.id, request.name)
                 insert_container(connection, _record(id, request, image.id, now))
                 self._fabric.reserve(connection, id, request.name, request.networks, request.ports)
-            self._fabric.refresh_hosts([item.network for item in request.networks])
             return id
 
     def start(self, name: str) -> None:
@@ -176,7 +175,6 @@ class Containers:
             record = read_container(self._database.read(), name)
             if record is None:
                 return
-            networks = [item.network for item in record.decode().networks]
             self._want(record.id, STOPPED)
             self._halt(record)
             with self._database.write() as connection:
@@ -185,7 +183,6 @@ class Containers:
                 self._images.catalog.touch(record.image_id)
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))
-            self._fabric.refresh_hosts(networks)
 
     # ------------------------------------------------------------ adjust, repair
 
@@ -201,7 +198,7 @@ class Containers:
                 if before.networks != request.networks:
                     self._fabric.set_aliases(connection, record.id, request.networks)
             self._fabric.publish()
-            self._fabric.refresh_hosts([item.network for item in request.networks])
+            self._fabric.tell(record.id, request)
             live = self._paths.live(record.id)
             state = client.read_state(live)
             if state is None or not client.is_alive(state):

@@ -44,6 +44,7 @@ CODES: dict[str, str] = {
     "limit-unsupported": "this kernel cannot apply a limit that was asked for",
     "kernel-unsupported": "the kernel lacks a feature that is needed",
     "firewall-failed": "nft refused the ruleset",
+    "names-failed": "the name server of the containers does not start",
     "request-invalid": "the request contradicts itself or the image",
     "shim-unreachable": "the supervisor of a container did not answer",
     "locked": "another process holds the state directory",
@@ -53,7 +54,14 @@ CODES: dict[str, str] = {
 
 #: Faults that pass by themselves; the agent retries with backoff without telling a person to act.
 TRANSIENT = frozenset(
-    {"registry-unreachable", "registry-busy", "shim-unreachable", "kernel-error", "firewall-failed"}
+    {
+        "registry-unreachable",
+        "registry-busy",
+        "shim-unreachable",
+        "kernel-error",
+        "firewall-failed",
+        "names-failed",
+    }
 )
 
 

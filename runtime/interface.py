@@ -190,7 +190,7 @@ class Defect:
     people.
 
     Kinds: record, cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding,
-    hosts, layer, volume.
+    hosts, names, layer, volume.
     `restart` says that the repair needs the container's process to be started anew.
     """
 
@@ -308,6 +308,7 @@ class Observed:
         str, ...
     ] = ()  # half-made things of a crash (cgroups, mounts, directories) that no record knows
     disk: Disk = Disk()
+    names_pid: int = 0  # of the name server of containers; 0: there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from runtime.interface import (
     VolumeRequest,
 )
 from runtime.linux import cgroups
+from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.observe import Observer
 from runtime.paths import Paths, write_atomically
@@ -66,7 +67,7 @@ class LocalRuntime:
         self.images = ImageStore(
             paths, self.database, registries=registries or {}, docker_config=docker_config
         )
-        self.fabric = Fabric(paths, self.database, pool=pool)
+        self.fabric = Fabric(paths, self.database, pool=pool, service=NameService(paths))
         self.volumes = Volumes(paths, self.database)
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self._cgroups = cgroups.detect()

@@ -117,6 +117,7 @@ class Observer:
             volumes=self._observed_volumes(records),
             containers=containers,
             firewall=net.firewall,
+            names_pid=net.names_pid,
             leftovers=tuple(
                 sorted((directories - {record.id for record in records}) | net.strays | self._dead_builds())
             ),

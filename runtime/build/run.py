@@ -115,7 +115,7 @@ def _files(home: Path, program: Program) -> list[dict[str, Any]]:
         hosts = names.host_hosts(names.read_small(Path("/etc/hosts")) or "", extra)
         resolv = resolvconf.resolv_text(resolvconf.raw_host_text(), (), (), (), loopback=True)
     else:
-        hosts = names.hosts_text(HOSTNAME, "", program.addresses, (), extra, program.gateway)
+        hosts = names.hosts_text(HOSTNAME, "", program.addresses, extra, program.gateway)
         resolv = resolvconf.resolv_text(resolvconf.host_text(), (), (), ())
     made = []
     for name, text in (("hosts", hosts), ("resolv.conf", resolv)):

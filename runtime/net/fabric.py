@@ -21,6 +21,7 @@ from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.interface import Attachment, ContainerRequest, Defect, NetworkRequest, ObservedNetwork
 from runtime.net import addresses, defects, firewall, links, ports, records
+from runtime.net.dns.service import NameService
 from runtime.net.files import Files
 from runtime.net.records import NET_SCHEMA, Lease, NetworkRecord, by_container, way_out
 from runtime.paths import Paths
@@ -53,12 +54,20 @@ class NetObservation:
     firewall: tuple[Defect, ...]
     addresses: dict[str, tuple[tuple[str, str], ...]]  # by id: (network, address), the first one is eth0
     strays: frozenset[str]  # links with our mark that no record knows
+    names_pid: int = 0  # of the name server
 
 
 class Fabric:
     """The networks of one root, in the network namespace of this process. See the module's docstring."""
 
-    def __init__(self, paths: Paths, database: Database, *, pool: str = DEFAULT_POOL) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        database: Database,
+        *,
+        pool: str = DEFAULT_POOL,
+        service: NameService | None = None,
+    ) -> None:
         self._paths = paths
         self._database = database
         self._pool = IPv4Network(pool)
@@ -66,7 +75,7 @@ class Fabric:
         self._table = addresses.table_name(self._root)
         self._firewall = firewall.Firewall(self._table, paths.run / "firewall.json", self._wanted)
         self._creating = threading.Lock()
-        self._files = Files(paths, database)
+        self._files = Files(paths, database, service)
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -79,6 +88,7 @@ class Fabric:
             record = self._recorded(request)
             self._bridge(record, "create network")
         self.publish()
+        self._files.tell_networks()
 
     def _recorded(self, request: NetworkRequest) -> NetworkRecord:
         """The row for the request: the one that is there where nothing of weight differs, else a new one."""
@@ -146,6 +156,9 @@ class Fabric:
         except OSError as error:
             raise from_oserror(error, "repair network", name) from error
         self.publish()
+        if any(item.active for item in leases):
+            self._files.tell_networks()
+            self._files.ensure_served(record.gateway)
 
     def remove_network(self, name: str) -> None:
         """Repeatable. Fault network-in-use while containers have leases on it."""
@@ -160,6 +173,7 @@ class Fabric:
                     raise from_oserror(error, "remove network", name) from error
                 records.delete_network(connection, name)
         self.publish()
+        self._files.tell_networks()
 
     def networks(self) -> list[NetworkRecord]:
         return list(records.read_networks(self._database.read()).values())
@@ -249,7 +263,7 @@ class Fabric:
             self._check(connection, id, container_name, [item for item in ports if item not in before])
 
     def set_aliases(self, connection: sqlite3.Connection, id: str, networks: Sequence[Attachment]) -> None:
-        """The aliases of the networks that it is on; `refresh_hosts` makes them known."""
+        """The aliases of the networks that it is on; `tell` makes them known."""
         for item in networks:
             records.write_aliases(connection, id, item.network, item.aliases)
 
@@ -406,12 +420,12 @@ class Fabric:
     # ------------------------------------------------------------ files
 
     def write_files(self, id: str, request: ContainerRequest, directory: Path) -> None:
-        """hosts, hostname and resolv.conf of the container, in place where they exist."""
+        """hosts, hostname and resolv.conf of the container, in place where they exist; its names."""
         self._files.write(id, request, directory)
 
-    def refresh_hosts(self, networks: Iterable[str]) -> None:
-        """Bring the peers in the hosts files of all members of these networks up to date."""
-        self._files.refresh(networks)
+    def tell(self, id: str, request: ContainerRequest) -> None:
+        """Make known what a container that is up is called now."""
+        self._files.tell(id, request)
 
     # ------------------------------------------------------------ look
 
@@ -422,6 +436,7 @@ class Fabric:
             found, given = links.links(), links.addresses()
             networks, leases = records.read_networks(connection), records.read_leases(connection)
             forward = links.read_sysctl(IP_FORWARD)
+            names = self._files.network_defects(connection)
             observed = [
                 ObservedNetwork(
                     name=record.name,
@@ -431,7 +446,7 @@ class Fabric:
                     subnet=record.subnet,
                     gateway=record.gateway,
                     members=tuple(lease.name for lease in leases if lease.network == record.name),
-                    defects=defects.bridge_defects(record, found, given),
+                    defects=defects.bridge_defects(record, found, given) + names.get(record.name, ()),
                     labels=json.loads(record.labels),
                 )
                 for record in networks.values()
@@ -447,7 +462,7 @@ class Fabric:
             for id, held in by_container(leases).items()
         }
         strays = self._strays(found, networks.values(), leases)
-        return NetObservation(observed, containers, wall, given_to, strays)
+        return NetObservation(observed, containers, wall, given_to, strays, self._files.server_pid())
 
     def _strays(
         self, found: Iterable[str], networks: Iterable[NetworkRecord], leases: Iterable[Lease]

@@ -1,138 +1,171 @@
-"""Effects: /etc/hosts, /etc/hostname and /etc/resolv.conf of containers, which are bind-mounted into them."""
+"""Effects: what containers are told of the network: /etc/hosts, /etc/hostname and /etc/resolv.conf, which are
+bind-mounted into them, and what the name server is told of containers.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.database import Database
-from runtime.faults import from_oserror
+from runtime.faults import Fault, from_oserror
 from runtime.interface import ContainerRequest, Defect
 from runtime.net import names, records, resolvconf
-from runtime.net.records import by_container, way_out
+from runtime.net.dns import zone
+from runtime.net.dns.service import NameService
+from runtime.net.records import Lease, NetworkRecord, by_container, way_out
 from runtime.paths import Paths
 
 
 class Files:
-    """The files of the containers of one state directory. Thread-safe."""
+    """The files of the containers of one state directory. Thread-safe. Without `service` there is no name
+    server, and containers ask the host's."""
 
-    def __init__(self, paths: Paths, database: Database) -> None:
+    def __init__(self, paths: Paths, database: Database, service: NameService | None) -> None:
         self._containers = f"{paths.root}/containers"
         self._database = database
-        self._hosts = threading.Lock()
-        self._dirty: set[str] = set()
-        self._dirty_lock = threading.Lock()
+        self._service = service
+        self._telling = threading.Lock()
+
+    # ------------------------------------------------------------ write
 
     def write(self, id: str, request: ContainerRequest, directory: Path) -> None:
-        """hosts, hostname and resolv.conf of the container, in place where they exist."""
+        """hosts, hostname and resolv.conf of the container, in place where they exist; its names."""
         connection = self._database.read()
         leases = records.read_leases(connection, container=id)
         networks = records.read_networks(connection)
         hostname = _hostname(request)
+        via = self._serve(id, request, leases, networks) if request.network_mode == "bridge" else ""
         try:
             if request.network_mode == "host":
                 hosts = names.host_hosts(names.read_small(Path("/etc/hosts")) or "", request.extra_hosts)
-                resolv = resolvconf.resolv_text(
-                    resolvconf.raw_host_text(),
-                    request.dns,
-                    request.dns_search,
-                    request.dns_opt,
-                    loopback=True,
-                )
+                base = resolvconf.raw_host_text()
             else:
                 outward = way_out(leases, networks)
                 gateway = networks[outward.network].gateway if outward is not None else ""
                 own = [lease.address for lease in ([outward] if outward else []) + leases]
-                hosts = names.hosts_text(
-                    hostname,
-                    request.domainname,
-                    own,
-                    self._peers(connection, [lease.network for lease in leases]),
-                    request.extra_hosts,
-                    gateway or (networks[leases[0].network].gateway if leases else ""),
-                )
+                gateway = gateway or (networks[leases[0].network].gateway if leases else "")
+                hosts = names.hosts_text(hostname, request.domainname, own, request.extra_hosts, gateway)
                 base = resolvconf.host_text()
-                resolv = resolvconf.resolv_text(base, request.dns, request.dns_search, request.dns_opt)
-            with self._hosts:
-                names.write_in_place(directory / "hosts", hosts)
+            resolv = resolvconf.resolv_text(
+                base,
+                request.dns,
+                request.dns_search,
+                request.dns_opt,
+                loopback=request.network_mode == "host",
+                via=via,
+            )
+            names.write_in_place(directory / "hosts", hosts)
             names.write_in_place(directory / "hostname", hostname + "\n")
             names.write_in_place(directory / "resolv.conf", resolv)
         except OSError as error:
             raise from_oserror(error, "write network files of", request.name) from error
 
-    def _peers(self, connection: sqlite3.Connection, networks: Sequence[str]) -> list[names.Peer]:
-        return [
-            names.Peer(lease.container, lease.name, lease.address, lease.aliases)
-            for lease in records.read_leases(connection, networks=networks)
-        ]
-
-    def refresh(self, networks: Iterable[str]) -> None:
-        """Bring the peers in the hosts files of all members of these networks up to date.
-
-        Callers at one time share one pass over the files.
-        """
-        with self._dirty_lock:
-            self._dirty.update(networks)
-        with self._hosts:
-            with self._dirty_lock:
-                wanted, self._dirty = self._dirty, set()
-            try:
-                if wanted:
-                    self._refresh(wanted)
-            except BaseException:
-                with self._dirty_lock:
-                    self._dirty.update(wanted)
+    def _serve(
+        self,
+        id: str,
+        request: ContainerRequest,
+        leases: Sequence[Lease],
+        networks: Mapping[str, NetworkRecord],
+    ) -> str:
+        """Make the container known to a name server that runs. Returns where the container asks it; empty
+        when it cannot be asked, which is a defect of the network, and no reason not to run."""
+        if self._service is None or not leases:
+            return ""
+        self.tell_networks()
+        self._service.member(_member(id, request, leases))
+        gateway = _asked(leases, networks)
+        try:
+            failed = self._service.ensure([networks[lease.network].gateway for lease in leases])
+        except Fault as fault:
+            if fault.code != "names-failed":
                 raise
+            return ""
+        return "" if gateway in failed else gateway
 
-    def _refresh(self, networks: Collection[str]) -> None:
-        for id, (text, block) in self._blocks(networks).items():
-            try:
-                names.write_in_place(f"{self._containers}/{id}/hosts", names.replace_block(text, block))
-            except FileNotFoundError:
-                continue  # the container went meanwhile
-            except OSError as error:
-                raise from_oserror(error, "write hosts of", id) from error
+    # ------------------------------------------------------------ tell
 
-    def _blocks(self, networks: Collection[str]) -> dict[str, tuple[str, str]]:
-        """The hosts file of each member as it is, and the block of peers that it should have."""
-        leases = records.read_leases(self._database.read())
-        peers: dict[str, list[names.Peer]] = {}
-        for lease in leases:
-            peer = names.Peer(lease.container, lease.name, lease.address, lease.aliases)
-            peers.setdefault(lease.network, []).append(peer)
-        blocks: dict[tuple[str, ...], str] = {}
-        found = {}
-        for id, own in by_container(leases).items():
-            key = tuple(sorted(lease.network for lease in own))
-            if not any(network in networks for network in key):
-                continue
-            text = names.read_small(f"{self._containers}/{id}/hosts")
-            if text is None:
-                continue
-            if key not in blocks:
-                blocks[key] = names.peers_block(peer for network in key for peer in peers[network])
-            found[id] = (text, blocks[key])
-        return found
+    def tell_networks(self) -> None:
+        """The name server serves the networks that there are now."""
+        if self._service is None:
+            return
+        with self._telling:
+            found = records.read_networks(self._database.read()).values()
+            self._service.networks(
+                zone.Network(item.name, (item.gateway,), (item.net,), item.internal) for item in found
+            )
+
+    def tell(self, id: str, request: ContainerRequest) -> None:
+        """The names of a container that is known already, after they changed."""
+        if self._service is not None and self._service.is_told(id):
+            leases = records.read_leases(self._database.read(), container=id)
+            self._service.member(_member(id, request, leases))
+
+    def ensure_served(self, gateway: str) -> None:
+        """A name server at the gateway, where it can be had. Fault names-failed."""
+        if self._service is not None:
+            self._service.ensure([gateway])
+
+    # ------------------------------------------------------------ look
+
+    def server_pid(self) -> int:
+        """0: there is no name server."""
+        state = self._service.state() if self._service is not None else None
+        return state.pid if state is not None else 0
+
+    def network_defects(self, connection: sqlite3.Connection) -> dict[str, tuple[Defect, ...]]:
+        """By network with members that are up: what is wrong with its name server."""
+        if self._service is None:
+            return {}
+        served = {lease.network for lease in records.read_leases(connection) if lease.active}
+        state = self._service.state() if served else None
+        networks = records.read_networks(connection)
+        return {name: self._service.defects(networks[name].gateway, state) for name in served}
 
     def defects(self) -> dict[str, tuple[Defect, ...]]:
-        """How the files of the containers that are up differ: peers in hosts, what resolv.conf follows."""
+        """How the files of the containers that are up differ from what they should say."""
         connection = self._database.read()
         wrongs: dict[str, tuple[Defect, ...]] = {}
-        active = {id for id, is_up in records.read_endpoints(connection).items() if is_up}
-        for id, (text, block) in self._blocks(records.read_networks(connection)).items():
-            if id in active and names.BEGIN in text and block not in text:
-                wrong = (Defect("hosts", "its hosts file does not name its peers as they are"),)
-                wrongs[id] = wrongs.get(id, ()) + wrong
+        networks = records.read_networks(connection)
+        leases = by_container(records.read_leases(connection))
+        state = self._service.state() if self._service is not None else None
+        failed = state.failed if state is not None else {}
         base = resolvconf.host_text()
-        for id in active:
-            resolv = names.read_small(f"{self._containers}/{id}/resolv.conf")
-            if resolv is not None and resolvconf.is_stale(resolv, base):
-                wrong = (Defect("resolv", "the host's resolv.conf has changed since its own was written"),)
-                wrongs[id] = wrongs.get(id, ()) + wrong
+        for id, is_up in records.read_endpoints(connection).items():
+            if not is_up:
+                continue
+            via = _asked(leases.get(id, ()), networks) if self._service is not None else ""
+            found = self._file_defects(id, base, "" if via in failed else via)
+            if self._service is not None and leases.get(id) and not self._service.is_told(id):
+                found += (Defect("names", "the name server does not know of it"),)
+            if found:
+                wrongs[id] = found
         return wrongs
+
+    def _file_defects(self, id: str, base: str, via: str) -> tuple[Defect, ...]:
+        found: tuple[Defect, ...] = ()
+        hosts = names.read_small(f"{self._containers}/{id}/hosts") if via else None
+        if hosts is not None and names.OLD_BLOCK in hosts:
+            found += (Defect("hosts", "its hosts file names peers, as an older release kept them there"),)
+        resolv = names.read_small(f"{self._containers}/{id}/resolv.conf")
+        if resolv is not None and resolvconf.is_stale(resolv, base, via):
+            text = "what its resolv.conf follows has changed since it was written"
+            found += (Defect("resolv", text),)
+        return found
+
+
+def _member(id: str, request: ContainerRequest, leases: Sequence[Lease]) -> zone.Member:
+    endpoints = tuple(zone.Endpoint(lease.network, (lease.address,), lease.aliases) for lease in leases)
+    return zone.Member(id, request.name, endpoints, request.hostname, request.dns)
+
+
+def _asked(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> str:
+    """The gateway that a container asks for names: the one by which it reaches the world, else the first."""
+    lease = way_out(leases, networks) or next(iter(leases), None)
+    return networks[lease.network].gateway if lease is not None else ""
 
 
 def _hostname(request: ContainerRequest) -> str:

@@ -1,48 +1,24 @@
-"""Decisions: what a container's /etc/hosts and /etc/hostname say; and writing them in place.
+"""Decisions: what a container's /etc/hosts says; and writing such files in place.
 
-The file is bind-mounted into the container, so its inode must stay. What stands outside of our block was
-written by the container's own programs and is kept.
+They are bind-mounted into the container, so their inodes must stay.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-BEGIN = "# peers on the same networks, kept by stead"
-END = "# end of peers"
-SHORT_ID = 12
+#: How older releases marked the lines of peers in it; names of peers come from the name server now.
+OLD_BLOCK = "# peers on the same networks, kept by stead"
 #: A hosts file larger than this is not read back.
 MAX_SIZE = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A lease of a container on a network. `name` is the full name; `aliases` are of that network."""
-
-    id: str
-    name: str
-    address: str
-    aliases: tuple[str, ...] = ()
-
-    def names(self) -> list[str]:
-        given = [self.name.rpartition("/")[2], *self.aliases, self.id[:SHORT_ID]]
-        return list(dict.fromkeys(name for name in given if name))
-
-
-def peers_block(peers: Iterable[Peer]) -> str:
-    """One line an address, in the order of names: stable."""
-    ordered = sorted(peers, key=lambda peer: (peer.name, peer.address))
-    return "".join(f"{line}\n" for line in (BEGIN, *(_line(p.address, p.names()) for p in ordered), END))
 
 
 def hosts_text(
     hostname: str,
     domainname: str,
     own: Sequence[str],
-    peers: Iterable[Peer],
     extra: Sequence[tuple[str, str]],
     gateway: str,
 ) -> str:
@@ -64,7 +40,7 @@ def hosts_text(
         address = gateway if address == "host-gateway" else address
         if address:
             lines.append(_line(address, [name]))
-    return "\n".join(lines) + "\n" + peers_block(peers)
+    return "\n".join(lines) + "\n"
 
 
 def host_hosts(text: str, extra: Sequence[tuple[str, str]]) -> str:
@@ -72,15 +48,6 @@ def host_hosts(text: str, extra: Sequence[tuple[str, str]]) -> str:
     lines = [_line("127.0.0.1" if address == "host-gateway" else address, [name]) for name, address in extra]
     head = text if not text or text.endswith("\n") else text + "\n"
     return head + "".join(f"{line}\n" for line in lines)
-
-
-def replace_block(text: str, block: str) -> str:
-    """`text` with its block of peers replaced; appended when a program removed the marks."""
-    head, begin, rest = text.partition(BEGIN + "\n")
-    if not begin:
-        return text + ("" if not text or text.endswith("\n") else "\n") + block
-    _, end, tail = rest.partition(END + "\n")
-    return head + block + (tail if end else "")
 
 
 def _line(address: str, names: Sequence[str]) -> str:

@@ -45,15 +45,25 @@ def choose(host: str, uplink: str) -> str:
 
 
 def resolv_text(
-    base: str, dns: Sequence[str], search: Sequence[str], options: Sequence[str], *, loopback: bool = False
+    base: str,
+    dns: Sequence[str],
+    search: Sequence[str],
+    options: Sequence[str],
+    *,
+    loopback: bool = False,
+    via: str = "",
 ) -> str:
     """A container's resolv.conf. What is asked for replaces the host's lines of that kind.
 
-    Servers on the host's loopback are left out, but with `loopback`: on the host's own network. When none is
-    left the file says so, and has none.
+    `via` is our own name server, which asks all others for the container; but servers on the container's own
+    loopback only the container can ask. Without it, servers on the host's loopback are left out, but with
+    `loopback`: on the host's own network. When none is left the file says so, and has none.
     """
-    lines = [MARK + digest(base)] if not dns else [MARK + "its spec"]
+    if any(is_loopback(server) for server in dns):
+        via = ""
+    lines = [MARK + digest(base, via)] if via or not dns else [MARK + "its spec"]
     given = list(dns) or [server for server in servers(base) if loopback or not is_loopback(server)]
+    given = [via] if via else given
     lines += [f"nameserver {server}" for server in given]
     if not given:
         lines.append("# no nameserver: the host has none that containers can reach; set dns in the spec")
@@ -61,19 +71,22 @@ def resolv_text(
     if searched and searched != ["."]:
         lines.append(f"search {' '.join(searched)}")
     opted = list(options) or [word for word in _words(base, "options") if word != "trust-ad"]
+    if via and not any(word.startswith("ndots:") for word in opted):
+        opted.append("ndots:0")  # a peer's name first as it is: no domain of the host's is asked for it
     if opted:
         lines.append(f"options {' '.join(opted)}")
     return "\n".join(lines) + "\n"
 
 
-def digest(base: str) -> str:
-    return "the host's, " + hashlib.sha256(base.encode()).hexdigest()[:12]
+def digest(base: str, via: str = "") -> str:
+    return "the host's, " + hashlib.sha256(f"{base}\0{via}".encode()).hexdigest()[:12]
 
 
-def is_stale(text: str, base: str) -> bool:
-    """Whether the file follows the host's and the host's has changed. One that a program rewrote does not."""
+def is_stale(text: str, base: str, via: str = "") -> bool:
+    """Whether the file follows the host's, and the host's or the name server has changed. One that a program
+    rewrote does not."""
     first = text.partition("\n")[0]
-    return first.startswith(MARK + "the host's") and first != MARK + digest(base)
+    return first.startswith(MARK + "the host's") and first != MARK + digest(base, via)
 
 
 def _words(text: str, keyword: str) -> list[str]:

@@ -127,6 +127,8 @@ class Inventory:
             held = sorted({place for place in places if place.startswith(marks)})
             if int(pid) in self.agents:
                 continue
+            if command == "stead-names" and records.bridges and held == [f"{self.paths.run}/names/lock"]:
+                continue  # it ends with the last network
             if command == "stead-shim" and held:
                 yield from self._shim(pid, held, len(places), records)
             elif id:

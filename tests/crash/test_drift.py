@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from runtime.linux import mounts
+from runtime.linux import mounts, pidfd
 from runtime.linux.limits import Limits
 from runtime.net import addresses, links
+from runtime.net.dns.service import NameService
 from runtime.shim import client
 from tests.crash.agents import Agent
 from tests.crash.box import Box, until
@@ -143,11 +144,13 @@ def no_forwarding(shop: Shop, web: Row) -> None:
     links.write_sysctl("ipv4/ip_forward", "0")
 
 
-def no_peer(shop: Shop, web: Row) -> None:
-    hosts = shop.box.paths.container(web["id"]) / "hosts"
-    text = hosts.read_text()
-    assert "\tnext" in text
-    hosts.write_text(text.replace("\tnext", "\tnobody"))
+def no_name_server(shop: Shop, web: Row) -> None:
+    state = NameService(shop.box.paths).state()
+    assert state is not None and pidfd.kill(state.pid, state.start)
+
+
+def no_names(shop: Shop, web: Row) -> None:
+    (shop.box.paths.live(web["id"]) / "names.json").unlink()
 
 
 #: what is done, and the kind of drift that it is counted as
@@ -163,7 +166,8 @@ DRIFT: list[tuple[Callable[[Shop, Row], None], str]] = [
     (no_rootfs, "rootfs"),
     (no_netns, "netns"),
     (no_forwarding, "forwarding"),
-    (no_peer, "hosts"),
+    (no_name_server, "names"),
+    (no_names, "names"),
 ]
 
 

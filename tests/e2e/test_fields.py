@@ -97,11 +97,11 @@ INSIDE = {
     "mac_address": ("one", "cat /sys/class/net/eth0/address", "02:42:ac:11:65:43"),
     "mtu": ("one", "cat /sys/class/net/eth0/mtu", "1400"),
     "gateway": ("one", "ip route | grep -o 'default via [^ ]*'", "default via 10.213.44.254"),
-    "aliases": ("one", "grep -c '^10.213.44.7.*\\bfirst\\b' /etc/hosts", "1"),
+    "aliases": ("one", "nslookup first 10.213.44.254 | grep -c 'Address.*10.213.44.7'", "1"),
     "dns": (
         "one",
         "cat /etc/resolv.conf | grep -v '^#'",
-        "nameserver 192.0.2.1\nsearch search.example\noptions ndots:3",
+        "nameserver 10.213.44.254\nsearch search.example\noptions ndots:3",
     ),
     "extra_hosts": (
         "one",

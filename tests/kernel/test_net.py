@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import Attachment, ContainerRequest
+from runtime.interface import ContainerRequest
 from runtime.linux import namespaces
-from runtime.net import addresses, links, names
+from runtime.net import addresses, links
 from specs.values import ImageRef, PortBinding
 from tests.kernel.net_box import (
     HOST,
@@ -367,7 +367,7 @@ def test_counters_are_the_containers() -> None:
 
 
 @on_own_host
-def test_hosts_files_follow_their_peers_in_place() -> None:
+def test_files_say_what_the_spec_asks_for_and_keep_their_inodes() -> None:
     with Machine() as machine:
         node = machine.fabric()
         node.network("p/net")
@@ -385,17 +385,9 @@ def test_hosts_files_follow_their_peers_in_place() -> None:
         assert "nameserver 192.0.2.53\n" in (home / web / "resolv.conf").read_text()
         assert (home / web / "hostname").read_text() == "web\n"
         path.write_text(path.read_text() + "192.0.2.7\tmine\n")
-        db = node.container("p/db", "p/net")
-        assert node.defects() == {"hosts"}
-        node.fabric.refresh_hosts(["p/net"])
+        node.fabric.write_files(web, request, home / web)
+        assert path.stat().st_ino == inode and "mine" not in path.read_text()
         assert node.defects() == set()
-        text = path.read_text()
-        assert f"{node.address(db)}\tdb {db[: names.SHORT_ID]}\n" in text and "192.0.2.7\tmine\n" in text
-        assert path.stat().st_ino == inode
-        with node.database.write() as connection:
-            node.fabric.set_aliases(connection, db, [Attachment("p/net", ("database",))])
-        node.fabric.refresh_hosts(["p/net"])
-        assert f"{node.address(db)}\tdb database " in path.read_text()
 
 
 @on_own_host

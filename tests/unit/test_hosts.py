@@ -5,40 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.net import names, resolvconf
-from runtime.net.names import Peer
-
-DB = Peer("0123456789abcdef", "shop/db", "10.88.0.3", ("database", "db"))
-WEB = Peer("fedcba9876543210", "shop/web", "10.88.0.2")
 
 
-def test_a_hosts_file_names_itself_its_peers_and_what_was_asked_for() -> None:
+def test_a_hosts_file_names_the_container_and_what_was_asked_for() -> None:
     extra = (("gw", "host-gateway"), ("legacy", "192.0.2.9"))
-    text = names.hosts_text("web", "example.org", ["10.88.0.2"], [WEB, DB], extra, "10.88.0.1")
+    text = names.hosts_text("web", "example.org", ["10.88.0.2"], extra, "10.88.0.1")
     lines = text.splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert "10.88.0.2\tweb.example.org web" in lines
     assert "10.88.0.1\tgw" in lines and "192.0.2.9\tlegacy" in lines
-    assert lines[lines.index(names.BEGIN) :] == [
-        names.BEGIN,
-        "10.88.0.3\tdb database 0123456789ab",
-        "10.88.0.2\tweb fedcba987654",
-        names.END,
-    ]
 
 
 def test_without_a_network_the_container_still_knows_its_name() -> None:
-    assert "127.0.1.1\tweb\n" in names.hosts_text("web", "", [], [], (), "")
-
-
-def test_peers_are_replaced_and_other_lines_kept() -> None:
-    text = names.hosts_text("web", "", ["10.88.0.2"], [WEB], (), "") + "192.0.2.7\tmine\n"
-    changed = names.replace_block(text, names.peers_block([WEB, DB]))
-    assert "10.88.0.3\tdb" in changed and changed.endswith("192.0.2.7\tmine\n")
-    assert names.replace_block(changed, names.peers_block([WEB])) == text
-
-
-def test_a_file_without_marks_gets_them_at_its_end() -> None:
-    assert names.replace_block("127.0.0.1\tx", "BLOCK\n") == "127.0.0.1\tx\nBLOCK\n"
+    assert "127.0.1.1\tweb\n" in names.hosts_text("web", "", [], (), "")
 
 
 def test_writing_in_place_keeps_the_inode_and_shortens(tmp_path: Path) -> None:
@@ -86,3 +65,22 @@ def test_a_file_is_stale_when_the_host_changed_and_nobody_else_wrote_it() -> Non
     assert resolvconf.is_stale(text, UPLINK + "options ndots:1\n")
     assert not resolvconf.is_stale("nameserver 192.0.2.9\n", UPLINK)
     assert not resolvconf.is_stale(resolvconf.resolv_text(UPLINK, ("10.0.0.1",), (), ()), "")
+
+
+def test_the_name_server_is_asked_for_the_hosts_servers_and_for_those_of_the_spec() -> None:
+    text = resolvconf.resolv_text(UPLINK, (), (), (), via="10.88.0.1")
+    assert text.splitlines()[1:] == ["nameserver 10.88.0.1", "search lan", "options ndots:0"]
+    asked = resolvconf.resolv_text(UPLINK, ("192.0.2.9",), (), ("ndots:2",), via="10.88.0.1")
+    assert asked.splitlines()[1:] == ["nameserver 10.88.0.1", "search lan", "options ndots:2"]
+
+
+def test_a_server_on_the_containers_own_loopback_is_asked_by_the_container_itself() -> None:
+    text = resolvconf.resolv_text(UPLINK, ("127.0.0.1",), (), (), via="10.88.0.1")
+    assert resolvconf.servers(text) == ["127.0.0.1"] and "ndots" not in text
+
+
+def test_a_file_is_stale_when_it_asks_another_server_than_it_should() -> None:
+    direct = resolvconf.resolv_text(UPLINK, (), (), ())
+    via = resolvconf.resolv_text(UPLINK, (), (), (), via="10.88.0.1")
+    assert resolvconf.is_stale(direct, UPLINK, "10.88.0.1") and resolvconf.is_stale(via, UPLINK)
+    assert not resolvconf.is_stale(via, UPLINK, "10.88.0.1")

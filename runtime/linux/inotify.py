@@ -1,0 +1,44 @@
+"""Effects: hear of changes in directories. inotify(7).
+
+Events are queued before the call that caused them returns: whoever reads the queue after hearing of such a
+call by another way finds its event there.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from runtime.linux import libc
+
+IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x80, 0x100, 0x200, 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x01000000, 0x40000000
+
+_EVENT = struct.Struct("iIII")
+_SIZE = 65536
+
+
+def open_inotify() -> int:
+    """A close-on-exec descriptor that never blocks."""
+    return libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def add_watch(fd: int, path: str, mask: int) -> int:
+    """The number that events of `path` have. FileNotFoundError, NotADirectoryError (IN_ONLYDIR), OSError
+    ENOSPC at the limit fs.inotify.max_user_watches."""
+    return libc.call("inotify_add_watch", fd, libc.path_bytes(path), mask, subject=path)
+
+
+def read_events(fd: int) -> list[tuple[int, int, str]]:
+    """(watch, mask, name) of what is queued; empty when nothing is. Number -1 comes with IN_Q_OVERFLOW."""
+    try:
+        data = os.read(fd, _SIZE)
+    except BlockingIOError:
+        return []
+    found, at = [], 0
+    while at < len(data):
+        watch, mask, _, size = _EVENT.unpack_from(data, at)
+        at += _EVENT.size
+        found.append((watch, mask, os.fsdecode(data[at : at + size].rstrip(b"\0"))))
+        at += size
+    return found

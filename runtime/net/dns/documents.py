@@ -1,0 +1,124 @@
+"""Values: the files by which the runtime tells the name server what there is, and hears what it does.
+
+    run/names/networks.json          networks that have an address to answer at: read by the server
+    run/names/state.json             pid, where it listens, where it cannot: written by the server
+    run/names/lock                   held (flock) by the server
+    run/names/error                  why the last one ended that did not mean to: text
+    run/containers/<id>/names.json   names and addresses of one container; goes with that directory
+    run/containers/<id>/state.json   its phase and health, as its shim writes them
+
+Each is replaced in one rename. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from ipaddress import ip_network
+from typing import Any
+
+from runtime.net.dns.zone import Endpoint, Member, Network
+
+#: Of these documents. A server that is older than the files of a newer release is replaced by it.
+VERSION = 1
+DIRECTORY, NETWORKS, STATE, LOCK, MEMBER = "names", "networks.json", "state.json", "lock", "names.json"
+ERROR = "error"
+#: Bytes of any of these files.
+MAX_SIZE = 16 * 1024 * 1024
+#: Phases (runtime.interface.Phase) in which a container has its names.
+UP = frozenset({"starting", "running"})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the server last wrote. The start time is in clock ticks since boot (proc_pid_stat(5))."""
+
+    pid: int = 0
+    start: int = 0
+    version: int = 0
+    listening: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)  # address -> why nothing or not all listens there
+
+
+def encode_networks(networks: Iterable[Network]) -> bytes:
+    items = [
+        {
+            "name": item.name,
+            "gateways": list(item.gateways),
+            "subnets": [str(subnet) for subnet in item.subnets],
+            "internal": item.internal,
+        }
+        for item in networks
+    ]
+    return json.dumps({"v": VERSION, "networks": items}).encode()
+
+
+def decode_networks(data: bytes) -> list[Network]:
+    """ValueError for what we did not write."""
+    try:
+        return [
+            Network(
+                str(item["name"]),
+                tuple(map(str, item["gateways"])),
+                tuple(ip_network(subnet) for subnet in item["subnets"]),
+                bool(item["internal"]),
+            )
+            for item in json.loads(data)["networks"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"cannot read networks: {error!r}") from error
+
+
+def encode_member(member: Member) -> bytes:
+    return json.dumps({"v": VERSION, **asdict(member)}).encode()
+
+
+def decode_member(data: bytes) -> Member:
+    """ValueError for what we did not write."""
+    try:
+        document: dict[str, Any] = json.loads(data)
+        return Member(
+            id=str(document["id"]),
+            name=str(document["name"]),
+            endpoints=tuple(
+                Endpoint(
+                    str(item["network"]),
+                    tuple(str(ip_network(address).network_address) for address in item["addresses"]),
+                    tuple(map(str, item["aliases"])),
+                )
+                for item in document["endpoints"]
+            ),
+            hostname=str(document["hostname"]),
+            dns=tuple(map(str, document["dns"])),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"cannot read names: {error!r}") from error
+
+
+def is_up(data: bytes) -> bool:
+    """Whether the shim's record says that the container has its names. ValueError for no such record."""
+    try:
+        document = json.loads(data)
+        return document["phase"] in UP and document.get("health") != "unhealthy"
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"cannot read state: {error!r}") from error
+
+
+def encode_state(state: State) -> bytes:
+    return json.dumps({"v": VERSION, **asdict(state)}).encode()
+
+
+def decode_state(data: bytes) -> State:
+    """ValueError for what no server wrote."""
+    try:
+        document = json.loads(data)
+        return State(
+            int(document["pid"]),
+            int(document["start"]),
+            int(document["version"]),
+            tuple(map(str, document["listening"])),
+            {str(key): str(value) for key, value in document["failed"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read state of name server: {error!r}") from error

@@ -1,0 +1,258 @@
+"""Effects: the name server's sockets: who asks, what is answered at once, what is forwarded.
+
+It listens on the gateway address of each network and answers only sources that may ask there. Answers from
+our own names are kept as bytes by the bytes of the question, and are given with the asker's id in front; any
+change of names empties that.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Callable
+
+from runtime.net.dns import documents, forward, wire
+from runtime.net.dns.streams import Streams
+from runtime.net.dns.upstreams import Upstreams
+from runtime.net.dns.watch import Watch
+from runtime.net.dns.wire import Malformed, Query, Record
+from runtime.net.dns.zone import Answer, Asker, Network
+from runtime.shim.loop import Loop
+
+PORT = 53
+#: Seconds that resolvers keep an answer from our own names: it may be wrong as soon as a container ends.
+TTL = 1
+#: Packets that are read before any is answered, bytes of one.
+BATCH, MAX_PACKET = 64, 4096
+#: Answers that are kept, the size of a question for which one is, orders of one answer.
+MAX_KEPT, MAX_KEPT_SIZE, ORDERS = 16384, 300, 8
+#: Bytes of questions that wait in the kernel, for each network.
+RECEIVE_BUFFER = 1 << 20
+#: Seconds between attempts to listen where it failed; and how long to stay when there is no container.
+RETRY, IDLE = 1.0, 10.0
+
+_Kept = dict[bytes, tuple[bytes, ...]]
+Write = Callable[[documents.State], None]
+
+
+class Listener:
+    """The sockets of one gateway address. OSError when UDP cannot be had; TCP may be missing (`trouble`)."""
+
+    def __init__(self, server: Server, network: Network, address: str) -> None:
+        self.network, self.address, self._server = network, address, server
+        self.trouble = ""
+        self.askers: dict[str, tuple[Asker, _Kept]] = {}
+        self.udp = _bound(address, socket.SOCK_DGRAM, server.port)
+        self.tcp: socket.socket | None = None
+        try:
+            self.tcp = _bound(address, socket.SOCK_STREAM, server.port)
+            self.tcp.listen(128)
+        except OSError as error:
+            self.trouble = f"cannot listen by TCP: {error.strerror}".lower()
+        server.loop.watch(self.udp.fileno(), self._readable)
+        if self.tcp is not None:
+            listening = self.tcp
+            server.loop.watch(listening.fileno(), lambda: server.streams.accept(listening, self))
+
+    def close(self) -> None:
+        for sock in (self.udp, self.tcp):
+            if sock is not None:
+                self._server.loop.forget(sock.fileno())
+                sock.close()
+
+    def _readable(self) -> None:
+        """Questions first, then what has changed, then the answers: no answer is older than its question."""
+        receive, packets = self.udp.recvfrom, []
+        try:
+            for _ in range(BATCH):
+                packets.append(receive(MAX_PACKET))
+        except OSError:
+            pass  # read all there is
+        if self._server.refresh(self):
+            return
+        send, askers = self.udp.sendto, self.askers
+        for data, source in packets:
+            known = askers.get(source[0])
+            kept = known[1].get(data[2:]) if known is not None else None
+            try:
+                if kept is not None:
+                    send(data[:2] + (kept[0] if len(kept) == 1 else random.choice(kept)), source)
+                elif (answer := self._server.answer(self, data, source)) is not None:
+                    send(answer, source)
+            except OSError:
+                continue  # its network has just gone; or a firewall of the host does not let it pass
+
+
+class Server:
+    """Only for one thread. `write` is told where it listens, whenever that changes."""
+
+    def __init__(
+        self, loop: Loop, watch: Watch, upstreams: Upstreams, write: Write, *, port: int = PORT
+    ) -> None:
+        self.loop, self.port = loop, port
+        self.streams = Streams(loop, self)
+        self._watch, self._upstreams, self._write = watch, upstreams, write
+        self._forwarder = forward.Forwarder(loop)
+        self._listeners: dict[str, Listener] = {}
+        self._failed: dict[str, str] = {}
+        self._kept = 0
+        self._idle = 0.0
+        loop.watch(watch.fd, lambda: self.refresh(None))
+        self._sync()
+        self._later()
+
+    def close(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+    # ------------------------------------------------------------ what there is
+
+    def refresh(self, listener: Listener | None) -> bool:
+        """Take in what has changed. Whether `listener` has gone with it."""
+        if not self._watch.drain():
+            return False
+        self._forget_answers()
+        wanted = {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
+        if self._watch.gone or wanted != {a: item.network for a, item in self._listeners.items()}:
+            self._sync()
+        self.loop.ended = self.loop.ended or self._watch.gone
+        return listener is not None and self._listeners.get(listener.address) is not listener
+
+    def _forget_answers(self) -> None:
+        self._kept = 0
+        for listener in self._listeners.values():
+            listener.askers.clear()
+
+    def _sync(self) -> None:
+        """Listen on each gateway and nowhere else."""
+        wanted = {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
+        for address, listener in list(self._listeners.items()):
+            if wanted.get(address) != listener.network:
+                self._listeners.pop(address).close()
+        failed = {}
+        for address, network in wanted.items():
+            try:
+                if address not in self._listeners:
+                    self._listeners[address] = Listener(self, network, address)
+                if self._listeners[address].trouble:
+                    failed[address] = self._listeners[address].trouble
+            except OSError as error:
+                failed[address] = f"cannot listen: {error.strerror}".lower()
+        self._failed = failed
+        self.tell()
+
+    def tell(self) -> None:
+        from runtime.linux import pidfd
+
+        pid = os.getpid()
+        listening = tuple(sorted(self._listeners))
+        start = pidfd.start_time(pid)
+        self._write(documents.State(pid, start, documents.VERSION, listening, dict(self._failed)))
+
+    def _later(self) -> None:
+        """Once a second: try again what failed, and end when there is nothing to serve for."""
+        self.refresh(None)
+        for address in self._failed:
+            if address in self._listeners:
+                self._listeners.pop(address).close()
+        if self._failed:
+            self._sync()
+        self._idle = 0.0 if len(self._watch.zone) else self._idle + RETRY
+        if self._idle >= IDLE:
+            self.loop.ended = True
+        self.loop.after(RETRY, self._later)
+
+    # ------------------------------------------------------------ questions
+
+    def answer(self, listener: Listener, data: bytes, source: tuple[str, int]) -> bytes | None:
+        """The answer to a packet by UDP; None: there is none, or it comes later."""
+        sock = listener.udp
+
+        def reply(answer: bytes) -> None:
+            try:
+                sock.sendto(answer, source)
+            except OSError:
+                pass  # as above, or the socket has been closed meanwhile
+
+        return self.handle(listener, data, source, reply)
+
+    def handle(
+        self,
+        listener: Listener,
+        data: bytes,
+        source: tuple[str, int],
+        reply: forward.Reply,
+        *,
+        tcp: bool = False,
+    ) -> bytes | None:
+        """The answer, where it is known at once; else it goes to `reply`. None for who may not ask."""
+        asker, kept = self._asker(listener, source[0])
+        if asker is None:
+            return None
+        try:
+            query = wire.parse(data)
+        except Malformed as wrong:
+            return wrong.answer
+        found = self._watch.zone.answer(asker, query)
+        if isinstance(found, Answer):
+            return _packed(query, found) if tcp else self._keep(kept, query, data, found)
+        servers = forward.usable(found.servers or self._upstreams.get(), self._listeners)
+        key = (source, query.id, query.question, tcp)
+        self._forwarder.ask(source[0], key, query, data, servers, reply, tcp)
+        return None
+
+    def _asker(self, listener: Listener, address: str) -> tuple[Asker | None, _Kept]:
+        known = listener.askers.get(address)
+        if known is not None:
+            return known
+        asker = self._watch.zone.asker(listener.network, address)
+        if asker is None:
+            return None, {}
+        if len(listener.askers) >= MAX_KEPT:
+            listener.askers.clear()
+        listener.askers[address] = asker, {}
+        return listener.askers[address]
+
+    def _keep(self, kept: _Kept, query: Query, data: bytes, found: Answer) -> bytes:
+        orders = ORDERS if len(found.records) > 1 else 1
+        answers = tuple(_packed(query, found, by_udp=True) for _ in range(orders))
+        if len(data) <= MAX_KEPT_SIZE:
+            if self._kept >= MAX_KEPT:
+                self._forget_answers()
+            kept[data[2:]] = tuple(answer[2:] for answer in answers)
+            self._kept += 1
+        return answers[0]
+
+
+def _packed(query: Query, found: Answer, *, by_udp: bool = False) -> bytes:
+    """In an order of chance, so that askers spread over those that have the name."""
+    records: tuple[Record, ...] = found.records
+    if len(records) > 1:
+        records = tuple(random.sample(records, len(records)))
+    limit = 0 if by_udp else wire.MAX_MESSAGE
+    return wire.respond(query, found.rcode, records, ttl=TTL, limit=limit)
+
+
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+
+
+def _bound(address: str, kind: socket.SocketKind, port: int) -> socket.socket:
+    """A socket on the address, whether the address is there or not: its bridge may go and come back."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        # beside a server of the host that has every address, and allows it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_DGRAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sock.bind((address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,121 @@
+"""Effects: what there is to answer with, followed in the files that documents.py tells of.
+
+`drain` takes in all that happened before it was called: a container whose start has returned has its names,
+and one whose stop has returned has none, for every question that is asked after that.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.linux import inotify
+from runtime.net.dns import documents
+from runtime.net.dns.zone import Zone
+
+_FILES = inotify.IN_MOVED_TO | inotify.IN_DELETE | inotify.IN_ONLYDIR
+_DIRECTORIES = inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_DELETE | inotify.IN_ONLYDIR
+
+
+class Watch:
+    """`zone` is replaced when the networks change. `gone` is true once there is nothing to serve for."""
+
+    def __init__(self, run: str) -> None:
+        self.zone = Zone()
+        self.gone = False
+        self._own = f"{run}/{documents.DIRECTORY}"
+        self._containers = f"{run}/containers"
+        self.fd = inotify.open_inotify()
+        self._watched: dict[int, str] = {}  # watch -> id of a container
+        self._numbers: dict[str, int] = {}
+        self._rescan()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def drain(self) -> bool:
+        """Take in what has changed; whether anything of it matters."""
+        changed = False
+        while events := inotify.read_events(self.fd):
+            changed = self._take(events) or changed
+        return changed
+
+    def _take(self, events: list[tuple[int, int, str]]) -> bool:
+        if any(mask & inotify.IN_Q_OVERFLOW for _, mask, _ in events):
+            self._rescan()
+            return True
+        changed, ids, networks = False, {}, False
+        for number, mask, name in events:
+            if number == self._own_number:
+                networks = networks or name == documents.NETWORKS or bool(mask & inotify.IN_IGNORED)
+            elif number == self._containers_number:
+                if name:
+                    ids[name] = True
+            elif (id := self._watched.get(number)) is not None:
+                if mask & inotify.IN_IGNORED:
+                    self._forget(id)
+                if name in (documents.MEMBER, documents.STATE):
+                    ids[id] = True
+        if networks:
+            changed = self._read_networks()
+        for id in ids:
+            changed = self._read_container(id) or changed
+        return changed
+
+    def _rescan(self) -> None:
+        for id in list(self._numbers):
+            self._forget(id)
+        try:
+            self._own_number = inotify.add_watch(self.fd, self._own, _FILES)
+            self._containers_number = inotify.add_watch(self.fd, self._containers, _DIRECTORIES)
+        except OSError:
+            self.gone = True
+            return
+        self._read_networks(scan=True)
+
+    def _read_networks(self, *, scan: bool = False) -> bool:
+        try:
+            networks = documents.decode_networks(_read(f"{self._own}/{documents.NETWORKS}"))
+        except ValueError:
+            return False  # never half a file: not ours, so what was known stays
+        except OSError:
+            networks = []
+        self.gone = not networks
+        if not scan and self.zone.networks == {item.name: item for item in networks}:
+            return False
+        self.zone = Zone(networks)
+        for id in _list(self._containers):
+            self._read_container(id)
+        return True
+
+    def _read_container(self, id: str) -> bool:
+        directory = f"{self._containers}/{id}"
+        try:
+            if id not in self._numbers:
+                self._numbers[id] = inotify.add_watch(self.fd, directory, _FILES)
+                self._watched[self._numbers[id]] = id
+            member = documents.decode_member(_read(f"{directory}/{documents.MEMBER}"))
+        except (OSError, ValueError):
+            return self.zone.drop(id)
+        try:
+            up = documents.is_up(_read(f"{directory}/{documents.STATE}"))
+        except (OSError, ValueError):
+            up = False
+        return self.zone.put(member, up=up) if member.id == id else self.zone.drop(id)
+
+    def _forget(self, id: str) -> None:
+        self._watched.pop(self._numbers.pop(id, -1), None)
+
+
+def _list(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, min(os.fstat(fd).st_size, documents.MAX_SIZE))
+    finally:
+        os.close(fd)
