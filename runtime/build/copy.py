@@ -70,11 +70,26 @@ class Copying:
                 if there is not None and not places.is_directory(there):
                     raise CopyError(f"/{place} is not a directory")
                 self.directories(place)
-                self._contents(source, item, place)
+                self.contents(source, item, place)
             else:
                 if folder or places.is_directory(there):
                     place = _join(place, item.name)
                 self._single(source, item, place)
+
+    def empty(self, destination: str) -> str | None:
+        """Where the directory `destination` really is, made where it is missing and part of the layer from
+        now on, if there is nothing in it; None otherwise."""
+        self.directories(destination.rpartition("/")[0])
+        place = self.directories(destination)
+        fd = places.open_directory(self.root, place)
+        try:
+            if os.listdir(fd):
+                return None
+            found = os.fstat(fd)
+            os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))  # overlayfs copies up what is changed
+        finally:
+            os.close(fd)
+        return place
 
     def _with_path(self, source: Source, item: Picked, place: str) -> None:
         """--parents: new directories of the path have what their source has."""
@@ -87,7 +102,7 @@ class Copying:
                 if self._make(target.at(parent), name, _join(place, path)):
                     made.append((path, status))
             if item.is_directory:
-                self._contents(source, item, _join(place, item.name))
+                self.contents(source, item, _join(place, item.name))
             else:
                 self._single(source, item, _join(place, item.name))
             for path, status in reversed(made):
@@ -99,7 +114,7 @@ class Copying:
         with places.Walkway(self.root, parent) as target, places.Walkway(source.root, above) as origin:
             self._entry(origin.at(""), inner, target.at(""), name, item.status, place)
 
-    def _contents(self, source: Source, item: Picked, place: str) -> None:
+    def contents(self, source: Source, item: Picked, place: str) -> None:
         """What is in the directory, into the one at `place`."""
         made: list[tuple[str, os.stat_result]] = []
         with places.Walkway(self.root, place) as target, places.Walkway(source.root, item.start) as origin:

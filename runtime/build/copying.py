@@ -125,19 +125,50 @@ class CopyStep:
 
     def _do(self, mode: ModeChange | None) -> Path:
         effect = self.effect
+        owner, place = None, None
+        sole = self._sole_directory()
         with self.work.draft(self.made.chain, alone=effect.link) as draft:
-            owner = None
             if effect.chown:
                 base = self.work.base(self.made.chain) if effect.link else draft.root
                 owner = owner_in(base, effect.chown)
             try:
-                for plan in self._plans:
-                    self._copy(draft.root, plan, owner, mode)
-                if effect.files:
-                    self._inline(draft.root, owner, mode)
+                if sole is not None:
+                    place = self._copying(draft.root, owner or (0, 0), mode).empty(effect.destination)
+                if place is None:
+                    self._all(draft.root, owner, mode)
             except (CopyError, SelectionError) as error:
                 raise self._failed(str(error)) from error
-            return draft.upper
+        if sole is not None and place is not None:
+            self._beside(draft.upper, place, sole, self._copying(-1, owner or (0, 0), mode))
+        return draft.upper
+
+    def _all(self, root: int, owner: tuple[int, int] | None, mode: ModeChange | None) -> None:
+        for plan in self._plans:
+            self._copy(root, plan, owner, mode)
+        if self.effect.files:
+            self._inline(root, owner, mode)
+
+    def _sole_directory(self) -> tuple[Source, Picked] | None:
+        """The one directory of a context that is all there is to copy."""
+        if len(self._plans) != 1 or self.effect.files:
+            return None
+        plan = self._plans[0]
+        if plan.source is None or plan.picked is None or len(plan.picked) != 1:
+            return None
+        item = plan.picked[0]
+        return (plan.source, item) if item.is_directory and not item.keeps_path else None
+
+    def _beside(self, upper: Path, place: str, sole: tuple[Source, Picked], copying: Copying) -> None:
+        """Copy to a directory in which nothing is, straight into the layer: without an overlay each file
+        costs the kernel a third less."""
+        copying.root = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            copying.contents(*sole, place)
+        except CopyError as error:
+            raise self._failed(str(error)) from error
+        finally:
+            os.close(copying.root)
+        self._changed |= copying.changed
 
     def _copying(self, root: int, owner: tuple[int, int] | None, mode: ModeChange | None) -> Copying:
         return Copying(root, owner, mode, replace=self.effect.link)
