@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import contextmanager, nullcontext
 
 TYPE_CHECKING = False
@@ -39,8 +40,13 @@ class Lines:
     def __init__(self) -> None:
         self._told: set[tuple[str, str]] = set()
         self._downloaded: set[str] = set()
+        self._lock = threading.Lock()
 
     def __call__(self, progress: Progress) -> None:
+        with self._lock:  # layers come side by side
+            self._tell(progress)
+
+    def _tell(self, progress: Progress) -> None:
         what, words = progress.what, WORDS.get(progress.what, "")
         if what == "download":
             if progress.done < progress.total or progress.layer in self._downloaded:
@@ -74,8 +80,13 @@ class Bars:
         self._shown = shown
         self._tasks: dict[str, Any] = {}
         self._downloaded: set[str] = set()
+        self._lock = threading.Lock()
 
     def __call__(self, progress: Progress) -> None:
+        with self._lock:  # layers come side by side
+            self._tell(progress)
+
+    def _tell(self, progress: Progress) -> None:
         layer, what = progress.layer, progress.what
         if layer not in self._tasks:
             self._tasks[layer] = self._shown.add_task(short(layer), total=progress.total or None, words="")
