@@ -95,7 +95,8 @@ class Files:
         with self._telling:
             found = records.read_networks(self._database.read()).values()
             self._service.networks(
-                zone.Network(item.name, (item.gateway,), (item.net,), item.internal) for item in found
+                zone.Network(item.name, (item.gateway,), (item.net,), item.internal, item.bridge)
+                for item in found
             )
 
     def tell(self, id: str, request: ContainerRequest) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -407,6 +408,32 @@ def test_a_bridge_that_goes_and_comes_back_needs_no_new_server() -> None:
             sh("ip", "address", "add", f"10.66.0.{last}/24", "dev", "br0")
         sh("ip", "link", "set", "br0", "up")
         assert looked_up("web") == ["10.66.0.2"] and names.start() == state
+
+
+@on_own_host
+def test_a_bridge_that_stays_away_gives_its_address_free() -> None:
+    with served() as names:
+        names.service.networks([replace(NET, bridge="br0")])
+        names.container("shop/web", 2)
+        state = names.start()
+        sh("ip", "link", "delete", "br0")
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
+            other.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
+
+            def is_free() -> bool:
+                try:
+                    other.bind((GATEWAY, 53))
+                except OSError:
+                    return False
+                return True
+
+            until(is_free)
+        sh("ip", "link", "add", "br0", "type", "bridge")
+        for last in (1, 9):
+            sh("ip", "address", "add", f"10.66.0.{last}/24", "dev", "br0")
+        sh("ip", "link", "set", "br0", "up")
+        until(lambda: names.service.ensure([GATEWAY]) == {})
+        assert looked_up("web") == ["10.66.0.2"] and names.service.state() == state
 
 
 @on_own_host

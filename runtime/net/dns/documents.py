@@ -48,6 +48,7 @@ def encode_networks(networks: Iterable[Network]) -> bytes:
             "gateways": list(item.gateways),
             "subnets": [str(subnet) for subnet in item.subnets],
             "internal": item.internal,
+            "bridge": item.bridge,
         }
         for item in networks
     ]
@@ -63,6 +64,7 @@ def decode_networks(data: bytes) -> list[Network]:
                 tuple(map(str, item["gateways"])),
                 tuple(ip_network(subnet) for subnet in item["subnets"]),
                 bool(item["internal"]),
+                str(item["bridge"]),
             )
             for item in json.loads(data)["networks"]
         ]

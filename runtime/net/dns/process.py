@@ -105,7 +105,7 @@ def _serve(run: str) -> None:
         if followed.gone or not len(followed.zone):
             break
         loop.ended = False
-        serving.tell()
+        serving.tell(again=True)
     serving.close()
 
 

@@ -31,6 +31,8 @@ MAX_KEPT, MAX_KEPT_SIZE, ORDERS = 16384, 300, 8
 RECEIVE_BUFFER = 1 << 20
 #: Seconds between attempts to listen where it failed; and how long to stay when there is no container.
 RETRY, IDLE = 1.0, 10.0
+#: Seconds for which a bridge that has gone keeps its address: then somebody else may have it.
+ABSENT = 5.0
 
 _Kept = dict[bytes, tuple[bytes, ...]]
 Write = Callable[[documents.State], None]
@@ -42,6 +44,7 @@ class Listener:
     def __init__(self, server: Server, network: Network, address: str) -> None:
         self.network, self.address, self._server = network, address, server
         self.trouble = ""
+        self.absent = 0.0  # seconds
         self.askers: dict[str, tuple[Asker, _Kept]] = {}
         self.udp = _bound(address, socket.SOCK_DGRAM, server.port)
         self.tcp: socket.socket | None = None
@@ -96,6 +99,7 @@ class Server:
         self._forwarder = forward.Forwarder(loop)
         self._listeners: dict[str, Listener] = {}
         self._failed: dict[str, str] = {}
+        self._told: documents.State | None = None
         self._kept = 0
         self._idle = 0.0
         loop.watch(watch.fd, lambda: self.refresh(None))
@@ -114,7 +118,7 @@ class Server:
         if not self._watch.drain():
             return False
         self._forget_answers()
-        wanted = {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
+        wanted = self._wanted()
         if self._watch.gone or wanted != {a: item.network for a, item in self._listeners.items()}:
             self._sync()
         self.loop.ended = self.loop.ended or self._watch.gone
@@ -127,13 +131,15 @@ class Server:
 
     def _sync(self) -> None:
         """Listen on each gateway and nowhere else."""
-        wanted = {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
+        wanted = self._wanted()
         for address, listener in list(self._listeners.items()):
             if wanted.get(address) != listener.network:
                 self._listeners.pop(address).close()
         failed = {}
         for address, network in wanted.items():
             try:
+                if address not in self._listeners and not _is_there(network.bridge):
+                    continue
                 if address not in self._listeners:
                     self._listeners[address] = Listener(self, network, address)
                 if self._listeners[address].trouble:
@@ -143,21 +149,29 @@ class Server:
         self._failed = failed
         self.tell()
 
-    def tell(self) -> None:
+    def _wanted(self) -> dict[str, Network]:
+        return {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
+
+    def tell(self, *, again: bool = False) -> None:
+        """Where it listens, when that has changed, or `again`."""
         from runtime.linux import pidfd
 
         pid = os.getpid()
         listening = tuple(sorted(self._listeners))
         start = pidfd.start_time(pid)
-        self._write(documents.State(pid, start, documents.VERSION, listening, dict(self._failed)))
+        state = documents.State(pid, start, documents.VERSION, listening, dict(self._failed))
+        if again or state != self._told:
+            self._write(state)
+            self._told = state
 
     def _later(self) -> None:
         """Once a second: try again what failed, and end when there is nothing to serve for."""
         self.refresh(None)
-        for address in self._failed:
-            if address in self._listeners:
+        for address, listener in list(self._listeners.items()):
+            listener.absent = 0.0 if _is_there(listener.network.bridge) else listener.absent + RETRY
+            if address in self._failed or listener.absent > ABSENT:
                 self._listeners.pop(address).close()
-        if self._failed:
+        if self._wanted().keys() != self._listeners.keys():
             self._sync()
         self._idle = 0.0 if len(self._watch.zone) else self._idle + RETRY
         if self._idle >= IDLE:
@@ -233,6 +247,13 @@ def _packed(query: Query, found: Answer, *, by_udp: bool = False) -> bytes:
         records = tuple(random.sample(records, len(records)))
     limit = 0 if by_udp else wire.MAX_MESSAGE
     return wire.respond(query, found.rcode, records, ttl=TTL, limit=limit)
+
+
+def _is_there(bridge: str) -> bool:
+    try:
+        return not bridge or socket.if_nametoindex(bridge) > 0
+    except OSError:
+        return False
 
 
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h

@@ -33,12 +33,14 @@ _NEVER = frozenset({wire.AXFR, wire.IXFR})
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`gateways` are the addresses that the name server has, one a family, `subnets` whom it answers."""
+    """`gateways` are the addresses that the name server has, one a family, `subnets` whom it answers.
+    `bridge` is the interface that has them; empty: they are there without one that is ours."""
 
     name: str
     gateways: tuple[str, ...]
     subnets: tuple[IPv4Network | IPv6Network, ...]
     internal: bool = False
+    bridge: str = ""
 
     def has(self, address: str) -> bool:
         """Whether `address`, which is well-formed, is of this network."""
