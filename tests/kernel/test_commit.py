@@ -20,18 +20,12 @@ from runtime.faults import Fault
 from runtime.images.changes import Unwritable, write_changes, write_everything
 from runtime.images.layers import chain_ids
 from runtime.linux import mounts, overlay
-from tests.kernel.images_box import BASE, Box, Layout, digest, ref, store, tree
+from tests.kernel.images_box import BASE, Box, Layout, digest, ref, tree
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: overlay mounts, owners, devices"),
 ]
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
 
 
 def base(box: Box, tmp_path: Path) -> str:

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ from tests.kernel.images_box import (
     layer,
     needs_registry,
     ref,
-    store,
     tree,
 )
 
@@ -39,12 +37,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
 
 
 # ---------------------------------------------------------------- what can be imported

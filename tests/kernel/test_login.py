@@ -29,20 +29,6 @@ pytestmark = [
 USERS = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"  # the password is "secret"
 
 
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def other() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
 class Person:
     """Someone with a config.json of their own, who types commands."""
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,26 +23,12 @@ from tests.kernel.images_box import (
     layer,
     needs_registry,
     ref,
-    store,
 )
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    made = LocalRegistry(tmp_path_factory.mktemp("registry") / "registry")
-    yield made
-    made.stop()
 
 
 # ---------------------------------------------------------------- a real registry

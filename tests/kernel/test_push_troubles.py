@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,27 +23,6 @@ pytestmark = [
 ]
 
 BIG = layer(file("big", os.urandom(9_000_000)))
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def other() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    made = Box(tmp_path / "box")
-    yield made
-    made.close()
 
 
 def imported(box: Box, name: ImageRef, *layers: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,6 @@ pytestmark = [
 ]
 
 BIG = layer(file("big", os.urandom(9_000_000)))
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    made = LocalRegistry(tmp_path_factory.mktemp("registry") / "registry")
-    yield made
-    made.stop()
 
 
 def imported(box: Box, tmp_path: Path, name: str, *layers: bytes) -> ImageRef:

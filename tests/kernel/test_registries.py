@@ -35,27 +35,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def other() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    made = Box(tmp_path / "box")
-    yield made
-    made.close()
-
-
 # ---------------------------------------------------------------- authentication
 
 
@@ -286,6 +265,10 @@ def test_a_server_that_drips_is_given_up(
     fault = fault_of(box, fake.ref)
     assert fault.code == "registry-unreachable"
     assert "bytes came in 0.1 s" in str(fault)
+    partial = box.paths.blobs.with_name("partial")
+    assert len(box.leftovers()) == (what == "blobs")  # what came is gone on with
+    for name in box.leftovers():
+        (partial / name).unlink()
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

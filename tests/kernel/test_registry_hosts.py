@@ -22,27 +22,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def other() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    made = Box(tmp_path / "box")
-    yield made
-    made.close()
-
-
 # ---------------------------------------------------------------- mirrors and TLS
 
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,6 @@ pytestmark = [
 
 needs_buildah = pytest.mark.skipif(not shutil.which("buildah"), reason="needs buildah")
 needs_podman = pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    made = LocalRegistry(tmp_path_factory.mktemp("registry") / "registry")
-    yield made
-    made.stop()
 
 
 class Tool:

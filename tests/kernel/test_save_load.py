@@ -35,12 +35,6 @@ OTHER = layer(file("other", "other"))
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
-
-
-@pytest.fixture
 def second(tmp_path: Path) -> Iterator[Box]:
     with store(tmp_path / "second") as made:
         yield made

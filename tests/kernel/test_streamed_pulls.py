@@ -12,7 +12,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import pytest
 from runtime.faults import Fault
 from tests.crash.bomb import children
 from tests.kernel.fake_registry import Answer, Fake, Request
-from tests.kernel.images_box import Box, digest, directory, file, hardlink, layer, ref, store
+from tests.kernel.images_box import Box, digest, directory, file, hardlink, layer, ref
 
 pytestmark = [
     pytest.mark.root,
@@ -31,19 +31,6 @@ COMMAND = [sys.executable, "-c", "from agent.cli.main import main; raise SystemE
 
 LOWER = layer(directory("d", uid=7, mode=0o2750), file("d/low", os.urandom(400_000)), file("hidden", "x"))
 UPPER = layer(hardlink("linked", "d/low"), file("d/up", os.urandom(400_000)), file(".wh.hidden"))
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    made = Fake()
-    yield made
-    made.stop()
 
 
 def until(condition: Callable[[], object], what: str) -> None:

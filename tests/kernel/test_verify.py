@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,12 +52,6 @@ TOP = layer(
     symlink("deep/link", "../etc"),
     file("implied/parents/file", "x"),
 )
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    with store(tmp_path / "box") as made:
-        yield made
 
 
 def verifier(box: Box) -> Verifier:
