@@ -16,6 +16,7 @@ from agent.desired import Surroundings, load_directory
 from benchmarks.builds import build
 from benchmarks.listing import listing
 from benchmarks.measure import Report, Row
+from benchmarks.names import names
 from benchmarks.pulls import pull
 from benchmarks.rivals import Engine
 from benchmarks.stead import Stead, cpu_seconds, rollup, until
@@ -237,4 +238,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "pull": pull,
     "listing": listing,
     "build": build,
+    "names": names,
 }

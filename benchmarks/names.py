@@ -1,0 +1,103 @@
+"""Effects: how fast a container is told the address of its neighbour, asked as its own programs ask."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from benchmarks.rivals import Engine
+from benchmarks.stead import NETWORK
+from runtime.linux import namespaces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from benchmarks.scenarios import Bench
+
+#: questions one after the other, and seconds of as many at once as come
+ONE_BY_ONE, SECONDS = 3000, 5
+PEER = "peer"
+
+
+def names(bench: Bench) -> None:
+    """From inside of a container: one client that waits for each answer, and dnsperf with many at once."""
+    with closing(bench.stead.open()) as runtime:
+        for name in ("asker", PEER):
+            runtime.create_container(bench.stead.request(name))
+            runtime.start_container(f"bench/{name}")
+        id = next(item.id for item in runtime.observe().containers.values() if item.name == "bench/asker")
+        server = next(item.gateway for item in runtime.fabric.networks() if item.name == NETWORK)
+        measure(bench, "stead", runtime.paths.netns(id), server, 70.0)
+        for name in ("asker", PEER):
+            runtime.remove_container(f"bench/{name}")
+    for rival in bench.rivals:
+        with neighbours(rival) as pid:
+            lines = Path(f"/proc/{pid}/root/etc/resolv.conf").read_text().splitlines()
+            server = next(line.split()[1] for line in lines if line.startswith("nameserver"))
+            measure(bench, rival.name, Path(f"/proc/{pid}/ns/net"), server)
+
+
+def measure(bench: Bench, engine: str, netns: Path, server: str, target: float | None = None) -> None:
+    values = latencies(netns, server)
+    what = "name of a neighbour, one client"
+    bench.add(what, engine, "us", values, target=target, note="median over all questions")
+    bench.add(f"{what}, p99", engine, "us", [sorted(values)[len(values) * 99 // 100]])
+    if shutil.which("dnsperf") is None:
+        print("without dnsperf: not installed")
+        return
+    rate, slowest = load(netns, server)
+    bench.add("names, answers a second", engine, "1/s", [rate], note=f"dnsperf -c 8, most {slowest:.1f} ms")
+
+
+def latencies(netns: Path, server: str) -> list[float]:
+    """Microseconds of each of many questions for the address of PEER."""
+    name = bytes([len(PEER)]) + PEER.encode() + b"\0" + struct.pack("!HH", 1, 1)
+    with namespaces.in_netns(netns):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    values = []
+    with sock:
+        sock.settimeout(10.0)
+        sock.connect((server, 53))
+        for number in range(ONE_BY_ONE + 100):
+            query = struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + name
+            begin = time.perf_counter()
+            sock.send(query)
+            answer = sock.recv(512)
+            values.append((time.perf_counter() - begin) * 1e6)
+            assert answer[:2] == query[:2] and answer[7] == 1, answer
+    return values[100:]
+
+
+def load(netns: Path, server: str) -> tuple[float, float]:
+    """(answers a second, longest in ms) of dnsperf. What is lost is an error."""
+    with tempfile.NamedTemporaryFile("w", suffix=".questions") as questions:
+        questions.write(f"{PEER} A\n")
+        questions.flush()
+        words = ["nsenter", f"--net={netns}", "dnsperf", "-s", server, "-d", questions.name]
+        words += ["-c", "8", "-l", str(SECONDS)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    found = {
+        key.strip(): value.split() for key, _, value in (x.partition(":") for x in done.stdout.splitlines())
+    }
+    assert found["Queries lost"][0] == "0", done.stdout
+    longest = float(found["Average Latency (s)"][4].rstrip(")")) * 1e3
+    return float(found["Queries per second"][0]), longest
+
+
+@contextmanager
+def neighbours(rival: Engine) -> Iterator[int]:
+    """Two containers on a network of their own. Yields the pid of the one that asks."""
+    rival.call("network", "create", "names")
+    try:
+        for name in ("asker", PEER):
+            rival.run(name, "--network", "names")
+        yield rival.pid("asker")
+        rival.remove(["asker", PEER])
+    finally:
+        rival.call("network", "rm", "names")
