@@ -339,6 +339,7 @@ class Fabric:
         self._firewall.publish(force=force)
         networks = records.read_networks(self._database.read())
         if not networks:
+            self._files.tell_networks()
             return
         try:
             links.write_sysctl(IP_FORWARD, "1")
@@ -457,12 +458,15 @@ class Fabric:
         wall = self._firewall.check()
         if networks and forward != "1":
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)
+        server = self._files.server_pid()
+        if server and not networks:
+            wall += (Defect("names", "the name server is left, though there is no network"),)
         given_to = {
             id: tuple((lease.network, lease.address) for lease in held)
             for id, held in by_container(leases).items()
         }
         strays = self._strays(found, networks.values(), leases)
-        return NetObservation(observed, containers, wall, given_to, strays, self._files.server_pid())
+        return NetObservation(observed, containers, wall, given_to, strays, server)
 
     def _strays(
         self, found: Iterable[str], networks: Iterable[NetworkRecord], leases: Iterable[Lease]
