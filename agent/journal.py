@@ -259,7 +259,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(SCHEMA)
+        connection.executescript(f"BEGIN;{SCHEMA};COMMIT;")  # a reader sees all tables, or none
     except BaseException:
         connection.close()
         raise
@@ -293,7 +293,8 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
     try:
-        yield connection
+        made = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        yield connection if made else None
     except sqlite3.DatabaseError as error:
         raise Fault("database-invalid", "read journal", str(path), str(error).lower()) from error
     finally:
