@@ -307,11 +307,12 @@ def _remove_live(live: Path) -> None:
     """Files and empty directories only: a root filesystem that is still mounted is never descended into."""
     if not live.is_dir():
         return
-    for entry in os.scandir(live):
-        if entry.is_dir(follow_symlinks=False):
-            os.rmdir(entry.path)
-        else:
-            os.unlink(entry.path)
+    with os.scandir(live) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
     os.rmdir(live)
 
 

@@ -10,13 +10,13 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import Fault
+from runtime.shim import lean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ ANSWER = 10.0
 POLL = 0.2
 #: Seconds between the end of a worker's pipes and its own.
 MOMENT = 0.5
-#: Exit code of the dynamic loader that does not find a library.
-NOT_LOADED = 127
 
 
 class Cancelled(Exception):
@@ -121,7 +119,7 @@ class Executor:
                 code = self._process.wait(MOMENT)
             except subprocess.TimeoutExpired:
                 return False
-            if code != NOT_LOADED:
+            if code != lean.NOT_LOADED:
                 return False
             self._sealed, self._process = False, None
             if self._socket is not None:
@@ -164,27 +162,9 @@ class Executor:
     def _start(self) -> socket.socket:
         if self._socket is not None:
             return self._socket
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-        from runtime.shim.client import _sealed_interpreter as sealed_interpreter
-
-        sealed = sealed_interpreter() if self._sealed else -1
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-OO", "-X", "no_debug_ranges", program],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                executable=None if sealed < 0 else f"/proc/self/fd/{sealed}",
-                pass_fds=() if sealed < 0 else (sealed,),
-            )
-        finally:
-            theirs.close()
-            if sealed >= 0:
-                os.close(sealed)
-        self._socket = ours
-        return ours
+        self._process, self._socket = lean.start(program, sealed=self._sealed)
+        return self._socket
 
     def close(self) -> None:
         """End the worker; steps that run see it by their answers' pipe. Repeatable."""

@@ -12,13 +12,12 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
-from runtime.linux import mounts, pidfd
-from runtime.shim import messages
+from runtime.linux import pidfd
+from runtime.shim import lean, messages
 from runtime.shim.messages import ProbeResult, State
 
 TYPE_CHECKING = False
@@ -39,8 +38,6 @@ ANSWER, START, STOP = 10.0, 60.0, 30.0
 #: Bytes of a state record, probe results included.
 MAX_STATE = 1 << 20
 _INT = array.array("i").itemsize
-#: Exit code of the dynamic loader: a library beside the interpreter is not found from the sealed one.
-_NOT_LOADED = 127
 
 
 class ShimError(Exception):
@@ -152,28 +149,9 @@ class Zygote:
             self._start().sendmsg([request], ancillary)
 
     def _start(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
-        sealed = _sealed_interpreter() if self._sealed else -1
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-OO", "-X", "no_debug_ranges", program],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                executable=None if sealed < 0 else f"/proc/self/fd/{sealed}",
-                pass_fds=() if sealed < 0 else (sealed,),
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            if sealed >= 0:
-                os.close(sealed)
-        self._socket = ours
-        return ours
+        self._process, self._socket = lean.start(program, sealed=self._sealed)
+        return self._socket
 
     def _end(self) -> None:
         if self._socket is not None:
@@ -185,7 +163,7 @@ class Zygote:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            if self._process.returncode == _NOT_LOADED:
+            if self._process.returncode == lean.NOT_LOADED:
                 self._sealed = False
             self._process = None
 
@@ -201,24 +179,6 @@ def _will_be_idle(bundle: Path) -> bool:
         return any(space["type"] == "pid" for space in spaces)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _sealed_interpreter() -> int:
-    """This interpreter's file, opened on a read-only mount of nothing else; -1 where there cannot be one.
-
-    A program in a container may run or open /proc/self/exe of a process that is about to become it: on this
-    mount it has no way to write to the host's interpreter (CVE-2019-5736).
-    """
-    try:
-        fd = mounts.open_tree(os.path.realpath(sys.executable), recursive=False)
-    except OSError:
-        return -1
-    try:
-        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
-    except OSError:
-        os.close(fd)
-        return -1
-    return fd
 
 
 # ---------------------------------------------------------------- requests
