@@ -183,6 +183,19 @@ def test_each_drift_is_repaired_and_counted_and_nothing_is_restarted(shop: Shop)
         shop.box.settled()
 
 
+def test_a_killed_name_server_is_back_at_once_and_nobody_is_restarted(shop: Shop) -> None:
+    """Its death is heard: nothing waits for the agent's next look."""
+    before, service = shop.box.ps(), NameService(shop.box.paths)
+    for _ in range(3):
+        dead = service.state()
+        no_name_server(shop, before["default/web"])
+        took = until(lambda dead=dead: service.state() not in (None, dead), "another one listens")  # type: ignore[misc]
+        assert took < 5.0, "the periodic look comes after ten seconds"
+        until(shop.agent.converged, "the agent knows")
+        print(f"back after {took * 1e3:.0f} ms")
+    assert shop.box.ps() == before
+
+
 def test_all_drift_at_once_is_repaired_without_a_nudge(shop: Shop) -> None:
     """Within the agent's own period: nobody tells it."""
     before = shop.box.ps()

@@ -386,6 +386,17 @@ def test_a_killed_server_is_a_defect_until_it_is_ensured_and_ends_with_the_last_
 
 
 @on_own_host
+def test_a_server_whose_record_is_removed_writes_it_again() -> None:
+    with served() as names:
+        names.container("shop/web", 2)
+        state = names.start()
+        (names.paths.run / "names" / "state.json").unlink()
+        assert until(names.service.state) == state
+        (names.paths.run / "names" / "state.json").unlink()
+        assert names.start() == state
+
+
+@on_own_host
 def test_it_belongs_to_nobody_and_has_no_power_but_to_bind_its_port() -> None:
     with served() as names:
         names.container("shop/web", 2)

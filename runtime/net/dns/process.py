@@ -12,6 +12,8 @@ import sys
 
 #: Descriptors: one for each question that is forwarded, and each connection.
 OPEN_FILES = 4096
+#: Seconds for which another server of the same directory is waited for, which is about to end.
+PATIENCE = 5.0
 
 
 def main(run: str) -> int:
@@ -45,14 +47,23 @@ def _note(run: str, error: BaseException) -> None:
 
 
 def _lock(run: str) -> int:
+    """Held until we end. OSError when another server does not end in time."""
     import fcntl
+    import time
 
     from runtime.net.dns import documents
 
     path = f"{run}/{documents.DIRECTORY}/{documents.LOCK}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    return fd
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)  # between two attempts
 
 
 def _settle() -> None:

@@ -115,7 +115,11 @@ class Server:
 
     def refresh(self, listener: Listener | None) -> bool:
         """Take in what has changed. Whether `listener` has gone with it."""
-        if not self._watch.drain():
+        changed = self._watch.drain()
+        if self._watch.unheard:
+            self._watch.unheard = False
+            self.tell(again=True)
+        if not changed:
             return False
         self._forget_answers()
         wanted = self._wanted()
@@ -202,6 +206,8 @@ class Server:
         tcp: bool = False,
     ) -> bytes | None:
         """The answer, where it is known at once; else it goes to `reply`. None for who may not ask."""
+        if self._listeners.get(listener.address) is not listener:
+            return None  # a connection that has outlived its network
         asker, kept = self._asker(listener, source[0])
         if asker is None:
             return None

@@ -22,6 +22,7 @@ class Watch:
     def __init__(self, run: str) -> None:
         self.zone = Zone()
         self.gone = False
+        self.unheard = False  # somebody has removed what the server wrote of itself
         self._own = f"{run}/{documents.DIRECTORY}"
         self._containers = f"{run}/containers"
         self.fd = inotify.open_inotify()
@@ -47,6 +48,8 @@ class Watch:
         for number, mask, name in events:
             if number == self._own_number:
                 networks = networks or name == documents.NETWORKS or bool(mask & inotify.IN_IGNORED)
+                if name == documents.STATE:
+                    self.unheard = bool(mask & inotify.IN_DELETE)
             elif number == self._containers_number:
                 if name:
                     ids[name] = True
