@@ -109,7 +109,16 @@ class NameService:
         """The program forks, so that what is waited for here ends at once."""
         (self._directory / documents.ERROR).unlink(missing_ok=True)
         program = Path(__file__).with_name("process.py")
-        command = [sys.executable, "-I", "-S", "-OO", str(program), str(self._paths.run.resolve())]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-OO",
+            "-X",
+            "no_debug_ranges",
+            str(program),
+            str(self._paths.run.resolve()),
+        ]
         try:
             subprocess.run(
                 command,

@@ -6,7 +6,7 @@ There a name means the containers of the asker's own project, and if none of the
 hostname that somebody chose counts where nobody has that name otherwise.
 
     web             the container web; an alias that it has on that network
-    web.shop        the container web of project shop, from any project
+    web.shop        the container web of project shop, or those with that alias in it, from any project
     <short id>      the container, by the first twelve characters of its id
 
 Names of one label that nobody has, and addresses of our networks that the asker does not share, do not exist:
@@ -247,10 +247,11 @@ def _addresses(packed: Iterable[bytes], type: int) -> tuple[Record, ...]:
 def _entries(member: Member) -> Iterator[tuple[str, bytes, _Entry]]:
     """(network, name, entry) for each name that the member has."""
     own = member.name.rpartition("/")[2]
-    qualified = f"{own}.{member.project}" if member.project else own
     for endpoint in member.endpoints:
         packed = tuple(ip_address(address).packed for address in endpoint.addresses)
-        given = dict.fromkeys((own, qualified, member.id[:SHORT_ID], *endpoint.aliases), False)
+        names = (own, *endpoint.aliases)
+        qualified = [f"{name}.{member.project}" for name in names if member.project and "." not in name]
+        given = dict.fromkeys((*names, *qualified, member.id[:SHORT_ID]), False)
         for text, chosen in {member.hostname: True, **given}.items():
             name = wire.encode_name(text) if text else None
             if name is not None:
