@@ -17,7 +17,7 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import pidfd
-from runtime.shim import keeper, launch, messages, probes, supervise, targets
+from runtime.shim import keeper, launch, messages, peers, probes, supervise, targets
 from runtime.shim.control import Control
 from runtime.shim.loop import Loop, Timer
 from runtime.shim.streams import Streams
@@ -85,7 +85,7 @@ class Monitor:
         taken: keeper.Taken | None = None,
         run: Document | None = None,
     ) -> None:
-        self.bundle, self.host = bundle.path, host
+        self.bundle, self._live, self.host = bundle.path, bundle.live, host
         self._report, self._started = report, started
         self.live_fd = os.open(bundle.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.loop = Loop()
@@ -433,12 +433,13 @@ class Monitor:
             done(probes.NO_ANSWER, str(error))
 
     def _hosts(self) -> dict[str, str]:
-        """What the container's /etc/hosts says: the agent keeps it in the bundle."""
+        """What the container's /etc/hosts says, which the agent keeps in the bundle, and its peers."""
         try:
             with open(f"{self.bundle}/hosts", "rb") as file:
-                return targets.read_hosts(file.read(MAX_HOSTS).decode(errors="replace"))
+                said = targets.read_hosts(file.read(MAX_HOSTS).decode(errors="replace"))
         except OSError:
-            return {}
+            said = {}
+        return peers.Hosts(said, self._live)
 
     def _probed(self, code: int, output: str, began: float, began_at: float) -> None:
         before = self._health

@@ -36,7 +36,7 @@ class Target:
 
 def target(probe: Mapping[str, Any], hosts: Mapping[str, str]) -> Target:
     """Of an http or tcp probe. `hosts` is what the container's /etc/hosts says. ValueError when the probe
-    names something that is neither an address nor in there: probes ask no name servers."""
+    names something that is neither an address nor known there: probes ask no name servers."""
     if not probe.get("http"):
         address, port = _endpoint(str(probe.get("tcp") or ""), 0, hosts)
         return Target(address, port)
@@ -87,4 +87,6 @@ def _endpoint(text: str, default_port: int, hosts: Mapping[str, str]) -> tuple[s
             return address, int(port) if port else default_port
         except OSError:
             continue
-    raise ValueError(f"cannot probe {text}: {host} is neither an IP address nor a name in its /etc/hosts")
+    raise ValueError(
+        f"cannot probe {text}: {host} is neither an IP address nor a peer's name nor in /etc/hosts"
+    )
