@@ -40,6 +40,13 @@ pytestmark = [
 FRAME = 64 * 1024 * 1024  # bytes of zeros in one compressed frame
 
 
+def forget(layers: LayerStore, chain_id: str) -> None:
+    """What a chance unpacking made."""
+    hidden = layers.hide(chain_id)
+    if hidden is not None:
+        layers.discard(hidden)
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A layer store's directory, in memory: some of what comes here is large."""
@@ -171,7 +178,7 @@ def test_a_stream_that_wants_a_gigabyte_of_memory_is_refused(place: Path) -> Non
         for bits in (26, 30)
     )
     unpack(place, lambda: [modest], digest(data))
-    LayerStore(place / "layers").remove("sha256:" + "1" * 64)
+    forget(LayerStore(place / "layers"), "sha256:" + "1" * 64)
     fault = refusal(place, greedy)
     assert fault.code == "layer-invalid" and "memory usage limit" in fault.cause
 
@@ -220,7 +227,7 @@ def test_no_archive_touches_what_is_outside(place: Path) -> None:
             assert fault.code == "layer-invalid", fault
             assert os.listdir(place / "layers") == []
         else:
-            LayerStore(place / "layers").remove("sha256:" + "1" * 64)
+            forget(LayerStore(place / "layers"), "sha256:" + "1" * 64)
         assert tree(outside) == before
         assert os.listdir(place) == ["outside", "layers"] or set(os.listdir(place)) == {"outside", "layers"}
 
@@ -244,7 +251,7 @@ def test_an_archive_cut_anywhere_is_refused(place: Path, form: str) -> None:
     compress: Callable[[bytes], bytes] = {"plain": bytes, "gzip": gzip.compress, "zstd": zstd.compress}[form]
     whole = compress(SAMPLE)
     unpack(place, lambda: [whole], digest(SAMPLE))
-    LayerStore(place / "layers").remove("sha256:" + "1" * 64)
+    forget(LayerStore(place / "layers"), "sha256:" + "1" * 64)
 
     @given(st.integers(0, len(whole) - 1))
     @settings(deadline=None, max_examples=25)
