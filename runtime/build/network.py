@@ -155,14 +155,14 @@ def release(fabric: Fabric, database: Database, id: str) -> None:
 
 
 def release_all(fabric: Fabric, database: Database, mark: str) -> None:
-    """Give back what a build of that mark had, and the network when nobody is on it any more."""
+    """Give back what a build of that mark had, and the network when nobody is on it any more. The build may
+    have been killed in between: what its network left in the kernel goes even where no row knows of it."""
     query = "SELECT container FROM endpoints WHERE container LIKE ?"
     found = [str(row[0]) for row in database.read().execute(query, (f"{mark}-%",))]
     for id in found:
         release(fabric, database, id)
-    if found:
-        with suppress(Fault):
-            fabric.remove_network(NAME)
+    with suppress(Fault):
+        fabric.remove_network(NAME)
 
 
 def _new_namespace() -> int:
