@@ -48,11 +48,13 @@ def test_a_published_port_answers_on_every_address_of_the_machine(node: Node) ->
         assert node.run(f"stead exec {name} wget -q -O - http://{url}/") == "well\n"
 
 
-def test_a_container_asks_the_name_servers_behind_the_stub(node: Node) -> None:
+def test_a_container_asks_the_name_server_of_its_network(node: Node) -> None:
     node.settle()
-    real = node.run("grep ^nameserver /run/systemd/resolve/resolv.conf").split()
-    assert node.run("stead exec tick cat /etc/resolv.conf | grep ^nameserver").split() == real
-    assert "127.0.0.53" not in real
+    asked = node.run("stead exec tick cat /etc/resolv.conf | grep ^nameserver").split()[1]
+    assert f" {asked}/" in node.run("ip -4 -o address")
+    answer = node.run("stead exec tick nslookup web", code=None)
+    address = node.run("stead exec web cat /etc/hosts | grep -w web").split()[0]
+    assert f"Name:\tweb\nAddress: {address}\n" in answer
 
 
 def test_a_container_is_confined(node: Node) -> None:

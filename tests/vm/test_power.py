@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(600)]
 INVENTORY = """
 echo home $(ls /var/lib/stead/containers)
 echo live $(ls /run/stead/containers)
-echo cgroup $(cd /sys/fs/cgroup/stead.slice && ls -d */ | tr -d / | grep -vx shims)
+echo cgroup $(cd /sys/fs/cgroup/stead.slice && ls -d */ | tr -d / | grep -vx -e shims -e names)
 echo mounted $(grep -o '/run/stead/containers/[0-9a-f]*/rootfs' /proc/self/mountinfo | cut -d / -f 5)
 echo netns $(grep -o '/run/stead/containers/[0-9a-f]*/netns' /proc/self/mountinfo | cut -d / -f 5)
 """
