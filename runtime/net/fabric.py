@@ -84,7 +84,9 @@ class Fabric:
 
     def create_network(self, request: NetworkRequest) -> None:
         """Record and bridge. Faults subnet-overlap, address-exhausted, network-in-use, request-invalid."""
-        with self._creating, links.alone():  # a subnet that is free is seen to be taken by its bridge only
+        # Others see by its bridge only that a subnet is taken, so the record is not there before it; a bridge
+        # that a crash leaves without a record is swept.
+        with self._creating, links.alone(), self._database.write():
             record = self._recorded(request)
             self._bridge(record, "create network")
         self.publish()
@@ -471,7 +473,8 @@ class Fabric:
     def _strays(
         self, found: Iterable[str], networks: Iterable[NetworkRecord], leases: Iterable[Lease]
     ) -> frozenset[str]:
-        """The links must have been listed before the records were read: a record is made before its link."""
+        """The links must have been listed before the records were read: a lease is made before its link, and
+        who is about to remove something reads in a transaction, which waits for that of a new network."""
         ours = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
         kept = {addresses.link_name(self._root, item.container, item.network) for item in leases}
         kept |= {record.bridge for record in networks}
