@@ -34,6 +34,7 @@ from runtime.linux import capabilities, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
+from runtime.net.files import hostname_of
 from runtime.paths import Paths, write_atomically
 from runtime.records import ContainerRecord
 from runtime.shim import messages
@@ -208,7 +209,7 @@ class Preparation:
             rootfs=str(rootfs),
             cgroup=cgroup_path(record.id),
             netns=None if request.network_mode == "host" else str(self._paths.netns(record.id)),
-            hostname=hostname(request),
+            hostname=hostname_of(request),
             user=user,
             mounts=given + files,
             all_capabilities=own,
@@ -314,15 +315,6 @@ def _remove_live(live: Path) -> None:
             else:
                 os.unlink(entry.path)
     os.rmdir(live)
-
-
-def hostname(request: ContainerRequest) -> str:
-    """As asked, the host's own where the container shares its network, else the last part of the name."""
-    if request.hostname:
-        return request.hostname
-    if request.network_mode == "host" or request.uts_mode == "host":
-        return os.uname().nodename
-    return request.name.rpartition("/")[2][:63]
 
 
 @cache

@@ -37,7 +37,7 @@ class Files:
         connection = self._database.read()
         leases = records.read_leases(connection, container=id)
         networks = records.read_networks(connection)
-        hostname = _hostname(request)
+        hostname = hostname_of(request)
         via = self._serve(id, request, leases, networks) if request.network_mode == "bridge" else ""
         try:
             if request.network_mode == "host":
@@ -169,7 +169,7 @@ def _asked(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> st
     return networks[lease.network].gateway if lease is not None else ""
 
 
-def _hostname(request: ContainerRequest) -> str:
+def hostname_of(request: ContainerRequest) -> str:
     """As asked, the host's own where the container shares its network, else the last part of the name."""
     if request.hostname:
         return request.hostname
