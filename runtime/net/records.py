@@ -99,6 +99,10 @@ def read_network(connection: sqlite3.Connection, name: str) -> NetworkRecord | N
     return None if row is None else _network(row)
 
 
+def any_network(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM networks LIMIT 1").fetchone() is not None
+
+
 def _network(row: sqlite3.Row) -> NetworkRecord:
     values = {key: row[key] for key in row.keys()}  # noqa: SIM118
     values["internal"] = bool(values["internal"])

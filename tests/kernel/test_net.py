@@ -337,7 +337,7 @@ def test_a_udp_flow_goes_to_the_new_backend_at_once() -> None:
             client.connect((HOST, 5353))
             client.send(b"?")
             assert client.recv(100).decode() == OUTSIDE, "no backend yet: the host answers"
-            node.fabric._check = lambda *_: None  # type: ignore[method-assign]
+            node.fabric._publishing._check = lambda *_: None  # type: ignore[method-assign]
             for name in ("p/old", "p/new"):
                 id = node.container(name, "p/net", ports=ports)
                 client.send(b"?")
