@@ -21,7 +21,7 @@ from pathlib import Path
 from runtime.faults import Fault
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,18 @@ STEPS: dict[int, tuple[NewColumn, ...]] = {
         NewColumn("images", "parent", "TEXT NOT NULL DEFAULT ''"),
         NewColumn("images", "added", "REAL NOT NULL DEFAULT 0", _NOW),
         NewColumn("images", "used", "REAL NOT NULL DEFAULT 0", _NOW),
+    ),
+    2: (
+        NewColumn("networks", "subnet6", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("networks", "gateway6", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("networks", "last6", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("networks", "options", "TEXT NOT NULL DEFAULT '{}'"),
+        NewColumn("networks", "created", "REAL NOT NULL DEFAULT 0", _NOW),
+        NewColumn("leases", "address6", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("leases", "priority", "INTEGER NOT NULL DEFAULT 0"),
+        NewColumn("leases", "interface", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("leases", "link_local", "TEXT NOT NULL DEFAULT '[]'"),
+        NewColumn("leases", "shard", "INTEGER NOT NULL DEFAULT 0"),
     ),
 }
 

@@ -28,6 +28,20 @@ _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What few networks have. `parent` is the host's interface that a macvlan network is on."""
+
+    driver: str = "bridge"  # bridge | macvlan
+    parent: str = ""
+    mode: str = ""  # of macvlan: bridge | private | vepa | passthru; empty: bridge
+    icc: bool = True  # False: members do not reach each other
+    masquerade: bool = True  # False: packets leave with the container's own address
+    ip_range: str = ""  # CIDR within the subnet that addresses are taken from; empty: all of it
+    ip_range6: str = ""
+    reserved: tuple[str, ...] = ()  # addresses that nobody is given
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkRequest:
     name: str
     source: str
@@ -37,6 +51,10 @@ class NetworkRequest:
     internal: bool = False
     mtu: int = 0
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    ipv6: bool = False
+    subnet6: str = ""  # CIDR; empty: with `ipv6` the next free one of the node's IPv6 pool
+    gateway6: str = ""
+    options: NetworkOptions = NetworkOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +71,10 @@ class Attachment:
     aliases: tuple[str, ...] = ()
     ipv4_address: str = ""
     mac_address: str = ""
+    ipv6_address: str = ""
+    gw_priority: int = 0  # the highest one has the default route
+    interface_name: str = ""  # empty: eth and a number
+    link_local_ips: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

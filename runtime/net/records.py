@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from socket import inet_aton
 
+from runtime.interface import NetworkOptions
+from runtime.requests import decode, encode
 from specs.values import PortBinding
 
 NET_SCHEMA = """
@@ -22,7 +24,12 @@ CREATE TABLE IF NOT EXISTS networks (
     internal    INTEGER NOT NULL,
     mtu         INTEGER NOT NULL,
     labels      TEXT NOT NULL,
-    last        TEXT NOT NULL DEFAULT ''
+    last        TEXT NOT NULL DEFAULT '',
+    subnet6     TEXT NOT NULL DEFAULT '',
+    gateway6    TEXT NOT NULL DEFAULT '',
+    last6       TEXT NOT NULL DEFAULT '',
+    options     TEXT NOT NULL DEFAULT '{}',
+    created     REAL NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS endpoints (
     container   TEXT PRIMARY KEY,
@@ -36,9 +43,16 @@ CREATE TABLE IF NOT EXISTS leases (
     position    INTEGER NOT NULL,
     mac         TEXT NOT NULL,
     aliases     TEXT NOT NULL,
+    address6    TEXT NOT NULL DEFAULT '',
+    priority    INTEGER NOT NULL DEFAULT 0,
+    interface   TEXT NOT NULL DEFAULT '',
+    link_local  TEXT NOT NULL DEFAULT '[]',
+    shard       INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (network, address),
     UNIQUE (container, network)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS leases_by_address6 ON leases(network, address6);
+CREATE INDEX IF NOT EXISTS leases_by_shard ON leases(network, shard);
 CREATE TABLE IF NOT EXISTS published_ports (
     container       TEXT NOT NULL REFERENCES endpoints(container),
     host_ip         TEXT NOT NULL,
@@ -53,7 +67,9 @@ CREATE INDEX IF NOT EXISTS published_ports_by_port ON published_ports(host_port,
 
 @dataclass(frozen=True, slots=True)
 class NetworkRecord:
-    """One row of `networks`. `last` was leased last: the next address is looked for after it."""
+    """One row of `networks`. `last` was leased last: the next address is looked for after it.
+
+    Without IPv6 `subnet6` and `gateway6` are empty. `created` is in seconds since the epoch."""
 
     name: str
     source: str
@@ -65,19 +81,39 @@ class NetworkRecord:
     mtu: int
     labels: str
     last: str = ""
+    subnet6: str = ""
+    gateway6: str = ""
+    last6: str = ""
+    options: NetworkOptions = field(default_factory=NetworkOptions)
+    created: float = 0.0
 
     @property
     def net(self) -> IPv4Network:
         return IPv4Network(self.subnet)
 
     @property
+    def net6(self) -> IPv6Network | None:
+        return IPv6Network(self.subnet6) if self.subnet6 else None
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.options.driver == "bridge"
+
+    @property
     def gateway_interface(self) -> str:
         return f"{self.gateway}/{self.net.prefixlen}"
+
+    @property
+    def gateway6_interface(self) -> str:
+        """Empty without IPv6."""
+        return f"{self.gateway6}/{self.subnet6.partition('/')[2]}" if self.subnet6 else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A container's address on a network. `name` is the container's full name."""
+    """A container's addresses on a network. `name` is the container's full name, `address6` is empty where
+    the network has no IPv6. `interface` is its name where one was asked for, `shard` the number of the
+    bridge that its link is on (0: the one with the gateway)."""
 
     network: str
     address: str
@@ -87,6 +123,16 @@ class Lease:
     mac: str
     aliases: tuple[str, ...]
     active: bool
+    address6: str = ""
+    priority: int = 0
+    interface: str = ""
+    link_local: tuple[str, ...] = ()
+    shard: int = 0
+
+    @property
+    def inside(self) -> str:
+        """Its interface in the container."""
+        return self.interface or f"eth{self.position}"
 
 
 def read_networks(connection: sqlite3.Connection) -> dict[str, NetworkRecord]:
@@ -106,13 +152,15 @@ def any_network(connection: sqlite3.Connection) -> bool:
 def _network(row: sqlite3.Row) -> NetworkRecord:
     values = {key: row[key] for key in row.keys()}  # noqa: SIM118
     values["internal"] = bool(values["internal"])
+    values["options"] = decode(NetworkOptions, json.loads(values["options"]))
     return NetworkRecord(**values)
 
 
 def write_network(connection: sqlite3.Connection, record: NetworkRecord) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO networks (name, source, fingerprint, bridge, subnet, gateway, internal, mtu,"
-        " labels, last) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " labels, last, subnet6, gateway6, last6, options, created)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             record.name,
             record.source,
@@ -124,6 +172,11 @@ def write_network(connection: sqlite3.Connection, record: NetworkRecord) -> None
             record.mtu,
             record.labels,
             record.last,
+            record.subnet6,
+            record.gateway6,
+            record.last6,
+            json.dumps(encode(record.options), sort_keys=True),
+            record.created,
         ),
     )
 
@@ -139,7 +192,8 @@ def encode_labels(labels: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- leases
 
 _LEASES = (
-    "SELECT network, address, leases.container AS container, name, position, mac, aliases, active"
+    "SELECT network, address, leases.container AS container, name, position, mac, aliases, active, address6,"
+    " priority, interface, link_local, shard"
     " FROM leases JOIN endpoints ON leases.container = endpoints.container"
 )
 
@@ -166,6 +220,11 @@ def read_leases(
             mac=row["mac"],
             aliases=() if row["aliases"] == "[]" else tuple(json.loads(row["aliases"])),
             active=bool(row["active"]),
+            address6=row["address6"],
+            priority=row["priority"],
+            interface=row["interface"],
+            link_local=() if row["link_local"] == "[]" else tuple(json.loads(row["link_local"])),
+            shard=row["shard"],
         )
         for row in rows
     ]
@@ -178,7 +237,8 @@ def taken_addresses(connection: sqlite3.Connection, network: str) -> set[IPv4Add
 
 def write_lease(connection: sqlite3.Connection, lease: Lease) -> None:
     connection.execute(
-        "INSERT INTO leases (network, address, container, position, mac, aliases) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO leases (network, address, container, position, mac, aliases, address6, priority,"
+        " interface, link_local, shard) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             lease.network,
             lease.address,
@@ -186,6 +246,11 @@ def write_lease(connection: sqlite3.Connection, lease: Lease) -> None:
             lease.position,
             lease.mac,
             json.dumps(list(lease.aliases)),
+            lease.address6,
+            lease.priority,
+            lease.interface,
+            json.dumps(list(lease.link_local)),
+            lease.shard,
         ),
     )
 
@@ -210,8 +275,22 @@ def by_container(leases: Iterable[Lease]) -> dict[str, list[Lease]]:
 
 
 def way_out(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> Lease | None:
-    """The lease with the default route, and with the published ports: the first that is not internal."""
-    return next((lease for lease in leases if not networks[lease.network].internal), None)
+    """The lease with the default route: of those that are not internal the one with the highest priority, of
+    several such the first."""
+    outward = [lease for lease in leases if not networks[lease.network].internal]
+    return max(outward, key=lambda lease: lease.priority, default=None)
+
+
+def way_out6(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> Lease | None:
+    """The same for IPv6: of those that have an address of it."""
+    return way_out([lease for lease in leases if lease.address6], networks)
+
+
+def published_on(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> Lease | None:
+    """The lease whose addresses published ports lead to: that with the default route where it is on a
+    bridge, else the way out by a bridge, else the first on one. None when there is none."""
+    bridged = [lease for lease in leases if networks[lease.network].is_bridge]
+    return way_out(bridged, networks) or next(iter(bridged), None)
 
 
 # ---------------------------------------------------------------- endpoints and ports

@@ -12,6 +12,8 @@ import pytest
 from runtime.database import STEPS, VERSION, Database, NewColumn, statements
 from runtime.faults import Fault
 from runtime.images.catalog import IMAGES_SCHEMA, Catalog
+from runtime.interface import NetworkOptions
+from runtime.net import records
 from runtime.net.fabric import NET_SCHEMA
 from runtime.volumes import VOLUMES_SCHEMA
 from specs.values import ImageRef
@@ -39,6 +41,23 @@ INSERT INTO layers VALUES ('sha256:cc', 'sha256:cc', '', 7);
 INSERT INTO image_layers VALUES ('sha256:aa', 0, 'sha256:cc');
 INSERT INTO containers VALUES ('c1', 'shop/web', 's', 'shop', 'i', 'a', 'docker.io/library/app:1',
     'sha256:aa', '{}', 'running', 1.5);
+PRAGMA user_version=1;
+"""
+
+
+#: Networks as the first two layouts had them.
+NETWORKS = """
+CREATE TABLE networks (name TEXT PRIMARY KEY, source TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    bridge TEXT NOT NULL, subnet TEXT NOT NULL, gateway TEXT NOT NULL, internal INTEGER NOT NULL,
+    mtu INTEGER NOT NULL, labels TEXT NOT NULL, last TEXT NOT NULL DEFAULT '') STRICT;
+CREATE TABLE endpoints (container TEXT PRIMARY KEY, name TEXT NOT NULL,
+    active INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE leases (network TEXT NOT NULL REFERENCES networks(name), address TEXT NOT NULL,
+    container TEXT NOT NULL REFERENCES endpoints(container), position INTEGER NOT NULL, mac TEXT NOT NULL,
+    aliases TEXT NOT NULL, PRIMARY KEY (network, address), UNIQUE (container, network)) STRICT;
+INSERT INTO networks VALUES ('shop/back', 's', 'f', 'stbx', '10.88.0.0/24', '10.88.0.1', 0, 1500, '{}', '');
+INSERT INTO endpoints VALUES ('c1', 'shop/web', 1);
+INSERT INTO leases VALUES ('shop/back', '10.88.0.2', 'c1', 0, '02:5d:0a:58:00:02', '["www"]');
 PRAGMA user_version=1;
 """
 
@@ -79,6 +98,20 @@ def test_a_file_of_the_first_release_keeps_its_data_and_gets_the_layout_of_a_new
     Database(tmp_path / "new.db", SCHEMAS).close()
     assert layout(first) == layout(tmp_path / "new.db")
     assert layout(first)[0] == VERSION
+
+
+def test_networks_of_an_older_layout_have_no_ipv6_and_nothing_about_them_is_new(first: Path) -> None:
+    connection = sqlite3.connect(first)
+    connection.executescript(NETWORKS)
+    connection.close()
+    database = Database(first, SCHEMAS)
+    network = records.read_networks(database.read())["shop/back"]
+    (lease,) = records.read_leases(database.read())
+    assert (network.subnet6, network.gateway6, network.options) == ("", "", NetworkOptions())
+    assert network.created > 0
+    assert (lease.address, lease.aliases, lease.inside) == ("10.88.0.2", ("www",), "eth0")
+    assert (lease.address6, lease.priority, lease.link_local, lease.shard) == ("", 0, (), 0)
+    database.close()
 
 
 def test_several_may_open_an_old_file_at_once(first: Path) -> None:
