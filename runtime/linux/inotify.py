@@ -11,6 +11,7 @@ import struct
 
 from runtime.linux import libc
 
+IN_MODIFY, IN_CLOSE_WRITE, IN_MOVED_FROM = 0x2, 0x8, 0x40
 IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x80, 0x100, 0x200, 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x01000000, 0x40000000
 
@@ -27,6 +28,11 @@ def add_watch(fd: int, path: str, mask: int) -> int:
     """The number that events of `path` have. FileNotFoundError, NotADirectoryError (IN_ONLYDIR), OSError
     ENOSPC at the limit fs.inotify.max_user_watches."""
     return libc.call("inotify_add_watch", fd, libc.path_bytes(path), mask, subject=path)
+
+
+def remove_watch(fd: int, number: int) -> None:
+    """OSError EINVAL where it went by itself. IN_IGNORED follows."""
+    libc.call("inotify_rm_watch", fd, number)
 
 
 def read_events(fd: int) -> list[tuple[int, int, str]]:

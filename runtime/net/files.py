@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from runtime.database import Database
@@ -39,16 +40,20 @@ class Files:
         networks = records.read_networks(connection)
         hostname = hostname_of(request)
         via = self._serve(id, request, leases, networks) if request.network_mode == "bridge" else ""
+        if request.network_mode == "host" and self._service is not None:
+            self._service.member(self._member(id, request, (), ""))
         try:
             if request.network_mode == "host":
                 hosts = names.host_hosts(names.read_small(Path("/etc/hosts")) or "", request.extra_hosts)
                 base = resolvconf.raw_host_text()
             else:
-                outward = way_out(leases, networks)
-                gateway = networks[outward.network].gateway if outward is not None else ""
-                own = [lease.address for lease in ([outward] if outward else []) + leases]
-                gateway = gateway or (networks[leases[0].network].gateway if leases else "")
-                hosts = names.hosts_text(hostname, request.domainname, own, request.extra_hosts, gateway)
+                first = way_out(leases, networks) or next(iter(leases), None)
+                own = [first.address, first.address6] if first is not None else []
+                near = _near(leases, networks)
+                gateways = [near.gateway, near.gateway6] if near is not None else []
+                hosts = names.hosts_text(hostname, request.domainname, own, request.extra_hosts, gateways)
+                if not resolvconf.asked(via, request.dns):
+                    hosts += names.peers_of(names.read_small(directory / "hosts") or "")
                 base = resolvconf.host_text()
             resolv = resolvconf.resolv_text(
                 base,
@@ -76,10 +81,11 @@ class Files:
         if self._service is None or not leases:
             return ""
         self.tell_networks()
-        self._service.member(_member(id, request, leases))
         gateway = _asked(leases, networks)
+        self._service.member(self._member(id, request, leases, gateway))
+        served = [networks[lease.network] for lease in leases]
         try:
-            failed = self._service.ensure([networks[lease.network].gateway for lease in leases])
+            failed = self._service.ensure([record.gateway for record in served if record.is_bridge])
         except Fault as fault:
             if fault.code != "names-failed":
                 raise
@@ -95,15 +101,33 @@ class Files:
         with self._telling:
             found = records.read_networks(self._database.read()).values()
             self._service.networks(
-                zone.Network(item.name, (item.gateway,), (item.net,), item.internal, item.bridge)
+                zone.Network(item.name, _gateways(item), _subnets(item), item.internal, item.bridge)
                 for item in found
             )
 
     def tell(self, id: str, request: ContainerRequest) -> None:
         """The names of a container that is known already, after they changed."""
         if self._service is not None and self._service.is_told(id):
-            leases = records.read_leases(self._database.read(), container=id)
-            self._service.member(_member(id, request, leases))
+            connection = self._database.read()
+            leases = records.read_leases(connection, container=id)
+            gateway = _asked(leases, records.read_networks(connection))
+            self._service.member(self._member(id, request, leases, gateway))
+
+    def _member(
+        self, id: str, request: ContainerRequest, leases: Sequence[Lease], gateway: str
+    ) -> zone.Member:
+        endpoints = tuple(
+            zone.Endpoint(lease.network, tuple(filter(None, (lease.address, lease.address6))), lease.aliases)
+            for lease in leases
+        )
+        own = zone.Files(
+            f"{self._containers}/{id}",
+            gateway,
+            request.dns_search,
+            request.dns_opt,
+            request.network_mode == "host",
+        )
+        return zone.Member(id, request.name, endpoints, request.hostname, request.dns, own)
 
     def ensure_served(self, gateway: str) -> None:
         """A name server at the gateway, where it can be had. Fault names-failed."""
@@ -124,7 +148,11 @@ class Files:
         served = {lease.network for lease in records.read_leases(connection) if lease.active}
         state = self._service.state() if served else None
         networks = records.read_networks(connection)
-        return {name: self._service.defects(networks[name].gateway, state) for name in served}
+        return {
+            name: self._service.defects(_gateways(networks[name]), state)
+            for name in served
+            if networks[name].is_bridge
+        }
 
     def defects(self) -> dict[str, tuple[Defect, ...]]:
         """How the files of the containers that are up differ from what they should say."""
@@ -134,39 +162,50 @@ class Files:
         leases = by_container(records.read_leases(connection))
         state = self._service.state() if self._service is not None else None
         failed = state.failed if state is not None else {}
-        base = resolvconf.host_text()
+        bases = resolvconf.host_text(), resolvconf.raw_host_text()
         for id, is_up in records.read_endpoints(connection).items():
             if not is_up:
                 continue
             via = _asked(leases.get(id, ()), networks) if self._service is not None else ""
-            found = self._file_defects(id, base, "" if via in failed else via)
+            found = self._file_defects(id, bases, "" if via in failed else via)
             if self._service is not None and leases.get(id) and not self._service.is_told(id):
                 found += (Defect("names", "the name server does not know of it"),)
             if found:
                 wrongs[id] = found
         return wrongs
 
-    def _file_defects(self, id: str, base: str, via: str) -> tuple[Defect, ...]:
+    def _file_defects(self, id: str, bases: Iterable[str], via: str) -> tuple[Defect, ...]:
+        """`bases` are what containers with networks of their own follow, and those on the host's: which of
+        them it is the records do not say."""
         found: tuple[Defect, ...] = ()
-        hosts = names.read_small(f"{self._containers}/{id}/hosts") if via else None
-        if hosts is not None and names.OLD_BLOCK in hosts:
-            found += (Defect("hosts", "its hosts file names peers, as an older release kept them there"),)
         resolv = names.read_small(f"{self._containers}/{id}/resolv.conf")
-        if resolv is not None and resolvconf.is_stale(resolv, base, via):
+        if resolv is not None and all(resolvconf.is_stale(resolv, base, via) for base in bases):
             text = "what its resolv.conf follows has changed since it was written"
             found += (Defect("resolv", text),)
         return found
 
 
-def _member(id: str, request: ContainerRequest, leases: Sequence[Lease]) -> zone.Member:
-    endpoints = tuple(zone.Endpoint(lease.network, (lease.address,), lease.aliases) for lease in leases)
-    return zone.Member(id, request.name, endpoints, request.hostname, request.dns)
+def _near(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> NetworkRecord | None:
+    """The network at whose gateway the container finds this host: the one by which it reaches the world, else
+    the first. The gateway of a macvlan network is another machine."""
+    outward = way_out(leases, networks)
+    ordered = [networks[lease.network] for lease in ([outward] if outward else []) + list(leases)]
+    return next((record for record in ordered if record.is_bridge), None)
 
 
 def _asked(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> str:
-    """The gateway that a container asks for names: the one by which it reaches the world, else the first."""
-    lease = way_out(leases, networks) or next(iter(leases), None)
-    return networks[lease.network].gateway if lease is not None else ""
+    """The gateway that a container asks for names; empty: it has none that answers."""
+    near = _near(leases, networks)
+    return (near.gateway or near.gateway6) if near is not None else ""
+
+
+def _gateways(record: NetworkRecord) -> tuple[str, ...]:
+    """Where names are answered on the network."""
+    return tuple(filter(None, (record.gateway, record.gateway6))) if record.is_bridge else ()
+
+
+def _subnets(record: NetworkRecord) -> tuple[IPv4Network | IPv6Network, ...]:
+    return (record.net,) if record.net6 is None else (record.net, record.net6)
 
 
 def hostname_of(request: ContainerRequest) -> str:

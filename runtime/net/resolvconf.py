@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
-HOST = Path("/etc/resolv.conf")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOST: str | Path = "/etc/resolv.conf"
 #: Where systemd-resolved writes the servers that its stub on 127.0.0.53 asks.
-UPLINK = Path("/run/systemd/resolve/resolv.conf")
+UPLINK: str | Path = "/run/systemd/resolve/resolv.conf"
 MARK = "# made by stead from "
 MAX_SIZE = 64 * 1024
 
@@ -59,9 +63,9 @@ def resolv_text(
     loopback only the container can ask. Without it, servers on the host's loopback are left out, but with
     `loopback`: on the host's own network. When none is left the file says so, and has none.
     """
-    if any(is_loopback(server) for server in dns):
-        via = ""
-    lines = [MARK + digest(base, via)] if via or not dns else [MARK + "its spec"]
+    via = asked(via, dns)
+    follows = via or not (dns and search and options)
+    lines = [MARK + (digest(base, via) if follows else "its spec")]
     given = list(dns) or [server for server in servers(base) if loopback or not is_loopback(server)]
     given = [via] if via else given
     lines += [f"nameserver {server}" for server in given]
@@ -76,6 +80,11 @@ def resolv_text(
     if opted:
         lines.append(f"options {' '.join(opted)}")
     return "\n".join(lines) + "\n"
+
+
+def asked(via: str, dns: Sequence[str]) -> str:
+    """Our name server, if it is what a container with these servers of its own asks."""
+    return "" if any(is_loopback(server) for server in dns) else via
 
 
 def digest(base: str, via: str = "") -> str:
@@ -109,9 +118,14 @@ def host_text() -> str:
     return choose(_read(HOST), _read(UPLINK))
 
 
-def _read(path: Path) -> str:
+def _read(path: str | Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_SIZE).decode("utf-8", "replace")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return ""
+    try:
+        return os.read(fd, MAX_SIZE).decode("utf-8", "replace")
+    except OSError:  # a directory
+        return ""
+    finally:
+        os.close(fd)

@@ -24,6 +24,7 @@ from runtime.database import Database
 from runtime.interface import Attachment, NetworkRequest
 from runtime.linux import namespaces
 from runtime.net import addresses
+from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.paths import Paths
 from specs.values import PortBinding
@@ -82,8 +83,9 @@ class Machine:
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
-    def fabric(self, name: str = "one", pool: str = "10.88.0.0/16") -> Node:
-        node = Node(Paths(self.directory / name / "root", self.directory / name / "run"), pool)
+    def fabric(self, name: str = "one", pool: str = "10.88.0.0/16", *, names: bool = False) -> Node:
+        """`names`: with a name server, which ends with the last network."""
+        node = Node(Paths(self.directory / name / "root", self.directory / name / "run"), pool, names)
         self.stack.callback(node.close)
         return node
 
@@ -91,14 +93,17 @@ class Machine:
 class Node:
     """One fabric with containers that are namespaces only."""
 
-    def __init__(self, paths: Paths, pool: str) -> None:
+    def __init__(self, paths: Paths, pool: str, names: bool = False) -> None:
         paths.make()
         self.paths = paths
+        self.service = NameService(paths) if names else None
         self.database = Database(paths.database, (NET_SCHEMA,))
-        self.fabric = Fabric(paths, self.database, pool=pool)
+        self.fabric = Fabric(paths, self.database, pool=pool, service=self.service)
         self.netns: dict[str, Path] = {}
 
     def close(self) -> None:
+        if self.service is not None:
+            self.service.networks([])
         for path in self.netns.values():
             namespaces.delete_netns(path)
         self.fabric.close()

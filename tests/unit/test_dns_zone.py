@@ -178,3 +178,16 @@ def test_addresses_are_packed_as_the_wire_has_them() -> None:
         socket.inet_aton("10.1.0.2"),
         socket.inet_pton(socket.AF_INET6, "fd00:1::2"),
     ]
+
+
+def test_peers_are_by_address_what_the_member_can_look_up() -> None:
+    made = zone(WEB, DB, OTHER)
+    assert made.peers(WEB) == {
+        "10.1.0.4": ("web.blog", "c" * 12),
+        "10.2.0.3": ("db", "data.base", "db.shop", "b" * 12),
+    }
+    assert made.peers(OTHER)["10.1.0.2"] == ("frontdoor", "www", "web.shop", "www.shop", "a" * 12)
+    made.put(DB, up=False)
+    assert "10.2.0.3" not in made.peers(WEB)
+    odd = Member("f" * 32, "shop/odd", (Endpoint("shop/back", ("10.2.0.9",)),), hostname="a\tb")
+    assert made.put(odd, up=True) and made.peers(WEB)["10.2.0.9"] == ("odd", "odd.shop", "f" * 12)

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from ipaddress import ip_network
 from typing import Any
 
-from runtime.net.dns.zone import Endpoint, Member, Network
+from runtime.net.dns.zone import Endpoint, Files, Member, Network
 
 #: Of these documents. A server that is older than the files of a newer release is replaced by it.
-VERSION = 1
+VERSION = 2
 DIRECTORY, NETWORKS, STATE, LOCK, MEMBER = "names", "networks.json", "state.json", "lock", "names.json"
 ERROR = "error"
 #: Bytes of any of these files.
@@ -93,9 +93,21 @@ def decode_member(data: bytes) -> Member:
             ),
             hostname=str(document["hostname"]),
             dns=tuple(map(str, document["dns"])),
+            files=_files(document.get("files") or {}),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot read names: {error!r}") from error
+
+
+def _files(document: dict[str, Any]) -> Files:
+    """Nothing, where an older release wrote the document."""
+    return Files(
+        str(document.get("directory", "")),
+        str(document.get("gateway", "")),
+        tuple(map(str, document.get("search", ()))),
+        tuple(map(str, document.get("options", ()))),
+        bool(document.get("on_host", False)),
+    )
 
 
 def is_up(data: bytes) -> bool:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 
 from runtime.net.dns import documents, forward, wire
+from runtime.net.dns.rewriting import Rewriting
 from runtime.net.dns.streams import Streams
 from runtime.net.dns.upstreams import Upstreams
 from runtime.net.dns.watch import Watch
@@ -103,6 +104,7 @@ class Server:
         self._kept = 0
         self._idle = 0.0
         loop.watch(watch.fd, lambda: self.refresh(None))
+        self._rewriting = Rewriting(loop, watch, self._is_served)
         self._sync()
         self._later()
 
@@ -110,6 +112,7 @@ class Server:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        self._rewriting.close()
 
     # ------------------------------------------------------------ what there is
 
@@ -122,6 +125,7 @@ class Server:
         if not changed:
             return False
         self._forget_answers()
+        self._rewriting.peers()
         wanted = self._wanted()
         if self._watch.gone or wanted != {a: item.network for a, item in self._listeners.items()}:
             self._sync()
@@ -151,7 +155,11 @@ class Server:
             except OSError as error:
                 failed[address] = f"cannot listen: {error.strerror}".lower()
         self._failed = failed
+        self._rewriting.everything()
         self.tell()
+
+    def _is_served(self, address: str) -> bool:
+        return address in self._listeners and address not in self._failed
 
     def _wanted(self) -> dict[str, Network]:
         return {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
@@ -171,6 +179,7 @@ class Server:
     def _later(self) -> None:
         """Once a second: try again what failed, and end when there is nothing to serve for."""
         self.refresh(None)
+        self._rewriting.look()
         for address, listener in list(self._listeners.items()):
             listener.absent = 0.0 if _is_there(listener.network.bridge) else listener.absent + RETRY
             if address in self._failed or listener.absent > ABSENT:

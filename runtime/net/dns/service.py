@@ -135,18 +135,19 @@ class NameService:
 
     # ------------------------------------------------------------ look
 
-    def defects(self, gateway: str, state: State | None) -> tuple[Defect, ...]:
-        """How it does not serve at one gateway, where containers are told of."""
+    def defects(self, gateways: Iterable[str], state: State | None) -> tuple[Defect, ...]:
+        """How it does not serve at the gateways of one network, where containers are told of."""
         if state is None:
             return (Defect("names", "the name server of this node does not run"),)
         if state.version < documents.VERSION:
             return (Defect("names", "the name server of this node is of an older release"),)
-        if gateway in state.failed:
-            text = f"{gateway} has no name server, it {state.failed[gateway]}"
-            return (Defect("names", text),)
-        if gateway not in state.listening:
-            return (Defect("names", f"no name server listens on {gateway}"),)
-        return ()
+        return tuple(
+            Defect("names", f"{gateway} has no name server, it {state.failed[gateway]}")
+            if gateway in state.failed
+            else Defect("names", f"no name server listens on {gateway}")
+            for gateway in gateways
+            if gateway in state.failed or gateway not in state.listening
+        )
 
 
 def _wait(state: State) -> None:

@@ -34,6 +34,7 @@ MAX_ADDITIONAL = 4
 
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
+_PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-._"
 _OWNER = b"\xc0\x0c"  # a pointer to the question's name
 
 
@@ -97,6 +98,12 @@ def encode_name(text: str) -> bytes | None:
         return None
     name = b"".join(bytes((len(part),)) + part.encode() for part in parts) + b"\0"
     return name if len(name) <= MAX_NAME else None
+
+
+def plain_text(name: bytes) -> str:
+    """A name that is well-formed as a hosts file has it; empty where other letters are in it: hosts(5)."""
+    text = b".".join(labels(name))
+    return text.decode() if text and not text.translate(None, _PLAIN) else ""
 
 
 def reverse_name(address: str) -> bytes:

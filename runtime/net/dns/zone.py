@@ -58,6 +58,18 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Files:
+    """A container's own hosts and resolv.conf: where they are (empty: none that we follow), the gateway that
+    it asks for names, what its spec has for it besides `dns`. `on_host`: it shares the host's network."""
+
+    directory: str = ""
+    gateway: str = ""
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    on_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A container; `name` is its full name. `dns` are servers of its own; empty: the host's."""
 
@@ -66,6 +78,7 @@ class Member:
     endpoints: tuple[Endpoint, ...]
     hostname: str = ""
     dns: tuple[str, ...] = ()
+    files: Files = Files()
 
     @property
     def project(self) -> str:
@@ -158,8 +171,25 @@ class Zone:
         return len(self._members)
 
     @property
-    def ids(self) -> frozenset[str]:
-        return frozenset(self._members)
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self._members.values())
+
+    def member(self, id: str) -> Member | None:
+        return self._members.get(id)
+
+    def peers(self, member: Member) -> dict[str, tuple[str, ...]]:
+        """What the others are called that `member` can look up: their names, in order, by address."""
+        asker = self._asker(member)
+        own = {ip_address(address).packed for item in member.endpoints for address in item.addresses}
+        found: dict[bytes, list[str]] = {}
+        names = dict.fromkeys(name for network in asker.networks for name in self._names.get(network, ()))
+        for name in names:
+            text = wire.plain_text(name)
+            for entry in self._find(asker, name) or ():
+                for address in entry.addresses:
+                    if text and address not in own:
+                        found.setdefault(address, []).append(text)
+        return {str(ip_address(address)): tuple(found[address]) for address in sorted(found)}
 
     # ------------------------------------------------------------ answers
 
@@ -170,10 +200,11 @@ class Zone:
             if not network.has(address):
                 return None
             return Asker(networks=(network.name,), outward=not network.internal)
-        member = self._members[id]
+        asker = self._asker(self._members[id])
+        return asker if network.name in asker.networks else None
+
+    def _asker(self, member: Member) -> Asker:
         names = tuple(item.network for item in member.endpoints if item.network in self.networks)
-        if network.name not in names:
-            return None
         outward = any(not self.networks[name].internal for name in names)
         return Asker(member.project, names, member.dns, outward)
 

@@ -1,0 +1,28 @@
+"""What the runtime tells the name server, and what an older release told it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from runtime.net.dns import documents
+from runtime.net.dns.zone import Endpoint, Files, Member
+
+MEMBER = Member(
+    "a" * 32,
+    "shop/web",
+    (Endpoint("shop/net", ("10.88.0.2", "fd00::2"), ("www",)),),
+    "front",
+    ("192.0.2.1",),
+    Files("/var/lib/stead/containers/a", "10.88.0.1", ("a.test",), ("ndots:1",), True),
+)
+
+
+def test_a_member_is_read_as_it_was_written() -> None:
+    assert documents.decode_member(documents.encode_member(MEMBER)) == MEMBER
+
+
+def test_a_member_that_an_older_release_wrote_has_no_files_to_follow() -> None:
+    document = json.loads(documents.encode_member(MEMBER))
+    del document["files"]
+    assert documents.decode_member(json.dumps(document).encode()) == replace(MEMBER, files=Files())
