@@ -27,7 +27,7 @@ from runtime.inside import same_process
 from runtime.interface import ContainerRequest
 from runtime.net.fabric import Fabric
 from runtime.paths import Paths
-from runtime.prepare import Preparation
+from runtime.prepare import Preparation, will_be_idle
 from runtime.records import (
     CREATED,
     RUNNING,
@@ -70,7 +70,8 @@ class Containers:
     # ------------------------------------------------------------ create, start
 
     def create(self, request: ContainerRequest, *, now: float) -> str:
-        """The record with its leases of addresses and ports, in one transaction. Nothing on disk yet."""
+        """The record with its leases of addresses and ports, in one transaction. Nothing on disk yet:
+        should a power cut come before a start makes it durable, it was not created."""
         with self._alone(request.name):
             image = self._images.get(str(request.image))
             if image is None:
@@ -84,7 +85,7 @@ class Containers:
             check_runs(image.config, host_platform(), request.name)
             self._zygote.warm()  # a start follows
             id = secrets.token_hex(16)
-            with self._database.write() as connection:
+            with self._database.write(durable=False) as connection:
                 if read_container(connection, request.name) is not None:
                     raise Fault("container-exists", "create container", request.name, "the name is taken")
                 self._images.use(image.id, request.name)
@@ -103,12 +104,15 @@ class Containers:
             restarts = self._restarts(record.id)
             self._preparation.clear(record.id)
             self._fabric.check_ports(record.id)
+            image = self._preparation.image(record)
             self._want(record.id, RUNNING)
             try:
-                self._preparation.make(record, request, restarts=restarts)
-                self._fabric.activate(record.id)
-                self._fabric.publish()
-                self._spawn(record)
+                with self._fork(record, idle=will_be_idle(request, image)) as birth:
+                    self._preparation.make(record, request, image, restarts=restarts)
+                    self._fabric.activate(record.id)
+                    self._fabric.publish()
+                    with _started(record):
+                        birth.start()
             except BaseException:
                 self._undo(record)
                 raise
@@ -125,16 +129,10 @@ class Containers:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def _spawn(self, record: ContainerRecord) -> None:
-        try:
-            self._zygote.spawn(self._paths.container(record.id), self._paths.live(record.id))
-        except client.ShimError as error:
-            raise Fault(
-                "start-failed",
-                "start container",
-                record.name,
-                f"{error.message} (exit code {error.exit_code})",
-            ) from error
+    def _fork(self, record: ContainerRecord, *, idle: bool) -> client.Birth:
+        """The processes of its shim, which wait: they are made while the bundle is."""
+        with _started(record):
+            return self._zygote.fork(self._paths.container(record.id), self._paths.live(record.id), idle=idle)
 
     def _undo(self, record: ContainerRecord) -> None:
         """After a failed start: nothing of it stays in the kernel, and the record says what it said before.
@@ -263,6 +261,16 @@ def delete_tree(path: Path) -> None:
         except OSError as error:
             if last or error.errno != errno.ENOTEMPTY:
                 raise
+
+
+@contextmanager
+def _started(record: ContainerRecord) -> Iterator[None]:
+    """Faults instead of a shim's errors."""
+    try:
+        yield
+    except client.ShimError as error:
+        cause = f"{error.message} (exit code {error.exit_code})"
+        raise Fault("start-failed", "start container", record.name, cause) from error
 
 
 def _record(id: str, request: ContainerRequest, image_id: str, now: float) -> ContainerRecord:

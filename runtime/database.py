@@ -205,9 +205,10 @@ class Database:
         return connection
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction: committed at the end, rolled back on an exception. Nests into the outer one.
 
+        Without `durable` a power cut may undo it, until the next durable one; a crash of ours never does.
         Fault disk-full, kernel-error or database-invalid when the file does not take it.
         """
         connection = self.read()
@@ -216,6 +217,8 @@ class Database:
                 yield connection
                 return
             try:
+                if not durable:
+                    connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
@@ -224,6 +227,9 @@ class Database:
                 if isinstance(error, sqlite3.Error):
                     raise from_sqlite(error, "write", str(self.path)) from error
                 raise
+            finally:
+                if not durable:
+                    connection.execute("PRAGMA synchronous=FULL")
 
     def close(self) -> None:
         """Close every thread's connection; no thread may use the database afterwards."""

@@ -80,7 +80,12 @@ class Preparation:
     # ------------------------------------------------------------ make
 
     def make(
-        self, record: ContainerRecord, request: ContainerRequest, *, restarts: Mapping[str, int] = NONE
+        self,
+        record: ContainerRecord,
+        request: ContainerRequest,
+        image: StoredImage,
+        *,
+        restarts: Mapping[str, int] = NONE,
     ) -> None:
         """Everything up to, and without, the program. Raises Fault; the caller clears."""
         paths, id = self._paths, record.id
@@ -89,7 +94,6 @@ class Preparation:
             for directory in (live, home, home / "work", home / "log"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             (home / "exit.json").unlink(missing_ok=True)
-        image = self.image(record)
         network = self._aside.submit(self.network, record, request)  # most of it is waiting for the kernel
         try:
             self.cgroup(id, request)
@@ -290,6 +294,14 @@ class Preparation:
             namespaces.delete_netns(self._paths.netns(id))
             self._cgroups.remove(path)
             _remove_live(live)
+
+
+def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
+    """Whether the container's shim has nothing to probe, no terminal or input to serve and no strangers'
+    orphans to wait for. Fault request-invalid for a probe that tests nothing."""
+    if request.tty or request.stdin_open or request.pid_mode == "host":
+        return False
+    return bundle.probe(request, image.config.get("config") or {}) is None
 
 
 def _make_upper(upper: Path, top: Path) -> None:

@@ -79,8 +79,10 @@ class Publishing:
                     raise Fault("port-taken", "publish ports of", name, cause)
 
     def activate(self, id: str) -> None:
-        """The container is up: its ports are wanted from now on, `publish` brings them. Fault port-taken."""
-        with self._database.write() as connection:
+        """The container is up: its ports are wanted from now on, `publish` brings them. Fault port-taken.
+
+        A power cut takes the container with it, so what is said of it here need not outlive one."""
+        with self._database.write(durable=False) as connection:
             if records.is_active(connection, id):
                 return
             bindings = records.read_ports(connection, id)
@@ -91,7 +93,7 @@ class Publishing:
         """The container is down: its ports are not wanted any more."""
         if not records.is_active(self._database.read(), id):
             return
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:
             records.set_active(connection, id, False)
 
     def publish(self, *, force: bool = False) -> None:

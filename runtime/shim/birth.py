@@ -44,8 +44,8 @@ def _read(request: Mapping[str, Any]) -> monitor.Bundle:
 
 
 def run(data: bytes, report: int, host: cgroup_files.Cgroups, noted: keeper.Handler) -> None:
-    """Be the shim that the request `data` asks for until its container is to be left alone. `report` gets one
-    answer: see the zygote."""
+    """Be the shim that the request `data` asks for until its container is to be left alone. `report` gives
+    messages.GO and gets one answer: see the zygote."""
     libc.prctl(PR_SET_NAME, _NAME_AT)
     if messages.KEEP not in data:
         signals.handle(signals.SIGCHLD, noted)
@@ -66,6 +66,8 @@ def _start(
 ) -> None:
     """Start the program and watch it; with a line to a keeper only until it runs. `pid` is what the shim is
     known by."""
+    if os.read(report, len(messages.GO)) != messages.GO:
+        os._exit(0)  # who asked for a shim has none to start
     bundle = _read(messages.decode(data))
     lock, others = _take_over(bundle.path, pid)
     shim: monitor.Monitor | None = None

@@ -6,9 +6,9 @@ Everything raises ShimError when a shim cannot do what is asked, or does not ans
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
-import select
 import socket
 import struct
 import subprocess
@@ -95,19 +95,16 @@ class Zygote:
         self._socket: socket.socket | None = None
 
     def spawn(self, bundle_dir: Path, live_dir: Path, *, timeout: float = START) -> None:
-        """Returns when the container's program is exec'ed. ShimError when it could not be: then no shim is
-        left and exit.json tells the same. Any number of threads may spawn at once."""
-        operation = "keep" if _will_be_idle(bundle_dir) else "spawn"
-        request = {"op": operation, "bundle": os.fspath(bundle_dir), "live": os.fspath(live_dir)}
-        for _ in range(2):  # a zygote that died with the request in its queue has not begun it
-            answer = self._ask(messages.encode(request), timeout)
-            if answer:
-                break
-        else:
-            raise ShimError("zygote", f"cannot start: the supervisor of {live_dir.name} died")
-        report = messages.decode(answer)
-        if not report.get("ok"):
-            raise ShimError(str(report["stage"]), str(report["message"]), int(report["exit_code"]))
+        """`fork` and `Birth.start` at once, for a bundle that is there."""
+        with self.fork(bundle_dir, live_dir, idle=_will_be_idle(bundle_dir)) as birth:
+            birth.start(timeout)
+
+    def fork(self, bundle_dir: Path, live_dir: Path, *, idle: bool) -> Birth:
+        """Processes that wait to become the shim: made while the bundle is still being written. Any
+        number may wait at once. `idle`: it will have no probe, no terminal and no orphans of others.
+        ShimError."""
+        request = {"op": "keep" if idle else "spawn", "bundle": str(bundle_dir), "live": str(live_dir)}
+        return Birth(self, messages.encode(request), live_dir.name)
 
     def warm(self) -> None:
         """Start it now, without waiting for it, so that the first spawn waits less. Repeatable."""
@@ -120,22 +117,8 @@ class Zygote:
         with self._lock:
             self._end()
 
-    def _ask(self, request: bytes, timeout: float) -> bytes:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        try:
-            try:
-                self._send(request, writer)
-            finally:
-                os.close(writer)
-            poll = select.poll()
-            poll.register(reader, select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                raise ShimError("timeout", f"cannot start: no answer within {timeout:g} s")
-            return os.read(reader, 65536)
-        finally:
-            os.close(reader)
-
-    def _send(self, request: bytes, descriptor: int) -> None:
+    def send(self, request: bytes, descriptor: int) -> None:
+        """A packet with a descriptor to the zygote that runs, or to a new one. OSError, ShimError."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         with self._lock:
             if self._process is not None and self._process.poll() is not None:
@@ -166,6 +149,63 @@ class Zygote:
             if self._process.returncode == lean.NOT_LOADED:
                 self._sealed = False
             self._process = None
+
+
+class Birth:
+    """Of one shim, see Zygote.fork. Leaving the context ends what waits and was not started."""
+
+    def __init__(self, zygote: Zygote, request: bytes, name: str) -> None:
+        self._zygote, self._request, self._name = zygote, request, name
+        self._line: socket.socket | None = None
+        self._fork()
+
+    def __enter__(self) -> Birth:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fork(self) -> None:
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._zygote.send(self._request, theirs.fileno())
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            theirs.close()
+
+    def start(self, timeout: float = START) -> None:
+        """Returns when the container's program is exec'ed. ShimError when it could not be: then no shim is
+        left and exit.json tells the same."""
+        answer = self._go(timeout)
+        if not answer:  # a zygote that died with the request in its queue has not begun it
+            self.close()
+            self._fork()
+            answer = self._go(timeout)
+        if not answer:
+            raise ShimError("zygote", f"cannot start: the supervisor of {self._name} died")
+        report = messages.decode(answer)
+        if not report.get("ok"):
+            raise ShimError(str(report["stage"]), str(report["message"]), int(report["exit_code"]))
+
+    def _go(self, timeout: float) -> bytes:
+        """The answer; empty when nobody is there."""
+        assert self._line is not None
+        self._line.settimeout(timeout)
+        try:
+            with contextlib.suppress(ConnectionError):  # what it said before it ended is there all the same
+                self._line.send(messages.GO)
+            return self._line.recv(65536)
+        except TimeoutError:
+            raise ShimError("timeout", f"cannot start: no answer within {timeout:g} s") from None
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
 
 def _will_be_idle(bundle: Path) -> bool:

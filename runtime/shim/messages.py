@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 VERSION = 1
 
 #: In a request to the zygote: the shim will have little to do (runtime.shim.keeper).
+#: What a process that is to become a shim waits for.
+GO = b"go"
 KEEP = b'"op":"keep"'
 #: One packet on shim.sock, and a report of the zygote, are never larger (bytes).
 MAX_PACKET = 200_000

@@ -4,8 +4,9 @@ library only.
 It has imported what a shim needs, once, and is single-threaded, so that a fork is cheap and safe; the agent
 is neither. Requests come on the SEQPACKET socket that is its standard input, one packet a shim:
 {"v":1,"op":"spawn","bundle":DIR,"live":DIR}, or "keep" for a shim that will have little to do
-(runtime.shim.keeper), with one descriptor: a pipe on which that shim itself answers how its first start
-went. Any number may be under way. It ends when its client does (end of file on the socket); the shims belong
+(runtime.shim.keeper), with one descriptor: a SEQPACKET socket on which that shim waits for messages.GO before
+it reads the bundle, and then answers itself how its first start went; it ends where that socket ends before.
+Any number may be under way. It ends when its client does (end of file on the socket); the shims belong
 to init then and live on. They are born in its cgroup, which is for shims alone.
 
 What it does for shims to share its memory is told in runtime/shim/sharing.py.
