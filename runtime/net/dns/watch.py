@@ -1,7 +1,9 @@
 """Effects: what there is to answer with, followed in the files that documents.py tells of.
 
 `drain` takes in all that happened before it was called: a container whose start has returned has its names,
-and one whose stop has returned has none, for every question that is asked after that.
+and one whose stop has returned has none, for every question that is asked after that. Only what the server
+must act on by itself makes `fd` readable, which is not what happens to containers: nothing is read of them
+before somebody asks, since a start needs the processors for itself.
 """
 
 from __future__ import annotations
@@ -25,32 +27,42 @@ class Watch:
         self.unheard = False  # somebody has removed what the server wrote of itself
         self._own = f"{run}/{documents.DIRECTORY}"
         self._containers = f"{run}/containers"
-        self.fd = inotify.open_inotify()
+        self.fd = inotify.open_inotify()  # of networks
+        self._quiet = inotify.open_inotify()  # of containers
         self._watched: dict[int, str] = {}  # watch -> id of a container
         self._numbers: dict[str, int] = {}
         self._rescan()
 
     def close(self) -> None:
         os.close(self.fd)
+        os.close(self._quiet)
 
     def drain(self) -> bool:
         """Take in what has changed; whether anything of it matters."""
         changed = False
-        while events := inotify.read_events(self.fd):
-            changed = self._take(events) or changed
+        for fd in (self.fd, self._quiet):
+            while events := inotify.read_events(fd):
+                changed = self._take(fd, events) or changed
         return changed
 
-    def _take(self, events: list[tuple[int, int, str]]) -> bool:
+    def _take(self, fd: int, events: list[tuple[int, int, str]]) -> bool:
         if any(mask & inotify.IN_Q_OVERFLOW for _, mask, _ in events):
             self._rescan()
             return True
-        changed, ids, networks = False, {}, False
+        return self._take_networks(events) if fd == self.fd else self._take_containers(events)
+
+    def _take_networks(self, events: list[tuple[int, int, str]]) -> bool:
+        changed = False
+        for _, mask, name in events:
+            changed = changed or name == documents.NETWORKS or bool(mask & inotify.IN_IGNORED)
+            if name == documents.STATE:
+                self.unheard = bool(mask & inotify.IN_DELETE)
+        return changed and self._read_networks()
+
+    def _take_containers(self, events: list[tuple[int, int, str]]) -> bool:
+        changed, ids = False, {}
         for number, mask, name in events:
-            if number == self._own_number:
-                networks = networks or name == documents.NETWORKS or bool(mask & inotify.IN_IGNORED)
-                if name == documents.STATE:
-                    self.unheard = bool(mask & inotify.IN_DELETE)
-            elif number == self._containers_number:
+            if number == self._containers_number:
                 if name:
                     ids[name] = True
             elif (id := self._watched.get(number)) is not None:
@@ -58,8 +70,6 @@ class Watch:
                     self._forget(id)
                 if name in (documents.MEMBER, documents.STATE):
                     ids[id] = True
-        if networks:
-            changed = self._read_networks()
         for id in ids:
             changed = self._read_container(id) or changed
         return changed
@@ -68,8 +78,8 @@ class Watch:
         for id in list(self._numbers):
             self._forget(id)
         try:
-            self._own_number = inotify.add_watch(self.fd, self._own, _FILES)
-            self._containers_number = inotify.add_watch(self.fd, self._containers, _DIRECTORIES)
+            inotify.add_watch(self.fd, self._own, _FILES)
+            self._containers_number = inotify.add_watch(self._quiet, self._containers, _DIRECTORIES)
         except OSError:
             self.gone = True
             return
@@ -94,7 +104,7 @@ class Watch:
         directory = f"{self._containers}/{id}"
         try:
             if id not in self._numbers:
-                self._numbers[id] = inotify.add_watch(self.fd, directory, _FILES)
+                self._numbers[id] = inotify.add_watch(self._quiet, directory, _FILES)
                 self._watched[self._numbers[id]] = id
             member = documents.decode_member(_read(f"{directory}/{documents.MEMBER}"))
         except (OSError, ValueError):
