@@ -13,6 +13,7 @@ import errno
 import json
 import secrets
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ from runtime.images.emulation import check_runs
 from runtime.images.manifests import host_platform
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
-from runtime.interface import ContainerRequest
+from runtime.interface import Attachment, ContainerRequest
 from runtime.net.fabric import Fabric
+from runtime.net.records import Lease
 from runtime.paths import Paths
 from runtime.prepare import Preparation, will_be_idle
 from runtime.records import (
@@ -185,7 +187,7 @@ class Containers:
     # ------------------------------------------------------------ adjust, repair
 
     def adjust(self, request: ContainerRequest) -> None:
-        """Limits, supervision, published ports, aliases and labels change; the process goes on."""
+        """Limits, supervision, published ports, networks and labels change; the process goes on."""
         with self._alone(request.name):
             record = self.record(request.name, "adjust container")
             before = record.decode()
@@ -193,8 +195,8 @@ class Containers:
                 update_request(connection, record.id, request)
                 if _published(before.ports) != _published(request.ports):
                     self._fabric.set_ports(connection, record.id, request.name, request.ports)
-                if before.networks != request.networks:
-                    self._fabric.set_aliases(connection, record.id, request.networks)
+                gone = self._settle(connection, record, before, request)
+            self._follow(record, before, request, gone)
             self._fabric.publish()
             self._fabric.tell(record.id, request)
             live = self._paths.live(record.id)
@@ -211,6 +213,62 @@ class Containers:
             except client.ShimError as error:
                 raise Fault("shim-unreachable", "adjust container", request.name, error.message) from error
 
+    def _settle(
+        self,
+        connection: sqlite3.Connection,
+        record: ContainerRecord,
+        before: ContainerRequest,
+        request: ContainerRequest,
+    ) -> list[Lease]:
+        """The leases as `request` has them. Returns those whose links go."""
+        if before.networks == request.networks:
+            return []
+        return self._fabric.settle(connection, record.id, record.name, before.networks, request.networks)
+
+    def _follow(
+        self, record: ContainerRecord, before: ContainerRequest, request: ContainerRequest, gone: list[Lease]
+    ) -> None:
+        """The kernel as the leases are now, where the container is up."""
+        netns = self._paths.netns(record.id)
+        if before.networks == request.networks or not netns.exists():
+            return
+        self._fabric.drop_links(gone, netns)
+        self._fabric.attach(record.id, netns)
+        self._fabric.write_files(record.id, request, self._paths.container(record.id))
+
+    def connect(self, name: str, attachment: Attachment) -> None:
+        """Join a network that its request does not name, until the container is removed. Repeatable.
+
+        Faults container-not-found, network-not-found, request-invalid, address-taken, address-exhausted.
+        """
+        with self._alone(name):
+            record = self.record(name, "connect container")
+            request = record.decode()
+            if request.network_mode != "bridge":
+                cause = f"its network_mode is {request.network_mode}"
+                raise Fault("request-invalid", "connect container", name, cause)
+            with self._database.write() as connection:
+                self.record(name, "connect container")  # in the transaction: it is there when it ends
+                self._fabric.reserve_one(connection, record.id, name, attachment)
+            self._after_hand(record, request)
+
+    def disconnect(self, name: str, network: str) -> None:
+        """Leave a network. Repeatable. Fault container-not-found."""
+        with self._alone(name):
+            record = self.record(name, "disconnect container")
+            with self._database.write() as connection:
+                gone = self._fabric.leave(connection, record.id, network)
+            self._fabric.drop_links(gone, self._paths.netns(record.id))
+            self._after_hand(record, record.decode())
+
+    def _after_hand(self, record: ContainerRecord, request: ContainerRequest) -> None:
+        netns = self._paths.netns(record.id)
+        if netns.exists():
+            self._fabric.attach(record.id, netns)
+            self._fabric.write_files(record.id, request, self._paths.container(record.id))
+        self._fabric.publish()
+        self._fabric.tell(record.id, request)
+
     def repair(self, name: str) -> None:
         """Mend what drifted around a running container; its process is not touched."""
         with self._alone(name):
@@ -222,7 +280,10 @@ class Containers:
                 )
             if record.wanted != RUNNING:
                 self._want(record.id, RUNNING)
-            self._preparation.mend(record, record.decode(), state.pid)
+            request = record.decode()
+            with self._database.write() as connection:  # of a network that it was taken from by hand
+                self._fabric.rejoin(connection, record.id, name, request.networks)
+            self._preparation.mend(record, request, state.pid)
             self._fabric.activate(record.id)
             self._fabric.publish()
 

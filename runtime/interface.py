@@ -264,6 +264,8 @@ class ObservedNetwork:
     members: tuple[str, ...] = ()  # container names with a lease
     defects: tuple[Defect, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    subnet6: str = ""  # empty: it has no IPv6
+    gateway6: str = ""
 
 
 @dataclass(frozen=True, slots=True)

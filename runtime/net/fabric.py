@@ -14,14 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.database import Database
-from runtime.faults import from_oserror
+from runtime.faults import Fault, from_oserror
 from runtime.interface import Attachment, ContainerRequest, Defect, NetworkRequest, ObservedNetwork
-from runtime.net import addresses, defects, leases, links, records
+from runtime.net import addresses, defects, endpoints, leases, links, records
 from runtime.net.bridges import Bridges, link_fault
+from runtime.net.defects import interfaces
 from runtime.net.dns.service import NameService
 from runtime.net.files import Files
 from runtime.net.publishing import IP_FORWARD, Publishing
-from runtime.net.records import NET_SCHEMA, Lease, NetworkRecord, by_container, way_out
+from runtime.net.records import (
+    NET_SCHEMA,
+    Lease,
+    NetworkRecord,
+    by_container,
+    by_network,
+    way_out,
+    way_out6,
+)
 from runtime.paths import Paths
 from specs.values import PortBinding
 
@@ -61,12 +70,13 @@ class Fabric:
         database: Database,
         *,
         pool: str = DEFAULT_POOL,
+        pool6: str = "",
         service: NameService | None = None,
     ) -> None:
         self._paths = paths
         self._database = database
         self._root = str(paths.root.resolve())
-        self._bridges = Bridges(database, self._root, pool)
+        self._bridges = Bridges(database, self._root, pool, pool6)
         self._publishing = Publishing(database, self._root, paths.run / "firewall.json")
         self._files = Files(paths, database, service)
 
@@ -125,15 +135,56 @@ class Fabric:
         """Exactly these ports from the next `publish` on. Faults request-invalid, port-taken."""
         self._publishing.set_ports(connection, id, container_name, ports)
 
-    def set_aliases(self, connection: sqlite3.Connection, id: str, networks: Sequence[Attachment]) -> None:
-        """The aliases of the networks that it is on; `tell` makes them known."""
-        for item in networks:
-            records.write_aliases(connection, id, item.network, item.aliases)
+    def settle(
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        container_name: str,
+        before: Sequence[Attachment],
+        after: Sequence[Attachment],
+    ) -> list[Lease]:
+        """Lead the leases from one list of networks to another, in the caller's transaction. What comes back
+        goes to `drop_links` after it; then `attach` makes what is new. Faults as `reserve`."""
+        return leases.settle(connection, id, container_name, before, after)
+
+    def rejoin(
+        self, connection: sqlite3.Connection, id: str, container_name: str, networks: Sequence[Attachment]
+    ) -> None:
+        """Addresses on those of these networks where it has none; its ports stay as they are."""
+        leases.reserve(connection, id, container_name, networks)
+
+    def reserve_one(
+        self, connection: sqlite3.Connection, id: str, container_name: str, attachment: Attachment
+    ) -> None:
+        """An address on one more network. Fault request-invalid where it is on it already. As `reserve`."""
+        held = records.read_leases(connection, container=id)
+        if any(lease.network == attachment.network for lease in held):
+            cause = f"it is on network {attachment.network} already"
+            raise Fault("request-invalid", "connect container", container_name, cause)
+        leases.reserve(connection, id, container_name, [attachment])
+
+    def leave(self, connection: sqlite3.Connection, id: str, network: str) -> list[Lease]:
+        """Give up the lease on one network. Returns it, for `drop_links`; empty when there is none."""
+        held = records.read_leases(connection, container=id)
+        records.delete_lease(connection, id, network)
+        return [lease for lease in held if lease.network == network]
+
+    def drop_links(self, gone: Sequence[Lease], netns: Path) -> None:
+        """The links of leases that are not there any more, or that get another name. Repeatable."""
+        networks = records.read_networks(self._database.read())
+        try:
+            for lease in gone:
+                if not networks[lease.network].is_bridge:
+                    endpoints.remove_inside(lease.inside, netns)
+            hosts = [addresses.link_name(self._root, lease.container, lease.network) for lease in gone]
+            links.delete_links(hosts)
+        except OSError as error:
+            raise from_oserror(error, "detach container", gone[0].name) from error
 
     def addresses(self, id: str) -> list[tuple[str, str]]:
         """(network, address), the first one is eth0."""
-        leases = records.read_leases(self._database.read(), container=id)
-        return [(lease.network, lease.address) for lease in leases]
+        held = records.read_leases(self._database.read(), container=id)
+        return [(lease.network, lease.address) for lease in held]
 
     # ------------------------------------------------------------ ports
 
@@ -166,39 +217,40 @@ class Fabric:
     def attach(self, id: str, netns: Path) -> None:
         """Make or mend the container's links in the namespace bound at `netns`, while it runs or not."""
         connection = self._database.read()
-        leases = records.read_leases(connection, container=id)
+        held = records.read_leases(connection, container=id)
         networks = records.read_networks(connection)
         hairpin = links.hairpin_needed()
-        outward = way_out(leases, networks)
-        for lease in leases:
+        outward, outward6 = way_out(held, networks), way_out6(held, networks)
+        for lease in held:
             record = networks[lease.network]
-            endpoint = self._endpoint(lease, record, lease is outward)
+            endpoint = self._endpoint(lease, record, lease is outward, lease is outward6)
             try:
-                if not links.index_of(record.bridge):
+                if record.is_bridge and not links.index_of(endpoint.bridge):
                     self._bridges.ensure(record, "attach container")
-                links.ensure_endpoint(endpoint, netns, hairpin=hairpin)
+                endpoints.ensure_endpoint(endpoint, netns, hairpin=hairpin)
             except OSError as error:
                 raise link_fault(error, "attach container", f"{lease.name} to {lease.network}") from error
 
-    def _endpoint(self, lease: Lease, record: NetworkRecord, way_out: bool) -> links.Endpoint:
-        return links.Endpoint(
+    def _endpoint(self, lease: Lease, record: NetworkRecord, out: bool, out6: bool) -> endpoints.Endpoint:
+        options = record.options
+        bridge = options.parent or addresses.shard_name(self._root, record.name, lease.shard)
+        return endpoints.Endpoint(
             host=addresses.link_name(self._root, lease.container, lease.network),
-            bridge=record.bridge,
-            position=lease.position,
-            address=f"{lease.address}/{record.net.prefixlen}",
+            bridge=bridge,
+            inside=lease.inside,
+            addresses=tuple(interfaces(lease, record)),
             mac=lease.mac,
             mtu=record.mtu,
-            gateway=record.gateway if way_out else "",
+            gateway=record.gateway if out else "",
+            gateway6=record.gateway6 if out6 else "",
+            isolated=not options.icc,
+            macvlan="" if record.is_bridge else options.mode or "bridge",
         )
 
     def detach(self, id: str) -> None:
         """The container's links go, whether its namespace lives or not. Repeatable."""
-        leases = records.read_leases(self._database.read(), container=id)
-        hosts = [addresses.link_name(self._root, id, lease.network) for lease in leases]
-        try:
-            links.delete_links(hosts)
-        except OSError as error:
-            raise from_oserror(error, "detach container", id) from error
+        held = records.read_leases(self._database.read(), container=id)
+        self.drop_links(held, self._paths.netns(id))
 
     # ------------------------------------------------------------ files
 
@@ -217,24 +269,20 @@ class Fabric:
         connection = self._database.read()
         try:
             found, given = links.links(), links.addresses()
-            networks, leases = records.read_networks(connection), records.read_leases(connection)
+            networks, held = records.read_networks(connection), records.read_leases(connection)
             forward = links.read_sysctl(IP_FORWARD)
             names = self._files.network_defects(connection)
+            members = by_network(held)
             observed = [
-                ObservedNetwork(
-                    name=record.name,
-                    source=record.source,
-                    fingerprint=record.fingerprint,
-                    bridge=record.bridge,
-                    subnet=record.subnet,
-                    gateway=record.gateway,
-                    members=tuple(lease.name for lease in leases if lease.network == record.name),
-                    defects=defects.bridge_defects(record, found, given) + names.get(record.name, ()),
-                    labels=json.loads(record.labels),
+                _observed(
+                    record,
+                    members.get(record.name, ()),
+                    self._network_defects(record, members.get(record.name, ()), found, given)
+                    + names.get(record.name, ()),
                 )
                 for record in networks.values()
             ]
-            containers = self._container_defects(leases, networks, found)
+            containers = self._container_defects(held, networks, found)
         except OSError as error:
             raise from_oserror(error, "observe", "networks") from error
         wall = self._publishing.defects(networks.values(), forward)
@@ -242,38 +290,61 @@ class Fabric:
         if server and not networks:
             wall += (Defect("names", "the name server is left, though there is no network"),)
         given_to = {
-            id: tuple((lease.network, lease.address) for lease in held)
-            for id, held in by_container(leases).items()
+            id: tuple((lease.network, lease.address) for lease in leases)
+            for id, leases in by_container(held).items()
         }
-        strays = self._strays(found, networks.values(), leases)
+        strays = self._strays(found, networks.values(), held)
         return NetObservation(observed, containers, wall, given_to, strays, server)
 
     def _strays(
-        self, found: Iterable[str], networks: Iterable[NetworkRecord], leases: Iterable[Lease]
+        self, found: Iterable[str], networks: Iterable[NetworkRecord], held: Iterable[Lease]
     ) -> frozenset[str]:
         """The links must have been listed before the records were read: a lease is made before its link, and
         who is about to remove something reads in a transaction, which waits for that of a new network."""
         ours = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
-        kept = {addresses.link_name(self._root, item.container, item.network) for item in leases}
-        kept |= {record.bridge for record in networks}
+        kept = {addresses.link_name(self._root, item.container, item.network) for item in held}
+        kept |= {record.bridge for record in networks if record.is_bridge}
+        for network, shard in {(item.network, item.shard) for item in held if item.shard}:
+            kept |= {addresses.shard_name(self._root, network, shard)}
+            kept |= {*addresses.uplink_names(self._root, network, shard)}
         return frozenset(name for name in found if name.startswith(ours) and name not in kept)
 
+    def _network_defects(
+        self,
+        record: NetworkRecord,
+        members: Sequence[Lease],
+        found: Mapping[str, links.Link],
+        given: Mapping[int, set[str]],
+    ) -> tuple[Defect, ...]:
+        if not record.is_bridge:
+            return defects.parent_defects(record, found)
+        wrong = defects.bridge_defects(record, found, given)
+        for shard in sorted({lease.shard for lease in members if lease.shard}):
+            name = addresses.shard_name(self._root, record.name, shard)
+            ends = addresses.uplink_names(self._root, record.name, shard)
+            wrong += defects.shard_defects(record, name, ends, found)
+        return wrong
+
     def _container_defects(
-        self, leases: Sequence[Lease], networks: Mapping[str, NetworkRecord], found: Mapping[str, links.Link]
+        self, held: Sequence[Lease], networks: Mapping[str, NetworkRecord], found: Mapping[str, links.Link]
     ) -> dict[str, tuple[Defect, ...]]:
         hairpin = links.hairpin_needed()
         wrongs: dict[str, tuple[Defect, ...]] = {}
         with links.Inside() as inside:
-            for lease in leases:
-                if lease.active:
+            for lease in held:
+                if not lease.active:
+                    continue
+                record = networks[lease.network]
+                if record.is_bridge:
                     name = addresses.link_name(self._root, lease.container, lease.network)
-                    bridge = found.get(networks[lease.network].bridge)
-                    wrong = defects.link_defects(
-                        lease, networks[lease.network], found.get(name), bridge, hairpin
-                    )
+                    bridge = found.get(addresses.shard_name(self._root, lease.network, lease.shard))
+                    wrong = defects.link_defects(lease, record, found.get(name), bridge, hairpin)
                     if not wrong:
-                        wrong = defects.address_defects(lease, networks[lease.network], inside, found[name])
-                    wrongs[lease.container] = wrongs.get(lease.container, ()) + wrong
+                        wrong = defects.address_defects(lease, record, inside.addresses(found[name]))
+                else:
+                    link, given = endpoints.look(lease.inside, self._paths.netns(lease.container))
+                    wrong = defects.macvlan_defects(lease, record, link, given, found)
+                wrongs[lease.container] = wrongs.get(lease.container, ()) + wrong
         for id, wrong in self._files.defects().items():
             wrongs[id] = wrongs.get(id, ()) + wrong
         return wrongs
@@ -300,11 +371,27 @@ class Fabric:
                 if id not in known:
                     records.delete_endpoint(connection, id)
                     removed.append(f"leases of {id}")
-            networks, leases = records.read_networks(connection), records.read_leases(connection)
-        strays = sorted(self._strays(found, networks.values(), leases))
+            networks, held = records.read_networks(connection), records.read_leases(connection)
+        strays = sorted(self._strays(found, networks.values(), held))
         try:
             links.delete_links(strays)
         except OSError as error:
             raise from_oserror(error, "sweep", "links") from error
         self.publish()
         return removed + [f"link {name}" for name in strays]
+
+
+def _observed(record: NetworkRecord, members: Sequence[Lease], wrong: tuple[Defect, ...]) -> ObservedNetwork:
+    return ObservedNetwork(
+        name=record.name,
+        source=record.source,
+        fingerprint=record.fingerprint,
+        bridge=record.bridge if record.is_bridge else record.options.parent,
+        subnet=record.subnet,
+        gateway=record.gateway,
+        members=tuple(lease.name for lease in members),
+        defects=wrong,
+        labels=json.loads(record.labels),
+        subnet6=record.subnet6,
+        gateway6=record.gateway6,
+    )

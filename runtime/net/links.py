@@ -1,7 +1,6 @@
-"""Effects: bridges, veth pairs, addresses and routes, each call an "ensure"; and one dump of what is there.
+"""Effects: bridges, addresses and settings of links, each call an "ensure"; and one dump of what is there.
 
-Everything names links, never remembers indexes. A container's end of a pair is made inside its network
-namespace by one message from outside (IFLA_NET_NS_FD), its address and route by a socket opened inside.
+Everything names links, never remembers indexes. What is made in containers stands in runtime.net.endpoints.
 veth(4), rtnetlink(7), Documentation/networking/ip-sysctl.rst.
 """
 
@@ -15,15 +14,12 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any
 
-from runtime.linux import namespaces
-from runtime.net.addresses import mac_of
 from runtime.net.messages import encoders
 from runtime.net.netlink import (
-    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
@@ -37,7 +33,6 @@ from runtime.net.netlink import (
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-RTM_DELNEIGH, RTM_GETNEIGH = 29, 30
 
 _KINDS = {
     RTM_NEWLINK: "ifinfmsg",
@@ -56,13 +51,15 @@ _IFLA_LINK, _IFLA_LINK_NETNSID = 5, 37
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_STATS64, _IFLA_EXT_MASK = 23, 29
 _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_DATA = 1, 5
-_IFLA_BRPORT_MODE = 4
+_IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
+_IFA_F_NODAD, _RT_SCOPE_LINK = 0x02, 253
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
-_NDA_DST, _NDA_LLADDR = 1, 2
-_ETH_IP, _ETH_ARP, _ARP_REQUEST = 0x0800, 0x0806, 1
 
 DEFAULT_MTU = 1500
+#: Members on one bridge. Linux gives it 1,023 ports (BR_MAX_PORTS); those left tie further bridges to it.
+MEMBERS = 1000
+MOST_SHARDS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,7 @@ class Link:
     master: int
     mac: str
     hairpin: bool
+    isolated: bool = False
     carrier: bool = True
     peer: int = 0  # the other end's index in the namespace that `nsid` names here; -1: in this one
     nsid: int = -1
@@ -90,32 +88,17 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A network's bridge as it should be. `address` is the gateway with its prefix length."""
+    """A bridge as it should be. `addresses` are the gateways with their prefix lengths: none where it only
+    carries more members of a network."""
 
     name: str
-    address: str
+    addresses: frozenset[str]
     mac: str
     mtu: int
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A container's tie to one network as it should be. `position` numbers its interface: eth0, eth1, ...
-
-    `gateway` is empty when the default route is not here.
-    """
-
-    host: str
-    bridge: str
-    position: int
-    address: str
-    mac: str
-    mtu: int
-    gateway: str = ""
 
     @property
-    def inside(self) -> str:
-        return f"eth{self.position}"
+    def ipv6(self) -> bool:
+        return any(":" in address for address in self.addresses)
 
 
 # ---------------------------------------------------------------- look
@@ -145,6 +128,7 @@ def _link(data: bytes) -> Link:
         master=number(found.get(_IFLA_MASTER)),
         mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
         hairpin=bool(number(slave.get(_IFLA_BRPORT_MODE))),
+        isolated=bool(number(slave.get(_IFLA_BRPORT_ISOLATED))),
         carrier=bool(flags & _IFF_LOWER_UP),
         peer=number(found.get(_IFLA_LINK)),
         nsid=number(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else -1,
@@ -153,10 +137,11 @@ def _link(data: bytes) -> Link:
 
 
 def addresses() -> dict[int, set[str]]:
-    """IPv4 addresses (CIDR) by interface index, in one dump."""
+    """Addresses (CIDR) of both families by interface index, in one dump."""
     found: dict[int, set[str]] = {}
     with Netlink() as netlink:
-        for data in netlink.ask(RTM_GETADDR, struct.pack("=BBBBi", socket.AF_INET, 0, 0, 0, 0), NLM_F_DUMP):
+        body = struct.pack("=BBBBi", socket.AF_UNSPEC, 0, 0, 0, 0)
+        for data in netlink.ask(RTM_GETADDR, body, NLM_F_DUMP):
             index, address = _address(data)
             if address:
                 found.setdefault(index, set()).add(address)
@@ -180,8 +165,8 @@ class Inside:
         self._netlink.close()
 
     def addresses(self, link: Link) -> set[str] | None:
-        """IPv4 addresses (CIDR) of the other end; None when the kernel does not tell."""
-        body = struct.pack("=BBBBi", socket.AF_INET, 0, 0, 0, link.peer)
+        """Addresses (CIDR) of the other end; None when the kernel does not tell."""
+        body = struct.pack("=BBBBi", socket.AF_UNSPEC, 0, 0, 0, link.peer)
         body += struct.pack("=HHi", 8, _IFA_TARGET_NETNSID, link.nsid)
         try:
             return {_address(data)[1] for data in self._netlink.ask(RTM_GETADDR, body, NLM_F_DUMP)}
@@ -190,25 +175,40 @@ class Inside:
 
 
 def _address(data: bytes) -> tuple[int, str]:
-    _, prefix, _, _, index = struct.unpack_from("=BBBBi", data)
+    family, prefix, _, _, index = struct.unpack_from("=BBBBi", data)
     given = attributes(data, 8)
     local = given.get(_IFA_LOCAL) or given.get(_IFA_ADDRESS)
-    return index, f"{socket.inet_ntoa(local)}/{prefix}" if local else ""
+    return index, f"{socket.inet_ntop(family, local)}/{prefix}" if local else ""
+
+
+def is_automatic(address: str) -> bool:
+    """Whether the kernel gives such an address (CIDR) by itself: link-local ones of IPv6."""
+    return address.startswith("fe80:")
 
 
 def routes() -> list[tuple[IPv4Network, int]]:
     """Destinations of the main routing table but the default route, with the interface's index."""
+    return [(IPv4Network(where), index) for where, index in _routes(socket.AF_INET)]
+
+
+def routes6() -> list[tuple[IPv6Network, int]]:
+    """The same of IPv6, without link-local ones, which every interface has."""
+    found = [(IPv6Network(where), index) for where, index in _routes(socket.AF_INET6)]
+    return [(net, index) for net, index in found if not net.is_link_local and not net.is_multicast]
+
+
+def _routes(family: int) -> list[tuple[tuple[bytes, int], int]]:
+    """((destination, prefix length), interface)"""
     found = []
     with Netlink() as netlink:
-        body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+        body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
         for data in netlink.ask(RTM_GETROUTE, body, NLM_F_DUMP):
             _, prefix, _, _, table = struct.unpack_from("=BBBBB", data)
             given = attributes(data, 12)
             destination = given.get(_RTA_DST)
             if (number(given.get(_RTA_TABLE)) or table) != RT_TABLE_MAIN or not destination:
                 continue
-            network = IPv4Network((int.from_bytes(destination, "big"), prefix))
-            found.append((network, number(given.get(_RTA_OIF))))
+            found.append(((destination, prefix), number(given.get(_RTA_OIF))))
     return found
 
 
@@ -238,6 +238,14 @@ def alone() -> Iterator[None]:
         os.close(fd)
 
 
+def peer_of(host: str) -> int:
+    """The index of the other end of a veth, in its own namespace."""
+    with Netlink() as netlink:
+        body = struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index_of(host), 0, 0)
+        (data,) = netlink.ask(RTM_GETLINK, body)[:1]
+    return number(attributes(data, 16).get(_IFLA_LINK))
+
+
 def index_of(name: str) -> int:
     """The interface's index, 0 when there is none of this name."""
     try:
@@ -258,47 +266,56 @@ def _message(kind: int, how: int = 0, **values: Any) -> Any:
     return message
 
 
-def _set_link(index: int, *, attrs: Sequence[tuple[str, Any]] = (), up: bool = True) -> Any:
+def set_link(index: int, *, attrs: Sequence[tuple[str, Any]] = (), up: bool = True) -> Any:
     state = {"flags": IFF_UP, "change": IFF_UP} if up else {}
     return _message(RTM_NEWLINK, index=index, attrs=list(attrs), **state)
 
 
-def _delete_link(name: str) -> Any:
+def new_link(attrs: Sequence[tuple[str, Any]], *, up: bool = False) -> Any:
+    state = {"flags": IFF_UP, "change": IFF_UP} if up else {}
+    return _message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attrs=list(attrs), **state)
+
+
+def delete_link(name: str) -> Any:
     return _message(RTM_DELLINK, attrs=[("IFLA_IFNAME", name)])
 
 
-def _add_address(index: int, address: str) -> Any:
-    given = IPv4Interface(address)
+def add_address(index: int, address: str) -> Any:
+    """Without a search for duplicates: the addresses are ours to give, and are to be there at once."""
+    given = ip_interface(address)
+    attrs = [("IFA_LOCAL", str(given.ip)), ("IFA_ADDRESS", str(given.ip))]
+    values: dict[str, Any] = {"family": socket.AF_INET6, "flags": _IFA_F_NODAD}
+    if given.version == 4:
+        attrs.append(("IFA_BROADCAST", str(given.network.broadcast_address)))
+        values = {"family": socket.AF_INET}
+    if given.is_link_local:
+        values["scope"] = _RT_SCOPE_LINK
     return _message(
         RTM_NEWADDR,
         NLM_F_CREATE | NLM_F_REPLACE,
-        family=socket.AF_INET,
         prefixlen=given.network.prefixlen,
         index=index,
-        attrs=[
-            ("IFA_LOCAL", str(given.ip)),
-            ("IFA_ADDRESS", str(given.ip)),
-            ("IFA_BROADCAST", str(given.network.broadcast_address)),
-        ],
+        attrs=attrs,
+        **values,
     )
 
 
-def _delete_address(index: int, address: str) -> Any:
-    given = IPv4Interface(address)
+def delete_address(index: int, address: str) -> Any:
+    given = ip_interface(address)
     return _message(
         RTM_DELADDR,
-        family=socket.AF_INET,
+        family=socket.AF_INET if given.version == 4 else socket.AF_INET6,
         prefixlen=given.network.prefixlen,
         index=index,
         attrs=[("IFA_LOCAL", str(given.ip))],
     )
 
 
-def _default_route(index: int, gateway: str) -> Any:
+def default_route(index: int, gateway: str) -> Any:
     return _message(
         RTM_NEWROUTE,
         NLM_F_CREATE | NLM_F_REPLACE,
-        family=socket.AF_INET,
+        family=socket.AF_INET6 if ":" in gateway else socket.AF_INET,
         dst_len=0,
         table=RT_TABLE_MAIN,
         proto=_RTPROT_BOOT,
@@ -308,46 +325,73 @@ def _default_route(index: int, gateway: str) -> Any:
     )
 
 
-def _hairpin(index: int, on: bool) -> Any:
-    slave = [("IFLA_INFO_SLAVE_KIND", "bridge")]
-    slave.append(("IFLA_INFO_SLAVE_DATA", {"attrs": [("IFLA_BRPORT_MODE", int(on))]}))  # type: ignore[arg-type]
+def port_settings(index: int, *, hairpin: bool, isolated: bool = False) -> Any:
+    """Of a link that is a port of a bridge; `isolated` ones do not reach each other (Linux 4.18)."""
+    data: list[tuple[str, Any]] = [
+        ("IFLA_BRPORT_MODE", int(hairpin)),
+        ("IFLA_BRPORT_ISOLATED", int(isolated)),
+    ]
+    slave: list[tuple[str, Any]] = [("IFLA_INFO_SLAVE_KIND", "bridge")]
+    slave.append(("IFLA_INFO_SLAVE_DATA", {"attrs": data}))
     return _message(RTM_NEWLINK, index=index, attrs=[("IFLA_LINKINFO", {"attrs": slave})])
+
+
+def pair(name: str, peer: Sequence[tuple[str, Any]], attrs: Sequence[tuple[str, Any]]) -> Any:
+    """A veth pair, up on this side."""
+    data = {"attrs": [("VETH_INFO_PEER", {"attrs": list(peer)})]}
+    kind = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
+    return new_link([("IFLA_IFNAME", name), *attrs, ("IFLA_LINKINFO", kind)], up=True)
 
 
 # ---------------------------------------------------------------- bridges
 
 
 def ensure_bridge(bridge: Bridge) -> int:
-    """Make or mend a bridge: up, its MAC, MTU and exactly its address, no IPv6. Returns its index.
+    """Make or mend a bridge: up, its MAC, MTU and exactly its addresses; no IPv6 where none is of it.
+    Returns its index.
 
     Raises OSError; EOPNOTSUPP where the kernel has no bridges (module `bridge`).
     """
     with Netlink() as netlink:
         index = index_of(bridge.name)
         if not index:
-            made = _message(
-                RTM_NEWLINK,
-                NLM_F_CREATE | NLM_F_EXCL,
-                attrs=[
-                    ("IFLA_IFNAME", bridge.name),
-                    ("IFLA_ADDRESS", bridge.mac),
-                    ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]}),
-                ],
+            kind = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
+            made = new_link(
+                [("IFLA_IFNAME", bridge.name), ("IFLA_ADDRESS", bridge.mac), ("IFLA_LINKINFO", kind)]
             )
             ((code, _),) = netlink.try_all((made, bridge.name))
             if code not in (0, errno.EEXIST):
                 raise OSError(code, os.strerror(code), bridge.name)
             index = socket.if_nametoindex(bridge.name)
-        write_sysctl(f"ipv6/conf/{bridge.name}/disable_ipv6", "1", optional=True)
+        set_ipv6(bridge.name, bridge.ipv6)
         attrs = [("IFLA_ADDRESS", bridge.mac), ("IFLA_MTU", bridge.mtu)]
-        wrong = addresses().get(index, set()) - {bridge.address}
+        wrong = {item for item in addresses().get(index, set()) - bridge.addresses if not is_automatic(item)}
         netlink.change(
-            *((_delete_address(index, address), bridge.name) for address in sorted(wrong)),
-            (_set_link(index, attrs=attrs), bridge.name),
-            (_add_address(index, bridge.address), bridge.name),
+            *((delete_address(index, address), bridge.name) for address in sorted(wrong)),
+            (set_link(index, attrs=attrs), bridge.name),
+            *((add_address(index, address), bridge.name) for address in sorted(bridge.addresses)),
         )
-    write_sysctl(f"ipv4/conf/{bridge.name}/route_localnet", "1")
+    if bridge.addresses:
+        write_sysctl(f"ipv4/conf/{bridge.name}/route_localnet", "1")
     return index
+
+
+def ensure_uplink(bridge: str, further: str, names: tuple[str, str], mtu: int, *, isolated: bool) -> None:
+    """Tie a bridge that carries more members to the network's own, by a pair of these names. OSError."""
+    masters = [socket.if_nametoindex(bridge), socket.if_nametoindex(further)]
+    with Netlink() as netlink:
+        if not all(map(index_of, names)):
+            delete_links(names)
+            peer = [("IFLA_IFNAME", names[1]), ("IFLA_MTU", mtu)]
+            netlink.change((pair(names[0], peer, [("IFLA_MTU", mtu)]), names[0]))
+        for name, master, alone_there in zip(names, masters, (isolated, False), strict=True):
+            index = socket.if_nametoindex(name)
+            set_ipv6(name, False)
+            attrs = [("IFLA_MASTER", master), ("IFLA_MTU", mtu)]
+            netlink.change(
+                (set_link(index, attrs=attrs), name),
+                (port_settings(index, hairpin=False, isolated=alone_there), name),
+            )
 
 
 def delete_links(names: Iterable[str]) -> None:
@@ -356,128 +400,20 @@ def delete_links(names: Iterable[str]) -> None:
     if not present:
         return
     with Netlink() as netlink:
-        for code, name in netlink.try_all(*((_delete_link(name), name) for name in present)):
+        for code, name in netlink.try_all(*((delete_link(name), name) for name in present)):
             if code not in (0, errno.ENODEV):
                 raise OSError(code, os.strerror(code), name)
 
 
-def enslave(bridge: str, names: Iterable[str], *, hairpin: bool) -> None:
+def enslave(bridge: str, names: Iterable[str], *, hairpin: bool, isolated: bool = False) -> None:
     """Make these links up and ports of the bridge; names that do not exist are passed over."""
     master = socket.if_nametoindex(bridge)
     with Netlink() as netlink:
         for name in names:
             index = index_of(name)
             if index:
-                attrs = [("IFLA_MASTER", master)]
-                netlink.change((_set_link(index, attrs=attrs), name), (_hairpin(index, hairpin), name))
-
-
-# ---------------------------------------------------------------- containers
-
-
-def ensure_endpoint(endpoint: Endpoint, netns: Path, *, hairpin: bool) -> None:
-    """Make or mend one tie of the container whose network namespace is bound at `netns`. Raises OSError."""
-    with namespaces.in_netns(netns):
-        inside = Netlink()
-        there = index_of(endpoint.inside)
-    with inside:
-        if there and not (index_of(endpoint.host) and _peers(endpoint.host, there)):
-            inside.try_all((_delete_link(endpoint.inside), endpoint.inside))
-            there = 0
-        if there:
-            enslave(endpoint.bridge, [endpoint.host], hairpin=hairpin)
-        else:
-            delete_links([endpoint.host])
-            _make_pair(endpoint, netns, hairpin)
-        with namespaces.in_netns(netns):
-            index = socket.if_nametoindex(endpoint.inside)
-            write_sysctl(f"ipv6/conf/{endpoint.inside}/disable_ipv6", "1", optional=True)
-            wrong = addresses().get(index, set()) - {endpoint.address} if there else set()
-        work = [(_delete_address(index, address), endpoint.inside) for address in sorted(wrong)]
-        attrs = [("IFLA_ADDRESS", endpoint.mac), ("IFLA_MTU", endpoint.mtu)] if there else []
-        work.append((_set_link(index, attrs=attrs), endpoint.inside))
-        work.append((_add_address(index, endpoint.address), f"{endpoint.inside} {endpoint.address}"))
-        if endpoint.gateway:
-            work.append((_default_route(index, endpoint.gateway), f"default route by {endpoint.gateway}"))
-        inside.change(*work)
-    if not there:
-        _announce(endpoint)
-
-
-def _announce(endpoint: Endpoint) -> None:
-    """Neighbours that remember another MAC for this address learn the one it has now, which they would ask
-    for half a minute later: the host forgets what it knew, containers are told (RFC 5227, section 3).
-
-    Told only where that may be so, for closing a packet socket takes the kernel 10 ms (synchronize_net).
-    """
-    address = IPv4Interface(endpoint.address).ip
-    body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index_of(endpoint.bridge), 0, 0, 0)
-    body += struct.pack("=HH", 8, _NDA_DST) + address.packed
-    with Netlink() as netlink:
-        try:
-            known = attributes(netlink.ask(RTM_GETNEIGH, body)[0], 12).get(_NDA_LLADDR, b"").hex(":")
-        except OSError:  # the host does not know it, or its kernel (before 5.0) does not say
-            known = ""
-        if known and known != endpoint.mac:
-            with suppress(FileNotFoundError):
-                netlink.ask(RTM_DELNEIGH, body, NLM_F_ACK)
-    if known not in ("", endpoint.mac) or endpoint.mac != mac_of(address):
-        _tell(endpoint.bridge, address.packed, bytes.fromhex(endpoint.mac.replace(":", "")))
-
-
-def _tell(bridge: str, address: bytes, mac: bytes) -> None:
-    frame = b"\xff" * 6 + mac + struct.pack("!HHHBBH", _ETH_ARP, 1, _ETH_IP, 6, 4, _ARP_REQUEST)
-    frame += mac + address + bytes(6) + address
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as wire:
-        wire.bind((bridge, 0))
-        try:
-            wire.send(frame)
-        except OSError as error:  # a bridge that is down has no neighbours; its repair is another's
-            if error.errno != errno.ENETDOWN:
-                raise
-
-
-def _peers(host: str, inside: int) -> bool:
-    """Whether the peer of the veth `host` has the index `inside` (iflink, sysfs-class-net)."""
-    with Netlink() as netlink:
-        body = struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index_of(host), 0, 0)
-        (data,) = netlink.ask(RTM_GETLINK, body)[:1]
-    return number(attributes(data, 16).get(_IFLA_LINK)) == inside
-
-
-def _make_pair(endpoint: Endpoint, netns: Path, hairpin: bool) -> None:
-    """The host's end up and on the bridge, the other in `netns`; not up, which the pair must be whole for."""
-    with open(netns, "rb") as namespace, Netlink() as netlink:
-        netlink.change((_pair(endpoint, namespace.fileno()), f"veth {endpoint.host}"))
-        if hairpin:
-            netlink.change((_hairpin(socket.if_nametoindex(endpoint.host), True), endpoint.host))
-
-
-def _pair(endpoint: Endpoint, namespace: int) -> Any:
-    peer = {
-        "attrs": [
-            ("IFLA_IFNAME", endpoint.inside),
-            ("IFLA_ADDRESS", endpoint.mac),
-            ("IFLA_MTU", endpoint.mtu),
-            ("IFLA_NET_NS_FD", namespace),
-        ],
-    }
-    kind = [
-        ("IFLA_INFO_KIND", "veth"),
-        ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]}),
-    ]
-    return _message(
-        RTM_NEWLINK,
-        NLM_F_CREATE | NLM_F_EXCL,
-        flags=IFF_UP,
-        change=IFF_UP,
-        attrs=[
-            ("IFLA_IFNAME", endpoint.host),
-            ("IFLA_MTU", endpoint.mtu),
-            ("IFLA_MASTER", socket.if_nametoindex(endpoint.bridge)),
-            ("IFLA_LINKINFO", {"attrs": kind}),
-        ],
-    )
+                settings = port_settings(index, hairpin=hairpin, isolated=isolated)
+                netlink.change((set_link(index, attrs=[("IFLA_MASTER", master)]), name), (settings, name))
 
 
 # ---------------------------------------------------------------- sysctls
@@ -511,6 +447,28 @@ def write_sysctl(name: str, value: str, *, optional: bool = False) -> None:
         raise OSError(error.errno, error.strerror, f"/proc/sys/net/{name}") from None
     finally:
         os.close(fd)
+
+
+def forward_ipv6() -> None:
+    """Let the host pass IPv6 packets on. It would not listen to routers any more then (accept_ra = 1 means:
+    unless it forwards): interfaces that do now are told to go on (accept_ra = 2)."""
+    if read_sysctl("ipv6/conf/all/forwarding") == "1":
+        return
+    for name in sorted(os.listdir("/proc/sys/net/ipv6/conf")):
+        if name not in ("all", "default", "lo") and not name.startswith("st"):
+            with suppress(FileNotFoundError):  # the interface has gone
+                if read_sysctl(f"ipv6/conf/{name}/accept_ra") == "1":
+                    write_sysctl(f"ipv6/conf/{name}/accept_ra", "2", optional=True)
+    write_sysctl("ipv6/conf/all/forwarding", "1")
+
+
+def set_ipv6(name: str, on: bool) -> None:
+    """Whether an interface has IPv6; with it, only what it is given: no router of the link is believed, and
+    no address is tried out before it is used. Nothing to do on a kernel without IPv6."""
+    if on:
+        for key, value in (("accept_ra", "0"), ("accept_dad", "0"), ("ndisc_notify", "1")):
+            write_sysctl(f"ipv6/conf/{name}/{key}", value, optional=True)
+    write_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if on else "1", optional=True)
 
 
 def hairpin_needed() -> bool:

@@ -10,10 +10,11 @@ from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.interface import Defect
 from runtime.net import addresses, firewall, links, ports, records
-from runtime.net.records import NetworkRecord, by_container, way_out
+from runtime.net.records import NetworkRecord, by_container, published_on
 from specs.values import PortBinding
 
 IP_FORWARD = "ipv4/ip_forward"
+IP6_FORWARD = "ipv6/conf/all/forwarding"
 
 
 class Publishing:
@@ -108,6 +109,8 @@ class Publishing:
             return
         try:
             links.write_sysctl(IP_FORWARD, "1")
+            if any(record.subnet6 for record in networks.values()):
+                links.forward_ipv6()
             if force:
                 for record in networks.values():
                     name = f"ipv4/conf/{record.bridge}/route_localnet"
@@ -124,12 +127,15 @@ class Publishing:
         networks = records.read_networks(connection)
         if not networks:
             return None
-        zones = [firewall.Zone(item.bridge, item.subnet, item.internal) for item in networks.values()]
+        bridged = [item for item in networks.values() if item.is_bridge]
+        zones = [firewall.Zone(item.bridge, item.subnet, item.internal) for item in bridged]
         published = records.read_active_ports(connection)
         target: dict[str, str] = {}
         if published:
             for container, leases in by_container(records.read_leases(connection)).items():
-                target[container] = (way_out(leases, networks) or leases[0]).address
+                lease = published_on(leases, networks)
+                if lease is not None:
+                    target[container] = lease.address
         publications = [
             firewall.Publication(
                 "" if port.host_ip in ports.ANY else port.host_ip,
@@ -147,8 +153,12 @@ class Publishing:
         """How the firewall and the settings of forwarding differ from what the records want. `forward` is
         net.ipv4.ip_forward as it was read."""
         wall = self._firewall.check()
-        if forward != "1" and any(True for _ in networks):
+        networks = tuple(networks)
+        if forward != "1" and networks:
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)
+        if any(record.subnet6 for record in networks) and links.read_sysctl(IP6_FORWARD) != "1":
+            text = "net.ipv6.conf.all.forwarding is 0: containers cannot reach the network by IPv6"
+            wall += (Defect("forwarding", text),)
         return wall
 
 
