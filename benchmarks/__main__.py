@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ def main() -> int:
     options = parser.parse_args()
     if os.geteuid():
         sys.exit("benchmarks need root")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was started ends with us
     report = Report()
     python, load = platform.python_version(), os.getloadavg()[0]
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs, Python {python}, load {load:.2f}")
