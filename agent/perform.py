@@ -76,8 +76,8 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             runtime.adjust_container(render.container_request(step.source, container, image))
         case RepairContainer(name=name):
             runtime.repair_container(name)
-        case RemoveContainer(name=name):
-            runtime.remove_container(name)
+        case RemoveContainer(name=name, replaced=replaced):
+            runtime.remove_container(name, replaced=replaced)
         case RepairFirewall():
             runtime.repair_firewall()
         case Sweep():

@@ -23,7 +23,7 @@ def network_request(source: str, want: desired.DesiredNetwork) -> interface.Netw
 
 
 def volume_request(source: str, want: desired.DesiredVolume) -> interface.VolumeRequest:
-    return interface.VolumeRequest(want.name, source, want.fingerprint, want.labels)
+    return interface.VolumeRequest(want.name, source, want.fingerprint, want.labels, want.options, want.keep)
 
 
 def build_request(want: desired.DesiredImage) -> BuildRequest:

@@ -29,7 +29,7 @@ from runtime.interface import Attachment, ContainerRequest
 from runtime.net.fabric import Fabric
 from runtime.net.records import Lease
 from runtime.paths import Paths
-from runtime.prepare import Preparation, will_be_idle
+from runtime.prepare import Preparation, anonymous_of, will_be_idle
 from runtime.records import (
     CREATED,
     RUNNING,
@@ -43,6 +43,7 @@ from runtime.records import (
 )
 from runtime.requests import encode_request
 from runtime.shim import client
+from runtime.volumes import Volumes
 from specs.values import PortBinding
 
 
@@ -58,6 +59,7 @@ class Containers:
         images: ImageStore,
         fabric: Fabric,
         preparation: Preparation,
+        volumes: Volumes,
         zygote: client.Zygote,
     ) -> None:
         self._paths = paths
@@ -65,6 +67,7 @@ class Containers:
         self._images = images
         self._fabric = fabric
         self._preparation = preparation
+        self._volumes = volumes
         self._zygote = zygote
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
@@ -92,6 +95,8 @@ class Containers:
                     raise Fault("container-exists", "create container", request.name, "the name is taken")
                 self._images.use(image.id, request.name)
                 insert_container(connection, _record(id, request, image.id, now))
+                self._images.mount_into(connection, id, request.name, _mounted(request))
+                self._volumes.adopt(connection, request.name, request.source, anonymous_of(request, image))
                 self._fabric.reserve(connection, id, request.name, request.networks, request.ports)
             return id
 
@@ -169,8 +174,12 @@ class Containers:
             raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
         self._preparation.clear(id)
 
-    def remove(self, name: str) -> None:
-        """Everything of the container goes; repeating it for a name that is gone is harmless."""
+    def remove(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
+        """Everything of the container goes; repeating it for a name that is gone is harmless.
+
+        `replaced`: one of its name follows and takes its anonymous volumes over. Else they go with it if
+        `volumes` says so, or are nobody's from now on.
+        """
         with self._alone(name):
             record = read_container(self._database.read(), name)
             if record is None:
@@ -180,9 +189,13 @@ class Containers:
             with self._database.write() as connection:
                 self._fabric.release(connection, record.id)
                 delete_container(connection, record.id)
+                connection.execute("DELETE FROM mounted_images WHERE container = ?", (record.id,))
+                left = [] if replaced else self._volumes.disown(connection, name)
                 self._images.catalog.touch(record.image_id)
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))
+            for volume in left if volumes else ():
+                self._volumes.remove(volume)
 
     # ------------------------------------------------------------ adjust, repair
 
@@ -348,6 +361,11 @@ def _record(id: str, request: ContainerRequest, image_id: str, now: float) -> Co
         wanted=CREATED,
         created_at=now,
     )
+
+
+def _mounted(request: ContainerRequest) -> list[str]:
+    """References of the images that it mounts."""
+    return sorted({mount.source for mount in request.mounts if mount.kind == "image"})
 
 
 def _published(ports: tuple[PortBinding, ...]) -> frozenset[PortBinding]:

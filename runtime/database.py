@@ -57,6 +57,10 @@ STEPS: dict[int, tuple[NewColumn, ...]] = {
         NewColumn("leases", "interface", "TEXT NOT NULL DEFAULT ''"),
         NewColumn("leases", "link_local", "TEXT NOT NULL DEFAULT '[]'"),
         NewColumn("leases", "shard", "INTEGER NOT NULL DEFAULT 0"),
+        NewColumn("volumes", "options", "TEXT NOT NULL DEFAULT '{}'"),
+        NewColumn("volumes", "keep", "INTEGER NOT NULL DEFAULT 0"),
+        NewColumn("volumes", "anonymous", "INTEGER NOT NULL DEFAULT 0"),
+        NewColumn("volumes", "created", "REAL NOT NULL DEFAULT 0", _NOW),
     ),
 }
 
@@ -75,6 +79,12 @@ CREATE TABLE IF NOT EXISTS containers (
     created_at  REAL NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS containers_by_source ON containers(source);
+CREATE TABLE IF NOT EXISTS mounted_images (
+    container   TEXT NOT NULL,
+    reference   TEXT NOT NULL,
+    image_id    TEXT NOT NULL,
+    PRIMARY KEY (container, reference)
+) STRICT;
 """
 
 

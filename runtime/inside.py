@@ -27,7 +27,12 @@ def read_in_root(rootfs: Path, name: str) -> str:
 
 
 def clone_root(pid: int, target: Path) -> None:
-    """Mount at `target` what process `pid` has as its root file system, without what is mounted inside of it.
+    """Mount at `target` what `pid` has as its root file system, without what is mounted inside of it."""
+    clone_mount(pid, "/", target)
+
+
+def clone_mount(pid: int, path: str, target: Path) -> None:
+    """Mount at `target` what process `pid` has at `path`, without what is mounted below.
 
     A mount can only be cloned from within its own mount namespace (open_tree(2)), and a thread may change its
     mount namespace only when it shares no file system attributes with others (setns(2)): so a thread of its
@@ -38,7 +43,7 @@ def clone_root(pid: int, target: Path) -> None:
         with open(f"/proc/{pid}/ns/mnt", "rb") as namespace:
             namespaces.unshare(namespaces.CLONE_FS)
             namespaces.setns(namespace.fileno(), namespaces.CLONE_NEWNS)
-        return mounts.open_tree("/", clone=True, recursive=False)
+        return mounts.open_tree(path, clone=True, recursive=False)
 
     tree = in_own_thread(clone)
     try:

@@ -59,10 +59,15 @@ class NetworkRequest:
 
 @dataclass(frozen=True, slots=True)
 class VolumeRequest:
+    """`options` are those of Docker's local driver (type, device, o, size) and loop: runtime.volumes.options.
+    `source` is empty for one that a person made."""
+
     name: str
     source: str
     fingerprint: str
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    options: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    keep: bool = False  # no command removes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +254,7 @@ class ObservedContainer:
     networks: tuple[tuple[str, str], ...] = ()  # (network, address)
     ports: tuple[PortBinding, ...] = ()
     volumes: tuple[str, ...] = ()
+    mounted_images: tuple[tuple[str, str], ...] = ()  # (reference, id) of images that it mounts
     privileged: bool = False
     defects: tuple[Defect, ...] = ()
 
@@ -270,12 +276,19 @@ class ObservedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class ObservedVolume:
+    """`source` is empty where a person made it. `anonymous`: a container made it for a path of its own."""
+
     name: str
     source: str
     fingerprint: str
     path: str
     users: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    keep: bool = False
+    anonymous: bool = False
+    created_at: float = 0.0
+    container: str = ""  # of an anonymous one: whose it is, also while that is being replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,9 +511,10 @@ class Runtime(Protocol):
         """Mend every defect of the container that needs no new process."""
         ...
 
-    def remove_container(self, name: str) -> None:
+    def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         """Stop if need be; unpublish, unmount, release addresses, delete the writable layer and the
-        record.
+        record. Its anonymous volumes are left to the next container of its name when it is `replaced`; else
+        they go with it, or without `volumes` are nobody's from now on.
         """
         ...
 

@@ -68,13 +68,13 @@ class LocalRuntime:
             paths, self.database, registries=registries or {}, docker_config=docker_config
         )
         self.fabric = Fabric(paths, self.database, pool=pool, service=NameService(paths))
-        self.volumes = Volumes(paths, self.database)
+        self.volumes = Volumes(paths, self.database, time.time)
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self._cgroups = cgroups.detect()
         self._zygote = client.Zygote(paths.run)
         self._preparation = Preparation(paths, self.images, self.fabric, self.volumes, self._cgroups)
         self.containers = Containers(
-            paths, self.database, self.images, self.fabric, self._preparation, self._zygote
+            paths, self.database, self.images, self.fabric, self._preparation, self.volumes, self._zygote
         )
         #: of those under way: (set when it is to end, its first name)
         self._builds: list[tuple[threading.Event, tuple[ImageRef, ...]]] = []
@@ -208,12 +208,7 @@ class LocalRuntime:
         self.volumes.create(request)
 
     def remove_volume(self, name: str) -> None:
-        users = [
-            record.name
-            for record in read_containers(self.database.read())
-            if any(mount.kind == "volume" and mount.source == name for mount in record.decode().mounts)
-        ]
-        self.volumes.remove(name, users)
+        self.volumes.remove(name)
 
     # ------------------------------------------------------------ containers
 
@@ -232,8 +227,8 @@ class LocalRuntime:
     def repair_container(self, name: str) -> None:
         self.containers.repair(name)
 
-    def remove_container(self, name: str) -> None:
-        self.containers.remove(name)
+    def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
+        self.containers.remove(name, replaced=replaced, volumes=volumes)
 
     # ------------------------------------------------------------ the machine
 
@@ -256,6 +251,7 @@ class LocalRuntime:
             with faults("sweep container", id):
                 delete_tree(self.paths.container(id))
             removed.append(f"container {id}")
+        removed += self.volumes.sweep(known)
         removed += self.builder.sweep()
         self.images.sweep()
         self.fabric.sweep(known | self.builder.leases())

@@ -38,6 +38,8 @@ from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
 from runtime.volumes import Volumes
+from runtime.volumes.mounting import PREFIX, helpers
+from runtime.volumes.records import read_claims
 
 #: Lines and bytes of output shown of a container that does not stay up.
 TAIL_LINES = 10
@@ -72,6 +74,9 @@ class _Seen:
     mounts: Mapping[str, str]
     cgroups: set[str]  # ids with a cgroup in every hierarchy
     net: NetObservation
+    claims: Mapping[str, tuple[str, ...]]  # container -> its anonymous volumes
+    images: Mapping[str, tuple[tuple[str, str], ...]]  # container id -> (reference, image id) that it mounts
+    unmounted: frozenset[str]  # volumes that lack the mount they are to have
     broken: Mapping[str, bool]  # image id -> a layer is missing
 
 
@@ -108,18 +113,32 @@ class Observer:
         images = self._images.list()
         broken = {image.id: not self._images.check(image.id) for image in images}
         lives = [self._life(record) for record in records]
-        seen = _Seen(table, self._cgroups.present(SLICE), network.result(), broken)
+        claims = read_claims(self._database.read())
+        seen = _Seen(
+            table,
+            self._cgroups.present(SLICE),
+            network.result(),
+            broken=broken,
+            claims=_by_container(claims),
+            images=self._images.mounted(),
+            unmounted=self._volumes.unmounted(),
+        )
         net = seen.net
         containers = {life.record.name: self._container(life, seen) for life in lives}
         return Observed(
             images=_by_reference(images, broken),
             networks={item.name: item for item in net.networks},
-            volumes=self._observed_volumes(records),
+            volumes=self._observed_volumes(records, claims),
             containers=containers,
             firewall=net.firewall,
             names_pid=net.names_pid,
             leftovers=tuple(
-                sorted((directories - {record.id for record in records}) | net.strays | self._dead_builds())
+                sorted(
+                    (directories - {record.id for record in records})
+                    | net.strays
+                    | self._dead_builds()
+                    | self._volumes.leftovers(directories)
+                )
             ),
             disk=_disk(self._paths, self._images.layer_bytes()),
         )
@@ -202,7 +221,8 @@ class Observer:
             log_tail=self._tail(life),
             networks=seen.net.addresses.get(record.id, ()),
             ports=known.request.ports,
-            volumes=tuple(mount.source for mount in known.request.mounts if mount.kind == "volume"),
+            volumes=_volumes(known.request) + seen.claims.get(record.name, ()),
+            mounted_images=seen.images.get(record.id, ()),
             privileged=known.request.privileged,
             defects=defects,
         )
@@ -227,6 +247,7 @@ class Observer:
             found += self._limit_defects(cgroup_path(id), known.limits)
         if str(self._paths.rootfs(id)) not in seen.mounts:
             found.append(Defect("rootfs", "its root filesystem is not mounted"))
+        found += self._mount_defects(id, request, seen)
         if request.network_mode != "host":
             bound = seen.mounts.get(str(self._paths.netns(id)))
             if bound is None:
@@ -236,6 +257,18 @@ class Observer:
         if state.pid == 0:  # between two runs there is no process to mend it around
             found = [Defect(item.kind, item.text, restart=True) for item in found]
         return tuple(found)
+
+    def _mount_defects(self, id: str, request: ContainerRequest, seen: _Seen) -> list[Defect]:
+        """What was mounted for the container itself, and what its volumes lie on."""
+        found = []
+        for name in helpers(request):
+            if str(self._paths.live(id) / name) not in seen.mounts:
+                target = request.mounts[int(name.removeprefix(PREFIX))].target
+                found.append(Defect("volume", f"what it has at {target} is not mounted"))
+        for name in _volumes(request):
+            if name in seen.unmounted:
+                found.append(Defect("volume", f"volume {name} is not mounted"))
+        return found
 
     def _limit_defects(self, path: str, wanted: Limits) -> list[Defect]:
         """Limits of block devices are looked at where there are to be some: they are many files."""
@@ -264,12 +297,15 @@ class Observer:
 
     # ------------------------------------------------------------ the rest
 
-    def _observed_volumes(self, records: list[ContainerRecord]) -> dict[str, ObservedVolume]:
+    def _observed_volumes(
+        self, records: list[ContainerRecord], claims: Mapping[str, str]
+    ) -> dict[str, ObservedVolume]:
         users: dict[str, list[str]] = {}
         for record in records:
-            for mount in self._decode(record).request.mounts:
-                if mount.kind == "volume":
-                    users.setdefault(mount.source, []).append(record.name)
+            for name in _volumes(self._decode(record).request):
+                users.setdefault(name, []).append(record.name)
+        names = {record.name for record in records}
+        users.update({volume: [owner] for volume, owner in claims.items() if owner in names})
         return {
             volume.name: ObservedVolume(
                 name=volume.name,
@@ -278,9 +314,27 @@ class Observer:
                 path=str(volume.path),
                 users=tuple(users.get(volume.name, ())),
                 labels=volume.labels,
+                options=volume.options,
+                keep=volume.keep,
+                anonymous=volume.anonymous,
+                created_at=volume.created,
+                container=claims.get(volume.name, ""),
             )
             for volume in self._volumes.list()
         }
+
+
+def _volumes(request: ContainerRequest) -> tuple[str, ...]:
+    """Named volumes that it mounts, each once."""
+    names = (mount.source for mount in request.mounts if mount.kind == "volume" and mount.source)
+    return tuple(dict.fromkeys(names))
+
+
+def _by_container(claims: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for volume, container in sorted(claims.items()):
+        found[container] = (*found.get(container, ()), volume)
+    return found
 
 
 def _by_reference(images: list[ObservedImage], broken: Mapping[str, bool]) -> dict[str, ObservedImage]:

@@ -40,6 +40,8 @@ from runtime.records import ContainerRecord
 from runtime.shim import messages
 from runtime.users import find_user
 from runtime.volumes import Volumes
+from runtime.volumes.mounting import Mounting, all_mounts, declared_by
+from runtime.volumes.mounting import User as MountUser
 
 SLICE = "stead.slice"
 #: networks of containers that are made at one time
@@ -69,6 +71,7 @@ class Preparation:
         self._images = images
         self._fabric = fabric
         self._volumes = volumes
+        self._mounting = Mounting(paths, volumes, images)
         self._cgroups = cgroups
         self._filters: dict[tuple[str, ...], Path] = {}
         self._filters_lock = threading.Lock()
@@ -99,7 +102,7 @@ class Preparation:
             self.cgroup(id, request)
             self.rootfs(record)
             with faults("prepare volumes of", record.name):
-                given = self._volumes.prepare(request, paths.rootfs(id))
+                given = self.mounts(record, request, image)
             self._fabric.write_files(id, request, home)
         finally:
             wait([network])  # whatever happened, nothing of it goes on behind the back of `clear`
@@ -164,6 +167,20 @@ class Preparation:
             if not mounts.is_mounted(target):
                 _make_upper(home / "upper", layers[-1])
                 overlay.mount(list(reversed(layers)), home / "upper", home / "work", target)
+
+    def mounts(
+        self, record: ContainerRecord, request: ContainerRequest, image: StoredImage
+    ) -> list[dict[str, Any]]:
+        """What its volumes, binds, tmpfs and images become in config.json, all of them ready."""
+        anonymous = self._volumes.anonymous(record.name, record.source, anonymous_of(request, image))
+        return self._mounting.prepare(self._mount_user(record, request, image), anonymous)
+
+    def _mount_user(
+        self, record: ContainerRecord, request: ContainerRequest, image: StoredImage | None
+    ) -> MountUser:
+        declared = declared_by(image.config) if image is not None else ()
+        images = self._images.mounted_by(record.id)
+        return MountUser(record.id, request, self._paths.rootfs(record.id), declared, images)
 
     def supervise(
         self,
@@ -260,6 +277,7 @@ class Preparation:
         with faults("mend root filesystem of", record.name):
             if not mounts.is_mounted(target):
                 clone_root(pid, target)
+        self._mounting.mend(self._mount_user(record, request, None), pid)
         self._fabric.write_files(id, request, home)
 
     def _mend_cgroup(self, id: str, request: ContainerRequest, pid: int) -> None:
@@ -291,6 +309,7 @@ class Preparation:
         self._fabric.detach(id)
         with faults("clear container", id):
             mounts.unmount(self._paths.rootfs(id))
+            self._mounting.clear(id)
             namespaces.delete_netns(self._paths.netns(id))
             self._cgroups.remove(path)
             _remove_live(live)
@@ -302,6 +321,14 @@ def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
     if request.tty or request.stdin_open or request.pid_mode == "host":
         return False
     return bundle.probe(request, image.config.get("config") or {}) is None
+
+
+def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Mapping[str, str]]:
+    """target -> labels of each anonymous volume that the container has. Pure."""
+    found = all_mounts(request, declared_by(image.config))
+    return {
+        mount.target: dict(mount.labels) for mount in found if mount.kind == "volume" and not mount.source
+    }
 
 
 def _make_upper(upper: Path, top: Path) -> None:

@@ -6,7 +6,6 @@ counted as before or after.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections import Counter
@@ -89,24 +88,27 @@ def of_images(images: Sequence[Listed], layers: Mapping[str, LayerSizes]) -> Ima
     return Images(tuple(uses), sum(sizes.values()), idle)
 
 
-def of_containers(paths: Paths, records: Sequence[ContainerRecord]) -> list[ContainerUse]:
+def of_containers(
+    connection: sqlite3.Connection, paths: Paths, records: Sequence[ContainerRecord]
+) -> list[ContainerUse]:
+    from runtime.volumes.records import read_users
+
+    links = Counter(user for users in read_users(connection).values() for user in users)
     return [
-        ContainerUse(record, tree_size(paths.container(record.id) / "upper"), len(_volumes(record)))
+        ContainerUse(record, tree_size(paths.container(record.id) / "upper"), links[record.name])
         for record in records
     ]
 
 
-def of_volumes(
-    connection: sqlite3.Connection, paths: Paths, records: Sequence[ContainerRecord]
-) -> list[VolumeUse]:
-    links = Counter(name for record in records for name in _volumes(record))
-    names = [row[0] for row in connection.execute("SELECT name FROM volumes ORDER BY name")]
-    return [VolumeUse(name, tree_size(paths.volumes / name / "_data"), links[name]) for name in names]
+def of_volumes(connection: sqlite3.Connection, paths: Paths) -> list[VolumeUse]:
+    """Of one with a file system of its own, only while that is mounted."""
+    from runtime.volumes.records import read_users, read_volumes
 
-
-def _volumes(record: ContainerRecord) -> set[str]:
-    mounts = json.loads(record.request).get("mounts") or ()
-    return {str(mount["source"]) for mount in mounts if mount.get("kind") == "volume"}
+    users = read_users(connection)
+    return [
+        VolumeUse(volume.name, tree_size(volume.path), len(users.get(volume.name, ())))
+        for volume in read_volumes(connection, paths.volumes)
+    ]
 
 
 def of_cache(

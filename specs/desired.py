@@ -91,10 +91,14 @@ class DesiredNetwork:
 
 @dataclass(frozen=True, slots=True)
 class DesiredVolume:
-    name: str
+    name: str  # a full name; with `name` in the spec, what it says
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     fingerprint: str = ""
     place: Place | None = None
+    options: Mapping[str, str] = field(
+        default_factory=lambda: _EMPTY
+    )  # driver_opts: type, device, o, size, loop
+    keep: bool = False  # no command removes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,3 +258,4 @@ class Desired:
     networks: Mapping[str, DesiredNetwork] = field(default_factory=dict)
     volumes: Mapping[str, DesiredVolume] = field(default_factory=dict)
     containers: Mapping[str, DesiredContainer] = field(default_factory=dict)
+    externals: Mapping[str, DesiredVolume] = field(default_factory=dict)  # volumes that somebody else makes

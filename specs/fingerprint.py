@@ -44,8 +44,12 @@ def same_network(one: str, other: str) -> bool:
 
 
 def volume_fingerprint(volume: DesiredVolume) -> str:
-    """Nothing about a volume of the local driver can change but its labels, which need no new volume."""
-    return digest(dict(volume.labels))
+    """Over its labels, which need no new volume; then, behind a `+`, over how it is made and kept."""
+    facets: Facets = {}
+    _add(facets, "options", dict(volume.options), {})
+    _add(facets, "keep", volume.keep, False)
+    labels = digest(dict(volume.labels))
+    return f"{labels}+{digest(facets)}" if facets else labels
 
 
 def canonical(value: Any) -> str:

@@ -334,8 +334,12 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 class MountPoint:
     """Something that appears at `target` (absolute) in a container.
 
-    `source` is a volume's name, a host path (bind) or empty (tmpfs). `create_source`: a missing bind source
-    is created as a directory, as the short form has it. `tmpfs_size` is bytes, 0: half of the memory.
+    `source` is a volume's name (empty: an anonymous one), a host path (bind), a canonical image reference or
+    empty (tmpfs). `create_source`: a missing bind source is created as a directory, as the short form has
+    it. `tmpfs_size` is bytes, 0: half of the memory; `tmpfs_options` are further ones: uid=N, gid=N,
+    nr_inodes=N, exec, suid, dev. `subpath` is a part of a volume or image, `selinux` z or Z, `labels` are
+    those of an anonymous volume. `recursive` is about mounts below a bind's source: disabled (left out),
+    writable (not read-only with it), readonly and empty (they come along, read-only where the bind is).
     """
 
     kind: str
@@ -347,18 +351,24 @@ class MountPoint:
     tmpfs_size: int = 0
     tmpfs_mode: int = 0o1777
     create_source: bool = False
+    subpath: str = ""
+    recursive: str = ""
+    selinux: str = ""
+    tmpfs_options: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> MountPoint:
-        """Compose's short form `SOURCE:TARGET[:OPTION,...]`; options of consistency have no effect.
+        """Compose's short form `SOURCE:TARGET[:OPTION,...]`, or `/TARGET` for an anonymous volume; options of
+        consistency have no effect.
 
         A source that begins with `/` or `.` is a path (bind), anything else the name of a volume.
         """
         parts = text.split(":")
         if len(parts) == 1:
-            raise ValueError(
-                f"cannot read volume {text!r}: an anonymous volume is not supported yet; write NAME:{text}"
-            )
+            if not text.startswith("/"):
+                raise ValueError(f"cannot read volume {text!r}: write SOURCE:TARGET, or /TARGET alone")
+            return cls("volume", "", parse_target(text))
         if len(parts) > 3 or not parts[0]:
             raise ValueError(f"cannot read volume {text!r}: write SOURCE:TARGET or SOURCE:TARGET:ro")
         source, target = parts[0], parse_target(parts[1])
@@ -373,8 +383,8 @@ class MountPoint:
             )
         if kind == "bind" and source.startswith("/"):
             source = clean_path(source)
-        read_only, nocopy, propagation = (
-            _mount_options(parts[2], text) if len(parts) == 3 else (False, False, "")
+        read_only, nocopy, propagation, selinux = (
+            _mount_options(parts[2], text) if len(parts) == 3 else (False, False, "", "")
         )
         if nocopy and kind == "bind":
             raise ValueError(f"cannot read volume {text!r}: nocopy is for volumes")
@@ -388,6 +398,7 @@ class MountPoint:
             nocopy=nocopy,
             propagation=propagation or "rprivate",
             create_source=kind == "bind",
+            selinux=selinux,
         )
 
     def __str__(self) -> str:
@@ -398,12 +409,17 @@ class MountPoint:
             options.append("nocopy")
         if self.propagation != "rprivate":
             options.append(self.propagation)
+        if self.selinux:
+            options.append(self.selinux)
         tail = f":{','.join(options)}" if options else ""
+        if self.kind == "volume" and not self.source:
+            return f"{self.target}{tail}"
         return f"{self.source or self.kind}:{self.target}{tail}"
 
 
-def _mount_options(text: str, whole: str) -> tuple[bool, bool, str]:
-    read_only, nocopy, propagation = False, False, ""
+def _mount_options(text: str, whole: str) -> tuple[bool, bool, str, str]:
+    """(read only, nocopy, propagation, SELinux suffix)"""
+    read_only, nocopy, propagation, selinux = False, False, "", ""
     for option in text.split(","):
         if option in ("ro", "readonly"):
             read_only = True
@@ -412,10 +428,10 @@ def _mount_options(text: str, whole: str) -> tuple[bool, bool, str]:
         elif option in PROPAGATIONS:
             propagation = option
         elif option in ("z", "Z"):
-            raise ValueError(f"cannot read volume {whole!r}: SELinux labels ({option}) are not supported yet")
+            selinux = option
         elif option not in _NO_EFFECT:
             raise ValueError(f"cannot read volume {whole!r}: unknown option {option!r}")
-    return read_only, nocopy, propagation
+    return read_only, nocopy, propagation, selinux
 
 
 def parse_target(text: str) -> str:

@@ -402,7 +402,7 @@ class FakeRuntime:
             container = self._find(name, "repair container")
             container.defects = tuple(d for d in container.defects if d.restart)
 
-    def remove_container(self, name: str) -> None:
+    def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         with self._effect(f"remove container {name}"):
             self._containers.pop(name, None)
 

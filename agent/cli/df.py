@@ -121,11 +121,11 @@ def _read(paths: Paths) -> _Found:
     with rows.removing(paths) as collector:
         connection = collector.catalog.database.read()
         images, layers, records = read_images(connection), collector.sizes(), read_containers(connection)
-        uses = usage.of_containers(paths, records)
+        uses = usage.of_containers(connection, paths, records)
         return _Found(
             usage.of_images(images, layers),
             [(item, str(describe(paths, item.record)["phase"])) for item in uses],
-            usage.of_volumes(connection, paths, records),
+            usage.of_volumes(connection, paths),
             usage.of_cache(connection, paths, layers, images),
         )
 

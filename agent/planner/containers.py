@@ -196,7 +196,7 @@ def _make(
     if have is not None:
         image = ground.images.get(want.image, CONVERGED)
         pulls = frozenset(step.id for step in image.steps[-1:])
-        remove = _step(source, name, RemoveContainer(name), cause, f"{have.id} {basis}")
+        remove = _step(source, name, RemoveContainer(name, replaced=True), cause, f"{have.id} {basis}")
         steps.insert(0, replace(remove, after=pulls))
     if want.desired == "running":
         started = Cause(cause.reason, "is wanted running", want.place)

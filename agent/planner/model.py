@@ -131,6 +131,7 @@ class RepairContainer:
 @dataclass(frozen=True, slots=True)
 class RemoveContainer:
     name: str
+    replaced: bool = False  # another one of its name follows
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ UNION SELECT manifest FROM images UNION SELECT digest FROM image_names
 """
 
 _IN_CONTAINERS = """
-SELECT DISTINCT chain_id FROM image_layers WHERE image IN (SELECT image_id FROM containers)
+SELECT DISTINCT chain_id FROM image_layers WHERE image IN
+    (SELECT image_id FROM containers UNION SELECT image_id FROM mounted_images)
 """
 
 

@@ -12,12 +12,21 @@ if TYPE_CHECKING:
     import sqlite3
 
 
+#: Images of containers, and those that they mount.
+_CONTAINERS = """
+SELECT image_id, name FROM containers
+UNION SELECT m.image_id, c.name FROM mounted_images m JOIN containers c ON c.id = m.container
+ORDER BY 2
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One image and all that refers to it. `tags` are its names `host/repository:tag`, `digests` those
     `host/repository@digest` by which it was pulled; `containers` are names of containers made from it,
-    running or not; `children` are ids of images that were made from it. Times are seconds since the epoch,
-    0 unknown; `size` is the bytes of the unpacked layers, `chain` their chain ids, bottom first.
+    or that mount it, running or not; `children` are ids of images that were made from it. Times are seconds
+    since the epoch, 0 unknown; `size` is the bytes of the unpacked layers, `chain` their chain ids, bottom
+    first.
     """
 
     id: str
@@ -61,7 +70,7 @@ def read_images(connection: sqlite3.Connection, id: str = "") -> list[Listed]:
     where, values = (" WHERE id = ?", (id,)) if id else ("", ())
     names = _names(connection)
     chains = _grouped(connection, "SELECT image, chain_id FROM image_layers ORDER BY image, position")
-    containers = _grouped(connection, "SELECT image_id, name FROM containers ORDER BY name")
+    containers = _grouped(connection, _CONTAINERS)
     children = _grouped(connection, "SELECT parent, id FROM images WHERE parent <> '' ORDER BY id")
     rows = connection.execute(
         "SELECT id, created, platform, size, parent, added, used FROM images"

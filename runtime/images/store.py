@@ -31,6 +31,10 @@ from runtime.interface import ProgressCallback
 from runtime.paths import Paths
 from specs.values import ImageRef
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
 __all__ = ["IMAGES_SCHEMA", "ImageStore", "RegistrySettings", "StoredImage"]
 
 IMAGES_SCHEMA = catalog.IMAGES_SCHEMA + COMPOSE_SCHEMA
@@ -84,6 +88,32 @@ class ImageStore:
         if not self.catalog.touch(image_id):
             cause = "its image was removed at this moment"
             raise Fault("image-not-found", "create container", container, cause, "pull or import it again")
+
+    def mount_into(self, connection: Connection, id: str, name: str, references: Collection[str]) -> None:
+        """Container `id` mounts these images, in the transaction that records it: what they are now stays
+        until it goes. Fault image-not-found."""
+        for reference in references:
+            image = self.get(reference)
+            if image is None:
+                cause = f"image {ImageRef.parse(reference).familiar}, which it mounts, is not in the store"
+                raise Fault("image-not-found", "create container", name, cause, "pull or import it")
+            self.use(image.id, name)
+            connection.execute(
+                "INSERT OR REPLACE INTO mounted_images VALUES (?, ?, ?)", (id, reference, image.id)
+            )
+
+    def mounted_by(self, id: str) -> dict[str, str]:
+        """reference -> image id of what container `id` mounts."""
+        query = "SELECT reference, image_id FROM mounted_images WHERE container = ?"
+        return {row[0]: row[1] for row in self.catalog.database.read().execute(query, (id,))}
+
+    def mounted(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """container id -> (reference, image id) of what it mounts."""
+        found: dict[str, tuple[tuple[str, str], ...]] = {}
+        query = "SELECT container, reference, image_id FROM mounted_images ORDER BY reference"
+        for container, reference, image_id in self.catalog.database.read().execute(query):
+            found[container] = (*found.get(container, ()), (reference, image_id))
+        return found
 
     def check(self, image_id: str) -> bool:
         """Whether every layer's directory is there."""

@@ -63,6 +63,7 @@ _EVERYWHERE = {
     "close_range": 436,
     "openat2": 437,
     "mount_setattr": 442,
+    "quotactl_fd": 443,
 }
 
 MACHINE = os.uname().machine

@@ -41,6 +41,7 @@ LINKS = (
 )
 ATTRIBUTES = {
     "ro": mounts.MOUNT_ATTR_RDONLY,
+    "rro": mounts.MOUNT_ATTR_RDONLY,
     "nosuid": mounts.MOUNT_ATTR_NOSUID,
     "nodev": mounts.MOUNT_ATTR_NODEV,
     "noexec": mounts.MOUNT_ATTR_NOEXEC,
@@ -146,11 +147,14 @@ def _open_bind(entry: Config) -> int:
     options = [str(word) for word in entry.get("options") or ()]
     recursive = "bind" not in options or "rbind" in options
     fd = mounts.open_tree(entry["source"], recursive=recursive)
-    bits = _attributes(options)
+    alone = "ro" in options and "rro" not in options  # of the mount itself, not of those below it
+    bits = _attributes([word for word in options if word != "ro" or not recursive])
     kinds = [word for word in options if word in mounts.PROPAGATION]
     kind = mounts.PROPAGATION[kinds[-1] if kinds else "rprivate"] & ~mounts.MS_REC
     atime = mounts.MOUNT_ATTR__ATIME if bits & mounts.MOUNT_ATTR__ATIME else 0
     mounts.set_attributes(fd, set=bits, clear=atime, propagation=kind, recursive=recursive)
+    if alone and recursive:
+        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
     return fd
 
 

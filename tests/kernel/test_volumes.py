@@ -17,6 +17,7 @@ from runtime.faults import Fault
 from runtime.interface import ContainerRequest, VolumeRequest
 from runtime.paths import Paths
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
+from runtime.volumes.mounting import Mounting, User
 from specs.values import ImageRef, MountPoint
 from tests.kernel.engine_box import engine
 
@@ -67,8 +68,13 @@ def create(volumes: Volumes, name: str = "p/data") -> Path:
     return found.path
 
 
+def prepare(volumes: Volumes, rootfs: Path, *mounts: MountPoint) -> list[dict[str, Any]]:
+    """What the mounts of container `c` become, which runs on no image."""
+    return Mounting(volumes.paths, volumes, None).prepare(User("c", request(*mounts), rootfs), {})
+
+
 def use(volumes: Volumes, rootfs: Path, **fields: Any) -> dict[str, Any]:
-    (mount,) = volumes.prepare(request(MountPoint("volume", "p/data", **fields)), rootfs)
+    (mount,) = prepare(volumes, rootfs, MountPoint("volume", "p/data", **fields))
     return mount
 
 
@@ -211,16 +217,16 @@ def test_a_missing_bind_source_is_a_fault_and_the_short_form_makes_it(
 ) -> None:
     source = tmp_path / "not" / "there"
     with pytest.raises(Fault) as caught:
-        volumes.prepare(request(MountPoint("bind", str(source), "/mnt")), rootfs)
+        prepare(volumes, rootfs, MountPoint("bind", str(source), "/mnt"))
     assert caught.value.code == "mount-source-missing" and not source.exists()
     short = MountPoint("bind", str(source), "/mnt", read_only=True, create_source=True)
-    (mount,) = volumes.prepare(request(short), rootfs)
+    (mount,) = prepare(volumes, rootfs, short)
     assert source.is_dir()
-    assert mount["options"] == ["rbind", "rprivate", "ro"]
+    assert mount["options"] == ["rbind", "rprivate", "rro"]
 
 
 def test_tmpfs_has_size_and_mode(volumes: Volumes, rootfs: Path) -> None:
-    (mount,) = volumes.prepare(request(MountPoint("tmpfs", "", "/tmp", tmpfs_size=4096)), rootfs)
+    (mount,) = prepare(volumes, rootfs, MountPoint("tmpfs", "", "/tmp", tmpfs_size=4096))
     assert mount["type"] == "tmpfs"
     assert {"mode=1777", "size=4096", "nosuid", "nodev"} <= set(mount["options"])
 

@@ -160,10 +160,15 @@ def test_mounts_in_short_form() -> None:
     )
     assert MountPoint.parse("shop/data:/x:nocopy").nocopy
     assert MountPoint.parse("/a:/b:rslave").propagation == "rslave"
+    assert MountPoint.parse("/x//y/") == MountPoint("volume", "", "/x/y"), "an anonymous volume"
+    labelled = MountPoint.parse("data:/x:ro,Z")
+    assert (labelled.selinux, labelled.read_only) == ("Z", True)
+    for text in ("/x", "data:/x:ro,Z", "/a:/b:ro,rslave,z"):
+        assert MountPoint.parse(str(MountPoint.parse(text))) == MountPoint.parse(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["/x", "a:b", "a:/", ":/x", "a:/x:what", "a:/x:ro:ro", "~/x:/y", "a b:/x", "/a:/b:nocopy"]
+    "text", ["x", "a:b", "a:/", ":/x", "a:/x:what", "a:/x:ro:ro", "~/x:/y", "a b:/x", "/a:/b:nocopy"]
 )
 def test_what_is_no_mount_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="cannot"):

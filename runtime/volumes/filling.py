@@ -1,0 +1,77 @@
+"""Effects: copy-up: a volume that is empty at its first use gets what the image has at that path.
+
+The content is copied aside completely (`_copy`), named `_copied`, then moved entry by entry into the volume:
+a crash at any point is either forgotten or finished, and the volume's directory keeps its inode while others
+have it mounted. The two lie beside the volume's directory; in it, where that is a file system of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from runtime.linux import openat2
+from runtime.volumes.copying import copy_metadata, copy_tree, sync
+
+#: What mkfs leaves at the root of a file system.
+_FOUND = "lost+found"
+
+
+def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
+    """Copy the directory `target` within `rootfs` into the volume `data`, if that is empty or a copy was
+    begun. False when nothing was there to be copied, so that another user may fill it later."""
+    parent, mark = (data, ".stead") if mounted else (data.parent, "")
+    copying, copied = parent / f"{mark}_copy", parent / f"{mark}_copied"
+    if copying.exists():
+        shutil.rmtree(copying)
+    if not copied.exists():
+        if not is_empty(data, mounted=mounted):
+            return True
+        try:
+            if not _copy_from_image(rootfs, target, copying):
+                return False
+        except BaseException:
+            shutil.rmtree(copying, ignore_errors=True)  # a disk may be full of it
+            raise
+        os.rename(copying, copied)
+    for entry in os.listdir(copied):
+        os.rename(copied / entry, data / entry)
+    status = os.lstat(copied)
+    if mounted:
+        _drop_found(data)
+    copy_metadata(copied, data, status)
+    os.rmdir(copied)
+    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+    sync(data)
+    return True
+
+
+def is_empty(data: Path, *, mounted: bool) -> bool:
+    return set(os.listdir(data)) <= ({_FOUND} if mounted else set())
+
+
+def _drop_found(data: Path) -> None:
+    """Programs expect an empty directory where they keep their data; e2fsck makes it anew if it needs it."""
+    try:
+        os.rmdir(data / _FOUND)
+    except OSError:
+        pass  # not there, or something is in it
+
+
+def _copy_from_image(rootfs: Path, target: str, to: Path) -> bool:
+    """Copy the directory `target` within `rootfs` to `to`; False when the image has no directory there."""
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        fd = openat2.open_in_root(root, target.lstrip("/"), flags, 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    finally:
+        os.close(root)
+    try:
+        copy_tree(Path(f"/proc/self/fd/{fd}"), to, os.fstat(fd))
+        sync(to)
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,355 @@
+"""Effects: the volumes of one state directory: their records, their directories, and who holds their mounts.
+
+A volume is `volumes/<project>/<name>/_data`. Where its options say so, something is mounted there from its
+first use to its last: `run/volumes/<name>/` has a file for each container that holds it, which vanishes with
+a reboot as the mount does. A crash leaves both or neither, or a file without a mount, which the next use
+makes good.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.database import Database
+from runtime.faults import Fault, faults
+from runtime.inside import clone_mount
+from runtime.interface import VolumeRequest
+from runtime.linux import mounts
+from runtime.paths import Paths
+from runtime.volumes import backing as backings
+from runtime.volumes import filling
+from runtime.volumes.records import (
+    Volume,
+    data_path,
+    read_anonymous,
+    read_users,
+    read_volume,
+    read_volumes,
+)
+from specs.values import NAME
+from specs.volumes import Backing, OptionMistake, backing
+
+VolumeList = list[Volume]  # Volumes.list hides the builtin in annotations
+Names = list[str]
+#: Characters of a random name, as docker has them.
+_RANDOM = 32
+_REMOVED = "_removed-"
+#: Holds a mount that is only tried.
+_TRIAL = "trial"
+
+
+class Volumes:
+    """Thread-safe; every method is an ensure. Volumes of other processes (`stead volume`) come and go by
+    their rows."""
+
+    def __init__(self, paths: Paths, database: Database, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.paths = paths
+        self._database = database
+        self._clock = clock
+        self._locks: dict[str, threading.RLock] = {}
+        self._locks_lock = threading.Lock()
+
+    # ------------------------------------------------------------ rows
+
+    def create(self, request: VolumeRequest) -> None:
+        """Record and directory; what its options ask for is tried once, so that a refusal comes before a use.
+
+        Faults request-invalid (name, options), volume-refused.
+        """
+        path, wanted = self._path(request.name), self._backing(request.name, request.options)
+        with self._lock(request.name):
+            fresh = not path.parent.exists()
+            with faults("create volume", request.name):
+                path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            try:
+                self._try(request.name, path, wanted)
+            except BaseException:
+                if fresh:
+                    self._discard(path.parent)
+                raise
+            with self._database.write() as connection:
+                self._insert(connection, request, anonymous=False)
+
+    def _insert(self, connection: sqlite3.Connection, request: VolumeRequest, *, anonymous: bool) -> None:
+        connection.execute(
+            "INSERT INTO volumes (name, source, fingerprint, labels, options, keep, anonymous, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET source = excluded.source, fingerprint = excluded.fingerprint,"
+            " labels = excluded.labels, options = excluded.options, keep = excluded.keep",
+            (
+                request.name,
+                request.source,
+                request.fingerprint,
+                _json(request.labels),
+                _json(request.options),
+                request.keep,
+                anonymous,
+                self._clock(),
+            ),
+        )
+
+    def list(self) -> VolumeList:
+        """Every volume, by name."""
+        return read_volumes(self._database.read(), self.paths.volumes)
+
+    def get(self, name: str) -> Volume | None:
+        return read_volume(self._database.read(), self.paths.volumes, name)
+
+    def need(self, name: str, operation: str) -> Volume:
+        """Fault volume-not-found."""
+        volume = self.get(name)
+        if volume is None:
+            raise Fault("volume-not-found", operation, name, "there is no volume of this name")
+        return volume
+
+    # ------------------------------------------------------------ remove
+
+    def remove(self, name: str, users: Sequence[str] = ()) -> None:
+        """Data and record go; repeatable. Fault volume-in-use names the containers that mount it (`users` are
+        further ones).
+
+        The record goes in one transaction with the look at the users, the data out of sight with it.
+        """
+        home = self._path(name).parent
+        with self._lock(name):
+            with self._database.write() as connection:
+                found = sorted({*users, *read_users(connection).get(name, ())})
+                if found:
+                    shown = ", ".join(found[:5])
+                    raise Fault(
+                        "volume-in-use",
+                        "remove volume",
+                        name,
+                        f"used by {shown}",
+                        "remove its containers first",
+                    )
+                with faults("remove volume", name):
+                    backings.unmount(home / "_data")
+                    backings.unlimit(home)
+                    if (home / "_data").exists():
+                        os.rename(home / "_data", home / f"{_REMOVED}{secrets.token_hex(4)}")
+                connection.execute("DELETE FROM volumes WHERE name = ?", (name,))
+                connection.execute("DELETE FROM anonymous_volumes WHERE volume = ?", (name,))
+            with faults("remove volume", name):
+                self._discard(home)
+
+    def _discard(self, home: Path) -> None:
+        if home.exists():
+            shutil.rmtree(home)
+        _remove_if_empty(home.parent)
+
+    # ------------------------------------------------------------ anonymous volumes
+
+    def anonymous(
+        self, container: str, source: str, targets: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, str]:
+        """target -> volume. A container of an older release gets at its next start what its creation
+        lacked."""
+        have = read_anonymous(self._database.read(), container) if targets else {}
+        if have.keys() == targets.keys():
+            return have
+        with self._database.write() as connection:
+            return self.adopt(connection, container, source, targets)
+
+    def adopt(
+        self,
+        connection: sqlite3.Connection,
+        container: str,
+        source: str,
+        targets: Mapping[str, Mapping[str, str]],
+    ) -> dict[str, str]:
+        """The anonymous volumes of a container, by target; those that are missing are recorded. `targets`
+        has the labels of each. What the container had at other targets is nobody's any more, and stays until
+        it is pruned.
+        """
+        have = read_anonymous(connection, container)
+        for target in have.keys() - targets.keys():
+            connection.execute(
+                "DELETE FROM anonymous_volumes WHERE container = ? AND target = ?", (container, target)
+            )
+        for target, labels in targets.items():
+            if target not in have:
+                name = have[target] = secrets.token_hex(_RANDOM)
+                request = VolumeRequest(name, source, "", labels)
+                self._insert(connection, request, anonymous=True)
+                connection.execute(
+                    "INSERT INTO anonymous_volumes VALUES (?, ?, ?)", (container, target, name)
+                )
+        return {target: have[target] for target in targets}
+
+    def disown(self, connection: sqlite3.Connection, container: str) -> Names:
+        """The container is gone for good: its anonymous volumes, which are returned, are nobody's from now
+        on."""
+        names = sorted(read_anonymous(connection, container).values())
+        connection.execute("DELETE FROM anonymous_volumes WHERE container = ?", (container,))
+        return names
+
+    # ------------------------------------------------------------ use
+
+    def use(self, name: str, id: str, *, rootfs: Path, target: str, nocopy: bool) -> Path:
+        """The directory of the volume for container `id`, mounted and filled. `release` is the end of it.
+
+        Faults volume-not-found, volume-refused.
+        """
+        with self._lock(name):
+            volume = self.need(name, "mount volume")
+            wanted = self._backing(name, volume.options)
+            with faults("mount volume", name):
+                volume.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+                if wanted.mounted:
+                    self._hold(name, id)
+            self._ready(name, volume.path, wanted)
+            if not nocopy and not (volume.filled and wanted.lasting):
+                with faults("fill volume", name):
+                    if filling.fill(volume.path, rootfs, target, mounted=wanted.mounted):
+                        self._set_filled(name)
+        return volume.path
+
+    def release(self, id: str) -> None:
+        """Container `id` uses nothing any more; what nobody else uses is unmounted."""
+        for name, holders in self._held().items():
+            if id in holders:
+                self._let_go(name, id)
+
+    def sweep(self, living: Collection[str]) -> tuple[str, ...]:
+        """Let go what containers hold that are not there any more, and delete what removals left behind."""
+        removed = []
+        for name, holders in self._held().items():
+            dead = holders - set(living)
+            if dead or not holders:
+                for id in dead or {""}:
+                    self._let_go(name, id)
+                removed.append(f"mount of volume {name}")
+        for left in self._removed():
+            with faults("sweep volume", str(left)):
+                shutil.rmtree(left)
+            removed.append(f"removed volume {left}")
+        return tuple(removed)
+
+    def leftovers(self, living: Collection[str]) -> set[str]:
+        """What `sweep` would do."""
+        stale = {name for name, holders in self._held().items() if not holders or holders - set(living)}
+        return {f"mount of volume {name}" for name in stale}
+
+    def unmounted(self) -> frozenset[str]:
+        """Volumes that containers hold, on which something is to be mounted and is not."""
+        held = self._held()
+        return frozenset(
+            name for name, holders in held.items() if holders and not mounts.is_mounted(self._path(name))
+        )
+
+    def remount(self, name: str, pid: int, target: str) -> None:
+        """Mount again what somebody unmounted under process `pid`, which has it at `target`: the same
+        content, also where that is nowhere but in what the process has."""
+        with self._lock(name):
+            volume = self.need(name, "mount volume")
+            wanted = self._backing(name, volume.options)
+            if not wanted.mounted or mounts.is_mounted(volume.path):
+                return
+            if wanted.lasting:
+                backings.mount(wanted, volume.path, name)
+                return
+            with faults("mount volume", name):
+                clone_mount(pid, target, volume.path)
+
+    def _removed(self) -> Iterator[Path]:
+        yield from self.paths.volumes.glob(f"*/*/{_REMOVED}*")
+
+    # ------------------------------------------------------------ mounts and limits
+
+    def _try(self, name: str, path: Path, wanted: Backing) -> None:
+        if wanted == Backing():
+            return
+        if not wanted.mounted:
+            backings.limit(path.parent, wanted.size, name)
+            return
+        if self._held().get(name) or mounts.is_mounted(path):
+            return  # what is in use stays as it is until its last user ends
+        self._hold(name, _TRIAL)
+        try:
+            backings.mount(wanted, path, name)
+        finally:
+            self._let_go(name, _TRIAL)
+
+    def _ready(self, name: str, path: Path, wanted: Backing) -> None:
+        if wanted.mounted:
+            if not mounts.is_mounted(path):
+                backings.mount(wanted, path, name)
+        elif wanted.size:
+            backings.limit(path.parent, wanted.size, name)
+
+    def _hold(self, name: str, id: str) -> None:
+        directory = self._holders(name)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / id).touch(mode=0o600)
+
+    def _let_go(self, name: str, id: str) -> None:
+        directory = self._holders(name)
+        with self._lock(name), faults("unmount volume", name):
+            if id:
+                (directory / id).unlink(missing_ok=True)
+            if directory.is_dir() and not os.listdir(directory):
+                backings.unmount(self._path(name))
+                directory.rmdir()
+
+    def _held(self) -> dict[str, set[str]]:
+        """volume -> ids of the containers that hold its mount"""
+        try:
+            names = os.listdir(self.paths.run / "volumes")
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for quoted in names:
+            try:
+                found[quoted.replace(",", "/")] = set(os.listdir(self.paths.run / "volumes" / quoted))
+            except FileNotFoundError:
+                continue  # let go at this moment
+        return found
+
+    def _holders(self, name: str) -> Path:
+        """No volume has a comma in its name."""
+        return self.paths.run / "volumes" / name.replace("/", ",")
+
+    def _set_filled(self, name: str) -> None:
+        with self._database.write() as connection:
+            connection.execute("UPDATE volumes SET filled = 1 WHERE name = ?", (name,))
+
+    def _backing(self, name: str, options: Mapping[str, str]) -> Backing:
+        try:
+            return backing(options)
+        except OptionMistake as mistake:
+            raise Fault("request-invalid", "use volume", name, str(mistake), mistake.hint) from mistake
+
+    def _path(self, name: str) -> Path:
+        parts = name.split("/")
+        if len(parts) > 2 or not all(NAME.match(part) for part in parts):
+            raise Fault("request-invalid", "use volume", name, "it is not a volume name")
+        return data_path(self.paths.volumes, name)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        with self._locks_lock:
+            lock = self._locks.setdefault(name, threading.RLock())
+        with lock:
+            yield
+
+
+def _json(values: Mapping[str, str]) -> str:
+    return json.dumps(dict(values), sort_keys=True)
+
+
+def _remove_if_empty(path: Path) -> None:
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+            raise
