@@ -8,6 +8,8 @@ import os
 from collections import namedtuple
 from pathlib import Path
 
+from runtime.roots import ROOT, RUN
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 else:
     _Directories = namedtuple("_Directories", "root run")
 
-DEFAULT_ROOT = Path("/var/lib/stead")
-DEFAULT_RUN = Path("/run/stead")
+DEFAULT_ROOT = Path(ROOT)
+DEFAULT_RUN = Path(RUN)
 
 
 class Paths(_Directories):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
+from agent.cli.builds import again
 from agent.cli.main import Problem, need_root
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     need_root()
-    if (done := _again(options, paths)) is not None:
+    if (done := again.by_recipe(options, paths)) is not None:
         return done
     import signal
     import threading
@@ -93,61 +93,9 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         print("stead: the build was cancelled", file=sys.stderr)
         return 130
     _report(options, result)
-    _remember(options, paths, result, shown)
+    again.remember(options, paths, result, shown)
     store.wake_agent(paths)
     return 0
-
-
-# ---------------------------------------------------------------- the same command again
-
-
-def _said(options: argparse.Namespace) -> dict[str, object] | None:
-    """All that the command says, as JSON data; None where it says more than a recipe can hold."""
-    words = {key: value for key, value in vars(options).items() if key not in ("run_command", "progress")}
-    context = os.path.abspath(options.context)
-    never = options.no_cache or options.no_cache_filter or options.pull or options.output or options.push
-    apart = options.check or options.metadata_file or options.file == "-" or options.progress == "rawjson"
-    if never or apart or not os.path.isdir(context):
-        return None
-    names = ["SOURCE_DATE_EPOCH", *(word for word in options.build_arg if "=" not in word)]
-    environment = {name: os.environ.get(name) for name in names}
-    return {**words, "context": context, "directory": os.getcwd(), "environment": environment}
-
-
-def _again(options: argparse.Namespace, paths: Paths) -> int | None:
-    """The exit code where the command's result is there already; None where it is to be built."""
-    if options.quiet and options.progress not in ("auto", "quiet"):
-        return None
-    said = _said(options)
-    if said is None:
-        return None
-    from runtime.build import recipes
-
-    recipe = recipes.find(paths, recipes.place_of(paths, said))
-    if recipe is None:
-        return None
-    lines = [f"WARN: {text}" for text in recipe["warnings"]]
-    for number, title in enumerate(recipe["titles"], 1):
-        lines += [f"#{number} {title}", f"#{number} CACHED", ""]
-    lines += [f"#{len(recipe['titles']) + 1} writing image {recipe['image']}"]
-    lines += [f"#{len(recipe['titles']) + 1} naming to {name}" for name in recipe["names"]]
-    if options.quiet:
-        print(recipe["image"])
-    elif options.progress != "quiet":
-        print("\n".join(lines), file=sys.stderr)
-    if options.iidfile:
-        with open(options.iidfile, "w") as file:
-            file.write(recipe["image"])
-    return 0
-
-
-def _remember(options: argparse.Namespace, paths: Paths, result: BuildResult, shown: Shown) -> None:
-    said = _said(options)
-    if result.recipe is None or said is None:
-        return
-    from runtime.build import recipes
-
-    recipes.keep(recipes.place_of(paths, said), {**result.recipe, "titles": shown.titles})
 
 
 # ---------------------------------------------------------------- a build

@@ -7,20 +7,14 @@ program's.
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import os
 import sys
-from pathlib import Path
 
-from runtime.faults import Fault
-from runtime.paths import DEFAULT_ROOT, DEFAULT_RUN, Paths
+from runtime.roots import ROOT, RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    Parser = argparse.ArgumentParser
+    from collections.abc import Sequence
 
 #: verb -> (module, one line, example)
 Commands = dict[str, tuple[str, str, str]]
@@ -69,16 +63,13 @@ class Problem(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(words).parse_args(words)
     try:
-        run: Callable[[argparse.Namespace, Paths], int] = options.run_command
-        return run(options, Paths(Path(options.root).absolute(), Path(options.run).absolute()))
+        if (done := _at_a_glance(words)) is not None:
+            return done
+        return _run(words)
     except Problem as problem:
         print(f"stead: {problem}", file=sys.stderr)
         return problem.code
-    except Fault as fault:
-        print(f"stead: {fault}", file=sys.stderr)
-        return 1
     except PermissionError as error:
         hint = "; run it as root" if os.geteuid() else ""
         print(f"stead: cannot open {error.filename}: permission denied{hint}", file=sys.stderr)
@@ -90,49 +81,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-class _Version(argparse.Action):
-    """The metadata of the installation are read only when asked for."""
+def _run(words: list[str]) -> int:
+    from agent.cli import parsing
+    from runtime.faults import Fault
 
-    def __call__(self, *_: object) -> None:
-        from importlib.metadata import version
+    try:
+        return parsing.call(words)
+    except Fault as fault:
+        print(f"stead: {fault}", file=sys.stderr)
+        return 1
 
-        print(f"stead {version('stead')}")
-        raise SystemExit(0)
+
+def _at_a_glance(words: Sequence[str]) -> int | None:
+    """The exit code of a `build` that came to its image before, of which nothing has changed."""
+    root, run, rest = roots(words)
+    if not rest or rest[0] != "build":
+        return None
+    from agent.cli.builds import again
+
+    return again.at_a_glance(root, run, rest)
+
+
+def roots(words: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+    """--root and --run as they hold, and the words after them; none where they are spelled otherwise."""
+    found = {"--root": os.environ.get("STEAD_ROOT", ROOT), "--run": os.environ.get("STEAD_RUN", RUN)}
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        name, equals, value = words[at].partition("=")
+        if name not in found or (not equals and at + 1 == len(words)):
+            return ROOT, RUN, ()
+        found[name] = value if equals else words[at + 1]
+        at += 1 if equals else 2
+    return found["--root"], found["--run"], words[at:]
 
 
 def need_root() -> None:
     if os.geteuid():
         raise Problem("this needs root; run it with sudo")
-
-
-def _parser(words: Sequence[str]) -> Parser:
-    """Only the command that is named is imported and knows its options; --help lists all of them."""
-    parser = argparse.ArgumentParser(
-        prog="stead",
-        description="Keep this machine in the state that a git repository or a directory declares.",
-        epilog="`stead COMMAND --help` shows its options and an example.",
-    )
-    root, run = os.environ.get("STEAD_ROOT", DEFAULT_ROOT), os.environ.get("STEAD_RUN", DEFAULT_RUN)
-    parser.add_argument("--root", default=root, metavar="DIR", help="lasting state (STEAD_ROOT)")
-    parser.add_argument("--run", default=run, metavar="DIR", help="state until the next boot (STEAD_RUN)")
-    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
-    _add_commands(parser, COMMANDS, words)
-    return parser
-
-
-def _add_commands(parser: Parser, commands: Commands, words: Sequence[str]) -> None:
-    """A module has VERBS, which are commands below it, or add_options(parser) and run(options, paths)."""
-    # with `prog`, since argparse would format a usage to know it, which imports much
-    verbs = parser.add_subparsers(metavar="COMMAND", required=True, prog=parser.prog)
-    for verb, (module, text, example) in commands.items():
-        command = verbs.add_parser(
-            verb, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example: {example}"
-        )
-        if verb not in words:
-            continue
-        loaded = importlib.import_module(f"agent.cli.{module}")
-        if hasattr(loaded, "VERBS"):
-            _add_commands(command, loaded.VERBS, words)
-        else:
-            loaded.add_options(command)
-            command.set_defaults(run_command=loaded.run)

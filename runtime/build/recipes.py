@@ -16,6 +16,8 @@ import stat
 import time
 
 from runtime.build import places, tree
+from runtime.build.glance import FORMAT, TOUCH
+from runtime.build.watch import Notes, Watch
 from runtime.paths import Paths, write_atomically
 
 TYPE_CHECKING = False
@@ -25,12 +27,10 @@ if TYPE_CHECKING:
 
     Recipe = dict[str, Any]
 
-#: Recipes that are kept, and bytes of one.
-MAX_RECIPES, MAX_BYTES = 200, 4 << 20
-#: Seconds that must have passed before the use of a step is written down again (as in runtime.build.cache),
-#: and for which another writer is waited for.
-TOUCH, TIMEOUT = 600.0, 10.0
-FORMAT = 1
+#: Recipes and glances that are kept.
+MAX_RECIPES = 400
+#: Seconds for which another writer is waited for.
+TIMEOUT = 10.0
 
 
 def place_of(paths: Paths, said: object) -> Path:
@@ -39,11 +39,12 @@ def place_of(paths: Paths, said: object) -> Path:
     return paths.root / "build" / "recipes" / f"{hashlib.sha256(os.fsencode(text)).hexdigest()[:32]}.json"
 
 
-def find(paths: Paths, place: Path) -> Recipe | None:
-    """The recipe, where all that it names is still so."""
+def find(paths: Paths, place: Path, notes: Notes | None = None) -> Recipe | None:
+    """The recipe, where all that it names is still so; `notes` are for a glance next time."""
     try:
         recipe: Recipe = json.loads(place.read_bytes())
-        return recipe if recipe["format"] == FORMAT and _holds(paths, recipe) else None
+        held = recipe["format"] == FORMAT and _holds(paths, recipe, notes or Notes(paths.database))
+        return recipe if held else None
     except (OSError, ValueError, KeyError, TypeError, sqlite3.Error):
         return None
 
@@ -69,7 +70,9 @@ def file_sum(path: str) -> str:
         return ""
 
 
-def _holds(paths: Paths, recipe: Recipe) -> bool:
+def _holds(paths: Paths, recipe: Recipe, notes: Notes) -> bool:
+    notes.follow(path for path, _ in recipe["files"])
+    notes.follow(_layers(paths, recipe))
     if any(file_sum(path) != told for path, told in recipe["files"]):
         return False
     connection = sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True, timeout=TIMEOUT)
@@ -78,7 +81,7 @@ def _holds(paths: Paths, recipe: Recipe) -> bool:
             return False
     finally:
         connection.close()
-    if not all(_same(paths, item) for item in recipe["contexts"]):
+    if not all(_same(paths, item, notes) for item in recipe["contexts"]):
         return False
     _touch(paths, recipe["steps"])
     return True
@@ -115,38 +118,46 @@ def _known(connection: sqlite3.Connection, paths: Paths, recipe: Recipe) -> bool
     for key in recipe["steps"]:
         if connection.execute("SELECT 1 FROM build_cache WHERE key = ?", (key,)).fetchone() is None:
             return False
-    return all(os.path.isdir(f"{paths.layers}/{chain.partition(':')[2]}") for chain in recipe["chain"])
+    return all(map(os.path.isdir, _layers(paths, recipe)))
 
 
-def _same(paths: Paths, context: Recipe) -> bool:
-    root = os.open(context["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _layers(paths: Paths, recipe: Recipe) -> list[str]:
+    return [f"{paths.layers}/{chain.partition(':')[2]}" for chain in recipe["chain"]]
+
+
+def _same(paths: Paths, context: Recipe, notes: Notes) -> bool:
+    root, watch = os.open(context["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), Watch()
     try:
         sums = tree.Sums(root, tree.memory_of(paths.root / "build" / "sums", root))
-        held = all(_sum(root, sums, context["ignore"], item) == item["sums"] for item in context["picked"])
+        held = all(
+            _sum(root, sums, context["ignore"], item, watch) == item["sums"] for item in context["picked"]
+        )
         sums.save()
+        notes.add(context["directory"], watch)
         return held
     finally:
         os.close(root)
 
 
-def _sum(root: int, sums: tree.Sums, ignore: str, item: Recipe) -> list[list[str]]:
+def _sum(root: int, sums: tree.Sums, ignore: str, item: Recipe, watch: Watch) -> list[list[str]]:
     """As selection.digest tells it. A plain path of a context without an ignore file needs no more than
     this."""
     pattern = item["pattern"]
     if ignore or item["parents"] or item["exclude"] or any(mark in pattern for mark in "*?[\\"):
-        return _selected(root, sums, ignore, item)
+        return _selected(root, sums, ignore, item, watch)
     path = places.clean(pattern)
     start = places.resolve(root, path)
+    watch.way(root, path, start)
     found = places.status(root, start)
     if found is None:
         return []
     name = path.rpartition("/")[2]
     if not stat.S_ISDIR(found.st_mode):
         return [[name, "file", sums.single(start, found, False), ""]]
-    return [[name, "directory", sums.of(start, tree.walk(root, start), False), ""]]
+    return [[name, "directory", sums.of(start, tree.walk(root, start, None, watch), False), ""]]
 
 
-def _selected(root: int, sums: tree.Sums, ignore: str, item: Recipe) -> list[list[str]]:
+def _selected(root: int, sums: tree.Sums, ignore: str, item: Recipe, watch: Watch) -> list[list[str]]:
     from runtime.build import selection
     from runtime.build.ignore import Ignore
 
@@ -154,7 +165,7 @@ def _selected(root: int, sums: tree.Sums, ignore: str, item: Recipe) -> list[lis
     if ignore:
         with open(ignore, "rb") as file:
             seen = Ignore.parse(file.read())
-    source = selection.Source(root, sums, "the build context", seen, fenced=True)
+    source = selection.Source(root, sums, "the build context", seen, fenced=True, watch=watch)
     try:
         picked = selection.pick(source, item["pattern"], parents=item["parents"], exclude=item["exclude"])
     except selection.SelectionError:

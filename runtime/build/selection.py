@@ -19,6 +19,7 @@ from runtime.build.tree import Entry, Sums
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.build.tree import Filter
+    from runtime.build.watch import Watch
 
 
 class SelectionError(Exception):
@@ -48,7 +49,8 @@ class Source:
     """Where files are copied from: an open directory, what of it can be seen, how its files are summed.
 
     `owner`: owners are kept (stages and images), else everything is root's (contexts). `name` is for
-    messages. `fenced`: a path that leads above the root is refused rather than taken as the root."""
+    messages. `fenced`: a path that leads above the root is refused rather than taken as the root. `watch` is
+    told what was looked at."""
 
     root: int
     sums: Sums
@@ -56,6 +58,7 @@ class Source:
     seen: Filter | None = None
     owner: bool = False
     fenced: bool = False
+    watch: Watch | None = None
 
 
 def pick(source: Source, pattern: str, *, parents: bool = False, exclude: Sequence[str] = ()) -> list[Picked]:
@@ -123,7 +126,7 @@ def _missing(source: Source, pattern: str) -> SelectionError:
 
 def _single(source: Source, path: str, out: Ignore | None) -> Picked | None:
     """The thing at `path`, its links followed; None when it is not there, or not to be seen."""
-    start = places.resolve(source.root, path)
+    start = _resolved(source, path)
     status = places.status(source.root, start)
     if status is None or _hidden(source, start, status):
         return None
@@ -132,12 +135,19 @@ def _single(source: Source, path: str, out: Ignore | None) -> Picked | None:
         if stat.S_ISSOCK(status.st_mode) or (out is not None and _left_out(out, path, name)):
             return None
         return Picked(name, start, status)
-    below = tree.walk(source.root, start, source.seen)
+    below = tree.walk(source.root, start, source.seen, source.watch)
     if out is not None:
         below = _without(below, lambda inner, folder: out.excludes(inner, folder))
     elif start and source.seen is not None and not below and source.seen.excludes(start, True):
         return None
     return Picked(name, start, status, tuple(below))
+
+
+def _resolved(source: Source, path: str) -> str:
+    start = places.resolve(source.root, path)
+    if source.watch is not None:
+        source.watch.way(source.root, path, start)
+    return start
 
 
 def _left_out(out: Ignore, path: str, name: str) -> bool:
@@ -180,11 +190,13 @@ def _expand(source: Source, pattern: str) -> list[str]:
 
 
 def _level(source: Source, base: str, part: str, last: bool) -> list[str]:
-    start = places.resolve(source.root, base)
+    start = _resolved(source, base)
     paths = []
     wanted = compiled(part, deep=False)
     for name, status in tree.children(source.root, start, wanted.matches):
         full = f"{start}/{name}" if start else name
+        if source.watch is not None:
+            source.watch.seen[full] = status
         if _hidden(source, full, status) or not (last or stat.S_ISDIR(status.st_mode)):
             continue
         paths.append(f"{base}/{name}" if base else name)
@@ -199,10 +211,11 @@ def _with_parents(source: Source, pattern: str, out: Ignore | None) -> list[Pick
     base, pivot, rest = pattern.rpartition("/./")
     if not pivot:
         base, rest = "", pattern.removeprefix("./")
-    start = places.resolve(source.root, places.clean(base))
+    start = _resolved(source, places.clean(base))
     wanted = places.clean(rest)
     matcher = compiled(wanted, deep=True)
-    entries = tree.walk(source.root, start, source.seen) if _is_folder(source, start) else []
+    there = _is_folder(source, start)
+    entries = tree.walk(source.root, start, source.seen, source.watch) if there else []
     statuses = dict(entries)
     found: list[Picked] = []
     taken = ""

@@ -15,12 +15,15 @@ import time
 from pathlib import Path
 
 from runtime.build import places
+from runtime.build.watch import settled
 from runtime.paths import write_atomically
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
+
+    from runtime.build.watch import Watch
 
     class Filter(Protocol):
         """What of a tree there is to be seen: what is left out, and where to look below what is."""
@@ -33,24 +36,30 @@ Entry = tuple[str, os.stat_result]
 
 #: Bytes read at once.
 PIECE = 1 << 20
-#: A file whose last change is not older than this when it is read may change again without its times telling
-#: (ns): a tick of the kernel's clock, or a whole second where the file system keeps no finer times.
-FINE, COARSE = 50_000_000, 2_000_000_000
 #: Files of which one directory's memory keeps sums.
 MAX_KEPT = 500_000
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def walk(root: int, start: str, seen: Filter | None = None) -> list[Entry]:
+def walk(root: int, start: str, seen: Filter | None = None, watch: Watch | None = None) -> list[Entry]:
     """Everything below the directory `start`, parents first, names in order; paths are relative to `start`.
-    A directory that is excluded is there for what is in it and not excluded."""
+    A directory that is excluded is there for what is in it and not excluded. `watch` is told all of them, and
+    where it was looked for more."""
     found: list[Entry] = []
-    _walk(places.open_directory(root, start), start, "", seen, found)
+    noted = {} if watch is None else watch.seen
+    _walk(places.open_directory(root, start), start, "", seen, found, noted)
     return found
 
 
-def _walk(directory: int, full: str, path: str, seen: Filter | None, found: list[Entry]) -> None:
+def _walk(
+    directory: int,
+    full: str,
+    path: str,
+    seen: Filter | None,
+    found: list[Entry],
+    noted: dict[str, os.stat_result],
+) -> None:
     """Closes `directory`. Sockets are nothing that can be copied."""
     try:
         with os.scandir(directory) as entries:
@@ -63,9 +72,10 @@ def _walk(directory: int, full: str, path: str, seen: Filter | None, found: list
             if stat.S_ISSOCK(mode) or (hidden and not (folder and seen and seen.may_descend(above + name))):
                 continue
             found.append((below + name, status))
+            noted[above + name] = status
             if folder:
                 before = len(found)
-                _walk(_enter(name, directory), above + name, below + name, seen, found)
+                _walk(_enter(name, directory), above + name, below + name, seen, found, noted)
                 if hidden and len(found) == before:
                     found.pop()
     finally:
@@ -138,14 +148,13 @@ class Sums:
             content = digest.hexdigest() + xattr_text(fd)
         finally:
             os.close(fd)
-        grain = FINE if found.st_ctime_ns % 1_000_000_000 else COARSE
         same = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) == (
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,
             status.st_ctime_ns,
         )
-        if self._memory is not None and same and found.st_ctime_ns + grain < began:
+        if self._memory is not None and same and settled(found.st_ctime_ns, began):
             self._known[full] = stamp + content
             self._changed = True
         return content
