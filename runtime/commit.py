@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_native_id
 
 from runtime.attend import live_state, read_config
 from runtime.build.change import changed
@@ -106,7 +107,7 @@ class Writings:
         upper = self._paths.container(record.id) / "upper"
         layers = self._images.ensure_layers(record.image_id)
         lowers = [*([upper] if upper.is_dir() else []), *reversed(layers)]
-        target = self._paths.run / f"export.{os.getpid()}.{record.id[:12]}"
+        target = self._paths.run / f"export.{get_native_id()}.{record.id[:12]}"
         target.mkdir(mode=0o700, parents=True)  # after a boot nothing is there
         try:
             overlay.mount(lowers, None, None, target)

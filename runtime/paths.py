@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 from pathlib import Path
+from threading import get_native_id
 
 from runtime.roots import ROOT, RUN
 
@@ -98,13 +99,19 @@ class Paths(_Directories):
         (self.run / "containers").mkdir(exist_ok=True)
 
 
+def beside(path: Path) -> Path:
+    """A temporary name for what is to become `path`: no other thread of any process that lives has the same
+    (gettid(2): threads are numbered as processes are). A crash may have left a file there."""
+    return path.with_name(f".{path.name}.{get_native_id()}.tmp")
+
+
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory. No reader sees half
-    a file.
+    a file. Threads and processes may write the same path at once: the last one holds.
 
     `durable=False` leaves out both fsyncs: for files under `run`, which no power cut survives anyway.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -21,6 +21,7 @@ from runtime.images.blobs import CHUNK
 from runtime.images.tarstream import DIRECTORY, FILE
 from runtime.images.tarwriter import END, header, padding
 from runtime.linux import libc
+from runtime.paths import beside
 
 
 class Sink(Protocol):
@@ -123,8 +124,9 @@ def written(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as direct:
             yield direct
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
+        temporary.unlink(missing_ok=True)  # a crash left it
         with temporary.open("xb") as file:
             yield file
             file.flush()
@@ -139,10 +141,12 @@ def written(path: Path) -> Iterator[BinaryIO]:
 def written_folder(path: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `path`, durable, when it is complete. FileExistsError where `path`
     is something else than an empty directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     try:
+        if temporary.is_dir():  # a crash left it
+            shutil.rmtree(temporary)
         temporary.mkdir()
         yield temporary
         fd = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,92 @@
+"""A file is replaced in one step, whoever writes it at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.filters import filter_file
+from runtime.images.sinks import written, written_folder
+from runtime.linux import seccomp
+from runtime.paths import write_atomically
+
+THREADS = 8
+
+
+def at_once(call: Callable[[int], object]) -> None:
+    """By so many threads, each with its number; what one of them raises is raised."""
+    barrier = threading.Barrier(THREADS)
+    raised: list[BaseException] = []
+
+    def work(number: int) -> None:
+        barrier.wait(10)
+        try:
+            call(number)
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    if raised:
+        raise raised[0]
+
+
+def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([number]) * 50_000 for number in range(THREADS)]
+
+    def write(number: int) -> None:
+        for _ in range(20):
+            write_atomically(path, contents[number], durable=False)
+            assert path.read_bytes() in contents
+
+    at_once(write)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_threads_that_need_the_same_new_filter_all_get_it(tmp_path: Path) -> None:
+    """As stages of a build do that begin side by side."""
+    try:
+        wanted = seccomp.compile_default(["CAP_KILL"])
+    except OSError as error:
+        pytest.skip(str(error))
+    for turn in range(5):
+        run = tmp_path / str(turn)
+        run.mkdir()
+        at_once(lambda _, run=run: filter_file(run, ["CAP_KILL"]))
+        (file,) = (run / "seccomp").iterdir()
+        assert file.read_bytes() == wanted
+
+
+def test_threads_that_write_one_archive_do_not_disturb_each_other(tmp_path: Path) -> None:
+    barrier = threading.Barrier(THREADS)
+
+    def write(number: int) -> None:
+        with written(tmp_path / "file") as file:
+            file.write(bytes([number]) * 10_000)
+            barrier.wait(10)
+
+    at_once(write)
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() in [bytes([number]) * 10_000 for number in range(THREADS)]
+
+
+def test_what_a_crash_left_under_the_temporary_name_is_in_nobodys_way(tmp_path: Path) -> None:
+    left = tmp_path / f".it.{threading.get_native_id()}.tmp"
+    left.write_bytes(b"half")
+    with written(tmp_path / "it") as file:
+        file.write(b"whole")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("it", b"whole")]
+    (tmp_path / "it").unlink()
+    left.mkdir()
+    (left / "half").write_bytes(b"half")
+    with written_folder(tmp_path / "it") as folder:
+        (folder / "whole").write_bytes(b"whole")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+    assert [entry.name for entry in (tmp_path / "it").iterdir()] == ["whole"]
