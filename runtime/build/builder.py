@@ -317,7 +317,8 @@ class _Build:
                 self.cancelled.set()
                 for item in futures.values():
                     item.cancel()
-        errors = [item.exception() for item in futures.values() if not item.cancelled()]
+        # what failed by itself comes first: the others may have failed of its end
+        errors = [item.exception() for item in (*failed, *futures.values()) if not item.cancelled()]
         for error in sorted(filter(None, errors), key=lambda item: isinstance(item, Cancelled)):
             raise error
         return {index: future.result() for index, future in futures.items()}

@@ -14,7 +14,7 @@ import time
 
 from runtime.linux import mounts, pidfd
 from runtime.linux.cgroups_v1 import V1
-from runtime.linux.cgroups_v2 import V2, write
+from runtime.linux.cgroups_v2 import V2, _read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -354,19 +354,15 @@ def device_number(device: str) -> str:
 
 
 def read(path: str) -> str | None:
-    """A small file of the kernel; None when it is not there."""
+    """A small file of the kernel; None when it is not there, or not any more."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _read(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        return os.read(fd, 65536).decode()
     except OSError as error:
-        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):  # removed meanwhile; a threaded cgroup
+        if error.errno == errno.EOPNOTSUPP:  # a threaded cgroup
             return None
         raise
-    finally:
-        os.close(fd)
 
 
 def subdirectories(directory: str) -> list[str]:

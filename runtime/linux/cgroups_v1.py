@@ -86,8 +86,9 @@ class V1:
         if "freezer" in self.mounted:
             try:
                 write(f"{self.mounted['freezer']}/{path}/freezer.state", "THAWED")
-            except FileNotFoundError:
-                pass
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
 
     # ------------------------------------------------------------ limits
 

@@ -219,11 +219,19 @@ class V2:
 
 
 def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """FileNotFoundError also where the cgroup is being removed: its files are seen for a moment longer, and
+    answer ENODEV, to open(2) and to read(2)."""
+    fd = -1
     try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return os.read(fd, 65536).decode()
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
 
 
 def write(path: str, text: str) -> None:

@@ -417,6 +417,10 @@ def test_a_stage_that_fails_ends_the_others(box: BuildBox) -> None:
             "FROM scratch\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n"
         )
     assert time.monotonic() - began < 30
+    assert {event.text for event in box.events if event.kind == "error"} == {
+        'process "/bin/sh -c sleep 0.2; exit 7" did not complete successfully: exit code: 7',
+        "cancelled",
+    }
 
 
 def test_a_network_that_is_none_is_refused(box: BuildBox) -> None:

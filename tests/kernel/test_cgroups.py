@@ -50,6 +50,22 @@ def kernel(path: str, controller: str, name: str) -> str:
     return Path(root, path, name).read_text().strip()
 
 
+def test_a_cgroup_that_is_being_removed_is_not_there(path: str) -> None:
+    """A file of it that was found answers ENODEV when it is opened a moment later."""
+    gone = f"{path}/gone"
+    HOST.create(gone)
+    held = [os.open(f"{root}/{gone}/cgroup.procs", os.O_PATH) for root in HOST.roots()]
+    try:
+        HOST.remove(gone)
+        for fd in held:
+            with pytest.raises(OSError, match="No such device"):
+                os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+            assert cgroups.read(f"/proc/self/fd/{fd}") is None
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
 # ---------------------------------------------------------------- where controllers are
 
 
