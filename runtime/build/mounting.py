@@ -12,7 +12,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from runtime.build.mounts import RunMount
 from runtime.build.request import BuildRequest
 from runtime.build.selection import Source, pick
 from runtime.build.workspace import Workspace
+from runtime.paths import write_atomically
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +54,25 @@ class Origin:
 
     chain: tuple[str, ...] | None
     source: Source
+
+
+def _held(home: Path, how: int) -> int:
+    """The directory of a cache, made where it is not there, with the lock `how` of flock(2): a descriptor.
+    BlockingIOError as that has it."""
+    while True:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # pruned in between
+            continue
+        try:
+            fcntl.flock(fd, how)
+        except BaseException:
+            os.close(fd)
+            raise
+        if os.fstat(fd).st_nlink > 0:
+            return fd
+        os.close(fd)  # pruned while it was waited for
 
 
 class Mounting:
@@ -140,48 +160,51 @@ class Mounting:
         if mount.source and not mount.from_:
             raise MountFailed(f"source={mount.source} of the cache {mount.id} needs from=, to say of what")
         name = hashlib.sha256(mount.id.encode()).hexdigest()[:24]
+        # before the cache is held: this may wait for a stage that wants the cache
+        origin = self._origin(mount) if mount.from_ else None
         home = self._hold(name, mount)
         data = home / "data"
         if not data.exists():
-            self._fill(mount, home, data)
+            self._fill(mount, home, data, origin)
         os.utime(home)
         into.mounts.append((run.bind(data, mount.target, read_only=mount.read_only), True))
 
     def _hold(self, name: str, mount: RunMount) -> Path:
         """The cache's directory, locked as its sharing says, until the step has ended."""
+        how = {"private": fcntl.LOCK_EX | fcntl.LOCK_NB, "shared": fcntl.LOCK_SH}
         for number in range(MAX_PRIVATE):
             home = self._caches / (f"{name}.{number}" if number else name)
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = _held(home, how.get(mount.sharing, fcntl.LOCK_EX))
+            except BlockingIOError:
+                continue
             self._stack.callback(os.close, fd)
-            if mount.sharing != "private":
-                fcntl.flock(fd, fcntl.LOCK_SH if mount.sharing == "shared" else fcntl.LOCK_EX)
-            else:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-            (home / "about.json").write_text(json.dumps({"id": mount.id}))
+            write_atomically(home / "about.json", json.dumps({"id": mount.id}).encode(), durable=False)
             return home
         raise MountFailed(f"{MAX_PRIVATE} steps use the private cache {mount.id} at once")
 
-    def _fill(self, mount: RunMount, home: Path, data: Path) -> None:
-        """A new cache: empty, or what `from` has at `source`."""
-        fresh = home / f"new-{self._work.id}"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o755)
-        if mount.from_:
-            origin = self._origin(mount)
-            root = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                picked = pick(origin.source, mount.source or "/")
-                Copying(root).into("/", origin.source, picked)
-            finally:
-                os.close(root)
-        os.chown(fresh, mount.uid, mount.gid)
-        os.chmod(fresh, mount.mode)
-        with suppress(FileExistsError, OSError):
+    def _fill(self, mount: RunMount, home: Path, data: Path, origin: Origin | None) -> None:
+        """A new cache: empty, or what `from` has at `source`. Of steps that begin it side by side one makes
+        it, while the others wait: a directory that a step has mounted is never replaced."""
+        lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if data.exists():
+                return
+            fresh = home / "new"
+            shutil.rmtree(fresh, ignore_errors=True)  # a crash left it
+            fresh.mkdir(mode=0o755)
+            if origin is not None:
+                root = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    Copying(root).into("/", origin.source, pick(origin.source, mount.source or "/"))
+                finally:
+                    os.close(root)
+            os.chown(fresh, mount.uid, mount.gid)
+            os.chmod(fresh, mount.mode)
             os.rename(fresh, data)
+        finally:
+            os.close(lock)
 
     # ------------------------------------------------------------ secrets, agents
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -196,13 +197,12 @@ def tmpfs(target: str, size: int) -> dict[str, Any]:
 
 def secret_file(directory: Path, content: bytes, uid: int, gid: int, mode: int) -> Path:
     """In `directory`, which is on a tmpfs: a secret is never on a disk."""
-    path = directory / f"{len(os.listdir(directory))}"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd, path = tempfile.mkstemp(dir=directory)  # of its own: stages have theirs side by side
     with os.fdopen(fd, "wb") as file:
         file.write(content)
         os.fchown(file.fileno(), uid, gid)
         os.fchmod(file.fileno(), mode)
-    return path
+    return Path(path)
 
 
 def is_socket(path: str) -> bool:

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from runtime.build import leftovers, recipes
+from runtime.build.mounting import Mounted, Mounting
+from runtime.build.mounts import RunMount
+from runtime.build.request import BuildRequest, SecretSource
 from runtime.build.workspace import Workspace, detached
 from runtime.linux import mounts
 from runtime.paths import Paths
 from tests.kernel.build_box import BuildBox, build_box, ref
+from tests.kernel.shim_box import until
 
 pytestmark = [
     pytest.mark.root,
@@ -28,6 +32,73 @@ def paths(tmp_path: Path) -> Paths:
     made = Paths(tmp_path / "root", tmp_path / "run")
     made.make()
     return made
+
+
+def test_steps_side_by_side_share_a_new_cache_and_have_secrets_of_their_own(paths: Paths) -> None:
+    """Each step is a thread of the build. Nobody's directory may be replaced when it is mounted already."""
+    count = 8
+    kept = paths.root / "caches"
+    hidden = paths.run / "secrets"
+    hidden.mkdir()
+    request = BuildRequest(context=".", secrets=(SecretSource("key", value=b"word"),))
+    found: list[tuple[int, Path]] = []
+    meet = threading.Barrier(count)
+
+    def step(work: Workspace) -> None:
+        into = Mounted()
+        with Mounting(work, kept, hidden, request, pytest.fail) as mounting:
+            meet.wait(10)
+            mounting.add(RunMount(type="cache", id="c", target="/c"), into)
+            mounting.add(RunMount(type="secret", id="key", target="/s"), into)
+            (cache, _), (secret, _) = into.mounts
+            inode = os.stat(cache["source"]).st_ino
+            meet.wait(10)
+            assert Path(secret["source"]).read_bytes() == b"word"
+            found.append((inode, Path(secret["source"])))
+
+    with Workspace(paths, paths.layers) as work:
+        threads = [threading.Thread(target=step, args=(work,)) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    (home,) = kept.iterdir()
+    assert [inode for inode, _ in found] == [(home / "data").stat().st_ino] * count
+    assert len({path for _, path in found}) == count
+    assert sorted(os.listdir(home)) == ["about.json", "data", "lock"]
+
+
+def test_a_cache_that_is_pruned_while_a_step_waits_for_it_is_made_anew(paths: Paths) -> None:
+    cache = RunMount(type="cache", id="c", target="/c", sharing="locked")
+    request = BuildRequest(context=".")
+    begun = threading.Event()
+    found: list[bool] = []
+
+    def step(work: Workspace) -> None:
+        into = Mounted()
+        with Mounting(work, paths.root / "caches", paths.run, request, pytest.fail) as mounting:
+            begun.set()
+            mounting.add(cache, into)
+            found.append(os.path.isdir(into.mounts[0][0]["source"]))
+
+    with Workspace(paths, paths.layers) as work:
+        with Mounting(work, paths.root / "caches", paths.run, request, pytest.fail) as mounting:
+            mounting.add(cache, Mounted())
+            thread = threading.Thread(target=step, args=(work,))
+            thread.start()
+            assert begun.wait(10)
+            (home,) = (paths.root / "caches").iterdir()
+            until(lambda: "FLOCK" in waiting(home))
+            shutil.rmtree(home)  # as a prune does that has the lock
+        thread.join(10)
+    assert found == [True]
+
+
+def waiting(directory: Path) -> str:
+    """Who waits for its lock: proc_locks(5)."""
+    end = f":{directory.stat().st_ino} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return "\n".join(line for line in lines if "->" in line and end in line)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["new-kernels", "old-kernels"])
