@@ -145,9 +145,8 @@ def test_a_program_that_handles_its_stop_signal_has_its_own_exit_code(box: Engin
 
 def test_a_program_that_is_killed_by_a_signal_has_128_plus_its_number(box: Engine) -> None:
     name = box.start("sleep 1000; true")
-    (child,) = [
-        pid for pid in box.runtime._cgroups.pids(f"stead.slice/{box.id(name)}") if pid != box.state(name).pid
-    ]
+    cgroup, shell = f"stead.slice/{box.id(name)}", box.state(name).pid
+    (child,) = until(lambda: set(box.runtime._cgroups.pids(cgroup)) - {shell})  # the shell begins before it
     os.kill(child, signal.SIGKILL)
     assert box.result(name).code == 0
     box.runtime.remove_container(name)
