@@ -4,6 +4,7 @@
     run/names/state.json             pid, where it listens, where it cannot: written by the server
     run/names/lock                   held (flock) by the server
     run/names/error                  why the last one ended that did not mean to: text
+    run/names/takeover               where a newer server asks for its sockets: handover.py
     run/containers/<id>/names.json   names and addresses of one container; goes with that directory
     run/containers/<id>/state.json   its phase and health, as its shim writes them
 
@@ -16,11 +17,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.net.dns.zone import Endpoint, Files, Member, Network
 
-#: Of these documents. A server that is older than the files of a newer release is replaced by it.
+#: Of these documents. From 2 on a server hands its sockets over to a newer one.
 VERSION = 2
 DIRECTORY, NETWORKS, STATE, LOCK, MEMBER = "names", "networks.json", "state.json", "lock", "names.json"
 ERROR = "error"
@@ -30,13 +31,24 @@ MAX_SIZE = 16 * 1024 * 1024
 UP = frozenset({"starting", "running"})
 
 
+class Release(NamedTuple):
+    """Of a server: of its documents, and when its code was written, in ns since the epoch. The larger one is
+    the newer one."""
+
+    version: int = 0
+    built: int = 0
+
+
+_NONE = Release()
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What the server last wrote. The start time is in clock ticks since boot (proc_pid_stat(5))."""
 
     pid: int = 0
     start: int = 0
-    version: int = 0
+    release: Release = _NONE
     listening: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)  # address -> why nothing or not all listens there
 
@@ -120,7 +132,15 @@ def is_up(data: bytes) -> bool:
 
 
 def encode_state(state: State) -> bytes:
-    return json.dumps({"v": VERSION, **asdict(state)}).encode()
+    document = {
+        "v": VERSION,
+        "pid": state.pid,
+        "start": state.start,
+        **state.release._asdict(),
+        "listening": state.listening,
+        "failed": state.failed,
+    }
+    return json.dumps(document).encode()
 
 
 def decode_state(data: bytes) -> State:
@@ -130,9 +150,22 @@ def decode_state(data: bytes) -> State:
         return State(
             int(document["pid"]),
             int(document["start"]),
-            int(document["version"]),
+            Release(int(document["version"]), int(document.get("built", 0))),
             tuple(map(str, document["listening"])),
             {str(key): str(value) for key, value in document["failed"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot read state of name server: {error!r}") from error
+
+
+def encode_release(release: Release) -> bytes:
+    return json.dumps(release._asdict()).encode()
+
+
+def decode_release(data: bytes) -> Release:
+    """ValueError for what no server sends."""
+    try:
+        document = json.loads(data)
+        return Release(int(document["version"]), int(document["built"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"cannot read release: {error!r}") from error

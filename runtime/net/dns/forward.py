@@ -69,6 +69,10 @@ class Forwarder:
             self._ticking = True
             self.loop.after(TICK, self._tick)
 
+    def __len__(self) -> int:
+        """How many questions are under way."""
+        return len(self._questions)
+
     def _order(self, servers: Sequence[str]) -> list[str]:
         now = time.monotonic()
         ordered = sorted(servers, key=lambda server: self._avoid.get(server, 0.0) > now)

@@ -2,13 +2,18 @@
 
 It belongs to nobody once it runs: the agent may end, be killed or be replaced, and names are answered all the
 same. It reads what documents.py tells of and asks no database. It ends when there is no network any more, or
-no container for a while; whoever starts a container starts it again. Of two, the second waits for the first.
+no container for a while; whoever starts a container starts it again. Of two, the second waits for the first,
+or takes its place where it is newer (handover.py).
 """
 
 from __future__ import annotations
 
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.net.dns.handover import Given
 
 #: Descriptors: one for each question that is forwarded, and each connection.
 OPEN_FILES = 4096
@@ -27,10 +32,8 @@ def main(run: str) -> int:
     for fd in (0, 1, 2):
         os.dup2(null, fd, inheritable=False)
     try:
-        lock = _lock(run)
         _settle()
         _serve(run)
-        os.close(lock)
     except BaseException as error:
         _note(run, error)
         raise
@@ -46,24 +49,46 @@ def _note(run: str, error: BaseException) -> None:
         pass  # the directory went, which is then the reason
 
 
-def _lock(run: str) -> int:
-    """Held until we end. OSError when another server does not end in time."""
+def _lock(run: str) -> tuple[int, list[Given]]:
+    """The lock, held until it is closed, and the sockets of an older server. OSError when another one, which
+    is not older, does not end in time."""
     import fcntl
     import time
 
-    from runtime.net.dns import documents
+    from runtime.net.dns import documents, handover
 
     path = f"{run}/{documents.DIRECTORY}/{documents.LOCK}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + PATIENCE
+    given: list[Given] = []
+    asked = False
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
+            return fd, given
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
+        if not asked:
+            asked, given = True, handover.take(run)
+            if not given:
+                _end_older(f"{run}/{documents.DIRECTORY}/{documents.STATE}")
         time.sleep(0.005)  # between two attempts
+
+
+def _end_older(path: str) -> None:
+    """A server of an older release that does not give way: it is stuck, or has nothing to give."""
+    from runtime.linux import pidfd
+    from runtime.net.dns import documents
+    from runtime.net.dns.release import release
+
+    try:
+        with open(path, "rb") as file:
+            state = documents.decode_state(file.read(documents.MAX_SIZE))
+    except (OSError, ValueError):
+        return
+    if state.release < release():
+        pidfd.kill(state.pid, state.start)
 
 
 def _settle() -> None:
@@ -94,7 +119,7 @@ def _settle() -> None:
 def _serve(run: str) -> None:
     import gc
 
-    from runtime.net.dns import documents, server, upstreams, watch
+    from runtime.net.dns import documents, handover, server, upstreams, watch
     from runtime.shim.loop import Loop
 
     path = f"{run}/{documents.DIRECTORY}/{documents.STATE}"
@@ -105,12 +130,16 @@ def _serve(run: str) -> None:
         except OSError:
             pass  # the directory is being removed, or the disk is full: the answers matter more
 
-    loop, followed = Loop(), watch.Watch(run)
-    serving = server.Server(loop, followed, upstreams.Upstreams(), write)
+    loop, followed = Loop(), watch.Watch(run)  # all that takes time, before an older server stops
+    lock, given = _lock(run)
+    serving = server.Server(loop, followed, upstreams.Upstreams(), write, given)
+    handover.Door(loop, run, serving.retire, lambda: os.close(lock))
     gc.collect()
     gc.freeze()
     while True:
         loop.run()
+        if serving.retired:
+            break
         _unlink(path)  # who starts a container from now on starts another server, which waits for our end
         followed.drain()
         if followed.gone or not len(followed.zone):
@@ -118,6 +147,8 @@ def _serve(run: str) -> None:
         loop.ended = False
         serving.tell(again=True)
     serving.close()
+    if not serving.retired:
+        os.close(lock)
 
 
 def _replace(path: str, data: bytes) -> None:

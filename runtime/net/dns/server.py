@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 from runtime.net.dns import documents, forward, wire
+from runtime.net.dns.handover import Given
+from runtime.net.dns.release import release
 from runtime.net.dns.rewriting import Rewriting
 from runtime.net.dns.streams import Streams
 from runtime.net.dns.upstreams import Upstreams
@@ -35,22 +38,30 @@ RETRY, IDLE = 1.0, 10.0
 #: Seconds for which a bridge that has gone keeps its address: then somebody else may have it.
 ABSENT = 5.0
 
+#: Seconds that a server whose sockets a newer one has stays for answers that it still owes.
+LINGER = 12.0
+
+_Bound = tuple[str, socket.SocketKind]
 _Kept = dict[bytes, tuple[bytes, ...]]
 Write = Callable[[documents.State], None]
 
 
 class Listener:
-    """The sockets of one gateway address. OSError when UDP cannot be had; TCP may be missing (`trouble`)."""
+    """The sockets of one gateway address. OSError when UDP cannot be had; TCP may be missing (`trouble`).
+    `given` are sockets that another server has bound already."""
 
-    def __init__(self, server: Server, network: Network, address: str) -> None:
+    def __init__(
+        self, server: Server, network: Network, address: str, given: dict[_Bound, socket.socket]
+    ) -> None:
         self.network, self.address, self._server = network, address, server
         self.trouble = ""
         self.absent = 0.0  # seconds
         self.askers: dict[str, tuple[Asker, _Kept]] = {}
-        self.udp = _bound(address, socket.SOCK_DGRAM, server.port)
-        self.tcp: socket.socket | None = None
+        udp, self.tcp = given.pop((address, socket.SOCK_DGRAM), None), None
+        self.udp = udp if udp is not None else _bound(address, socket.SOCK_DGRAM, server.port)
         try:
-            self.tcp = _bound(address, socket.SOCK_STREAM, server.port)
+            tcp = given.pop((address, socket.SOCK_STREAM), None)
+            self.tcp = tcp if tcp is not None else _bound(address, socket.SOCK_STREAM, server.port)
             self.tcp.listen(128)
         except OSError as error:
             self.trouble = f"cannot listen by TCP: {error.strerror}".lower()
@@ -58,6 +69,14 @@ class Listener:
         if self.tcp is not None:
             listening = self.tcp
             server.loop.watch(listening.fileno(), lambda: server.streams.accept(listening, self))
+
+    def give(self) -> list[Given]:
+        """Read no more; the sockets are somebody else's from now on, but answers may still be sent."""
+        kinds = ((self.udp, socket.SOCK_DGRAM), (self.tcp, socket.SOCK_STREAM))
+        given = [Given(self.address, kind, sock) for sock, kind in kinds if sock is not None]
+        for item in given:
+            self._server.loop.forget(item.sock.fileno())
+        return given
 
     def close(self) -> None:
         for sock in (self.udp, self.tcp):
@@ -89,10 +108,18 @@ class Listener:
 
 
 class Server:
-    """Only for one thread. `write` is told where it listens, whenever that changes."""
+    """Only for one thread. `write` is told where it listens, whenever that changes. `given` are sockets of an
+    older server, which are used where they are wanted."""
 
     def __init__(
-        self, loop: Loop, watch: Watch, upstreams: Upstreams, write: Write, *, port: int = PORT
+        self,
+        loop: Loop,
+        watch: Watch,
+        upstreams: Upstreams,
+        write: Write,
+        given: Iterable[Given] = (),
+        *,
+        port: int = PORT,
     ) -> None:
         self.loop, self.port = loop, port
         self.streams = Streams(loop, self)
@@ -103,16 +130,35 @@ class Server:
         self._told: documents.State | None = None
         self._kept = 0
         self._idle = 0.0
+        self._given = {(item.address, item.kind): item.sock for item in given}
+        self.retired = False
         loop.watch(watch.fd, lambda: self.refresh(None))
         self._rewriting = Rewriting(loop, watch, self._is_served)
         self._sync()
+        for sock in self._given.values():  # of networks that have gone meanwhile
+            sock.close()
+        self._given.clear()
         self._later()
 
     def close(self) -> None:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        if not self.retired:
+            self._rewriting.close()
+
+    def retire(self) -> list[Given]:
+        """Leave the sockets to a newer server; only what was asked already is still answered."""
+        self.retired = True
         self._rewriting.close()
+        self._owe(time.monotonic() + LINGER)
+        return [given for listener in self._listeners.values() for given in listener.give()]
+
+    def _owe(self, until: float) -> None:
+        if time.monotonic() > until or not (len(self._forwarder) or len(self.streams)):
+            self.loop.ended = True
+        else:
+            self.loop.after(0.1, lambda: self._owe(until))
 
     # ------------------------------------------------------------ what there is
 
@@ -125,6 +171,8 @@ class Server:
         if not changed:
             return False
         self._forget_answers()
+        if self.retired:
+            return False
         self._rewriting.peers()
         wanted = self._wanted()
         if self._watch.gone or wanted != {a: item.network for a, item in self._listeners.items()}:
@@ -149,7 +197,7 @@ class Server:
                 if address not in self._listeners and not _is_there(network.bridge):
                     continue
                 if address not in self._listeners:
-                    self._listeners[address] = Listener(self, network, address)
+                    self._listeners[address] = Listener(self, network, address, self._given)
                 if self._listeners[address].trouble:
                     failed[address] = self._listeners[address].trouble
             except OSError as error:
@@ -168,16 +216,20 @@ class Server:
         """Where it listens, when that has changed, or `again`."""
         from runtime.linux import pidfd
 
+        if self.retired:
+            return
         pid = os.getpid()
         listening = tuple(sorted(self._listeners))
         start = pidfd.start_time(pid)
-        state = documents.State(pid, start, documents.VERSION, listening, dict(self._failed))
+        state = documents.State(pid, start, release(), listening, dict(self._failed))
         if again or state != self._told:
             self._write(state)
             self._told = state
 
     def _later(self) -> None:
         """Once a second: try again what failed, and end when there is nothing to serve for."""
+        if self.retired:
+            return
         self.refresh(None)
         self._rewriting.look()
         for address, listener in list(self._listeners.items()):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from runtime.faults import Fault, from_oserror
@@ -19,6 +19,7 @@ from runtime.interface import Defect
 from runtime.linux import pidfd
 from runtime.net.dns import documents
 from runtime.net.dns.documents import State
+from runtime.net.dns.release import release
 from runtime.net.dns.zone import Member, Network
 from runtime.paths import Paths, write_atomically
 
@@ -27,6 +28,8 @@ START = 10.0
 #: Seconds that its end is waited for when the last network has gone.
 END = 5.0
 _STEP = 0.002
+#: The first version of documents.py whose server gives way to a newer one by itself.
+HANDS_OVER = 2
 
 
 class NameService:
@@ -81,29 +84,26 @@ class NameService:
         return state if state is not None and pidfd.is_alive(state.pid, state.start) else None
 
     def ensure(self, gateways: Iterable[str]) -> dict[str, str]:
-        """A server of this release that has tried to listen on these addresses. Returns where it cannot.
-        Fault names-failed when none can be started."""
+        """A server of this release, or a newer one, that has tried to listen on these addresses. Returns
+        where it cannot. Fault names-failed when none can be started."""
         wanted = set(gateways)
         deadline = time.monotonic() + START
         with self._starting:
-            while True:
-                state = self.state()
-                if state is not None and state.version < documents.VERSION:
-                    pidfd.kill(state.pid, state.start)
-                    state = None
-                if state is None:
-                    self._start()
-                elif wanted <= {*state.listening, *state.failed}:
-                    return {key: text for key, text in state.failed.items() if key in wanted}
-                while (state := self.state()) is None or not wanted <= {*state.listening, *state.failed}:
-                    if time.monotonic() > deadline:
-                        raise Fault("names-failed", "start", "name server", self._cause(state))
-                    time.sleep(_STEP)
+            state = self.state()
+            if state is not None and state.release.version < min(HANDS_OVER, documents.VERSION):
+                pidfd.kill(state.pid, state.start)
+            if state is None or state.release < release():
+                self._start()
+            while (state := self.state()) is None or not _serves(state, wanted):
+                if time.monotonic() > deadline:
+                    raise Fault("names-failed", "start", "name server", self._cause(state))
+                time.sleep(_STEP)
+            return {key: text for key, text in state.failed.items() if key in wanted}
 
     def _cause(self, state: State | None) -> str:
-        if state is not None:
-            return f"it does not listen after {START:g} s"
-        return _read(self._directory / documents.ERROR).decode("utf-8", "replace") or "it does not start"
+        noted = _read(self._directory / documents.ERROR).decode("utf-8", "replace")
+        late = f"it does not listen after {START:g} s" if state is not None else "it does not start"
+        return noted or late
 
     def _start(self) -> None:
         """The program forks, so that what is waited for here ends at once."""
@@ -139,7 +139,7 @@ class NameService:
         """How it does not serve at the gateways of one network, where containers are told of."""
         if state is None:
             return (Defect("names", "the name server of this node does not run"),)
-        if state.version < documents.VERSION:
+        if state.release < release():
             return (Defect("names", "the name server of this node is of an older release"),)
         return tuple(
             Defect("names", f"{gateway} has no name server, it {state.failed[gateway]}")
@@ -148,6 +148,11 @@ class NameService:
             for gateway in gateways
             if gateway in state.failed or gateway not in state.listening
         )
+
+
+def _serves(state: State, wanted: Set[str]) -> bool:
+    """Whether it is no older than we are, and has tried to listen on these addresses."""
+    return state.release >= release() and wanted <= {*state.listening, *state.failed}
 
 
 def _wait(state: State) -> None:

@@ -27,6 +27,9 @@ class Streams:
         self.loop, self.server = loop, server
         self._streams: set[Stream] = set()
 
+    def __len__(self) -> int:
+        return len(self._streams)
+
     def accept(self, listening: socket.socket, listener: Listener) -> None:
         try:
             sock, source = listening.accept()
