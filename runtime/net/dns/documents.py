@@ -4,6 +4,7 @@
     run/names/state.json             pid, where it listens, where it cannot: written by the server
     run/names/lock                   held (flock) by the server
     run/names/error                  why the last one ended that did not mean to: text
+    run/names/heed                   written anew to make the server look at containers before anybody asks
     run/names/takeover               where a newer server asks for its sockets: handover.py
     run/containers/<id>/names.json   names and addresses of one container; goes with that directory
     run/containers/<id>/state.json   its phase and health, as its shim writes them
@@ -24,7 +25,7 @@ from runtime.net.dns.zone import Endpoint, Files, Member, Network
 #: Of these documents. From 2 on a server hands its sockets over to a newer one.
 VERSION = 2
 DIRECTORY, NETWORKS, STATE, LOCK, MEMBER = "names", "networks.json", "state.json", "lock", "names.json"
-ERROR = "error"
+ERROR, HEED = "error", "heed"
 #: Bytes of any of these files.
 MAX_SIZE = 16 * 1024 * 1024
 #: Phases (runtime.interface.Phase) in which a container has its names.

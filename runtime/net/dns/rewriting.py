@@ -27,10 +27,13 @@ BATCH = 16
 
 
 class Rewriting:
-    """Only for the thread of `loop`. `answers` says whether the name server listens at a gateway."""
+    """Only for the thread of `loop`. `answers` says whether the name server listens at a gateway, `refresh`
+    takes in what has happened to containers."""
 
-    def __init__(self, loop: Loop, watch: Watch, answers: Callable[[str], bool]) -> None:
-        self._loop, self._watch, self._answers = loop, watch, answers
+    def __init__(
+        self, loop: Loop, watch: Watch, answers: Callable[[str], bool], refresh: Callable[[], object]
+    ) -> None:
+        self._loop, self._watch, self._answers, self._refresh = loop, watch, answers, refresh
         self._host = HostFiles((os.fspath(resolvconf.HOST), os.fspath(resolvconf.UPLINK)))
         self._status = _status()
         self._all_due, self._peers_due, self._armed = False, False, False
@@ -65,9 +68,13 @@ class Rewriting:
 
     def peers(self) -> None:
         """Somebody came, went or is called otherwise."""
-        if any(not self._via(member) for member in self._watch.zone.members):
+        if self.names_peers():
             self._peers_due = True
             self._arm(DELAY)
+
+    def names_peers(self) -> bool:
+        """Whether there is a container whose hosts file names its peers."""
+        return any(not self._via(member) for member in self._watch.zone.members)
 
     # ------------------------------------------------------------ write
 
@@ -92,6 +99,7 @@ class Rewriting:
             self._arm(max(DELAY, REST * (time.monotonic() - self._began)))
 
     def _begin(self) -> None:
+        self._refresh()
         self._all, self._all_due, self._peers_due = self._all_due, False, False
         self._began = time.monotonic()
         if self._all:

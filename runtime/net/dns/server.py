@@ -133,7 +133,8 @@ class Server:
         self._given = {(item.address, item.kind): item.sock for item in given}
         self.retired = False
         loop.watch(watch.fd, lambda: self.refresh(None))
-        self._rewriting = Rewriting(loop, watch, self._is_served)
+        self._rewriting = Rewriting(loop, watch, self._is_served, lambda: self.refresh(None))
+        self._heeding = False
         self._sync()
         for sock in self._given.values():  # of networks that have gone meanwhile
             sock.close()
@@ -174,6 +175,7 @@ class Server:
         if self.retired:
             return False
         self._rewriting.peers()
+        self._heed()
         wanted = self._wanted()
         if self._watch.gone or wanted != {a: item.network for a, item in self._listeners.items()}:
             self._sync()
@@ -204,7 +206,17 @@ class Server:
                 failed[address] = f"cannot listen: {error.strerror}".lower()
         self._failed = failed
         self._rewriting.everything()
+        self._heed()
         self.tell()
+
+    def _heed(self) -> None:
+        """Hear of containers at once, without being asked, only where hosts files name peers."""
+        heeding = bool(self._failed) or self._rewriting.names_peers()
+        if heeding and not self._heeding:
+            self.loop.watch(self._watch.quiet_fd, lambda: self.refresh(None))
+        elif self._heeding and not heeding:
+            self.loop.forget(self._watch.quiet_fd)
+        self._heeding = heeding
 
     def _is_served(self, address: str) -> bool:
         return address in self._listeners and address not in self._failed

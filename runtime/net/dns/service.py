@@ -17,6 +17,7 @@ from pathlib import Path
 from runtime.faults import Fault, from_oserror
 from runtime.interface import Defect
 from runtime.linux import pidfd
+from runtime.net import resolvconf
 from runtime.net.dns import documents
 from runtime.net.dns.documents import State
 from runtime.net.dns.release import release
@@ -66,8 +67,15 @@ class NameService:
         try:
             if _read(path) != data:
                 write_atomically(path, data, durable=False)
+                if not resolvconf.asked(member.files.gateway, member.dns):
+                    self._heed()
         except OSError as error:
             raise from_oserror(error, "write names of", member.name) from error
+
+    def _heed(self) -> None:
+        """Where nobody asks about peers, hosts files name them: the server looks without being asked."""
+        if self._directory.exists():
+            write_atomically(self._directory / documents.HEED, b"", durable=False)
 
     def is_told(self, id: str) -> bool:
         return (self._paths.live(id) / documents.MEMBER).exists()

@@ -3,7 +3,7 @@
 `drain` takes in all that happened before it was called: a container whose start has returned has its names,
 and one whose stop has returned has none, for every question that is asked after that. Only what the server
 must act on by itself makes `fd` readable, which is not what happens to containers: nothing is read of them
-before somebody asks, since a start needs the processors for itself.
+before somebody asks, since a start needs the processors for itself. Who wants to hear of it has `quiet_fd`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Watch:
         self._own = f"{run}/{documents.DIRECTORY}"
         self._containers = f"{run}/containers"
         self.fd = inotify.open_inotify()  # of networks
-        self._quiet = inotify.open_inotify()  # of containers
+        self.quiet_fd = inotify.open_inotify()  # of containers
         self._watched: dict[int, str] = {}  # watch -> id of a container
         self._numbers: dict[str, int] = {}
         self._rescan()
 
     def close(self) -> None:
         os.close(self.fd)
-        os.close(self._quiet)
+        os.close(self.quiet_fd)
 
     def drain(self) -> bool:
         """Take in what has changed; whether anything of it matters."""
         changed = False
-        for fd in (self.fd, self._quiet):
+        for fd in (self.fd, self.quiet_fd):
             while events := inotify.read_events(fd):
                 changed = self._take(fd, events) or changed
         return changed
@@ -79,7 +79,7 @@ class Watch:
             self._forget(id)
         try:
             inotify.add_watch(self.fd, self._own, _FILES)
-            self._containers_number = inotify.add_watch(self._quiet, self._containers, _DIRECTORIES)
+            self._containers_number = inotify.add_watch(self.quiet_fd, self._containers, _DIRECTORIES)
         except OSError:
             self.gone = True
             return
@@ -104,7 +104,7 @@ class Watch:
         directory = f"{self._containers}/{id}"
         try:
             if id not in self._numbers:
-                self._numbers[id] = inotify.add_watch(self._quiet, directory, _FILES)
+                self._numbers[id] = inotify.add_watch(self.quiet_fd, directory, _FILES)
                 self._watched[self._numbers[id]] = id
             member = documents.decode_member(_read(f"{directory}/{documents.MEMBER}"))
         except (OSError, ValueError):
