@@ -7,8 +7,6 @@ A container's writable layer holds what it changed and, where something was moun
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,20 +27,9 @@ from runtime.interface import ContainerRequest, ProbeRequest
 from runtime.linux import mounts, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.paths import Paths
+from runtime.pausing import paused
 from runtime.records import ContainerRecord
 from specs.values import ImageRef
-
-#: Ends when its standard input does, and lets the cgroup go on: whoever froze it may have been killed.
-_GUARD = """
-import os, sys
-os.read(0, 1)
-for name, text in zip(sys.argv[1::2], sys.argv[2::2]):
-    try:
-        with open(name, "w") as file:
-            file.write(text)
-    except OSError:
-        pass
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,32 +159,8 @@ class Writings:
             yield
             return
         path = str(read_config(self._paths, record)["linux"]["cgroupsPath"])
-        with faults("pause container", record.name), self._guard(path):
-            self._cgroups.freeze(path)
-            try:
-                yield
-            finally:
-                self._cgroups.thaw(path)
-
-    @contextmanager
-    def _guard(self, path: str) -> Iterator[None]:
-        """A process that thaws the cgroup when this one ends, however it ends."""
-        words = [word for pair in self._cgroups.thawing(path) for word in pair]
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD, *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},
-            start_new_session=True,
-        )
-        try:
+        with paused(self._cgroups, [(record.name, path)]):
             yield
-        finally:
-            assert guard.stdin is not None
-            guard.stdin.close()
-            guard.wait()
 
 
 def merged(image: ImageConfig, request: ContainerRequest) -> ImageConfig:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.images.emulation import check_runs
@@ -69,6 +70,7 @@ class Containers:
         self._preparation = preparation
         self._volumes = volumes
         self._zygote = zygote
+        self._holds = Holds(paths)
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -108,21 +110,26 @@ class Containers:
             if state is not None and client.is_alive(state):
                 return
             request = record.decode()
-            restarts = self._restarts(record.id)
-            self._preparation.clear(record.id)
-            self._fabric.check_ports(record.id)
-            image = self._preparation.image(record)
-            self._want(record.id, RUNNING)
-            try:
-                with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                    self._preparation.make(record, request, image, restarts=restarts)
-                    self._fabric.activate(record.id)
-                    self._fabric.publish()
-                    with _started(record):
-                        birth.start()
-            except BaseException:
-                self._undo(record)
-                raise
+            volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
+            with self._holds.starting(volumes, name):
+                self._start(record, request)
+
+    def _start(self, record: ContainerRecord, request: ContainerRequest) -> None:
+        restarts = self._restarts(record.id)
+        self._preparation.clear(record.id)
+        self._fabric.check_ports(record.id)
+        image = self._preparation.image(record)
+        self._want(record.id, RUNNING)
+        try:
+            with self._fork(record, idle=will_be_idle(request, image)) as birth:
+                self._preparation.make(record, request, image, restarts=restarts)
+                self._fabric.activate(record.id)
+                self._fabric.publish()
+                with _started(record):
+                    birth.start()
+        except BaseException:
+            self._undo(record)
+            raise
 
     def _restarts(self, id: str) -> Mapping[str, int]:
         """By shims, since the container was created, by reason. Both records of the last shim may be gone (a

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 from runtime.linux import pidfd
 from runtime.paths import Paths
@@ -25,7 +26,11 @@ def halt(paths: Paths) -> tuple[list[str], list[str]]:
     except FileNotFoundError:
         return [], []
     found = [client.read_state(paths.live(id)) for id in ids]
-    states = [state for state in found if state is not None and client.is_alive(state)]
+    return end([state for state in found if state is not None and client.is_alive(state)])
+
+
+def end(states: Sequence[client.State]) -> tuple[list[str], list[str]]:
+    """As `halt`, for the containers of these shims."""
     for state in states:
         pidfd.kill(state.shim_pid, state.shim_start, signal.SIGTERM)
     deadline = time.monotonic() + BEYOND + max(map(client.grace, states), default=0.0)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from runtime.backups.backups import Backups
+from runtime.backups.holds import Holds
 from runtime.build.builder import BUILD_SCHEMA, Builder
 from runtime.build.executor import Cancelled
 from runtime.build.failure import StepFailed
@@ -76,6 +78,9 @@ class LocalRuntime:
         self.containers = Containers(
             paths, self.database, self.images, self.fabric, self._preparation, self.volumes, self._zygote
         )
+        self.backups = Backups(
+            paths, self.database, self.volumes, self._cgroups, Holds(paths), self.containers.start
+        )
         #: of those under way: (set when it is to end, its first name)
         self._builds: list[tuple[threading.Event, tuple[ImageRef, ...]]] = []
         self._builds_lock = threading.Lock()
@@ -110,6 +115,7 @@ class LocalRuntime:
 
     def interrupt(self) -> None:
         self.images.registries.closing.set()
+        self.backups.closing.set()
         with self._builds_lock:
             self._interrupted = True
             for cancelled, _ in self._builds:
@@ -253,6 +259,7 @@ class LocalRuntime:
             removed.append(f"container {id}")
         removed += self.volumes.sweep(known)
         removed += self.builder.sweep()
+        removed += self.backups.sweep()
         self.images.sweep()
         self.fabric.sweep(known | self.builder.leases())
         return tuple(removed)

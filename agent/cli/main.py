@@ -47,6 +47,7 @@ COMMANDS: Commands = {
         "compare, export and commit what a container wrote",
         "stead container diff shop/web",
     ),
+    "volume": ("volume", "back up and restore volumes", "stead volume backup shop/data -o /backups/"),
     "system": ("system", "show what this machine keeps", "stead system df"),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),
     "schema": ("schema", "write the JSON Schema of spec files", "stead schema > stead.schema.json"),

@@ -22,8 +22,8 @@ PIECE = 1024 * 1024  # bytes
 MAX_DEPTH = 256  # directories above one entry: what unpacking takes
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
-_SPECIAL = {
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
+SPECIAL = {
     stat.S_IFLNK: SYMLINK,
     stat.S_IFCHR: CHAR,
     stat.S_IFBLK: BLOCK_DEVICE,
@@ -33,9 +33,7 @@ _WHITEOUT = b".wh."
 _OPAQUE_MARK = b".wh..wh..opq"
 #: overlayfs' own books; what this host's security modules and file systems note for themselves
 _PRIVATE = ("trusted.overlay.", "user.overlay.", "btrfs.")
-_HOSTS = frozenset(
-    {"security.selinux", "security.ima", "security.evm", "security.SMACK64", "system.nfs4_acl"}
-)
+HOSTS = frozenset({"security.selinux", "security.ima", "security.evm", "security.SMACK64", "system.nfs4_acl"})
 #: what says that a part of the content is in a lower layer
 _ELSEWHERE = frozenset({"trusted.overlay.redirect", "trusted.overlay.metacopy"})
 
@@ -142,7 +140,7 @@ class _Writer:
                 for name, entry in frame.entries:
                     path = frame.prefix + name
                     if name.startswith(self._reserved):
-                        raise Unwritable(f"the name {_show(path)} is reserved for whiteouts")
+                        raise Unwritable(f"the name {show(path)} is reserved for whiteouts")
                     if path in self._omit:
                         continue
                     try:
@@ -151,13 +149,13 @@ class _Writer:
                             if rest is not None:
                                 yield from rest
                         elif entry.is_dir(follow_symlinks=False):
-                            inner = _Frame(_open(name, frame.fd, _OPEN_DIRECTORY), path + b"/")
+                            inner = _Frame(open_unmarked(name, frame.fd, OPEN_DIRECTORY), path + b"/")
                             stack.append(inner)
                             self._enter(inner, inner.prefix)
                             break
                         else:
                             self._special(name, frame.fd, path)
-                    except (FileNotFoundError, NotADirectoryError, _Gone):
+                    except (FileNotFoundError, NotADirectoryError, Gone):
                         if not self._live:
                             raise
                     if self._held >= PIECE:
@@ -165,7 +163,7 @@ class _Writer:
                 if inner is None:
                     self._leave(stack.pop())
                 elif len(stack) > MAX_DEPTH:
-                    raise Unwritable(f"{_show(inner.prefix)} has more than {MAX_DEPTH} directories above it")
+                    raise Unwritable(f"{show(inner.prefix)} has more than {MAX_DEPTH} directories above it")
         finally:
             for frame in stack:
                 os.close(frame.fd)
@@ -187,12 +185,12 @@ class _Writer:
     def _enter(self, frame: _Frame, path: bytes) -> None:
         """The directory's own entries."""
         fd = frame.fd
-        names = _listxattr(fd)
+        names = list_xattrs(fd)
         xattrs = _xattrs(fd, names, path) if names else None
         self._header(path, DIRECTORY, frame.status, xattrs=xattrs)
         if OPAQUE in names and os.getxattr(fd, OPAQUE) == b"y":
             if not self._overlay:
-                raise Unwritable(f"{_show(path)} is an opaque directory of overlayfs")
+                raise Unwritable(f"{show(path)} is an opaque directory of overlayfs")
             if self._hides is None or self._hides(frame.prefix[:-1]):
                 self._put(header(frame.prefix + _OPAQUE_MARK, FILE, mode=0o600))
             elif self._settle:
@@ -209,14 +207,14 @@ class _Writer:
 
     def _file(self, name: bytes, where: int, path: bytes) -> Iterator[bytes] | None:
         """A small file is written at once; of a large one the rest is returned."""
-        fd = _open_regular(name, where, path) if self._live else _open(name, where, _OPEN)
+        fd = open_regular(name, where, path) if self._live else open_unmarked(name, where, _OPEN)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise _Gone(_changed(path))
+                raise Gone(_changed(path))
             if status.st_nlink > 1 and self._linked(path, status):
                 return None
-            names = _listxattr(fd)
+            names = list_xattrs(fd)
             size = status.st_size
             self._header(path, FILE, status, size=size, xattrs=_xattrs(fd, names, path) if names else None)
             self.bytes += size
@@ -259,13 +257,13 @@ class _Writer:
 
     def _special(self, name: bytes, where: int, path: bytes) -> None:
         status = os.stat(name, dir_fd=where, follow_symlinks=False)
-        kind = _SPECIAL.get(stat.S_IFMT(status.st_mode))
+        kind = SPECIAL.get(stat.S_IFMT(status.st_mode))
         if kind == CHAR and status.st_rdev == 0:
             self._whiteout(name, path)
             return
         if kind is None:
             if not stat.S_ISSOCK(status.st_mode):
-                raise _Gone(_changed(path))
+                raise Gone(_changed(path))
             if self._settle:
                 os.unlink(name, dir_fd=where)
             return
@@ -273,7 +271,7 @@ class _Writer:
             return
         link = os.readlink(name, dir_fd=where) if kind == SYMLINK else b""
         inside = b"/proc/self/fd/%d/%b" % (where, name)
-        names = _listxattr(inside)
+        names = list_xattrs(inside)
         xattrs = _xattrs(inside, names, path) if names else None
         self._header(path, kind, status, link=link, xattrs=xattrs)
         if self._settle and self._time(status) != status.st_mtime_ns:
@@ -283,7 +281,7 @@ class _Writer:
     def _whiteout(self, name: bytes, path: bytes) -> None:
         """One inode of overlayfs may be all whiteouts: its time says nothing."""
         if not self._overlay:
-            raise Unwritable(f"{_show(path)} is a whiteout of overlayfs")
+            raise Unwritable(f"{show(path)} is a whiteout of overlayfs")
         parent = path[: len(path) - len(name)]
         self.count += 1
         self._put(header(parent + _WHITEOUT + name, FILE, mode=0o600))
@@ -337,7 +335,7 @@ def _name(item: tuple[bytes, os.DirEntry[str]]) -> bytes:
     return item[0]
 
 
-def _open(name: bytes, where: int, flags: int) -> int:
+def open_unmarked(name: bytes, where: int, flags: int) -> int:
     """What may be read without leaving a mark (O_NOATIME), else as it can be."""
     try:
         return os.open(name, flags, dir_fd=where)
@@ -345,19 +343,19 @@ def _open(name: bytes, where: int, flags: int) -> int:
         return os.open(name, flags & ~os.O_NOATIME, dir_fd=where)
 
 
-def _open_regular(name: bytes, where: int, path: bytes) -> int:
+def open_regular(name: bytes, where: int, path: bytes) -> int:
     """In a directory that is in use a device may have taken the file's place: even to open one is to do
-    something. _Gone."""
+    something. Gone."""
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise _Gone(_changed(path))
-        return _open(b"/proc/self/fd/%d" % found, where, _OPEN & ~os.O_NOFOLLOW)
+            raise Gone(_changed(path))
+        return open_unmarked(b"/proc/self/fd/%d" % found, where, _OPEN & ~os.O_NOFOLLOW)
     finally:
         os.close(found)
 
 
-def _listxattr(where: int | bytes) -> list[str]:
+def list_xattrs(where: int | bytes) -> list[str]:
     try:
         return os.listxattr(where) if isinstance(where, int) else os.listxattr(where, follow_symlinks=False)
     except OSError as error:
@@ -371,11 +369,11 @@ def _xattrs(where: int | bytes, names: list[str], path: bytes) -> dict[bytes, by
     for name in names:
         if name in _ELSEWHERE:
             what = "is a directory that was renamed" if name.endswith("redirect") else "has its data"
-            raise Unwritable(f"{_show(path)} {what} in a lower layer (overlayfs wrote {name})")
-        if name.startswith(_PRIVATE) or name in _HOSTS:
+            raise Unwritable(f"{show(path)} {what} in a lower layer (overlayfs wrote {name})")
+        if name.startswith(_PRIVATE) or name in HOSTS:
             continue
         if "=" in name:
-            raise Unwritable(f"{_show(path)} has the attribute {name!r}, whose name no tar can hold")
+            raise Unwritable(f"{show(path)} has the attribute {name!r}, whose name no tar can hold")
         if isinstance(where, int):
             found[os.fsencode(name)] = os.getxattr(where, name)
         else:
@@ -383,13 +381,13 @@ def _xattrs(where: int | bytes, names: list[str], path: bytes) -> dict[bytes, by
     return found or None
 
 
-class _Gone(Unwritable):
+class Gone(Unwritable):
     """Something else is at the path than its directory said."""
 
 
 def _changed(path: bytes) -> str:
-    return f"{_show(path)} changed while it was read"
+    return f"{show(path)} changed while it was read"
 
 
-def _show(path: bytes) -> str:
+def show(path: bytes) -> str:
     return repr(os.fsdecode(path.rstrip(b"/") or b"/"))

@@ -231,7 +231,7 @@ def _is_still(fd: int, path: Path) -> bool:
 # ---------------------------------------------------------------- the worker
 
 
-def _path() -> str:
+def module_path() -> str:
     """Where the worker finds its modules: ours, and those of the decompressors that are installed."""
     found = [str(Path(__file__).parents[2])]
     for name in ("isal", "backports"):
@@ -251,7 +251,7 @@ class _Worker:
         words = [str(target), str(layers), str(control), *lowers]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, _path(), *words],
+                [sys.executable, "-I", "-S", "-c", _BOOT, module_path(), *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from runtime.images.tarstream import BLOCK, BLOCK_DEVICE, CHAR, FILE
@@ -40,9 +40,11 @@ def header(
     link: bytes = b"",
     device: int = 0,
     xattrs: Mapping[bytes, bytes] | None = None,
+    more: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """All blocks before the data of an entry. `mtime` is ns, `device` as st_rdev, `size` of a file's data."""
-    records: list[tuple[bytes, bytes]] = []
+    """All blocks before the data of an entry. `mtime` is ns, `device` as st_rdev, `size` of a file's data,
+    `more` are further pax records."""
+    records = list(more)
     prefix, short = b"", name
     if len(name) > _NAME or b"\n" in name:
         split = _split(name)

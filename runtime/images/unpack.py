@@ -59,9 +59,14 @@ class Refused(Exception):
 
 
 class Unpacker:
-    """Unpacks one archive into the process's root directory: `take`, then `finish`."""
+    """Unpacks one archive into the process's root directory: `take`, then `finish`.
 
-    def __init__(self) -> None:
+    `exact`: it is no layer, but a tree that must become what it was: no name means a whiteout, and an
+    attribute that cannot be kept is Refused.
+    """
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
         self._lowers: Lowers | None = None
         self._open = {b"": os.open("/", _OPEN_DIRECTORY)}
         self._directories: dict[bytes, Metadata | None] = {b"": None}  # made by this layer; None: implied
@@ -82,8 +87,8 @@ class Unpacker:
             self._take(entry, source)
         self._keep_limits()
 
-    def finish(self, lowers: Lowers) -> None:
-        """Make the rest, with the layers below."""
+    def finish(self, lowers: Lowers | None = None) -> None:
+        """Make the rest, with the layers below, if there are any."""
         self._lowers = lowers
         self._finish_links()
         self._finish_whiteouts()
@@ -97,7 +102,8 @@ class Unpacker:
     def _keep_limits(self) -> None:
         if self.count > MAX_ENTRIES:
             raise Refused(f"the archive has more than {MAX_ENTRIES} entries")
-        if len(self._directories) + len(self._whiteouts) + len(self._links) > MAX_REMEMBERED:
+        remembered = len(self._directories) + len(self._whiteouts) + len(self._links)
+        if remembered > MAX_REMEMBERED and not self._exact:
             what = "directories, whiteouts and hard links to what is not there yet"
             raise Refused(f"the archive has more than {MAX_REMEMBERED} {what}")
 
@@ -108,7 +114,7 @@ class Unpacker:
             self._trim()
         path = clean(entry.name)
         parent, _, name = path.rpartition(b"/")
-        if b".wh." in path and self._take_mark(path, parent, name):
+        if b".wh." in path and not self._exact and self._take_mark(path, parent, name):
             return
         if self._links:
             self._links.pop(path, None)
@@ -180,7 +186,7 @@ class Unpacker:
             if mode & _SPECIAL_BITS:
                 os.fchmod(fd, mode)
             if entry.xattrs:
-                _set_xattrs(fd, entry.xattrs)
+                _set_xattrs(fd, entry.xattrs, self._exact)
             os.utime(fd, ns=_times(entry.mtime))
         finally:
             os.close(fd)
@@ -216,7 +222,7 @@ class Unpacker:
         elif kind == FIFO:
             os.mknod(name, stat.S_IFIFO | mode, dir_fd=where)
         elif kind in (CHAR, BLOCK_DEVICE):
-            if kind == CHAR and entry.major == entry.minor == 0:
+            if kind == CHAR and entry.major == entry.minor == 0 and not self._exact:
                 raise Refused("the device 0:0 is overlayfs' mark for a removed file")
             form = stat.S_IFCHR if kind == CHAR else stat.S_IFBLK
             os.mknod(name, form | mode, os.makedev(entry.major, entry.minor), dir_fd=where)
@@ -226,7 +232,7 @@ class Unpacker:
                 os.chmod(name, mode, dir_fd=where)
         if entry.xattrs:
             os.fchdir(where)
-            _set_xattrs(name, entry.xattrs)
+            _set_xattrs(name, entry.xattrs, self._exact)
             os.chdir("/")
         os.utime(name, ns=_times(entry.mtime), dir_fd=where, follow_symlinks=False)
 
@@ -376,7 +382,7 @@ class Unpacker:
                 if metadata is None:
                     self._imply(path, fd)
                 else:
-                    _set_metadata(fd, *metadata)
+                    _set_metadata(fd, *metadata, exact=self._exact)
                 if path in self._opaque:
                     os.setxattr(fd, OPAQUE, b"y")
             finally:
@@ -438,20 +444,28 @@ def _times(mtime: int) -> tuple[int, int]:
 
 
 def _set_metadata(
-    fd: int, uid: int, gid: int, mode: int, xattrs: dict[str, bytes] | None, mtime: int
+    fd: int,
+    uid: int,
+    gid: int,
+    mode: int,
+    xattrs: dict[str, bytes] | None,
+    mtime: int,
+    *,
+    exact: bool = False,
 ) -> None:
     if uid or gid:
         os.fchown(fd, uid, gid)
     os.fchmod(fd, mode & 0o7777)
     if xattrs:
-        _set_xattrs(fd, xattrs)
+        _set_xattrs(fd, xattrs, exact)
     os.utime(fd, ns=_times(mtime))
 
 
-def _set_xattrs(where: int | bytes, xattrs: dict[str, bytes]) -> None:
-    """trusted.overlay.* would change what overlayfs shows; what the file system cannot keep is left out."""
+def _set_xattrs(where: int | bytes, xattrs: dict[str, bytes], exact: bool) -> None:
+    """Of a layer: trusted.overlay.* would change what overlayfs shows; what the file system cannot keep is
+    left out."""
     for key, value in xattrs.items():
-        if key.startswith(("trusted.overlay.", "user.overlay.")):
+        if key.startswith(("trusted.overlay.", "user.overlay.")) and not exact:
             continue
         try:
             if isinstance(where, int):
@@ -461,6 +475,8 @@ def _set_xattrs(where: int | bytes, xattrs: dict[str, bytes]) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.EPERM):
                 raise
+            if exact:
+                raise Refused(f"this file system cannot keep its attribute {key}") from None
 
 
 def _xattrs(fd: int) -> dict[str, bytes]:

@@ -1,0 +1,377 @@
+"""Effects: a volume's data as a file, and a file as a volume's data again.
+
+Who writes to the volume meanwhile is held still as the caller says: `freeze` (its processes do not run),
+`stop` (it ends as at a shutdown and is started again), `none`. However this process ends, frozen containers
+go on and stopped ones are started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runtime import attend
+from runtime.backups import form, guard, process, target
+from runtime.backups.form import Summary
+from runtime.backups.holds import Holds
+from runtime.backups.retention import Keep, kept
+from runtime.database import Database
+from runtime.faults import Fault, faults
+from runtime.halt import end
+from runtime.images.blobs import CHUNK, sync_directory
+from runtime.interface import VolumeRequest
+from runtime.linux import libc
+from runtime.linux.cgroups import Cgroups
+from runtime.paths import Paths
+from runtime.pausing import paused
+from runtime.records import ContainerRecord, read_containers
+from runtime.volumes import Volume, Volumes
+
+FREEZE, STOP, NONE = "freeze", "stop", "none"
+
+_RESTORING = "_restore"  # beside a volume's data
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+_PARALLEL = 8  # containers that are started at a time
+
+Start = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A backup that was made. `seconds` is how long it took, `held` how long its users were held still."""
+
+    path: Path
+    summary: Summary
+    bytes: int  # of the file
+    seconds: float
+    held: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drilled:
+    """A backup that was restored and compared: it is what it says."""
+
+    path: Path
+    summary: Summary
+    seconds: float
+
+
+class Backups:
+    """Of one state directory. Thread-safe. `start` starts a container.
+
+    `foreign`, where it is an argument: containers that were stopped are not started again here, since an
+    agent in another process does it, once it may.
+    """
+
+    def __init__(
+        self, paths: Paths, database: Database, volumes: Volumes, cgroups: Cgroups, holds: Holds, start: Start
+    ) -> None:
+        self._paths, self._database, self._volumes = paths, database, volumes
+        self._cgroups, self._holds, self._start = cgroups, holds, start
+        #: set when what is under way is to fail soon
+        self.closing = threading.Event()
+
+    # ------------------------------------------------------------ backup
+
+    def backup(
+        self,
+        volume: str,
+        into: Path,
+        *,
+        now: float,
+        quiesce: str = FREEZE,
+        revision: str = "",
+        foreign: bool = False,
+    ) -> Made:
+        """`into` is a directory, or the path of a file that is not there yet.
+
+        Faults volume-not-found, volume-in-use (by another backup), request-invalid, backup-invalid (what no
+        archive can hold), disk-full, kernel-error.
+        """
+        operation, begin = "back up volume", time.monotonic()
+        found = self._volumes.get(volume)
+        if found is None:
+            raise Fault("volume-not-found", operation, volume, "there is no volume of this name")
+        with faults(operation, volume), self._alone(volume, "being backed up") as after:
+            path = target.chosen(into, volume, now)
+            _refuse_inside(path, found.path, volume)
+            with target.written(path) as file, tempfile.TemporaryFile(dir=path.parent) as scratch:
+                with self._still(volume, quiesce, operation, foreign, after) as users:
+                    since = time.monotonic()
+                    report = self._write(found.path, file, scratch, volume)
+                    held = time.monotonic() - since if users else 0.0
+                summary = Summary(
+                    volume,
+                    found.source,
+                    now,
+                    quiesce=quiesce,
+                    revision=revision,
+                    users=tuple(users),
+                    **report,
+                )
+                file.seek(0, os.SEEK_END)
+                file.write(form.tail(summary))
+            size = path.stat().st_size
+        return Made(path, summary, size, time.monotonic() - begin, held)
+
+    def _write(self, data: Path, file: BinaryIO, scratch: Any, volume: str) -> dict[str, Any]:
+        root = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fds = (root, file.fileno(), scratch.fileno())
+            return process.run("back up volume", volume, "write", *fds, fds=fds, cancelled=self.closing)
+        finally:
+            os.close(root)
+
+    def prune(self, directory: Path, volume: str, keep: Keep) -> list[Path]:
+        """Remove the backups of `volume` that are not to be kept. Returns which."""
+        found = target.backups(directory, volume)
+        stay = kept((item.summary.at for item in found), keep)
+        gone = [item.path for item in found if item.summary.at not in stay]
+        with faults("remove backups in", str(directory)):
+            for path in gone:
+                path.unlink(missing_ok=True)
+        return gone
+
+    # ------------------------------------------------------------ who uses it
+
+    def _users(self, volume: str, *, writers: bool) -> list[ContainerRecord]:
+        """Containers with a supervisor that use the volume."""
+        found = []
+        for record in read_containers(self._database.read()):
+            if any(
+                mount.kind == "volume" and mount.source == volume and not (writers and mount.read_only)
+                for mount in record.decode().mounts
+            ) and attend.live_state(self._paths, record):
+                found.append(record)
+        return found
+
+    @contextmanager
+    def _alone(self, volume: str, what: str) -> Iterator[ExitStack]:
+        """Hold the volume. What is pushed on the stack runs when nobody holds it any more."""
+        with ExitStack() as after, self._holds.hold(volume, what):
+            yield after
+
+    @contextmanager
+    def _still(
+        self, volume: str, quiesce: str, operation: str, foreign: bool, after: ExitStack
+    ) -> Iterator[list[str]]:
+        """Nobody writes to the volume within the block, unless `quiesce` is none. Who is held still."""
+        users = [] if quiesce == NONE else self._users(volume, writers=True)
+        names = [record.name for record in users]
+        if quiesce == STOP:
+            self._stop(users, operation, volume, foreign, after)
+            yield names
+            return
+        groups = [
+            (record.name, str(attend.read_config(self._paths, record)["linux"]["cgroupsPath"]))
+            for record in users
+        ]
+        with paused(self._cgroups, groups):
+            yield names
+
+    def _stop(
+        self,
+        users: Sequence[ContainerRecord],
+        operation: str,
+        volume: str,
+        foreign: bool,
+        after: ExitStack,
+    ) -> None:
+        """As a shutdown stops them: they stay wanted, and are started again by `after`."""
+        if not users:
+            return
+        names = [record.name for record in users]
+        after.enter_context(guard.guarded(self._paths, names))
+        if not foreign:
+            after.callback(self._start_again, names)
+        _, late = end([state for record in users if (state := attend.live_state(self._paths, record))])
+        if late:
+            raise Fault("shim-unreachable", operation, volume, f"{', '.join(late)} did not end in time")
+
+    def _start_again(self, names: Sequence[str]) -> None:
+        """All of them, whatever happens to one."""
+        with ThreadPoolExecutor(_PARALLEL) as threads:
+            starts = [threads.submit(self._start, name) for name in names]
+        for started in starts:
+            started.result()
+
+    # ------------------------------------------------------------ restore
+
+    def restore(
+        self, volume: str, path: Path, *, force: bool = False, stop: bool = False, foreign: bool = False
+    ) -> Summary:
+        """The volume's data become what the backup `path` holds; a volume that is not there is made.
+
+        The backup is verified before anything is touched, and what was there stays until all is unpacked.
+
+        `force`: data that is there is replaced. `stop`: running users are stopped, and started again.
+        Faults backup-invalid, digest-mismatch, volume-in-use (names the users), volume-not-empty, disk-full.
+        """
+        operation = "restore volume"
+        file, summary = target.opened(path, operation)
+        with file, faults(operation, volume):
+            self._verify(file, summary, operation)
+            with self._alone(volume, "being restored") as after:
+                users = self._users(volume, writers=False)
+                if users and not stop:
+                    shown = ", ".join(record.name for record in users[:5])
+                    hint = "stop them first, or add --stop"
+                    raise Fault("volume-in-use", operation, volume, f"used by {shown}", hint)
+                self._check_empty(volume, force)
+                self._stop(users, operation, volume, foreign, after)
+                self._replace(self._ensure(volume, summary.source), file, summary)
+        return summary
+
+    def _check_empty(self, volume: str, force: bool) -> None:
+        found = self._volumes.get(volume)
+        if found is not None and not force and found.path.is_dir() and os.listdir(found.path):
+            hint = "restore into another volume, or replace its data with --force"
+            raise Fault("volume-not-empty", "restore volume", volume, "it has data", hint)
+
+    def _verify(self, file: BinaryIO, summary: Summary, operation: str) -> None:
+        digest, left = hashlib.sha256(), summary.covered
+        file.seek(0)
+        while left and (data := file.read(min(left, CHUNK))):
+            digest.update(data)
+            left -= len(data)
+            if self.closing.is_set():
+                raise Fault("kernel-error", operation, str(file.name), "the agent ends", "it is tried again")
+        if left or digest.hexdigest() != summary.digest:
+            cause = f"its content is sha256:{digest.hexdigest()}, not sha256:{summary.digest}"
+            raise Fault("digest-mismatch", operation, str(file.name), cause, "take another backup")
+
+    def _ensure(self, volume: str, source: str) -> Volume:
+        """The volume; one that is not there is `source`'s, whose next round takes it up as it is."""
+        found = self._volumes.get(volume)
+        if found is None:
+            self._volumes.create(VolumeRequest(volume, source, ""))
+            found = self._volumes.get(volume)
+            assert found is not None
+        return found
+
+    def _replace(self, volume: Volume, file: BinaryIO, summary: Summary) -> None:
+        """The new tree beside the data, then both change places at once."""
+        home = volume.path.parent
+        new = home / _RESTORING
+        try:
+            self._unpack(new, file, summary, "restore volume", volume.name)
+            volume.path.mkdir(mode=0o755, exist_ok=True)
+            exchange(new, volume.path)
+            sync_directory(home)
+            with self._database.write() as connection:
+                connection.execute("UPDATE volumes SET filled = 1 WHERE name = ?", (volume.name,))
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> None:
+        """At `new`, durable. Fault disk-full before it begins where there is no room."""
+        if new.exists():
+            shutil.rmtree(new)
+        status = os.statvfs(new.parent)
+        free = status.f_bavail * status.f_frsize
+        if summary.tar > free:
+            cause = f"{summary.tar} bytes are needed, {free} are free"
+            raise Fault("disk-full", operation, subject, cause)
+        new.mkdir(mode=0o700)
+        words = (str(new), file.fileno(), summary.archive, summary.tar)
+        process.run(operation, subject, "unpack", *words, fds=(file.fileno(),), cancelled=self.closing)
+        fd = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            libc.call("syncfs", fd, subject=str(new))
+        finally:
+            os.close(fd)
+
+    # ------------------------------------------------------------ drill
+
+    def drill(self, volume: str, directory: Path) -> Drilled:
+        """Restore the newest backup of `volume` in `directory` aside, and compare what comes of it, entry by
+        entry, with what the backup says. Faults backup-differs, backup-invalid (there is none, too),
+        digest-mismatch."""
+        operation, begin = "drill backup of", time.monotonic()
+        found = target.backups(directory, volume)
+        if not found:
+            cause = f"{directory} has none"
+            raise Fault("backup-invalid", operation, volume, cause, "make one: stead volume backup")
+        file, summary = target.opened(found[-1].path, operation)
+        place = self._paths.root / "drills" / volume.replace("/", "@")
+        with file, faults(operation, volume), self._holds.hold(f"{volume}@drill", "being drilled"):
+            self._verify(file, summary, operation)
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                self._unpack(place, file, summary, operation, volume)
+                self._compare(place, file, summary, volume)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+        return Drilled(found[-1].path, summary, time.monotonic() - begin)
+
+    def _compare(self, place: Path, file: BinaryIO, summary: Summary, volume: str) -> None:
+        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        offset = summary.archive + len(form.frame(0))
+        try:
+            words, fds = (root, file.fileno(), offset, summary.lines), (root, file.fileno())
+            report = process.run(
+                "drill backup of", volume, "compare", *words, fds=fds, cancelled=self.closing
+            )
+        finally:
+            os.close(root)
+        if report["count"]:
+            shown = "; ".join(report["differences"])
+            cause = f"{report['count']} entries of {file.name} differ: {shown}"
+            raise Fault("backup-differs", "drill backup of", volume, cause)
+
+    # ------------------------------------------------------------ what a crash left
+
+    def leftovers(self) -> set[str]:
+        """What `sweep` would remove."""
+        held = self._holds.held()
+        return {f"{what} of {volume}" for what, volume, _ in self._left() if volume not in held}
+
+    def sweep(self) -> list[str]:
+        removed = []
+        for what, volume, path in self._left():
+            try:
+                with self._holds.hold(volume, "being swept"), faults(f"sweep {what} of", volume):
+                    shutil.rmtree(path, ignore_errors=True)
+            except Fault as fault:
+                if fault.code != "volume-in-use":
+                    raise
+                continue
+            removed.append(f"{what} of {volume}")
+        return removed
+
+    def _left(self) -> Iterator[tuple[str, str, Path]]:
+        for volume in self._volumes.list():
+            path = volume.path.with_name(_RESTORING)
+            if path.exists():
+                yield "restore", volume.name, path
+        drills = self._paths.root / "drills"
+        for name in os.listdir(drills) if drills.is_dir() else ():
+            yield "drill", f"{name.replace('@', '/')}@drill", drills / name
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Both names change their meaning at once: renameat2(2)."""
+    at = libc.AT_FDCWD
+    words = (at, os.fsencode(one), at, os.fsencode(other), _EXCHANGE)
+    libc.call("renameat2", *words, subject=str(other))
+
+
+def _refuse_inside(path: Path, data: Path, volume: str) -> None:
+    """A backup does not grow into itself."""
+    where = path.parent.resolve()
+    if where == data.resolve() or data.resolve() in where.parents:
+        cause = f"{where} is inside the volume"
+        raise Fault("request-invalid", "back up volume", volume, cause, "write it to another directory")
+
+
+__all__ = ["FREEZE", "NONE", "STOP", "Backups", "Drilled", "Made"]

@@ -1,0 +1,99 @@
+"""Effects: who has a volume for himself while it is backed up or restored.
+
+A hold is an exclusive flock(2) on a file under `run`, so that it ends with its holder, however that ends.
+Whoever starts a container that uses the volume has a shared one until its mounts are made: a hold is never
+taken in the middle of a start, and no container is started against one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from runtime.faults import Fault, faults
+from runtime.paths import Paths
+
+#: seconds that starts which are under way are waited for, and another holder is
+STARTS, OTHERS = 30.0, 0.5
+_LOOK = 0.005
+
+
+class Holds:
+    """Of one state directory. Threads and processes alike."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._directory = paths.run / "holds"
+
+    @contextmanager
+    def hold(self, volume: str, what: str) -> Iterator[None]:
+        """`what` is what people are told: "being backed up". Fault volume-in-use when another has it."""
+        with faults("hold volume", volume):
+            fd = self._open(volume)
+            try:
+                self._lock(fd, volume)
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{what} by process {os.getpid()}".encode(), 0)
+            except BaseException:
+                os.close(fd)
+                raise
+        try:
+            yield
+        finally:
+            os.ftruncate(fd, 0)
+            os.close(fd)
+
+    def _lock(self, fd: int, volume: str) -> None:
+        begin = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                said, waited = os.pread(fd, 200, 0).decode(errors="replace"), time.monotonic() - begin
+                if waited > (OTHERS if said else STARTS):
+                    raise _in_use("use volume", volume, said) from None
+            time.sleep(_LOOK)
+
+    @contextmanager
+    def starting(self, volumes: Collection[str], container: str) -> Iterator[None]:
+        """No hold on `volumes` begins within the block. Fault volume-in-use when there is one."""
+        with ExitStack() as stack:
+            for volume in sorted(set(volumes)):
+                with faults("start container", container):
+                    fd = self._open(volume)
+                stack.callback(os.close, fd)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    said = os.pread(fd, 200, 0).decode(errors="replace")
+                    raise _in_use("start container", container, f"volume {volume} is {said}") from None
+            yield
+
+    def held(self) -> dict[str, str]:
+        """Volume -> what is done with it, of every volume that somebody has."""
+        found: dict[str, str] = {}
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return found
+        for name in names:
+            with open(self._directory / name, "rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if said := file.read(200).decode(errors="replace"):
+                        found[name.replace("@", "/")] = said
+        return found
+
+    def _open(self, volume: str) -> int:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / Path(volume.replace("/", "@")).name
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _in_use(operation: str, subject: str, said: str) -> Fault:
+    return Fault("volume-in-use", operation, subject, said or "containers that use it are being started")

@@ -1,0 +1,40 @@
+"""Decisions: which backups of a volume stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The newest `last`, and the newest one of each of the last so many hours, days, weeks, months and years
+    in which there is one. All 0: everything stays."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+def kept(times: Iterable[float], keep: Keep, zone: tzinfo = UTC) -> set[float]:
+    """Of the times of backups (seconds since the epoch) those that stay; never none of some."""
+    ordered = sorted(set(times), reverse=True)
+    if keep == Keep():
+        return set(ordered)
+    found = set(ordered[: max(1, keep.last)])
+    for count, period in (
+        (keep.hourly, "%Y-%m-%d %H %z"),
+        (keep.daily, "%Y-%m-%d"),
+        (keep.weekly, "%G-%V"),
+        (keep.monthly, "%Y-%m"),
+        (keep.yearly, "%Y"),
+    ):
+        newest: dict[str, float] = {}
+        for at in ordered:
+            newest.setdefault(datetime.fromtimestamp(at, zone).strftime(period), at)
+        found.update(list(newest.values())[:count])
+    return found

@@ -1,0 +1,296 @@
+"""Backups and restores of volumes that containers use: freezing, stopping, refusing, damage. Needs root."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import attend
+from runtime.backups import target
+from runtime.backups.backups import Made
+from runtime.backups.retention import Keep
+from runtime.faults import Fault
+from runtime.images.decompress import decompressed
+from runtime.interface import VolumeRequest
+from runtime.linux import cgroups
+from runtime.prepare import cgroup_path
+from specs.values import MountPoint
+from tests.kernel.engine_box import Engine, engine
+from tests.kernel.images_box import tree
+from tests.kernel.shim_box import until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+MOUNT = (MountPoint("volume", "t/data", "/data"),)
+COUNT = "i=0; while true; do i=$((i+1)); echo $i > /data/count; echo $i > /data/also; done"
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with engine(tmp_path_factory.mktemp("backups")) as made:
+        yield made
+
+
+@pytest.fixture
+def data(box: Engine) -> Iterator[Path]:
+    box.runtime.create_volume(VolumeRequest("t/data", "test", "f"))
+    found = box.runtime.volumes.get("t/data")
+    assert found is not None
+    yield found.path
+    for record in attend.read_all(box.paths):
+        box.runtime.remove_container(record.name)
+    for volume in box.runtime.volumes.list():
+        box.runtime.remove_volume(volume.name)
+    assert box.runtime.backups.leftovers() == set()
+
+
+def backup(
+    box: Engine, into: Path, volume: str = "t/data", *, now: float = 1.7e9, quiesce: str = "freeze"
+) -> Made:
+    return box.runtime.backups.backup(volume, into, now=now, quiesce=quiesce)
+
+
+def path_of(box: Engine, volume: str) -> Path:
+    found = box.runtime.volumes.get(volume)
+    assert found is not None
+    return found.path
+
+
+def acl(user: int) -> bytes:
+    """system.posix_acl_access: u::rw-,u:USER:r--,g::r--,m::r--,o::--- (acl(5), posix_acl_xattr.h)"""
+    nothing = 0xFFFFFFFF
+    entries = [(1, 6, nothing), (2, 4, user), (4, 4, nothing), (16, 4, nothing), (32, 0, nothing)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_all_that_a_file_system_keeps_comes_back(box: Engine, data: Path, tmp_path: Path) -> None:
+    (data / ".wh.name").write_text("a name that layers have a meaning for")
+    (data / "whiteout").parent.mkdir(exist_ok=True)
+    os.mknod(data / "whiteout", stat.S_IFCHR | 0o600, os.makedev(0, 0))
+    (data / "layered").mkdir()
+    os.setxattr(data / "layered", "trusted.overlay.opaque", b"y")
+    (data / "shared").write_text("x")
+    os.setxattr(data / "shared", "system.posix_acl_access", acl(1234))
+    with (data / "holes").open("wb") as file:
+        for offset in (3 << 20, 20 << 20):
+            os.pwrite(file.fileno(), b"data" * 2000, offset)
+        file.truncate(40 << 20)
+    (data / "empty-holes").touch()
+    os.truncate(data / "empty-holes", 50 << 20)
+    before, used = tree(data), (data / "holes").stat().st_blocks
+    made = backup(box, tmp_path)
+    assert made.bytes < 100_000
+    box.runtime.backups.restore("t/again", made.path)
+    again = path_of(box, "t/again")
+    assert tree(again) == before
+    assert (again / "holes").stat().st_blocks == used
+    assert os.getxattr(again / "layered", "trusted.overlay.opaque") == b"y"
+    assert os.getxattr(again / "shared", "system.posix_acl_access") == acl(1234)
+    with made.path.open("rb") as file:
+        plain = io.BytesIO(b"".join(decompressed(file)))  # which passes over what is behind the archive
+    with tarfile.open(fileobj=plain) as archive:
+        member = archive.extractfile("holes")
+        assert member is not None and member.read() == (data / "holes").read_bytes()
+        assert len(archive.getmembers()) == len(before)
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="needs zstd(1)")
+def test_tar_takes_a_backup_as_it_is(box: Engine, data: Path, tmp_path: Path) -> None:
+    (data / "file").write_text("content")
+    made, out = backup(box, tmp_path), tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "--zstd", "-xf", str(made.path), "-C", str(out)], check=True)
+    assert (out / "file").read_text() == "content"
+
+
+def test_frozen_writers_are_read_at_one_moment_and_go_on(box: Engine, data: Path, tmp_path: Path) -> None:
+    name = box.start(COUNT, mounts=MOUNT)
+    until((data / "also").exists)
+    (data / "more").write_bytes(os.urandom(3_000_000))  # between the two in the archive
+    made = backup(box, tmp_path)
+    assert made.summary.users == (name,)
+    box.runtime.backups.restore("t/again", made.path)
+    count, also = ((path_of(box, "t/again") / item).read_text() for item in ("count", "also"))
+    assert "" in (count, also) or int(count) - int(also) in (0, 1)
+    before = (data / "count").stat().st_mtime_ns
+    until(lambda: (data / "count").stat().st_mtime_ns != before)
+    assert box.runtime.backups.drill("t/data", tmp_path).path == made.path
+
+
+def test_stopped_writers_end_before_and_are_started_after(box: Engine, data: Path, tmp_path: Path) -> None:
+    script = (
+        "trap 'echo ended > /data/state; exit' TERM; echo runs > /data/state; while true; do sleep 0.1; done"
+    )
+    name = box.start(script, mounts=MOUNT)
+    reader = box.start("sleep 1000", mounts=(MountPoint("volume", "t/data", "/data", read_only=True),))
+    until((data / "state").exists)
+    box_id = attend.find(box.paths, reader)
+    was = attend.live_state(box.paths, box_id)
+    made = backup(box, tmp_path, quiesce="stop")
+    assert made.summary.users == (name,)
+    box.runtime.backups.restore("t/again", made.path)
+    assert (path_of(box, "t/again") / "state").read_text() == "ended\n"
+    until(lambda: (data / "state").read_text() == "runs\n")
+    assert attend.live_state(box.paths, box_id) == was
+    assert box.runtime.backups.backup("t/data", tmp_path, now=1, quiesce="none").summary.users == ()
+
+
+CUT = """
+import sys
+from pathlib import Path
+from runtime.local import LocalRuntime
+from runtime.paths import Paths
+from runtime.backups import backups
+paths = Paths(Path(sys.argv[1]), Path(sys.argv[2]))
+runtime = LocalRuntime(paths)
+def wait(*_words):
+    print("held", flush=True)
+    sys.stdin.read()
+runtime.backups._write = wait
+runtime.backups.backup("t/data", Path(sys.argv[3]), now=1.0, quiesce=sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("quiesce", ["freeze", "stop"])
+def test_users_run_again_when_who_backs_up_is_killed(
+    box: Engine, data: Path, tmp_path: Path, quiesce: str
+) -> None:
+    name = box.start(COUNT, mounts=MOUNT)
+    until((data / "also").exists)
+    words = [sys.executable, "-c", CUT, str(box.paths.root), str(box.paths.run), str(tmp_path), quiesce]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert list(box.runtime.observe().volumes) == ["t/data"]
+        with pytest.raises(Fault, match=r"being backed up by process \d+") as caught:
+            backup(box, tmp_path)
+        assert caught.value.code == "volume-in-use"
+        with pytest.raises(Fault, match="volume t/data is being backed up by process"):
+            box.start("true", mounts=MOUNT)
+        stopped = (data / "count").stat().st_mtime_ns
+        process.send_signal(signal.SIGKILL)
+    until(lambda: (data / "count").stat().st_mtime_ns != stopped)
+    found, path = cgroups.detect(), cgroup_path(box.id(name))
+    assert not found.v2 or not found.v2.is_frozen(path)
+    assert [item for item in os.listdir(tmp_path) if item.endswith(".tar.zst")] == []
+    backup(box, tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_a_restore_is_refused_while_the_volume_is_used_or_has_data(
+    box: Engine, data: Path, tmp_path: Path
+) -> None:
+    (data / "file").write_text("first")
+    made = backup(box, tmp_path)
+    (data / "file").write_text("second")
+    name = box.start("sleep 1000", mounts=MOUNT, stop_signal="SIGKILL")
+    restore = box.runtime.backups.restore
+    with pytest.raises(Fault, match=f"cannot restore volume t/data: used by {name}") as used:
+        restore("t/data", made.path, force=True)
+    with pytest.raises(Fault, match="it has data") as full:
+        restore("t/data", made.path, stop=True)
+    assert (used.value.code, full.value.code) == ("volume-in-use", "volume-not-empty")
+    before = attend.live_state(box.paths, attend.find(box.paths, name))
+    restore("t/data", made.path, force=True, stop=True)
+    assert (data / "file").read_text() == "first"
+    after = attend.live_state(box.paths, attend.find(box.paths, name))
+    assert before is not None and after is not None and after.pid != before.pid
+    seen = box.exec(name, "cat", "/data/file")
+    assert seen.text == "first"
+
+
+def test_what_is_damaged_cut_off_or_no_backup_touches_nothing(
+    box: Engine, data: Path, tmp_path: Path
+) -> None:
+    (data / "file").write_bytes(os.urandom(100_000))
+    made, before = backup(box, tmp_path), tree(data)
+    good = made.path.read_bytes()
+    middle = len(good) // 2
+    for bad, code in (
+        (good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :], "digest-mismatch"),
+        (good[:-1], "backup-invalid"),
+        (good[:middle] + good[middle + 1 :], "backup-invalid"),
+        (good[:-60] + bytes(5) + good[-55:], "backup-invalid"),
+        (b"", "backup-invalid"),
+        (os.urandom(1000), "backup-invalid"),
+    ):
+        made.path.write_bytes(bad)
+        with pytest.raises(Fault) as caught:
+            box.runtime.backups.restore("t/data", made.path, force=True)
+        assert caught.value.code == code
+        assert tree(data) == before
+        with pytest.raises(Fault) as caught:
+            box.runtime.backups.drill("t/data", tmp_path)
+        assert caught.value.code == code or "has none" in str(caught.value)
+    with pytest.raises(Fault, match="no such file"):
+        box.runtime.backups.restore("t/data", tmp_path / "missing", force=True)
+
+
+def test_a_drill_finds_what_differs(box: Engine, data: Path, tmp_path: Path) -> None:
+    """As a restore that leaves something out or changes it would."""
+    for name in ("a", "b", "c"):
+        (data / name).write_text(name)
+    made = backup(box, tmp_path)
+    file, summary = target.opened(made.path, "open")
+    with file:
+        for change, said in (
+            (lambda: (data / "b").write_text("x"), "'b' has another mtime, content"),
+            (lambda: os.chmod(data / "b", 0o600), "'b' has another mode"),
+            (lambda: (data / "c").unlink(), "'c' is in the backup and not there"),
+            (lambda: (data / "d").touch(), "'d' is there and not in the backup"),
+        ):
+            shutil.rmtree(data)
+            box.runtime.backups.restore("t/data", made.path)
+            box.runtime.backups._compare(data, file, summary, "t/data")
+            change()
+            with pytest.raises(Fault, match=said) as caught:
+                box.runtime.backups._compare(data, file, summary, "t/data")
+            assert caught.value.code == "backup-differs"
+
+
+def test_old_backups_go_and_what_is_not_ours_stays(box: Engine, data: Path, tmp_path: Path) -> None:
+    (data / "file").write_text("x")
+    box.runtime.create_volume(VolumeRequest("t/other", "test", "f"))
+    other = backup(box, tmp_path, "t/other", now=1)
+    made = [backup(box, tmp_path, now=day * 86_400.0).path for day in range(1, 5)]
+    stranger, cut = tmp_path / "t-data-1.tar.zst", tmp_path / ".t-data-2.tar.zst.1.partial"
+    stranger.write_text("mine")
+    cut.write_text("half")
+    gone = box.runtime.backups.prune(tmp_path, "t/data", Keep(last=2))
+    assert sorted(gone) == made[:2]
+    left = {item.name for item in tmp_path.iterdir()}
+    assert left == {*(item.name for item in made[2:]), other.path.name, stranger.name, cut.name}
+    with pytest.raises(Fault, match="it is there already"):
+        backup(box, made[3], now=9e8)
+    backup(box, tmp_path, now=9e8)
+    assert not cut.exists()
+
+
+def test_bad_places_are_said(box: Engine, data: Path, tmp_path: Path) -> None:
+    for into, said in (
+        (data, "is inside the volume"),
+        (tmp_path / "missing" / "file", "no such file or directory"),
+        (Path("/proc/file"), "cannot back up volume t/data"),
+    ):
+        with pytest.raises(Fault, match=said):
+            backup(box, into)
+    with pytest.raises(Fault, match="no volume of this name"):
+        backup(box, tmp_path, "t/none")
+    deep = data
+    for _ in range(260):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    with pytest.raises(Fault, match="more than 256 directories above it") as caught:
+        backup(box, tmp_path)
+    assert caught.value.code == "backup-invalid"
+    assert os.listdir(tmp_path) == []
