@@ -87,6 +87,8 @@ def container_request(
         labels=want.labels,
         annotations=want.annotations,
         ports=want.ports,
+        publish_all=want.publish_all,
+        service=want.service,
         expose=want.expose,
         mounts=want.mounts,
         networks=tuple(_attachment(item) for item in want.networks),

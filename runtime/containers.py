@@ -28,6 +28,7 @@ from runtime.images.store import ImageStore
 from runtime.inside import same_process
 from runtime.interface import Attachment, ContainerRequest
 from runtime.net.fabric import Fabric
+from runtime.net.ports import published_ports
 from runtime.net.records import Lease
 from runtime.paths import Paths
 from runtime.prepare import Preparation, anonymous_of, will_be_idle
@@ -45,7 +46,6 @@ from runtime.records import (
 from runtime.requests import encode_request
 from runtime.shim import client
 from runtime.volumes import Volumes
-from specs.values import PortBinding
 
 
 class Containers:
@@ -99,7 +99,9 @@ class Containers:
                 insert_container(connection, _record(id, request, image.id, now))
                 self._images.mount_into(connection, id, request.name, _mounted(request))
                 self._volumes.adopt(connection, request.name, request.source, anonymous_of(request, image))
-                self._fabric.reserve(connection, id, request.name, request.networks, request.ports)
+                ports = published_ports(request, image.config)
+                service = request.service or request.name
+                self._fabric.reserve(connection, id, request.name, request.networks, ports, service)
             return id
 
     def start(self, name: str) -> None:
@@ -124,9 +126,11 @@ class Containers:
             with self._fork(record, idle=will_be_idle(request, image)) as birth:
                 self._preparation.make(record, request, image, restarts=restarts)
                 self._fabric.activate(record.id)
-                self._fabric.publish()
+                self._fabric.publish(only=record.id)
                 with _started(record):
                     birth.start()
+                if self._fabric.is_shared(record.id):  # others have had its connections until now
+                    self._fabric.publish(only=record.id)
         except BaseException:
             self._undo(record)
             raise
@@ -156,7 +160,7 @@ class Containers:
         try:
             client.stop(self._paths.live(record.id), timeout=0.0)
             self._fabric.deactivate(record.id)
-            self._fabric.publish()
+            self._fabric.publish(only=record.id)
             self._preparation.clear(record.id)
             self._want(record.id, record.wanted)
         except (Fault, OSError, client.ShimError):
@@ -174,7 +178,7 @@ class Containers:
     def _halt(self, record: ContainerRecord) -> None:
         id = record.id
         self._fabric.deactivate(id)
-        self._fabric.publish()
+        self._fabric.publish(only=id)
         try:
             client.stop(self._paths.live(id))
         except client.ShimError as error:
@@ -213,8 +217,10 @@ class Containers:
             before = record.decode()
             with self._database.write() as connection:
                 update_request(connection, record.id, request)
-                if _published(before.ports) != _published(request.ports):
-                    self._fabric.set_ports(connection, record.id, request.name, request.ports)
+                config = self._preparation.image(record).config
+                ports = published_ports(request, config)
+                if frozenset(published_ports(before, config)) != frozenset(ports):
+                    self._fabric.set_ports(connection, record.id, request.name, ports)
                 gone = self._settle(connection, record, before, request)
             self._follow(record, before, request, gone)
             self._fabric.publish()
@@ -305,7 +311,7 @@ class Containers:
                 self._fabric.rejoin(connection, record.id, name, request.networks)
             self._preparation.mend(record, request, state.pid)
             self._fabric.activate(record.id)
-            self._fabric.publish()
+            self._fabric.publish(only=record.id)
 
     # ------------------------------------------------------------ records
 
@@ -373,7 +379,3 @@ def _record(id: str, request: ContainerRequest, image_id: str, now: float) -> Co
 def _mounted(request: ContainerRequest) -> list[str]:
     """References of the images that it mounts."""
     return sorted({mount.source for mount in request.mounts if mount.kind == "image"})
-
-
-def _published(ports: tuple[PortBinding, ...]) -> frozenset[PortBinding]:
-    return frozenset(ports)

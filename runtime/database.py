@@ -21,7 +21,7 @@ from pathlib import Path
 from runtime.faults import Fault
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,10 @@ STEPS: dict[int, tuple[NewColumn, ...]] = {
         NewColumn("volumes", "keep", "INTEGER NOT NULL DEFAULT 0"),
         NewColumn("volumes", "anonymous", "INTEGER NOT NULL DEFAULT 0"),
         NewColumn("volumes", "created", "REAL NOT NULL DEFAULT 0", _NOW),
+    ),
+    3: (
+        NewColumn("published_ports", "asked", "TEXT NOT NULL DEFAULT ''"),
+        NewColumn("endpoints", "service", "TEXT NOT NULL DEFAULT ''"),
     ),
 }
 

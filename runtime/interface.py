@@ -158,6 +158,8 @@ class ContainerRequest:
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False  # beside `ports`: every exposed port, each on a random port of the host
+    service: str = ""  # containers of one service may have the same published ports; empty: `name`
     expose: tuple[str, ...] = ()  # said to people (inspect); every port is open to peers anyway
     mounts: tuple[MountPoint, ...] = ()
     networks: tuple[Attachment, ...] = ()

@@ -220,7 +220,7 @@ class Observer:
             error=state.error if state else "",
             log_tail=self._tail(life),
             networks=seen.net.addresses.get(record.id, ()),
-            ports=known.request.ports,
+            ports=seen.net.ports.get(record.id, ()),
             volumes=_volumes(known.request) + seen.claims.get(record.name, ()),
             mounted_images=seen.images.get(record.id, ()),
             privileged=known.request.privileged,

@@ -29,7 +29,7 @@ from specs.positions import Path
 from specs.problems import Problem
 from specs.pulls import PullPolicy, merge_image
 from specs.shapes import NOT_YET
-from specs.values import RANDOM_PORT, ImageRef, MountPoint, PortBinding, clean_path, parse_port_range
+from specs.values import ImageRef, MountPoint, PortBinding, bindings, clean_path
 
 #: Keys of a healthcheck that may change the image's own, where they stand alone.
 _TIMES = ("interval", "timeout", "retries", "start_period", "start_interval", "on_failure")
@@ -94,6 +94,8 @@ class _Build:
             labels=model.labels or {},
             annotations=model.annotations or {},
             ports=self._ports(),
+            publish_all=bool(model.publish_all),
+            service=self.declared.full,
             expose=model.expose or (),
             mounts=self._mounts(),
             networks=self._networks(),
@@ -170,9 +172,6 @@ class _Build:
         count = replica_count(self.model, self.wrong)
         if count is None:
             return [container]
-        if container.ports and count > 1:
-            self.wrong(("ports",), f"published ports with replicas: {NOT_YET}", at_key=True)
-            container = replace(container, ports=())
         fixed = [a.network for a in container.networks if a.ipv4_address or a.mac_address]
         if fixed and count > 1:
             self.wrong(
@@ -231,29 +230,24 @@ class _Build:
     def _ports(self) -> tuple[PortBinding, ...]:
         out: list[PortBinding] = []
         for number, item in enumerate(self.model.ports or ()):
-            bindings = self._long_port(number, item) if isinstance(item, LongPort) else item
-            out += bindings
-            for binding in bindings:
+            found = self._long_port(number, item) if isinstance(item, LongPort) else item
+            out += found
+            for binding in found:
                 self.declared.ports[binding] = ("ports", number)
-        if out and self.model.network_mode in ("host", "none"):
-            text = f"ports cannot be published with network_mode {self.model.network_mode!r}"
-            self.wrong(("ports",), text, at_key=True)
+        if self.model.network_mode in ("host", "none"):
+            for key in ("ports",) * bool(out) + ("publish_all",) * bool(self.model.publish_all):
+                text = f"ports cannot be published with network_mode {self.model.network_mode!r}"
+                self.wrong((key,), text, at_key=True)
         return tuple(out)
 
     def _long_port(self, number: int, item: LongPort) -> tuple[PortBinding, ...]:
-        path: Path = ("ports", number)
-        if item.published is None:
-            self.wrong(path, RANDOM_PORT.replace("write HOST:CONTAINER", "write `published` too"))
-            return ()
+        container, protocol = range(item.target, item.target + 1), item.protocol or "tcp"
+        text = f"{item.published}:{item.target}"
         try:
-            published = parse_port_range(item.published)
+            return bindings(item.host_ip or "", item.published or "", container, protocol, text)
         except ValueError as error:
-            self.wrong((*path, "published"), str(error))
+            self.wrong(("ports", number, "published"), str(error))
             return ()
-        if len(published) != 1:
-            self.wrong((*path, "published"), RANDOM_PORT.replace("HOST:CONTAINER", "one port"))
-            return ()
-        return (PortBinding(item.host_ip or "", published[0], item.target, item.protocol or "tcp"),)
 
     def _mounts(self) -> tuple[MountPoint, ...]:
         out: list[MountPoint] = []

@@ -211,6 +211,9 @@ class DesiredContainer:
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False  # beside `ports`: every exposed port, each on a random port of the host
+    service: str = ""  # the full name that was declared: replicas have it in common, and share ports
+    update_order: str = "stop-first"  # stop-first | start-first
     expose: tuple[str, ...] = ()
     mounts: tuple[MountPoint, ...] = ()  # a volume's source is a full name; a bind's source is absolute
     networks: tuple[Attachment, ...] = ()

@@ -56,8 +56,8 @@ from specs.values import MountPoint
 class LongPort(Model):
     target: Annotated[int, *whole(1, 65535)]
     published: Text | None = None
-    host_ip: Annotated[str, *shapes.shape(shapes.host_address, {"type": "string"})] | None = None
-    protocol: Annotated[str, *one_of("tcp", "udp", not_yet=("sctp",))] | None = None
+    host_ip: Annotated[str, *shapes.shape(shapes.address, {"type": "string"})] | None = None
+    protocol: Annotated[str, *one_of("tcp", "udp", "sctp")] | None = None
     app_protocol: Text | None = later()
     mode: Annotated[str, *one_of("host", "ingress")] | None = None
     name: Text | None = later()
@@ -241,6 +241,7 @@ class Container(Model):
     ports: (
         Annotated[list[PortItem], BeforeValidator(_few_ports, json_schema_input_type=list[PortItem])] | None
     ) = None
+    publish_all: Flag | None = None
     expose: shapes.Exposed | None = None
     volumes: list[VolumeItem] | None = None
     tmpfs: shapes.Tmpfs | None = None

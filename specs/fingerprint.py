@@ -160,6 +160,7 @@ def _adjustable(container: DesiredContainer) -> Facets:
     facets: Facets = {}
     _add_map(facets, "labels", container.labels)
     _add(facets, "ports", sorted(str(binding) for binding in container.ports), [])
+    _add(facets, "publish_all", container.publish_all, False)
     _add(facets, "expose", sorted(container.expose), [])
     _add(facets, "stop_signal", container.stop_signal, "")
     _add(facets, "stop_grace_period", _seconds(container.stop_grace_period), "10s")

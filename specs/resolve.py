@@ -25,7 +25,7 @@ from specs.parse import Document, parse
 from specs.problems import Problem
 from specs.pulls import PullPolicy, lockable, merge_image, read_lock
 from specs.shapes import NOT_YET
-from specs.values import ImageRef, PortBinding
+from specs.values import ImageRef, PortBinding, addresses_meet
 
 DEFAULT_NETWORK = "default"
 MAX_CONTAINERS = 10_000  # of one source, replicas included
@@ -317,12 +317,14 @@ class _Work:
             self.problems.append(declared.problem(("depends_on",), text, at_key=True))
 
     def _ports(self, containers: Mapping[str, DesiredContainer], origins: Mapping[str, Declared]) -> None:
+        """Fixed ports only: what is random, or has a range to choose from, is chosen when it is made."""
         seen: dict[tuple[str, int], list[tuple[PortBinding, str]]] = {}
         for name, container in containers.items():
             for binding in container.ports:
                 key = (binding.protocol, binding.host_port)
-                for other, owner in seen.get(key, ()):
-                    if overlap(binding.host_ip, other.host_ip):
+                for other, owner in seen.get(key, ()) if binding.is_fixed else ():
+                    shared = owner != name and containers[owner].service == container.service
+                    if not shared and addresses_meet(binding.host_ip, other.host_ip):
                         who = "this container" if owner == name else f"{owner!r} ({containers[owner].place})"
                         text = (
                             f"host port {binding.host_port}/{binding.protocol} is published by {who} already"
@@ -330,11 +332,5 @@ class _Work:
                         path = origins[name].ports.get(binding, ("ports",))
                         self.problems.append(origins[name].problem(path, text))
                         break
-                seen.setdefault(key, []).append((binding, name))
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether two listen addresses collide; empty and `::` are every address, 0.0.0.0 all of IPv4."""
-    if one == other or "" in (one, other) or "::" in (one, other):
-        return True
-    return "0.0.0.0" in (one, other) and ":" not in one + other
+                if binding.is_fixed:
+                    seen.setdefault(key, []).append((binding, name))

@@ -401,10 +401,7 @@ def device(value: Any) -> tuple[str, str, str]:
 def port(value: Any) -> tuple[PortBinding, ...]:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Mistake(f"write a port such as 8080:80, not {kind_of(value)}")
-    bindings = parse_ports(str(value))
-    for binding in bindings:
-        host_address(binding.host_ip or "0.0.0.0")
-    return bindings
+    return parse_ports(str(value))
 
 
 def exposed(value: Any) -> str:
@@ -467,14 +464,6 @@ def security_option(value: Any) -> str:
 
 def address(value: Any) -> str:
     return parse_ip(text(value))
-
-
-def host_address(value: Any) -> str:
-    """Where a port is published: on IPv4 addresses of the host."""
-    found = address(value)
-    if ":" in found:
-        raise Mistake(f"publishing on an IPv6 address ({found}): {NOT_YET}", "leave the address out")
-    return found
 
 
 def ipv6(value: Any) -> str:
@@ -540,5 +529,5 @@ Ipv6 = Annotated[str, *shape(ipv6, {"type": "string"})]
 Ipv4 = Annotated[str, *shape(ipv4, {"type": "string"})]
 Mac = Annotated[str, *shape(mac_address, {"type": "string"})]
 ShortPort = Annotated[
-    tuple[PortBinding, ...], *shape(port, {"type": ["string", "integer"]}, "[IP:]HOST:CONTAINER[/udp]")
+    tuple[PortBinding, ...], *shape(port, {"type": ["string", "integer"]}, "[[IP:][HOST]:]CONTAINER[/udp]")
 ]

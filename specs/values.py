@@ -235,41 +235,69 @@ class Cpus(float):
 # ---------------------------------------------------------------- ports
 
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z")
-RANDOM_PORT = "a random host port is not supported yet; write HOST:CONTAINER"
 MAX_PORT_RANGE = 4096
+PORT_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PortBinding:
-    """One published port. `host_ip` empty: every address of the host. `protocol` is tcp or udp."""
+    """One published port. `host_ip` empty: every address of the host; 0.0.0.0 and ::, every one of IPv4 and
+    of IPv6. `protocol` is tcp, udp or sctp.
+
+    `host_port` 0: a free one is chosen (random). `host_end` not 0: the first free one from `host_port` to
+    `host_end`, both included. What was chosen has neither: it is fixed.
+    """
 
     host_ip: str = ""
     host_port: int = 0
     container_port: int = 0
     protocol: str = "tcp"
+    host_end: int = 0
+
+    @property
+    def is_fixed(self) -> bool:
+        return bool(self.host_port) and not self.host_end
 
     def __str__(self) -> str:
         ip = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
-        return f"{ip}{':' if ip else ''}{self.host_port}:{self.container_port}/{self.protocol}"
+        host = f"{self.host_port}-{self.host_end}" if self.host_end else str(self.host_port)
+        return f"{ip}{':' if ip else ''}{host}:{self.container_port}/{self.protocol}"
+
+
+def addresses_meet(one: str, other: str) -> bool:
+    """Whether ports on these host addresses take the same packets: an empty one is every address, 0.0.0.0
+    every one of IPv4, :: every one of IPv6."""
+    if one == other or not one or not other:
+        return True
+    same_family = (":" in one) == (":" in other)
+    return same_family and (one in ("0.0.0.0", "::") or other in ("0.0.0.0", "::"))
 
 
 def parse_ports(text: str) -> tuple[PortBinding, ...]:
-    """Compose's short form `[IP:]HOST[-HOST]:CONTAINER[-CONTAINER][/PROTOCOL]`, a binding for each port."""
+    """Compose's short form `[[IP:][HOST[-HOST]]:]CONTAINER[-CONTAINER][/PROTOCOL]`, a binding for each port
+    of the container. Without HOST it is random; one port of the container may have a range to choose from.
+    """
     rest, slash, protocol = text.partition("/")
     protocol = parse_protocol(protocol) if slash else "tcp"
     host_ip, host, container = _split_port(rest, text)
-    if not host:
-        raise ValueError(f"cannot read port {text!r}: {RANDOM_PORT}")
     if host_ip:
         host_ip = parse_ip(host_ip)
-    hosts, containers = parse_port_range(host), parse_port_range(container)
-    if len(hosts) != len(containers):
-        if len(containers) == 1:
-            raise ValueError(f"cannot read port {text!r}: {RANDOM_PORT} with one host port")
-        raise ValueError(
-            f"cannot read port {text!r}: {len(hosts)} host ports for {len(containers)} of the container"
-        )
-    return tuple(PortBinding(host_ip, h, c, protocol) for h, c in zip(hosts, containers, strict=True))
+    return bindings(host_ip, host, parse_port_range(container), protocol, text)
+
+
+def bindings(host_ip: str, host: str, container: range, protocol: str, text: str) -> tuple[PortBinding, ...]:
+    """`host` is empty, a port or a range; ValueError names `text`."""
+    if not host or host == "0":
+        return tuple(PortBinding(host_ip, 0, port, protocol) for port in container)
+    hosts = parse_port_range(host)
+    if len(hosts) == len(container):
+        pairs = zip(hosts, container, strict=True)
+        return tuple(PortBinding(host_ip, one, other, protocol) for one, other in pairs)
+    if len(container) == 1:
+        return (PortBinding(host_ip, hosts[0], container[0], protocol, hosts[-1]),)
+    raise ValueError(
+        f"cannot read port {text!r}: {len(hosts)} host ports for {len(container)} of the container"
+    )
 
 
 def _split_port(rest: str, text: str) -> tuple[str, str, str]:
@@ -293,10 +321,8 @@ def _split_port(rest: str, text: str) -> tuple[str, str, str]:
 
 def parse_protocol(text: str) -> str:
     protocol = text.lower()
-    if protocol == "sctp":
-        raise ValueError("protocol sctp is not supported yet; write tcp or udp")
-    if protocol not in ("tcp", "udp"):
-        raise ValueError(f"cannot read protocol {text!r}: write tcp or udp")
+    if protocol not in PORT_PROTOCOLS:
+        raise ValueError(f"cannot read protocol {text!r}: write tcp, udp or sctp")
     return protocol
 
 

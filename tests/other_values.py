@@ -45,6 +45,7 @@ IDENTITY: dict[str, Any] = {
 ADJUSTABLE: dict[str, Any] = {
     "labels": {"a": ""},
     "ports": (PortBinding("", 80, 80),),
+    "publish_all": True,
     "expose": ("80/tcp",),
     "probe": Probe(tcp=":80"),
     "restart": Restart("no"),

@@ -14,7 +14,7 @@ from agent.planner.decision import Decision
 from agent.planner.model import Blocked, CreateContainer, RemoveContainer, Step, Subject, World
 from runtime.interface import Health, ObservedContainer, Phase
 from specs.desired import Dependency, DesiredContainer
-from specs.values import PortBinding
+from specs.values import PortBinding, addresses_meet
 
 _STARTED = frozenset({Phase.RUNNING, Phase.BACKOFF, Phase.EXITED})
 
@@ -115,7 +115,7 @@ class Waiting:
         names: set[str] = set()
         for port in want.ports:
             for name, other in self._ports.get((port.protocol, port.host_port), ()):
-                if port.host_port and _same_address(port.host_ip, other.host_ip):
+                if port.is_fixed and addresses_meet(port.host_ip, other.host_ip):
                     names.add(name)
         for attachment in want.networks:
             if attachment.ipv4_address:
@@ -157,11 +157,6 @@ def _reaches(edges: Mapping[str, set[str]], start: str, goal: str) -> bool:
             seen.add(node)
             todo += edges[node]
     return False
-
-
-def _same_address(one: str, other: str) -> bool:
-    anywhere = ("", "0.0.0.0", "::")
-    return one == other or one in anywhere or other in anywhere
 
 
 def _met(dependency: Dependency, have: ObservedContainer) -> bool:

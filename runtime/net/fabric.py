@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.database import Database
@@ -32,6 +32,7 @@ from runtime.net.records import (
     way_out6,
 )
 from runtime.paths import Paths
+from runtime.shim import client
 from specs.values import PortBinding
 
 __all__ = ["NET_SCHEMA", "Fabric", "NetObservation"]
@@ -59,6 +60,7 @@ class NetObservation:
     addresses: dict[str, tuple[tuple[str, str], ...]]  # by id: (network, address), the first one is eth0
     strays: frozenset[str]  # links with our mark that no record knows
     names_pid: int = 0  # of the name server
+    ports: Mapping[str, tuple[PortBinding, ...]] = field(default_factory=dict)  # by id, as published
 
 
 class Fabric:
@@ -77,7 +79,9 @@ class Fabric:
         self._database = database
         self._root = str(paths.root.resolve())
         self._bridges = Bridges(database, self._root, pool, pool6)
-        self._publishing = Publishing(database, self._root, paths.run / "firewall.json")
+        self._publishing = Publishing(
+            database, self._root, paths.run / "firewall.json", lambda id: _is_ready(paths.live(id))
+        )
         self._files = Files(paths, database, service)
 
     def close(self) -> None:
@@ -117,12 +121,15 @@ class Fabric:
         container_name: str,
         networks: Sequence[Attachment],
         ports: Sequence[PortBinding],
+        service: str = "",
     ) -> None:
         """An address on each network and the rows of the ports, in the caller's transaction. Repeatable.
+        Containers of one service may have the same ports.
 
-        Faults network-not-found, address-exhausted, address-taken, request-invalid.
+        Faults network-not-found, address-exhausted, address-taken, request-invalid, port-taken.
         """
         leases.reserve(connection, id, container_name, networks)
+        records.set_service(connection, id, service)
         self._publishing.set_ports(connection, id, container_name, ports)
 
     def release(self, connection: sqlite3.Connection, id: str) -> None:
@@ -202,13 +209,17 @@ class Fabric:
         """The container is down: its ports are not wanted any more."""
         self._publishing.deactivate(id)
 
-    def publish(self, *, force: bool = False) -> None:
+    def is_shared(self, id: str) -> bool:
+        """Whether another container that is up answers on one of its ports."""
+        return self._publishing.is_shared(id)
+
+    def publish(self, *, only: str = "", force: bool = False) -> None:
         """Make the table and the settings of forwarding as the records want them.
 
-        Callers at one time share one transaction. `force` reads everything back first, and raises where
-        a table of somebody else drops our packets. Fault firewall-failed.
+        `only` names a container: nothing but its ports differ from what they were. `force` reads everything
+        back first, and raises where a table of somebody else drops our packets. Fault firewall-failed.
         """
-        self._publishing.publish(force=force)
+        self._publishing.publish(only=only, force=force)
         if not records.any_network(self._database.read()):
             self._files.tell_networks()
 
@@ -294,7 +305,8 @@ class Fabric:
             for id, leases in by_container(held).items()
         }
         strays = self._strays(found, networks.values(), held)
-        return NetObservation(observed, containers, wall, given_to, strays, server)
+        published = records.ports_by_container(connection)
+        return NetObservation(observed, containers, wall, given_to, strays, server, published)
 
     def _strays(
         self, found: Iterable[str], networks: Iterable[NetworkRecord], held: Iterable[Lease]
@@ -379,6 +391,12 @@ class Fabric:
             raise from_oserror(error, "sweep", "links") from error
         self.publish()
         return removed + [f"link {name}" for name in strays]
+
+
+def _is_ready(live: Path) -> bool:
+    """Whether a container can take connections: it runs, and its probe, if it has one, has passed."""
+    state = client.read_state(live)
+    return state is not None and state.phase == "running" and state.health not in ("starting", "unhealthy")
 
 
 def _observed(record: NetworkRecord, members: Sequence[Lease], wrong: tuple[Defect, ...]) -> ObservedNetwork:

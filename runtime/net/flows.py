@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from functools import cache
 
-from runtime.net import ports
+from runtime.net import listening
 from runtime.net.netlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, Netlink, attributes
 
 _NFNL_SUBSYS_CTNETLINK = 1
@@ -32,7 +32,7 @@ def forget_udp(backends: Mapping[int, frozenset[str]]) -> int:
     Nothing is done, and nothing raised, where the kernel has no ctnetlink.
     """
     header = struct.pack("=BBH", socket.AF_INET, 0, 0)
-    forgotten, is_local = 0, cache(ports.is_local)
+    forgotten, is_local = 0, cache(listening.is_local)
     try:
         with Netlink(NETLINK_NETFILTER) as netlink:
             for data in netlink.ask(_NFNL_SUBSYS_CTNETLINK << 8 | _GET, header, NLM_F_DUMP):

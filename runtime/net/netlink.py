@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 NETLINK_ROUTE = 0
@@ -91,6 +91,29 @@ class Netlink:
                 if kind == NLMSG_ERROR and sequence in waiting:
                     codes[sequence] = -int(struct.unpack_from("=i", body)[0])
         return [(codes[sequence], subject) for sequence, subject in waiting.items()]
+
+    def batch(self, messages: Sequence[tuple[int, int, bytes]]) -> int:
+        """Send (kind, flags, body) as one datagram, which the kernel does wholly or not at all (nfnetlink).
+
+        Returns the first errno that it answers; 0 when every message with NLM_F_ACK was acknowledged.
+        """
+        packed, waiting = [], set()
+        for kind, flags, body in messages:
+            self._sequence += 1
+            packed.append(
+                _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body
+            )
+            if flags & NLM_F_ACK:
+                waiting.add(self._sequence)
+        self._socket.send(b"".join(packed))
+        while waiting:
+            for kind, sequence, body in _messages(self._socket.recv(_RECEIVE)):
+                if kind == NLMSG_ERROR:
+                    code = -int(struct.unpack_from("=i", body)[0])
+                    if code:
+                        return code
+                    waiting.discard(sequence)
+        return 0
 
     def ask(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
         """Send one message by its bytes; returns the bodies of the answers (a dump: until it is done)."""

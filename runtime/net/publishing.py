@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.interface import Defect
-from runtime.net import addresses, firewall, links, ports, records
-from runtime.net.records import NetworkRecord, by_container, published_on
+from runtime.net import addresses, contents, firewall, links, listening, loopback, ports, records
+from runtime.net.contents import Contents, Element, Publication, Zone, port_of
+from runtime.net.records import NetworkRecord, PortRow, by_container, published_on
 from specs.values import PortBinding
 
 IP_FORWARD = "ipv4/ip_forward"
@@ -18,57 +21,129 @@ IP6_FORWARD = "ipv6/conf/all/forwarding"
 
 
 class Publishing:
-    """A port is wanted while its container is active (up). Thread-safe."""
+    """A port is wanted while its container is active (up). Thread-safe.
 
-    def __init__(self, database: Database, root: str, state: Path) -> None:
+    Containers of one service may have the same ports: new connections are spread over those that `is_ready`
+    tells of by their ids, or over all where none is.
+    """
+
+    def __init__(
+        self, database: Database, root: str, state: Path, is_ready: Callable[[str], bool] = lambda _: True
+    ) -> None:
         """`state` is the file in which the firewall keeps what it wrote last."""
         self._database = database
         self._table = addresses.table_name(root)
         self._firewall = firewall.Firewall(self._table, state, self._wanted)
+        self._is_ready = is_ready
+
+    # ------------------------------------------------------------ rows
 
     def set_ports(
-        self, connection: sqlite3.Connection, id: str, container_name: str, ports: Sequence[PortBinding]
+        self, connection: sqlite3.Connection, id: str, container_name: str, wanted: Sequence[PortBinding]
     ) -> None:
-        """Exactly these ports from the next `publish` on. Faults request-invalid, port-taken."""
-        for binding in ports:
-            if ":" in binding.host_ip and binding.host_ip != "::":
-                cause = f"port {binding} has an IPv6 address, which is not supported yet"
-                raise Fault("request-invalid", "publish ports of", container_name, cause)
+        """Exactly these ports from the next `publish` on; ports of the host that are left to us are chosen,
+        and stay as they are where they were before. Faults request-invalid, port-taken.
+        """
+        self._check_families(connection, id, container_name, wanted)
         before = records.read_ports(connection, id)
-        records.write_ports(connection, id, ports)
+        kept = {(row.asked, row.binding.container_port): row for row in before if row.asked}
+        others = _Others(self._table)
+        rows = [PortRow(binding) for binding in wanted if binding.is_fixed]
+        for binding in wanted:
+            if not binding.is_fixed:
+                row = kept.pop((str(binding), binding.container_port), None)
+                rows.append(
+                    row or self._chosen(connection, id, container_name, binding, [*rows, *before], others)
+                )
+        records.write_ports(connection, id, rows)
         if records.is_active(connection, id):
-            self._check(connection, id, container_name, [item for item in ports if item not in before])
+            held = {row.binding for row in before}
+            added = [row.binding for row in rows if row.binding not in held]
+            self._check(connection, id, container_name, added, others)
+
+    def _chosen(
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        name: str,
+        asked: PortBinding,
+        own: Iterable[PortRow],
+        others: _Others,
+    ) -> PortRow:
+        """A free port of the host. Fault port-taken when there is none."""
+        used = [row.binding for row in own]
+
+        def is_taken(found: PortBinding) -> bool:
+            rows = records.same_port_rows(connection, id, found, sleeping=True)
+            mine = any(ports.overlap(found, other) for other in (*used, *(theirs for _, theirs in rows)))
+            return mine or others.taker(found) is not None
+
+        span = listening.ephemeral()
+        found = ports.choose(asked, span, f"{self._table} {name}", is_taken)
+        if found is None:
+            first, last = (asked.host_port, asked.host_end) if asked.host_end else span
+            cause = f"every port from {first} to {last}/{asked.protocol} is taken"
+            raise Fault("port-taken", "publish ports of", name, cause, "give it a wider range")
+        return PortRow(found, str(asked))
+
+    def _check_families(
+        self, connection: sqlite3.Connection, id: str, name: str, wanted: Iterable[PortBinding]
+    ) -> None:
+        six = next((binding for binding in wanted if ":" in binding.host_ip), None)
+        if six is not None and not _targets(connection, [id])[id][1]:
+            cause = f"port {six} is for IPv6, and the container is on no network that has it"
+            hint = "set enable_ipv6 on its network, or leave the address out"
+            raise Fault("request-invalid", "publish ports of", name, cause, hint)
+
+    # ------------------------------------------------------------ conflicts
 
     def check_ports(self, id: str) -> None:
         """Fault port-taken when a container that is up, or a program of the host, has one of its ports;
         request-invalid when one is for an address that the host does not have.
+
+        A port that was chosen by us and is taken meanwhile is chosen anew.
         """
-        connection = self._database.read()
-        self._check(connection, id, _name(connection, id), records.read_ports(connection, id))
+        connection, others = self._database.read(), _Others(self._table)
+        rows = records.read_ports(connection, id)
+        if not rows:
+            return
+        name = _name(connection, id)
+        lost = [row for row in rows if row.asked and self._taken(connection, id, row.binding, others)]
+        if lost:
+            with self._database.write() as connection:
+                rows = [row for row in records.read_ports(connection, id) if row not in lost]
+                for row in lost:
+                    asked = _asked(row)
+                    rows.append(self._chosen(connection, id, name, asked, [*rows, *lost], others))
+                records.write_ports(connection, id, rows)
+        self._check(connection, id, name, [row.binding for row in rows], others)
+
+    def _taken(self, connection: sqlite3.Connection, id: str, binding: PortBinding, others: _Others) -> bool:
+        rows = records.same_port_rows(connection, id, binding)
+        return others.taker(binding) is not None or any(ports.overlap(binding, theirs) for _, theirs in rows)
 
     def _check(
-        self, connection: sqlite3.Connection, id: str, name: str, bindings: Sequence[PortBinding]
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        name: str,
+        bindings: Sequence[PortBinding],
+        others: _Others,
     ) -> None:
         self._check_rows(connection, id, name, bindings)
         if not bindings:
             return
+        has6 = bool(_targets(connection, [id])[id][1])
         for binding in bindings:
-            if binding.host_ip not in ports.ANY and not ports.is_local(binding.host_ip):
+            if binding.host_ip not in ports.ANY and not listening.is_local(binding.host_ip):
                 cause = f"port {binding} is for {binding.host_ip}, which is no address of this host"
                 raise Fault("request-invalid", "publish ports of", name, cause, "leave the address out")
-        listening = ports.listeners()
         for binding in bindings:
-            listener = ports.conflict(binding, listening)
-            if listener is not None:
-                who = ports.owner(listener.inode) or "a program of the host"
-                cause = f"port {binding.host_port}/{binding.protocol} is used by {who}"
-                hint = "stop it or publish on another port"
-                raise Fault("port-taken", "publish ports of", name, cause, hint)
-        for table, theirs in firewall.published_elsewhere(self._table):
-            if any(ports.overlap(binding, theirs) for binding in bindings):
-                cause = f"port {theirs.host_port}/{theirs.protocol} is published by another state directory"
-                hint = f"its nftables table is {table}"
-                raise Fault("port-taken", "publish ports of", name, cause, hint)
+            narrow = binding if binding.host_ip or has6 else replace(binding, host_ip=contents.ANY4)
+            taker = others.taker(narrow)
+            if taker is not None:
+                cause = f"port {binding.host_port}/{binding.protocol} is {taker[0]}"
+                raise Fault("port-taken", "publish ports of", name, cause, taker[1])
 
     def _check_rows(
         self, connection: sqlite3.Connection, id: str, name: str, bindings: Iterable[PortBinding]
@@ -77,7 +152,10 @@ class Publishing:
             for other, theirs in records.same_port_rows(connection, id, binding):
                 if ports.overlap(binding, theirs):
                     cause = f"port {binding.host_port}/{binding.protocol} is used by container {other}"
-                    raise Fault("port-taken", "publish ports of", name, cause)
+                    hint = "stop it or publish on another port"
+                    raise Fault("port-taken", "publish ports of", name, cause, hint)
+
+    # ------------------------------------------------------------ up and down
 
     def activate(self, id: str) -> None:
         """The container is up: its ports are wanted from now on, `publish` brings them. Fault port-taken.
@@ -86,7 +164,7 @@ class Publishing:
         with self._database.write(durable=False) as connection:
             if records.is_active(connection, id):
                 return
-            bindings = records.read_ports(connection, id)
+            bindings = [row.binding for row in records.read_ports(connection, id)]
             self._check_rows(connection, id, _name(connection, id), bindings)
             records.set_active(connection, id, True)
 
@@ -97,13 +175,21 @@ class Publishing:
         with self._database.write(durable=False) as connection:
             records.set_active(connection, id, False)
 
-    def publish(self, *, force: bool = False) -> None:
+    def is_shared(self, id: str) -> bool:
+        """Whether another container that is up answers on one of its ports."""
+        return records.is_shared(self._database.read(), id)
+
+    def publish(self, *, only: str = "", force: bool = False) -> None:
         """Make the table and the settings of forwarding as the records want them.
 
-        Callers at one time share one transaction. `force` reads everything back first, and raises where
-        a table of somebody else drops our packets. Fault firewall-failed.
+        `only` names a container: nothing but its ports differ from what they were, and the cost is theirs.
+        Callers at one time share one transaction otherwise. `force` reads everything back first,
+        and raises where a table of somebody else drops our packets. Fault firewall-failed.
         """
-        self._firewall.publish(force=force)
+        if only:
+            self._publish_ports(only)
+        else:
+            self._firewall.publish(force=force)
         networks = records.read_networks(self._database.read())
         if not networks:
             return
@@ -111,6 +197,7 @@ class Publishing:
             links.write_sysctl(IP_FORWARD, "1")
             if any(record.subnet6 for record in networks.values()):
                 links.forward_ipv6()
+                loopback.ensure(item.bridge for item in networks.values() if item.subnet6 and item.is_bridge)
             if force:
                 for record in networks.values():
                     name = f"ipv4/conf/{record.bridge}/route_localnet"
@@ -122,34 +209,61 @@ class Publishing:
                 if defect.kind == "forwarding":
                     raise Fault("firewall-failed", "repair", "firewall", defect.text)
 
-    def _wanted(self) -> firewall.Contents | None:
+    def _publish_ports(self, id: str) -> None:
+        bindings = [row.binding for row in records.read_ports(self._database.read(), id)]
+        if not bindings:
+            return
+        keys = {port_of(item.host_ip, item.protocol, item.host_port) for item in bindings}
+        pairs = {(item.host_port, item.protocol) for item in bindings}
+
+        def wanted() -> Mapping[str, Collection[Element]]:
+            connection = self._database.read()
+            rows = [
+                row
+                for row in records.read_active_ports(connection, pairs)
+                if port_of(row[2].host_ip, row[2].protocol, row[2].host_port) in keys
+            ]
+            return contents.elements(self._publications(connection, rows))
+
+        self._firewall.update(keys, wanted)
+
+    def _wanted(self) -> Contents | None:
         connection = self._database.read()
         networks = records.read_networks(connection)
         if not networks:
             return None
-        bridged = [item for item in networks.values() if item.is_bridge]
-        zones = [firewall.Zone(item.bridge, item.subnet, item.internal) for item in bridged]
-        published = records.read_active_ports(connection)
-        target: dict[str, str] = {}
-        if published:
-            for container, leases in by_container(records.read_leases(connection)).items():
-                lease = published_on(leases, networks)
-                if lease is not None:
-                    target[container] = lease.address
-        publications = [
-            firewall.Publication(
-                "" if port.host_ip in ports.ANY else port.host_ip,
+        zones = [
+            Zone(item.bridge, item.subnet, item.internal, item.subnet6)
+            for item in networks.values()
+            if item.is_bridge
+        ]
+        rows = records.read_active_ports(connection)
+        return contents.contents(zones, self._publications(connection, rows))
+
+    def _publications(
+        self, connection: sqlite3.Connection, rows: Sequence[tuple[str, str, PortBinding]]
+    ) -> list[Publication]:
+        """Who is ready is asked only of those that share a port."""
+        users: dict[tuple[str, str, str], set[str]] = {}
+        for container, _, port in rows:
+            users.setdefault(port_of(port.host_ip, port.protocol, port.host_port), set()).add(container)
+        shared = {container for sharing in users.values() if len(sharing) > 1 for container in sharing}
+        ready = {container: self._is_ready(container) for container in shared}
+        targets = _targets(connection, {row[0] for row in rows})
+        return [
+            Publication(
+                port.host_ip,
                 port.host_port,
                 port.protocol,
-                target[container],
+                targets[container][0],
                 port.container_port,
+                targets[container][1],
+                ready.get(container, True),
             )
-            for container, _, port in published
-            if container in target
+            for container, _, port in rows
         ]
-        return firewall.contents(zones, publications)
 
-    def defects(self, networks: Iterable[NetworkRecord], forward: str) -> tuple[Defect, ...]:
+    def defects(self, networks: Collection[NetworkRecord], forward: str) -> tuple[Defect, ...]:
         """How the firewall and the settings of forwarding differ from what the records want. `forward` is
         net.ipv4.ip_forward as it was read."""
         wall = self._firewall.check()
@@ -159,7 +273,60 @@ class Publishing:
         if any(record.subnet6 for record in networks) and links.read_sysctl(IP6_FORWARD) != "1":
             text = "net.ipv6.conf.all.forwarding is 0: containers cannot reach the network by IPv6"
             wall += (Defect("forwarding", text),)
+        six = [item.bridge for item in networks if item.subnet6 and item.is_bridge]
+        for bridge in loopback.missing(six):
+            wall += (Defect("forwarding", f"the route by which answers to ::1 come in at {bridge} is gone"),)
         return wall
+
+
+class _Others:
+    """Who else has ports of this host, looked up once and only when asked: programs, and the containers of
+    other state directories."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    @cached_property
+    def _listeners(self) -> list[ports.Listener]:
+        return listening.listeners()
+
+    @cached_property
+    def _elsewhere(self) -> list[tuple[str, PortBinding]]:
+        return firewall.published_elsewhere(self._table)
+
+    def taker(self, binding: PortBinding) -> tuple[str, str] | None:
+        """(what has happened to the port, what to do)"""
+        listener = ports.conflict(binding, self._listeners)
+        if listener is not None:
+            who = listening.owner(listener.inode) or "a program of the host"
+            return f"used by {who}", "stop it or publish on another port"
+        for table, theirs in self._elsewhere:
+            if ports.overlap(binding, theirs):
+                return "published by another state directory", f"its nftables table is {table}"
+        return None
+
+
+def _asked(row: PortRow) -> PortBinding:
+    """The binding that was asked for, from its text (str of PortBinding)."""
+    host = row.asked.removesuffix(f":{row.binding.container_port}/{row.binding.protocol}").rpartition(":")[2]
+    first, _, last = host.partition("-")
+    return replace(row.binding, host_port=int(first), host_end=int(last or 0))
+
+
+def _targets(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Id -> (IPv4 address, IPv6 address) that published ports lead to; empty where there is none."""
+    networks = records.read_networks(connection)
+    found = {}
+    if len(ids) == 1:
+        held = {id: records.read_leases(connection, container=id) for id in ids}
+    else:
+        held = by_container(records.read_leases(connection)) if ids else {}
+    for id in ids:
+        leases = held.get(id, [])
+        four = published_on(leases, networks)
+        six = published_on([lease for lease in leases if lease.address6], networks)
+        found[id] = (four.address if four else "", six.address6 if six else "")
+    return found
 
 
 def _name(connection: sqlite3.Connection, id: str) -> str:

@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS networks (
 CREATE TABLE IF NOT EXISTS endpoints (
     container   TEXT PRIMARY KEY,
     name        TEXT NOT NULL,
-    active      INTEGER NOT NULL DEFAULT 0
+    active      INTEGER NOT NULL DEFAULT 0,
+    service     TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE IF NOT EXISTS leases (
     network     TEXT NOT NULL REFERENCES networks(name),
@@ -59,6 +60,7 @@ CREATE TABLE IF NOT EXISTS published_ports (
     host_port       INTEGER NOT NULL,
     container_port  INTEGER NOT NULL,
     protocol        TEXT NOT NULL,
+    asked           TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (container, host_ip, host_port, protocol)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS published_ports_by_port ON published_ports(host_port, protocol);
@@ -350,6 +352,11 @@ def write_endpoint(connection: sqlite3.Connection, id: str, name: str) -> None:
     )
 
 
+def set_service(connection: sqlite3.Connection, id: str, service: str) -> None:
+    """Containers of one service may have the same ports; empty: none but itself."""
+    connection.execute("UPDATE endpoints SET service = ? WHERE container = ?", (service, id))
+
+
 def set_active(connection: sqlite3.Connection, id: str, active: bool) -> bool:
     """Whether anything changed."""
     cursor = connection.execute(
@@ -374,42 +381,91 @@ def is_active(connection: sqlite3.Connection, id: str) -> bool:
     return row is not None and bool(row["active"])
 
 
-def read_ports(connection: sqlite3.Connection, id: str) -> list[PortBinding]:
+@dataclass(frozen=True, slots=True)
+class PortRow:
+    """A port as it is published. `asked` is the text of the binding that was asked for where the port of the
+    host was chosen (random, or from a range); empty where it was given."""
+
+    binding: PortBinding
+    asked: str = ""
+
+
+_PORTS = (
+    "SELECT published_ports.container AS container, name, host_ip, host_port, container_port, protocol"
+    " FROM published_ports JOIN endpoints ON published_ports.container = endpoints.container"
+)
+
+
+def read_ports(connection: sqlite3.Connection, id: str) -> list[PortRow]:
     rows = connection.execute(
-        "SELECT host_ip, host_port, container_port, protocol FROM published_ports WHERE container = ?"
+        "SELECT host_ip, host_port, container_port, protocol, asked FROM published_ports WHERE container = ?"
         " ORDER BY host_ip, host_port, protocol",
         (id,),
     )
-    return [PortBinding(*row) for row in rows]
+    return [PortRow(PortBinding(*tuple(row)[:4]), row["asked"]) for row in rows]
 
 
-def read_active_ports(connection: sqlite3.Connection) -> list[tuple[str, str, PortBinding]]:
-    """(container, its name, port) of every container whose ports are published now."""
-    rows = connection.execute(
-        "SELECT published_ports.container, name, host_ip, host_port, container_port, protocol"
-        " FROM published_ports JOIN endpoints ON published_ports.container = endpoints.container"
-        " WHERE active = 1 ORDER BY name, host_ip, host_port, protocol"
-    )
+def ports_by_container(connection: sqlite3.Connection) -> dict[str, tuple[PortBinding, ...]]:
+    found: dict[str, list[PortBinding]] = {}
+    for row in connection.execute(f"{_PORTS} ORDER BY container_port, protocol, host_ip, host_port"):
+        found.setdefault(row["container"], []).append(PortBinding(*tuple(row)[2:]))
+    return {id: tuple(ports) for id, ports in found.items()}
+
+
+def read_active_ports(
+    connection: sqlite3.Connection, only: Iterable[tuple[int, str]] | None = None
+) -> list[tuple[str, str, PortBinding]]:
+    """(container, its name, port) of every container whose ports are published now; or of those on these
+    (port of the host, protocol)."""
+    queries: list[tuple[str, tuple[object, ...]]] = [("active = 1", ())]
+    if only is not None:
+        queries = [("active = 1 AND host_port = ? AND protocol = ?", pair) for pair in sorted(set(only))]
+    rows = [
+        row
+        for where, values in queries
+        for row in connection.execute(f"{_PORTS} WHERE {where} ORDER BY name, host_ip, host_port", values)
+    ]
     return [(row[0], row[1], PortBinding(*tuple(row)[2:])) for row in rows]
 
 
 def same_port_rows(
-    connection: sqlite3.Connection, id: str, binding: PortBinding
+    connection: sqlite3.Connection, id: str, binding: PortBinding, *, sleeping: bool = False
 ) -> list[tuple[str, PortBinding]]:
-    """(name, port) of other containers published now on the same port number and protocol."""
-    rows = connection.execute(
-        "SELECT name, host_ip, host_port, container_port, protocol"
-        " FROM published_ports JOIN endpoints ON published_ports.container = endpoints.container"
-        " WHERE active = 1 AND endpoints.container <> ? AND host_port = ? AND protocol = ?",
-        (id, binding.host_port, binding.protocol),
-    )
-    return [(row[0], PortBinding(*tuple(row)[1:])) for row in rows]
+    """(name, port) of containers of other services that are published now on the same port and protocol;
+    with `sleeping`, of any other container that has it, published or not."""
+    query = f"{_PORTS} WHERE endpoints.container <> ? AND host_port = ? AND protocol = ?"
+    values = [id, binding.host_port, binding.protocol]
+    if not sleeping:
+        query += (
+            " AND active = 1 AND (service = ''"
+            " OR service <> (SELECT service FROM endpoints WHERE container = ?))"
+        )
+        values.append(id)
+    rows = connection.execute(query, values)
+    return [(row[1], PortBinding(*tuple(row)[2:])) for row in rows]
 
 
-def write_ports(connection: sqlite3.Connection, id: str, ports: Iterable[PortBinding]) -> None:
-    """Exactly these ports of the container."""
+def is_shared(connection: sqlite3.Connection, id: str) -> bool:
+    """Whether another container that is up is published on one of its ports."""
+    row = connection.execute(
+        "SELECT 1 FROM published_ports AS own JOIN published_ports AS other"
+        " ON own.host_port = other.host_port AND own.protocol = other.protocol"
+        " JOIN endpoints ON other.container = endpoints.container"
+        " WHERE own.container = ? AND other.container <> ? AND active = 1 LIMIT 1",
+        (id, id),
+    ).fetchone()
+    return row is not None
+
+
+def write_ports(connection: sqlite3.Connection, id: str, ports: Iterable[PortRow]) -> None:
+    """Exactly these ports of the container; every one is fixed."""
     connection.execute("DELETE FROM published_ports WHERE container = ?", (id,))
     connection.executemany(
-        "INSERT OR REPLACE INTO published_ports VALUES (?, ?, ?, ?, ?)",
-        [(id, port.host_ip, port.host_port, port.container_port, port.protocol) for port in ports],
+        "INSERT OR REPLACE INTO published_ports"
+        " (container, host_ip, host_port, container_port, protocol, asked) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (id, port.host_ip, port.host_port, port.container_port, port.protocol, row.asked)
+            for row in ports
+            for port in (row.binding,)
+        ],
     )

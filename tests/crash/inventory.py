@@ -105,7 +105,7 @@ class Inventory:
 
     def _table(self, records: Records) -> Iterator[str]:
         table = addresses.table_name(self.root)
-        done = subprocess.run(["nft", "list", "table", "ip", table], capture_output=True)
+        done = subprocess.run(["nft", "list", "table", "inet", table], capture_output=True)
         if done.returncode == 0 and not records.bridges:
             yield f"nftables table {table}"
 

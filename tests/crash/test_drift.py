@@ -108,7 +108,7 @@ def no_address(shop: Shop, web: Row) -> None:
 
 
 def no_table(shop: Shop, web: Row) -> None:
-    run("nft", "delete", "table", "ip", addresses.table_name(shop.root))
+    run("nft", "delete", "table", "inet", addresses.table_name(shop.root))
 
 
 def no_ruleset(shop: Shop, web: Row) -> None:
@@ -116,7 +116,7 @@ def no_ruleset(shop: Shop, web: Row) -> None:
 
 
 def no_port(shop: Shop, web: Row) -> None:
-    run("nft", "flush", "map", "ip", addresses.table_name(shop.root), "published_at")
+    run("nft", "flush", "map", "inet", addresses.table_name(shop.root), "published_at")
 
 
 def no_cgroup(shop: Shop, web: Row) -> None:

@@ -38,7 +38,7 @@ CHANGES = re.compile(
     | linux/namespaces.py:(create|delete)_netns
     | net/links.py:(write_sysctl|ensure_bridge|ensure_endpoint|_make_pair)
     | net/netlink.py:Netlink.(change|try_all)
-    | net/firewall.py:(_nft|Firewall._remember)
+    | net/(nft.py:run|firewall.py:Firewall._remember|elements.py:change)
     | net/names.py:write_in_place
     | shim/client.py:(Zygote.(spawn|_start|_send|_end)|_?stop|adjust)
     | images/blobs.py:(BlobStore.(_fill|put)|Writer.write|sync_directory)

@@ -85,7 +85,7 @@ def test_two_agents_side_by_side_do_not_disturb_each_other(sides: list[Side]) ->
     assert len(set(subnets)) == 4
     undisturbed = right.box.ps()
 
-    subprocess.run(["nft", "delete", "table", "ip", left.table()], check=True)
+    subprocess.run(["nft", "delete", "table", "inet", left.table()], check=True)
     left.write(left.port)
     with (left.box.specs / "shop.toml").open("a") as file:
         file.write("# look\n")

@@ -143,9 +143,9 @@ def test_a_flushed_or_edited_table_is_seen_and_mended() -> None:
         web = node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
         serve(node.netns[web], 80)
         table = addresses.table_name(str(node.paths.root.resolve()))
-        rule = ("insert", "rule", "ip", table, "passing", "drop")
-        element = ("delete", "element", "ip", table, "published", "{ tcp . 8080 }")
-        for damage in (("flush", "ruleset"), ("flush", "table", "ip", table), rule, element):
+        rule = ("insert", "rule", "inet", table, "passing", "drop")
+        element = ("delete", "element", "inet", table, "published", "{ tcp . 8080 }")
+        for damage in (("flush", "ruleset"), ("flush", "table", "inet", table), rule, element):
             assert ask(machine.outside, HOST, 8080) == OUTSIDE
             sh("nft", *damage)
             assert node.defects() == {"firewall"}, damage
@@ -393,7 +393,7 @@ def test_files_say_what_the_spec_asks_for_and_keep_their_inodes() -> None:
 @on_own_host
 def test_without_nft_the_fault_says_what_to_install() -> None:
     with Machine() as machine, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.net.firewall._PATH", {"PATH": "/nowhere"})
+        patch.setattr("runtime.net.nft._PATH", {"PATH": "/nowhere"})
         node = machine.fabric()
         with pytest.raises(Fault, match="install nftables") as caught:
             node.network("p/net")

@@ -45,14 +45,10 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
         ('restart_backoff = { initial = "2m" }', ""),
         ('logging.options.max-size = "1k"', "logging.options.max-size: a log file is 4KiB or larger"),
         (
-            'ports = [{ target = 80, published = "80-81" }]',
-            "ports[0].published: a random host port is not supported yet; write one port",
+            'ports = [{ target = 80, published = "81-80" }]',
+            "ports[0].published: cannot read port range '81-80': it ends before it begins",
         ),
-        (
-            'ports = ["80-81:80"]',
-            "ports[0]: cannot read port '80-81:80': a random host port is not supported yet; "
-            "write HOST:CONTAINER with one host port",
-        ),
+        ('ports = [{ target = 80, published = "80-81" }, "8000-8010:80", "80"]', ""),
         (
             'ports = ["80-81:80-82"]',
             "ports[0]: cannot read port '80-81:80-82': 2 host ports for 3 of the container",

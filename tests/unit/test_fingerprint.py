@@ -41,6 +41,8 @@ NEITHER = {
     "adjustable",
     "facets",
     "place",
+    "service",
+    "update_order",
 }
 
 

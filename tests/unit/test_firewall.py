@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
-from runtime.net import firewall
-from runtime.net.firewall import Contents, Publication, Zone
+import pytest
+
+from runtime.net import contents, rules
+from runtime.net.contents import Contents, Held, Publication, Zone, maps_of, port_of
 
 ZONES = (Zone("stb1", "10.88.0.0/24", False), Zone("stb2", "10.88.1.0/24", True))
 WEB = Publication("", 8080, "tcp", "10.88.0.2", 80)
 
 
 def test_a_published_port_is_one_element() -> None:
-    before = firewall.contents(ZONES, [])
-    after = firewall.contents(ZONES, [WEB])
-    text = firewall.change_text("stead_x", before, after)
-    assert text == "add element ip stead_x published { 6 . 8080 : 10.88.0.2 . 80 }\n"
-    back = firewall.change_text("stead_x", after, before)
-    assert back == "delete element ip stead_x published { 6 . 8080 }\n"
+    before = contents.contents(ZONES, [])
+    after = contents.contents(ZONES, [WEB])
+    text = rules.change_text("stead_x", before, after)
+    assert text == "add element inet stead_x published { 6 . 8080 : 10.88.0.2 . 80 }\n"
+    back = rules.change_text("stead_x", after, before)
+    assert back == "delete element inet stead_x published { 6 . 8080 }\n"
 
 
 def test_a_new_backend_is_swapped_in_one_transaction() -> None:
     new = Publication("", 8080, "tcp", "10.88.0.3", 80)
-    text = firewall.change_text("t", firewall.contents(ZONES, [WEB]), firewall.contents(ZONES, [new]))
+    text = rules.change_text("t", contents.contents(ZONES, [WEB]), contents.contents(ZONES, [new]))
     assert text.splitlines() == [
-        "delete element ip t published { 6 . 8080 }",
-        "add element ip t published { 6 . 8080 : 10.88.0.3 . 80 }",
+        "delete element inet t published { 6 . 8080 }",
+        "add element inet t published { 6 . 8080 : 10.88.0.3 . 80 }",
     ]
 
 
 def test_nothing_to_change_is_no_transaction() -> None:
-    wanted = firewall.contents(ZONES, [WEB])
-    assert firewall.change_text("t", wanted, wanted) == ""
+    wanted = contents.contents(ZONES, [WEB])
+    assert rules.change_text("t", wanted, wanted) == ""
 
 
 def test_a_port_for_one_address_has_a_map_of_its_own() -> None:
-    wanted = firewall.contents(ZONES, [Publication("127.0.0.1", 53, "udp", "10.88.0.2", 53)])
+    wanted = contents.contents(ZONES, [Publication("127.0.0.1", 53, "udp", "10.88.0.2", 53)])
     assert wanted.published == frozenset()
     assert wanted.published_at == {("127.0.0.1", "17", "53", "10.88.0.2", "53")}
 
 
 def test_an_internal_network_is_not_masqueraded() -> None:
-    wanted = firewall.contents(ZONES, [])
+    wanted = contents.contents(ZONES, [])
     assert wanted.internal == {("stb2",)}
     assert wanted.outgoing == {("10.88.0.0/24",)}
 
 
 def test_the_whole_table_is_replaced_whether_it_exists_or_not() -> None:
-    lines = firewall.build_text("t", firewall.contents(ZONES, [WEB])).splitlines()
-    assert lines[:3] == ["table ip t", "delete table ip t", "table ip t {"]
-    assert 'add element ip t bridges { "stb1", "stb2" }' in lines
+    lines = rules.build_text("t", contents.contents(ZONES, [WEB])).splitlines()
+    assert lines[:5] == [
+        "table ip t",
+        "delete table ip t",
+        "table inet t",
+        "delete table inet t",
+        "table inet t {",
+    ]
+    assert 'add element inet t bridges { "stb1", "stb2" }' in lines
 
 
 def listing(elements: list[Any], handle: int = 7) -> dict[str, Any]:
@@ -61,31 +71,31 @@ def test_a_listing_is_read_with_protocols_by_name_or_number() -> None:
     wanted = {("6", "8080", "10.88.0.2", "80")}
     for protocol in ("tcp", 6):
         elements = [[{"concat": [protocol, 8080]}, {"concat": ["10.88.0.2", 80]}]]
-        assert firewall.read_listing(listing(elements)).contents.published == wanted
+        assert rules.read_listing(listing(elements)).contents.published == wanted
 
 
 def test_intervals_are_read_as_prefixes_or_ranges() -> None:
     for element in ({"prefix": {"addr": "10.88.0.0", "len": 24}}, {"range": ["10.88.0.0", "10.88.0.255"]}):
         document = {"nftables": [{"set": {"name": "outgoing", "elem": [element]}}]}
-        assert firewall.read_listing(document).contents.outgoing == {("10.88.0.0/24",)}
+        assert rules.read_listing(document).contents.outgoing == {("10.88.0.0/24",)}
 
 
 def test_handles_and_elements_are_not_part_of_the_rules() -> None:
-    one = firewall.read_listing(listing([], handle=1))
-    two = firewall.read_listing(listing([[{"concat": [6, 1]}, {"concat": ["10.0.0.1", 1]}]], handle=2))
+    one = rules.read_listing(listing([], handle=1))
+    two = rules.read_listing(listing([[{"concat": [6, 1]}, {"concat": ["10.0.0.1", 1]}]], handle=2))
     assert one.digest == two.digest
     rule = {"rule": {"chain": "passing", "expr": [{"drop": None}], "handle": 3}}
-    assert firewall.read_listing({"nftables": [rule]}).digest != one.digest
+    assert rules.read_listing({"nftables": [rule]}).digest != one.digest
 
 
 def test_what_we_never_write_is_strange() -> None:
     document = {"nftables": [{"set": {"name": "outgoing", "elem": [{"weird": 1}]}}]}
-    assert firewall.read_listing(document).strange
+    assert rules.read_listing(document).strange
 
 
 def test_differences_are_told_in_words() -> None:
     found, wanted = Contents(bridges=frozenset({("a",)})), Contents(bridges=frozenset({("b",)}))
-    assert firewall.differences(found, wanted) == [
+    assert contents.differences(found, wanted) == [
         "bridges lacks b",
         "bridges has a besides what we put there",
     ]
@@ -97,25 +107,72 @@ def chain(table: str, policy: str = "drop", hook: str = "forward", family: str =
 
 
 def test_only_a_dropping_forward_policy_of_others_stands_in_our_way() -> None:
-    assert firewall.foreign_drops(chain("filter")) == ["ip filter FORWARD"]
+    assert rules.foreign_drops(chain("filter")) == ["ip filter FORWARD"]
     for harmless in (
         chain("filter", policy="accept"),
         chain("filter", hook="input"),
         chain("stead_0123"),
-        chain("filter", family="ip6"),
+        chain("filter", family="bridge"),
     ):
-        assert firewall.foreign_drops(harmless) == []
+        assert rules.foreign_drops(harmless) == []
 
 
 def test_a_rule_that_accepts_our_links_settles_it() -> None:
     match = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "st*"}}
     accept = {"nftables": [{"rule": {"expr": [match, {"accept": None}]}}]}
-    assert firewall.lets_us_pass(accept)
-    assert not firewall.lets_us_pass({"nftables": [{"rule": {"expr": [match, {"drop": None}]}}]})
+    assert rules.lets_us_pass(accept)
+    assert not rules.lets_us_pass({"nftables": [{"rule": {"expr": [match, {"drop": None}]}}]})
 
 
 def test_udp_ports_whose_backend_moved_are_named() -> None:
-    old = firewall.contents(ZONES, [Publication("", 53, "udp", "10.88.0.2", 53), WEB])
-    new = firewall.contents(ZONES, [Publication("", 53, "udp", "10.88.0.3", 53)])
-    assert firewall.moved_udp(old, new) == {53: frozenset({"10.88.0.3"})}
-    assert firewall.moved_udp(new, firewall.contents(ZONES, [])) == {53: frozenset()}
+    old = contents.contents(ZONES, [Publication("", 53, "udp", "10.88.0.2", 53), WEB])
+    new = contents.contents(ZONES, [Publication("", 53, "udp", "10.88.0.3", 53)])
+    assert contents.moved_udp(maps_of(old), maps_of(new)) == {53: frozenset({"10.88.0.3"})}
+    assert contents.moved_udp(maps_of(new), {}) == {53: frozenset()}
+    grown = [Publication("", 53, "udp", f"10.88.0.{last}", 53) for last in (3, 4)]
+    assert contents.moved_udp(maps_of(new), contents.elements(grown)) == {}, "old flows may go on"
+    assert contents.moved_udp(contents.elements(grown), maps_of(new)) == {53: frozenset({"10.88.0.3"})}
+
+
+SIX = Zone("stb6", "10.88.6.0/24", False, "fd00:6::/64")
+
+
+def test_a_container_with_both_families_is_published_on_both() -> None:
+    both = Publication("", 80, "tcp", "10.88.6.2", 8080, "fd00:6::2")
+    wanted = contents.contents([SIX], [both])
+    assert wanted.published == {("6", "80", "10.88.6.2", "8080")}
+    assert wanted.published6 == {("6", "80", "fd00:6::2", "8080")}
+    assert wanted.hairpin6 == {("stb6", "fd00:6::/64")} and wanted.outgoing6 == {("fd00:6::/64",)}
+    for host_ip, four, six in (("0.0.0.0", 1, 0), ("::", 0, 1)):
+        found = contents.elements([replace(both, host_ip=host_ip)])
+        assert (len(found["published"]), len(found["published6"])) == (four, six)
+    found = contents.elements([replace(both, host_ip="::1")])
+    assert found["published6_at"] == {("::1", "6", "80", "fd00:6::2", "8080")} and not found["published_at"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 60])
+def test_backends_of_one_port_get_equal_parts(count: int) -> None:
+    backends = [Publication("", 80, "tcp", f"10.88.0.{last + 2}", 80) for last in range(count)]
+    found = contents.elements(backends)
+    assert found["published"] == set() and len(found["spread"]) == contents.SLOTS
+    parts = Counter(element[3] for element in found["spread"])
+    assert len(parts) == count and max(parts.values()) - min(parts.values()) <= 1
+
+
+def test_connections_go_to_those_that_are_ready_or_to_all_where_none_is() -> None:
+    one, two = (Publication("", 80, "tcp", f"10.88.0.{last}", 80) for last in (2, 3))
+    assert contents.elements([one, replace(two, ready=False)])["published"] == {
+        ("6", "80", "10.88.0.2", "80")
+    }
+    none = contents.elements([replace(one, ready=False), replace(two, ready=False)])
+    assert {element[3] for element in none["spread"]} == {"10.88.0.2", "10.88.0.3"}
+
+
+def test_contents_changed_port_by_port_are_the_same_as_made_at_once() -> None:
+    before = [WEB, Publication("::1", 53, "udp", "10.88.0.3", 53, "fd00::3")]
+    after = [WEB, *(Publication("", 9, "sctp", f"10.88.0.{last}", 9, f"fd00::{last}") for last in (4, 5))]
+    held = Held(contents.contents(ZONES, before))
+    ports = {port_of(item.host_ip, item.protocol, item.host_port) for item in (*before[1:], *after[1:])}
+    assert held.of(ports) == contents.elements(before[1:])
+    held.put(ports, contents.elements(after[1:]))
+    assert held.whole() == contents.contents(ZONES, after)

@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-from specs.values import ByteSize, Cpus, Digest, Duration, ImageRef, MountPoint, PortBinding, parse_ports
+from specs.values import (
+    ByteSize,
+    Cpus,
+    Digest,
+    Duration,
+    ImageRef,
+    MountPoint,
+    PortBinding,
+    addresses_meet,
+    parse_ports,
+)
 
 HEX = "0123456789abcdef" * 4
 
@@ -126,10 +136,40 @@ def test_ports_with_address_ranges_and_protocol() -> None:
     assert parse_ports("[::1]:80:81") == (PortBinding("::1", 80, 81, "tcp"),)
 
 
-@pytest.mark.parametrize("text", ["80", "127.0.0.1::80", "127.0.0.1:80", "8000-8010:80"])
-def test_a_random_host_port_is_not_supported_yet(text: str) -> None:
-    with pytest.raises(ValueError, match="a random host port is not supported yet; write HOST:CONTAINER"):
-        parse_ports(text)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("80", [PortBinding("", 0, 80)]),
+        ("0:80", [PortBinding("", 0, 80)]),
+        ("80-81/udp", [PortBinding("", 0, 80, "udp"), PortBinding("", 0, 81, "udp")]),
+        ("127.0.0.1::80", [PortBinding("127.0.0.1", 0, 80)]),
+        ("127.0.0.1:80", [PortBinding("127.0.0.1", 0, 80)]),
+        ("[::1]::80/sctp", [PortBinding("::1", 0, 80, "sctp")]),
+        ("[::]:80", [PortBinding("::", 0, 80)]),
+        ("8000-8010:80", [PortBinding("", 8000, 80, "tcp", 8010)]),
+    ],
+)
+def test_a_port_of_the_host_may_be_left_to_us(text: str, expected: list[PortBinding]) -> None:
+    found = parse_ports(text)
+    assert list(found) == expected and not any(binding.is_fixed for binding in found)
+    assert tuple(again for binding in found for again in parse_ports(str(binding))) == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("", "::1", True),
+        ("", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("::", "::1", True),
+        ("::", "0.0.0.0", False),
+        ("::", "127.0.0.1", False),
+        ("0.0.0.0", "::1", False),
+        ("127.0.0.1", "127.0.0.2", False),
+    ],
+)
+def test_addresses_of_the_host_meet(one: str, other: str, expected: bool) -> None:
+    assert addresses_meet(one, other) is addresses_meet(other, one) is expected
 
 
 @pytest.mark.parametrize(
@@ -137,7 +177,6 @@ def test_a_random_host_port_is_not_supported_yet(text: str) -> None:
     [
         "",
         "a:b",
-        "0:80",
         "80:0",
         "65536:80",
         "80-70:80-70",

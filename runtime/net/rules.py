@@ -1,0 +1,223 @@
+"""Decisions: the nftables table as nft text, and the table as nft lists it.
+
+nft(8), libnftables-json(5): it is written as text and read as JSON.
+
+What the rules promise, in the order of a packet's way:
+- a container cannot reach services on the host's loopback, though route_localnet is on for our bridges (the
+  kernel itself drops ::1 that comes from anywhere but loopback);
+- a published port is redirected for every local address (or the one asked for), also for packets of the host;
+- between our networks and into them nothing passes but answers and what came by a published port;
+- an internal network has no way out;
+- packets leave with the host's address where they leave the host, where a container reaches its own network
+  through a published port (hairpin), and where the host comes from 127.0.0.1 or ::1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, summarize_address_range
+from typing import Any
+
+from runtime.net import addresses
+from runtime.net.contents import KEYS, NAMES, PROTOCOLS, SLOTS, Contents, Element
+
+FAMILY = "inet"
+#: Where releases before IPv6 had their table.
+OLD_FAMILY = "ip"
+
+_PORT = "meta l4proto . th dport"
+_SLOT = f"numgen random mod {SLOTS}"
+
+
+def _map(name: str, address: str, keys: str) -> str:
+    return f"map {name} {{ typeof {keys} : {address} . th dport; }}"
+
+
+def _redirects() -> str:
+    """Own addresses before every address; of several backends only one rule can match."""
+    lines = [
+        f"  fib daddr type local dnat {family} to {at}{_PORT}{spread} map @{name}{six}{suffix}"
+        for suffix in ("_at", "")
+        for family, six in (("ip", ""), ("ip6", "6"))
+        for name, spread in (("published", ""), ("spread", f" . {_SLOT}"))
+        for at in (f"{family} daddr . " if suffix else "",)
+    ]
+    return "\n".join(lines)
+
+
+RULES = f"""\
+map published {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+map published_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
+map published6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+map published6_at {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
+{_map("spread", "ip daddr", f"{_PORT} . {_SLOT}")}
+{_map("spread_at", "ip daddr", f"ip daddr . {_PORT} . {_SLOT}")}
+{_map("spread6", "ip6 daddr", f"{_PORT} . {_SLOT}")}
+{_map("spread6_at", "ip6 daddr", f"ip6 daddr . {_PORT} . {_SLOT}")}
+set bridges {{ type ifname; }}
+set within {{ type ifname . ifname; }}
+set internal {{ type ifname; }}
+set hairpin {{ type ifname . ipv4_addr; flags interval; }}
+set hairpin6 {{ type ifname . ipv6_addr; flags interval; }}
+set outgoing {{ type ipv4_addr; flags interval; }}
+set outgoing6 {{ type ipv6_addr; flags interval; }}
+chain guard {{
+  type filter hook prerouting priority -300; policy accept;
+  iifname @bridges ip daddr 127.0.0.0/8 drop
+}}
+chain arriving {{
+  type nat hook prerouting priority -100; policy accept;
+{_redirects()}
+}}
+chain own {{
+  type nat hook output priority -100; policy accept;
+{_redirects()}
+}}
+chain leaving {{
+  type nat hook postrouting priority 100; policy accept;
+  oifname . ip saddr @hairpin ct status dnat masquerade
+  oifname . ip6 saddr @hairpin6 ct status dnat masquerade
+  oifname @bridges ip saddr 127.0.0.0/8 masquerade
+  oifname @bridges ip6 saddr ::1 masquerade
+  ip saddr @outgoing oifname != @bridges masquerade
+  ip6 saddr @outgoing6 oifname != @bridges masquerade
+}}
+chain passing {{
+  type filter hook forward priority 0; policy accept;
+  ct state established,related accept
+  iifname . oifname @within accept
+  iifname @internal drop
+  ct status dnat accept
+  oifname @bridges drop
+}}
+"""
+
+
+def rules_digest() -> str:
+    return hashlib.sha256(RULES.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- text
+
+
+def build_text(table: str, wanted: Contents) -> str:
+    """The transaction that replaces the whole table, whatever it holds, and that of an older release."""
+    lines = [delete_text(table).rstrip(), f"table {FAMILY} {table} {{", RULES + "}"]
+    for name in NAMES:
+        lines += _elements("add", table, name, getattr(wanted, name))
+    return "\n".join(lines) + "\n"
+
+
+def change_text(table: str, found: Contents, wanted: Contents) -> str:
+    """The transaction from one content to the other; empty when they are equal."""
+    lines: list[str] = []
+    for name in NAMES:
+        before, after = getattr(found, name), getattr(wanted, name)
+        lines += _elements("delete", table, name, before - after)
+        lines += _elements("add", table, name, after - before)
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def delete_text(table: str) -> str:
+    """Adding before deleting makes it right whether the tables exist or not."""
+    return "".join(
+        f"table {family} {table}\ndelete table {family} {table}\n" for family in (OLD_FAMILY, FAMILY)
+    )
+
+
+def _elements(verb: str, table: str, name: str, elements: Iterable[Element]) -> list[str]:
+    words = sorted(_element_text(name, element, verb == "delete") for element in elements)
+    return [f"{verb} element {FAMILY} {table} {name} {{ {', '.join(words)} }}"] if words else []
+
+
+def _element_text(name: str, element: Element, key_only: bool) -> str:
+    size = KEYS.get(name, len(element))
+    quoted = name in ("bridges", "within", "internal", "hairpin", "hairpin6")
+    key = " . ".join(f'"{word}"' if quoted and word.startswith("st") else word for word in element[:size])
+    return key if key_only or len(element) == size else f"{key} : {' . '.join(element[size:])}"
+
+
+# ---------------------------------------------------------------- JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table as `nft -j list table` shows it: what its sets hold, and a digest of everything else."""
+
+    contents: Contents
+    digest: str
+    strange: bool = False  # sets hold something that we never write
+
+
+def read_listing(document: Mapping[str, Any]) -> Listing:
+    """Handles are left out of the digest, since they differ with every build of the same rules."""
+    held: dict[str, frozenset[Element]] = {}
+    rest, strange = [], False
+    for item in document.get("nftables", ()):
+        for kind, value in item.items():
+            if kind == "metainfo":
+                continue
+            if kind in ("set", "map") and value.get("name") in NAMES:
+                try:
+                    held[value["name"]] = frozenset(map(_element, value.get("elem", ())))
+                except (KeyError, TypeError, ValueError, IndexError):
+                    strange = True
+            kept = {key: value[key] for key in sorted(value) if key not in ("handle", "elem")}
+            rest.append((kind, kept))
+    text = json.dumps(rest, sort_keys=True)
+    return Listing(Contents(**held), hashlib.sha256(text.encode()).hexdigest(), strange)
+
+
+def _element(item: Any) -> Element:
+    if isinstance(item, list):  # map: [key, value]
+        return _words(item[0]) + _words(item[1])
+    return _words(item)
+
+
+def _words(item: Any) -> Element:
+    if isinstance(item, dict):
+        if "elem" in item:
+            return _words(item["elem"]["val"])
+        if "concat" in item:
+            return tuple(word for part in item["concat"] for word in _words(part))
+        if "prefix" in item:
+            return (f"{item['prefix']['addr']}/{item['prefix']['len']}",)
+        first, last = (ip_address(end) for end in item["range"])
+        (network,) = summarize_address_range(first, last)
+        return (str(network),)
+    return (str(PROTOCOLS.get(item, item)),)
+
+
+# ---------------------------------------------------------------- tables of others
+
+
+def foreign_drops(document: Mapping[str, Any]) -> list[str]:
+    """Base chains of others at the forward hook whose policy drops, as `family table chain`."""
+    found = []
+    for item in document.get("nftables", ()):
+        chain = item.get("chain")
+        drops = chain and chain.get("hook") == "forward" and chain.get("policy") == "drop"
+        if (
+            drops
+            and chain["family"] in ("ip", "ip6", "inet")
+            and not chain["table"].startswith(addresses.TABLE)
+        ):
+            found.append(f"{chain['family']} {chain['table']} {chain['name']}")
+    return found
+
+
+def lets_us_pass(document: Mapping[str, Any]) -> bool:
+    """Whether a table lists a rule that accepts packets from or to links named st*: its owner knows of us."""
+    for item in document.get("nftables", ()):
+        expressions = item.get("rule", {}).get("expr", ())
+        named = any(
+            str(expression["match"].get("right", "")).startswith("st")
+            for expression in expressions
+            if "match" in expression
+        )
+        if named and any("accept" in expression for expression in expressions):
+            return True
+    return False

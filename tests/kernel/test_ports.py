@@ -1,0 +1,352 @@
+"""Published ports in both families, chosen ones, and ports with several backends, each test on a host of its
+own (net_box)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from runtime.faults import Fault
+from runtime.linux import namespaces
+from runtime.net import addresses, contents, links, nft, rules
+from specs.values import PortBinding
+from tests.kernel.net_box import (
+    HOST,
+    HOST6,
+    MARKS,
+    OUTSIDE,
+    OUTSIDE6,
+    TCP,
+    UDP,
+    Machine,
+    Node,
+    ask,
+    comes_to_answer,
+    on_own_host,
+    open_socket,
+    serve,
+    sh,
+)
+
+pytestmark = MARKS
+
+
+def table(node: Node) -> str:
+    return addresses.table_name(str(node.paths.root.resolve()))
+
+
+@on_own_host
+def test_a_published_port_answers_by_ipv6_wherever_it_does_by_ipv4() -> None:
+    with Machine() as machine:
+        machine.ipv6()
+        links.write_sysctl("bridge/bridge-nf-call-ip6tables", "0", optional=True)
+        node = machine.fabric()
+        node.network("p/front", ipv6=True)
+        node.network("p/back", ipv6=True)
+        ports = (PortBinding("", 8080, 80), PortBinding("", 5353, 53, "udp"))
+        web = node.container("p/web", "p/front", ports=ports)
+        peer, other = node.container("p/peer", "p/front"), node.container("p/other", "p/back")
+        serve(node.netns[web], 80)
+        serve(node.netns[web], 53, UDP)
+        gateway = next(net.gateway6 for net in node.fabric.networks() if net.name == "p/front")
+        for port, kind in ((8080, TCP), (5353, UDP)):
+            assert ask(machine.outside, HOST6, port, kind) == OUTSIDE6, "the client's address is kept"
+            assert ask(None, "::1", port, kind) == gateway
+            assert ask(None, HOST6, port, kind) is not None
+            assert ask(node.netns[peer], HOST6, port, kind) is not None
+            assert ask(node.netns[web], HOST6, port, kind) is not None, "hairpin to itself"
+            assert ask(node.netns[other], HOST6, port, kind) == node.address6(other)
+            assert ask(machine.outside, HOST, port, kind) == OUTSIDE
+        assert ask(node.netns[other], node.address6(web), 80) is None, "networks are islands"
+        assert node.defects() == set()
+        sh("ip", "-6", "route", "delete", "local", "::1", "dev", node.fabric.networks()[1].bridge)
+        assert node.defects() == {"forwarding"} and ask(None, "::1", 8080) is None
+        node.fabric.publish(force=True)
+        assert node.defects() == set() and ask(None, "::1", 8080) == gateway
+
+
+@on_own_host
+def test_a_container_cannot_reach_the_hosts_loopback_by_ipv6() -> None:
+    with Machine() as machine:
+        machine.ipv6()
+        links.write_sysctl("bridge/bridge-nf-call-ip6tables", "0", optional=True)
+        node = machine.fabric()
+        node.network("p/net", ipv6=True)
+        web = node.container("p/web", "p/net", ports=(PortBinding("::1", 8080, 80),))
+        serve(None, 9999)
+        serve(node.netns[web], 80)
+        assert ask(None, "::1", 9999) == "::1", "connections of the host to itself go by lo as ever"
+        assert ask(None, "::1", 8080) is not None
+        gateway = node.fabric.networks()[0].gateway6
+        with namespaces.in_netns(node.netns[web]):
+            sh("ip", "-6", "address", "delete", "::1/128", "dev", "lo")
+            sh("ip", "-6", "route", "add", "::1", "via", gateway)
+        assert ask(node.netns[web], "::1", 9999) is None
+        assert ask(node.netns[web], gateway, 9999) is not None, "its gateway it does reach"
+
+
+@on_own_host
+def test_a_port_for_one_family_or_address_answers_there_only() -> None:
+    with Machine() as machine:
+        machine.ipv6()
+        node = machine.fabric()
+        node.network("p/net", ipv6=True)
+        node.network("p/four")
+        ports = (PortBinding("0.0.0.0", 81, 80), PortBinding("::", 82, 80), PortBinding(HOST6, 83, 80))
+        web = node.container("p/web", "p/net", ports=ports)
+        serve(node.netns[web], 80)
+        answers = {81: {HOST}, 82: {HOST6}, 83: {HOST6}}
+        for port, expected in answers.items():
+            found = {address for address in (HOST, HOST6) if ask(machine.outside, address, port)}
+            assert found == expected, port
+        node.container("p/both", "p/net", ports=(PortBinding("::", 81, 80), PortBinding("0.0.0.0", 82, 80)))
+        with pytest.raises(Fault, match=r"port \[::1\]:80:80/tcp is for IPv6") as caught:
+            node.container("p/bad", "p/four", ports=(PortBinding("::1", 80, 80),))
+        assert caught.value.code == "request-invalid" and "enable_ipv6" in caught.value.hint
+        four = node.container("p/four", "p/four", ports=(PortBinding("", 84, 80),))
+        serve(node.netns[four], 80)
+        assert ask(machine.outside, HOST, 84) == OUTSIDE and ask(machine.outside, HOST6, 84) is None
+
+
+@contextmanager
+def listening(
+    family: socket.AddressFamily, address: str, port: int, kind: socket.SocketKind, only: bool
+) -> Iterator[None]:
+    with socket.socket(family, kind) as server:
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only))
+        server.bind((address, port))
+        if kind == TCP:
+            server.listen(1)
+        yield
+
+
+@on_own_host
+def test_a_listener_of_any_kind_is_named_and_one_on_other_packets_is_none() -> None:
+    with Machine() as machine:
+        machine.ipv6()
+        node = machine.fabric()
+        node.network("p/four")
+        node.network("p/six", ipv6=True)
+        four, six = socket.AF_INET, socket.AF_INET6
+        cases = [  # listener, network, host_ip, whether it is in the way
+            ((six, "::", TCP, False), "p/four", "", True),
+            ((six, "::", TCP, True), "p/four", "", False),
+            ((six, "::", TCP, True), "p/six", "", True),
+            ((six, "::1", TCP, True), "p/four", "", False),
+            ((six, "::1", UDP, True), "p/six", "::", True),
+            ((four, "0.0.0.0", UDP, False), "p/six", "::", False),
+            ((four, "127.0.0.1", UDP, False), "p/six", "127.0.0.1", True),
+        ]
+        for number, ((family, address, kind, only), network, host_ip, taken) in enumerate(cases):
+            port = 9000 + number
+            binding = PortBinding(host_ip, port, 80, "tcp" if kind == TCP else "udp")
+            with listening(family, address, port, kind, only):
+                if taken:
+                    with pytest.raises(Fault, match=rf"port {port}/\w+ is used by .*pid {os.getpid()}"):
+                        node.container(f"p/c{number}", network, ports=(binding,))
+                else:
+                    node.container(f"p/c{number}", network, ports=(binding,))
+
+
+@on_own_host
+def test_ports_that_are_left_to_us_are_free_ones_and_stay() -> None:
+    with Machine() as machine:
+        links.write_sysctl("ipv4/ip_local_port_range", "40000 40003")
+        node = machine.fabric()
+        node.network("p/net")
+        asked = (PortBinding("", 0, 80), PortBinding("", 9000, 80, "tcp", 9002))
+        with socket.create_server(("127.0.0.1", 9000)):
+            web = node.container("p/web", "p/net", ports=asked)
+        chosen, ranged = sorted(node.ports(web), key=lambda port: -port.host_port)
+        assert 40000 <= chosen.host_port <= 40003 and ranged.host_port == 9001
+        serve(node.netns[web], 80)
+        assert ask(machine.outside, HOST, chosen.host_port) == OUTSIDE
+        with node.database.write() as connection:  # as `adjust` does
+            node.fabric.set_ports(connection, web, "p/web", (*asked, PortBinding("", 9009, 80)))
+        assert {chosen, ranged} < set(node.ports(web)), "what was chosen stays"
+        others = {node.ports(node.container(f"p/{n}", "p/net", ports=asked[:1]))[0] for n in range(3)}
+        assert len({chosen, *others}) == 4
+        with pytest.raises(Fault, match="every port from 40000 to 40003/tcp is taken"):
+            node.container("p/late", "p/net", ports=asked[:1])
+        node.remove(web)
+        node.fabric.sweep(list(node.netns))
+        again = node.container("p/web", "p/net", ports=asked)
+        assert chosen in node.ports(again), "the same as before where it is free"
+        assert PortBinding("", 9000, 80) in node.ports(again), "the first one of the range that is free now"
+
+
+@on_own_host
+def test_a_chosen_port_that_a_program_took_while_the_container_was_down_is_chosen_anew() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        web = node.container("p/web", "p/net", ports=(PortBinding("", 0, 80),))
+        (before,) = node.ports(web)
+        node.fabric.deactivate(web)
+        node.fabric.publish(only=web)
+        node.fabric.check_ports(web)
+        assert node.ports(web) == [before]
+        with socket.create_server(("127.0.0.1", before.host_port)):
+            node.fabric.check_ports(web)
+            (after,) = node.ports(web)
+            assert after.host_port != before.host_port
+            node.fabric.activate(web)
+            node.fabric.publish(only=web)
+        assert node.defects() == set()
+
+
+@on_own_host
+def test_replicas_share_a_port_and_those_that_are_not_ready_leave_it() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        ports = (PortBinding("", 8080, 80), PortBinding("127.0.0.1", 8081, 80))
+        ids = {}
+        for number in (1, 2, 3):
+            id = node.container(f"p/web-{number}", "p/net", ports=ports, service="p/web")
+            serve(node.netns[id], 80, answer_with=str(number))
+            ids[str(number)] = id
+            node.ready(id)
+        node.fabric.publish()
+
+        def answers(count: int = 60) -> Counter[str | None]:
+            return Counter(ask(machine.outside, HOST, 8080) for _ in range(count))
+
+        found = answers(120)
+        assert set(found) == set(ids) and min(found.values()) >= 15
+        assert {ask(None, "127.0.0.1", 8081) for _ in range(40)} == set(ids)
+        node.ready(ids["1"], health="unhealthy")
+        node.ready(ids["2"], health="starting")
+        assert node.defects() == {"firewall"}
+        node.fabric.publish()
+        assert node.defects() == set() and set(answers()) == {"3"}
+        node.ready(ids["3"], phase="backoff")
+        node.fabric.publish()
+        assert set(answers()) == set(ids), "where none is ready, all are asked"
+        with pytest.raises(Fault, match="used by container p/web-"):
+            node.container("p/thief", "p/net", ports=(PortBinding("", 8080, 80),))
+
+
+@on_own_host
+def test_a_replaced_backend_loses_no_connection_and_old_ones_live_on() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        ports = (PortBinding("", 8080, 80),)
+        old = node.container("p/old", "p/net", ports=ports, service="p/web")
+        serve(node.netns[old], 80, answer_with="old")
+        node.ready(old)
+        server = open_socket(node.netns[old], TCP)
+        server.bind(("0.0.0.0", 81))
+        server.listen(1)
+        with node.database.write() as connection:
+            node.fabric.set_ports(connection, old, "p/old", (*ports, PortBinding("", 8081, 81)))
+        node.fabric.publish()
+        with open_socket(machine.outside, TCP) as client:
+            client.connect((HOST, 8081))
+            kept, _ = server.accept()
+            new = node.container("p/new", "p/net", ports=ports, service="p/web")
+            serve(node.netns[new], 80, answer_with="new")
+            assert {ask(machine.outside, HOST, 8080) for _ in range(20)} == {"old"}, "not ready yet"
+            node.ready(new)
+            node.fabric.publish(only=new)
+            assert {ask(machine.outside, HOST, 8080) for _ in range(40)} == {"old", "new"}
+            node.fabric.deactivate(old)
+            node.fabric.publish(only=old)
+            assert {ask(machine.outside, HOST, 8080) for _ in range(20)} == {"new"}
+            assert ask(machine.outside, HOST, 8081) is None
+            client.sendall(b"still here")
+            kept.settimeout(5)
+            assert kept.recv(100) == b"still here"
+            kept.close()
+        server.close()
+
+
+@on_own_host
+def test_a_udp_flow_leaves_a_backend_that_goes_and_stays_with_one_that_does_not() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        ports = (PortBinding("", 5353, 53, "udp"),)
+        ids = {}
+        for number in ("1", "2"):
+            ids[number] = node.container(f"p/n-{number}", "p/net", ports=ports, service="p/n")
+            serve(node.netns[ids[number]], 53, UDP, answer_with=number)
+            node.ready(ids[number])
+        node.fabric.publish()
+        with open_socket(machine.outside, UDP) as client:
+            client.connect((HOST, 5353))
+
+            def answer() -> str:
+                client.send(b"?")
+                return client.recv(10).decode()
+
+            first = answer()
+            assert {answer() for _ in range(10)} == {first}, "a flow stays with its backend"
+            other = "2" if first == "1" else "1"
+            node.fabric.deactivate(ids[other])
+            node.fabric.publish(only=ids[other])
+            assert answer() == first
+            node.fabric.activate(ids[other])
+            node.fabric.publish(only=ids[other])
+            assert answer() == first
+            node.fabric.deactivate(ids[first])
+            node.fabric.publish(only=ids[first])
+            assert answer() == other
+
+
+@on_own_host
+def test_the_table_of_an_older_release_is_known_elsewhere_and_replaced_at_home() -> None:
+    with Machine() as machine:
+
+        def of_old(table: str) -> None:
+            kind = "{ type inet_proto . inet_service : ipv4_addr . inet_service; }"
+            add = f"add table ip {table}; add map ip {table} published {kind}"
+            sh("nft", f"{add}; add element ip {table} published {{ 6 . 8080 : 10.0.0.2 . 80 }}")
+
+        of_old("stead_0123456789ab")
+        node = machine.fabric()
+        own = table(node)
+        of_old(own)
+        node.network("p/net")
+        assert ("ip", own) not in nft.tables() and ("inet", own) in nft.tables()
+        with pytest.raises(Fault, match="published by another state directory"):
+            node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+
+
+@on_own_host
+def test_every_element_reads_back_as_it_was_written_and_2000_ports_cost_no_more_each() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net", ipv6=True)
+        ports = tuple(
+            PortBinding(host_ip, 20000 + number, 80, protocol)
+            for number, (host_ip, protocol) in enumerate(
+                (host_ip, protocol)
+                for host_ip in ("", "127.0.0.1", "::1", "0.0.0.0", "::")
+                for protocol in contents.PROTOCOLS
+            )
+        )
+        for number in (1, 2):
+            node.ready(node.container(f"p/w-{number}", "p/net", ports=ports, service="p/w"))
+        one = node.container("p/one", "p/net", ports=(PortBinding("", 30000, 80, "sctp"),))
+        for id in node.netns:
+            node.fabric.publish(only=id)
+        listing = nft.listed(["list", "table", rules.FAMILY, table(node)])
+        assert listing is not None
+        held = rules.read_listing(listing).contents
+        assert held == node.fabric._publishing._wanted()
+        assert (str(contents.PROTOCOLS["sctp"]), "30000", node.address(one), "80") in held.published
+        many = tuple(PortBinding("", 40000 + number, 80) for number in range(2000))
+        node.container("p/many", "p/net", ports=many)
+        assert node.defects() == set()
+        sh("nft", "add", "table", "ip", "mine")
+        node.container("p/next", "p/net", ports=(PortBinding("", 30001, 80),))
+        assert node.defects() == set(), "a transaction of somebody else's in between is noticed"
+        assert comes_to_answer(machine.outside, HOST, 40000) is None
