@@ -23,15 +23,18 @@ import pytest
 from runtime.database import Database
 from runtime.interface import Attachment, NetworkRequest
 from runtime.linux import namespaces
-from runtime.net import addresses
+from runtime.net import addresses, records
 from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.paths import Paths
+from runtime.shim import messages
+from runtime.shim.messages import State
 from specs.values import PortBinding
 
 ROOT = Path(__file__).resolve().parents[2]
 BODIES: dict[str, Callable[[], None]] = {}
 OUTSIDE, HOST = "198.51.100.2", "198.51.100.1"
+OUTSIDE6, HOST6 = "2001:db8::2", "2001:db8::1"
 WAIT = 1.0
 MARKS = [
     pytest.mark.root,
@@ -83,6 +86,13 @@ class Machine:
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
+    def ipv6(self) -> None:
+        """The host and the world outside have addresses of IPv6, too."""
+        with namespaces.in_netns(self.outside):
+            sh("ip", "address", "add", f"{OUTSIDE6}/64", "dev", "world0", "nodad")
+        sh("ip", "address", "add", f"{HOST6}/64", "dev", "up0", "nodad")
+        sh("ip", "route", "add", "default", "via", OUTSIDE6)
+
     def fabric(self, name: str = "one", pool: str = "10.88.0.0/16", *, names: bool = False) -> Node:
         """`names`: with a name server, which ends with the last network."""
         node = Node(Paths(self.directory / name / "root", self.directory / name / "run"), pool, names)
@@ -112,13 +122,31 @@ class Node:
     def network(self, name: str, **fields: object) -> None:
         self.fabric.create_network(NetworkRequest(name, "test", "f", **fields))  # type: ignore[arg-type]
 
-    def container(self, name: str, *networks: str, ports: tuple[PortBinding, ...] = ()) -> str:
+    def container(
+        self, name: str, *networks: str, ports: tuple[PortBinding, ...] = (), service: str = ""
+    ) -> str:
         id = secrets.token_hex(16)
         attachments = [Attachment(network) for network in networks]
         with self.database.write() as connection:
-            self.fabric.reserve(connection, id, name, attachments, ports)
+            self.fabric.reserve(connection, id, name, attachments, ports, service)
         self.start(id)
         return id
+
+    def ready(self, id: str, health: str = "none", phase: str = "running") -> None:
+        """What its shim would write."""
+        state = State(id=id, phase=phase, health=health)
+        (self.paths.live(id) / "state.json").write_bytes(messages.encode(messages.state_document(state)))
+
+    def remove(self, id: str) -> None:
+        self.fabric.deactivate(id)
+        self.fabric.publish(only=id)
+        self.fabric.detach(id)
+        with self.database.write() as connection:
+            self.fabric.release(connection, id)
+
+    def ports(self, id: str) -> list[PortBinding]:
+        """As published."""
+        return list(self.fabric.observe().ports.get(id, ()))
 
     def start(self, id: str) -> None:
         self.paths.live(id).mkdir(parents=True)
@@ -127,11 +155,14 @@ class Node:
         self.fabric.check_ports(id)
         self.fabric.attach(id, self.netns[id])
         self.fabric.activate(id)
-        self.fabric.publish()
+        self.fabric.publish(only=id)
         for position, (network, _) in enumerate(self.fabric.addresses(id)):
             root = str(self.paths.root.resolve())
             wait_for_queue(None, addresses.link_name(root, id, network))
             wait_for_queue(self.netns[id], f"eth{position}")
+
+    def address6(self, id: str) -> str:
+        return records.read_leases(self.database.read(), container=id)[0].address6
 
     def address(self, id: str) -> str:
         return self.fabric.addresses(id)[0][1]
@@ -143,34 +174,42 @@ class Node:
         return {defect.kind for defect in everywhere}
 
 
-def open_socket(netns: Path | None, kind: socket.SocketKind) -> socket.socket:
+def open_socket(
+    netns: Path | None, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET
+) -> socket.socket:
     if netns is None:
-        made = socket.socket(socket.AF_INET, kind)
+        made = socket.socket(family, kind)
     else:
         with namespaces.in_netns(netns):
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(family, kind)
     made.settimeout(WAIT)
     return made
 
 
-def serve(netns: Path | None, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
-    """Answer each peer with its own address, until the program ends."""
-    server = open_socket(netns, kind)
+def serve(
+    netns: Path | None, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, *, answer_with: str = ""
+) -> None:
+    """Answer each peer with its own address, or always the same, until the program ends. Both families."""
+    server = open_socket(netns, kind, socket.AF_INET6)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     server.settimeout(None)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind(("0.0.0.0", port))
+    server.bind(("::", port))
     if kind == socket.SOCK_STREAM:
         server.listen(16)
+
+    def said(address: str) -> bytes:
+        return (answer_with or address.removeprefix("::ffff:")).encode()
 
     def answer() -> None:
         while True:
             if kind == socket.SOCK_STREAM:
-                peer, (address, _) = server.accept()
-                peer.sendall(address.encode())
+                peer, address = server.accept()
+                peer.sendall(said(address[0]))
                 peer.close()
             else:
-                _, (address, source) = server.recvfrom(100)
-                server.sendto(address.encode(), (address, source))
+                _, address = server.recvfrom(100)
+                server.sendto(said(address[0]), address)
 
     threading.Thread(target=answer, daemon=True).start()
 
@@ -179,7 +218,8 @@ def ask(
     netns: Path | None, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> str | None:
     """What the server there sees as our address; None when it cannot be reached."""
-    with open_socket(netns, kind) as client:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with open_socket(netns, kind, family) as client:
         try:
             client.connect((address, port))
             if kind == socket.SOCK_DGRAM:
