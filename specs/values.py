@@ -10,7 +10,6 @@ import ipaddress
 import posixpath
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Self
 
 DEFAULT_HOST = "docker.io"
@@ -145,6 +144,8 @@ class ByteSize(int):
         match = _SIZE.match(str(int(text) if isinstance(text, int) else text).strip())
         if match is None or match[3].lower() == "i" or (match[3].lower() == "ib" and not match[2]):
             raise ValueError(f"cannot read size {text!r}: write bytes or a size such as 512MiB")
+        from fractions import Fraction  # not above: commands that only look want to import little
+
         value = Fraction(match[1]) * 1024 ** _SIZE_UNITS.index(match[2].lower())
         if value > MAX_BYTES:
             raise ValueError(f"cannot read size {text!r}: more than 2^63-1 bytes")
@@ -179,6 +180,8 @@ class Duration(float):
     def parse(cls, text: str) -> Self:
         if text == "0":
             return cls(0)
+        from fractions import Fraction
+
         total, position = Fraction(0), 0
         for match in _DURATION_PART.finditer(text):
             if match.start() != position:

@@ -4,7 +4,6 @@ runs.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -40,22 +39,29 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 def ask(paths: Paths, path: str) -> Any:
     """A document of the agent's. Problem when none answers."""
-    connection = http.client.HTTPConnection("agent", timeout=TIMEOUT)
     try:
-        directory = os.open(paths.run, os.O_PATH | os.O_CLOEXEC)
-        try:
-            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            connection.sock.settimeout(TIMEOUT)
-            connection.sock.connect(f"/proc/self/fd/{directory}/{paths.agent_socket.name}")
-        finally:
-            os.close(directory)
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(TIMEOUT)
+            directory = os.open(paths.run, os.O_PATH | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{directory}/{paths.agent_socket.name}")
+            finally:
+                os.close(directory)
+            # HTTP/1.0: one answer, up to the end. To import http.client takes longer than all of this
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+    except (FileNotFoundError, ConnectionError) as error:
         hint = "start it with `systemctl start stead` or `stead agent`; `stead ps` works without it"
         raise Problem(f"no agent runs on {paths.root}: {hint}") from error
-    finally:
-        connection.close()
+    except TimeoutError as error:
+        cause = f"it said nothing for {TIMEOUT:.0f} s; see its log"
+        raise Problem(f"cannot ask the agent on {paths.root}: {cause}") from error
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        said = head.partition(b"\r\n")[0].decode("utf-8", "replace") or "nothing"
+        raise Problem(f"cannot ask the agent on {paths.root}: it answered {said}; see its log") from error
 
 
 def text(found: Any, now: float) -> str:

@@ -11,17 +11,17 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 from runtime.linux import pidfd
-from runtime.shim import lean, messages
+from runtime.shim import messages
 from runtime.shim.messages import ProbeResult, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping, Sequence
     from typing import Any
 
@@ -132,6 +132,8 @@ class Zygote:
             self._start().sendmsg([request], ancillary)
 
     def _start(self) -> socket.socket:
+        from runtime.shim import lean  # not above: who only looks starts nothing, and imports little
+
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
         self._process, self._socket = lean.start(program, sealed=self._sealed)
         return self._socket
@@ -141,6 +143,10 @@ class Zygote:
             self._socket.close()
             self._socket = None
         if self._process is not None:
+            import subprocess
+
+            from runtime.shim import lean
+
             try:
                 self._process.wait(ANSWER)
             except subprocess.TimeoutExpired:

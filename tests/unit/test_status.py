@@ -1,0 +1,87 @@
+"""What `stead status` makes of what the agent's socket says, or does not say."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.cli import status
+from agent.cli.main import Problem
+from runtime.paths import Paths
+
+
+@contextmanager
+def answering(paths: Paths, answer: bytes, *, hold: bool = False) -> Iterator[list[bytes]]:
+    """One connection is answered; `hold`: and not closed. Yields what was asked."""
+    paths.run.mkdir()
+    asked: list[bytes] = []
+    done = threading.Event()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(paths.agent_socket))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                asked.append(connection.recv(4096))
+                connection.sendall(answer)
+                if hold:
+                    done.wait(10)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            done.set()
+            thread.join()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path / "root", tmp_path / "run")
+
+
+def test_a_document_is_read_to_the_end_of_the_connection(paths: Paths) -> None:
+    body = b'{"a": "' + b"x" * 100_000 + b'"}'
+    with answering(paths, b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + body) as asked:
+        assert status.ask(paths, "/v1/status") == {"a": "x" * 100_000}
+    assert asked[0].startswith(b"GET /v1/status HTTP/1.0\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", "it answered nothing"),
+        (b"HTTP/1.1 500 Internal Server Error\r\n\r\nInternal Server Error", "it answered HTTP/1.1 500 Int"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"state": "conv', "it answered HTTP/1.1 200 OK"),
+        (b"\xff\xfe", "it answered"),
+    ],
+    ids=["nothing", "failure", "torn", "bytes"],
+)
+def test_what_is_no_document_is_a_problem(paths: Paths, answer: bytes, said: str) -> None:
+    with answering(paths, answer):
+        with pytest.raises(Problem, match=said):
+            status.ask(paths, "/v1/status")
+
+
+def test_an_agent_that_says_nothing_is_not_waited_for_without_end(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "TIMEOUT", 0.1)
+    with answering(paths, b"", hold=True):
+        with pytest.raises(Problem, match="said nothing for"):
+            status.ask(paths, "/v1/status")
+
+
+def test_no_agent_is_a_problem_that_says_what_to_do(paths: Paths) -> None:
+    with pytest.raises(Problem, match=r"no agent runs on .*systemctl start stead"):
+        status.ask(paths, "/v1/status")
+    paths.run.mkdir()
+    with pytest.raises(Problem, match="no agent runs"):
+        status.ask(paths, "/v1/status")
