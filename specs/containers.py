@@ -21,15 +21,16 @@ from specs.desired import (
     Restart,
     Ulimit,
 )
-from specs.documents import Container, EnvFile, LongPort, LongVolume, Network
+from specs.documents import Container, EnvFile, LongPort, Network
 from specs.fingerprint import fingerprints
 from specs.interpolate import parse_env
+from specs.mountings import MountReader
 from specs.policies import UlimitRange
 from specs.positions import Path
 from specs.problems import Problem
 from specs.pulls import PullPolicy, merge_image
 from specs.shapes import NOT_YET
-from specs.values import ImageRef, MountPoint, PortBinding, bindings, clean_path
+from specs.values import ImageRef, MountPoint, PortBinding, bindings
 
 #: Keys of a healthcheck that may change the image's own, where they stand alone.
 _TIMES = ("interval", "timeout", "retries", "start_period", "start_interval", "on_failure")
@@ -250,79 +251,33 @@ class _Build:
             return ()
 
     def _mounts(self) -> tuple[MountPoint, ...]:
-        out: list[MountPoint] = []
-        targets: set[str] = set()
-        items: list[tuple[Path, Any]] = [
-            (("volumes", n), one) for n, one in enumerate(self.model.volumes or ())
-        ]
-        items += [(("tmpfs",), one) for one in self.model.tmpfs or ()]
-        for path, item in items:
-            mount = self._long_volume(path, item) if isinstance(item, LongVolume) else item
-            mount = self._source(path, mount) if mount is not None else None
-            if mount is None:
-                continue
-            if mount.target in targets:
-                self.wrong(path, f"something is mounted on {mount.target!r} already")
-            targets.add(mount.target)
-            out.append(mount)
-        return tuple(out)
+        return MountReader(
+            self.model,
+            self.declared,
+            self.index,
+            self.around.source_root,
+            self.wrong,
+            self._inside,
+            self._mounted,
+        ).run()
 
-    def _long_volume(self, path: Path, item: LongVolume) -> MountPoint | None:
-        for kind in ("bind", "volume", "tmpfs"):
-            if getattr(item, kind) is not None and kind != item.type:
-                self.wrong((*path, kind), f"options of a {kind} in a mount of type {item.type}", at_key=True)
-        if item.type == "tmpfs":
-            if item.source:
-                self.wrong((*path, "source"), "a tmpfs has no source")
-            size = (item.tmpfs.size if item.tmpfs else None) or 0
-            mode = item.tmpfs.mode if item.tmpfs and item.tmpfs.mode is not None else 0o1777
-            return MountPoint(
-                "tmpfs", "", item.target, bool(item.read_only), tmpfs_size=size, tmpfs_mode=mode
-            )
-        if not item.source:
-            what = (
-                f"an anonymous volume: {NOT_YET}; write source"
-                if item.type == "volume"
-                else "'source' is missing"
-            )
-            self.wrong(path, what)
-            return None
-        if item.type == "bind":
-            options = item.bind
-            return MountPoint(
-                "bind",
-                item.source,
-                item.target,
-                bool(item.read_only),
-                propagation=(options.propagation if options else None) or "rprivate",
-                create_source=bool(options and options.create_host_path),
-            )
-        nocopy = bool(item.volume and item.volume.nocopy)
-        return MountPoint("volume", item.source, item.target, bool(item.read_only), nocopy)
-
-    def _source(self, path: Path, mount: MountPoint) -> MountPoint | None:
-        """The same mount with its full volume name, or its path on this machine."""
-        if mount.kind == "volume":
-            full = self.index.full_name(self.declared.project, mount.source)
-            if self.index.get("volume", full) is None:
-                hint = self.index.hint("volume", self.declared.project, mount.source)
-                if "/" in mount.source and not hint.startswith("did"):
-                    hint = f"for a directory write ./{mount.source}"
-                self.wrong(path, f"no volume {mount.source!r}", hint)
-                return None
-            return replace(mount, source=full)
-        if mount.kind == "bind" and not mount.source.startswith("/"):
-            inside = self._inside(mount.source)
-            if inside is None:
-                self.wrong(path, f"path {mount.source!r} leaves the source")
-                return None
-            if not self.around.source_root:
-                self.wrong(
-                    path, f"relative path {mount.source!r}: this source has no directory on the machine"
-                )
-                return None
-            return replace(mount, source=clean_path(posixpath.join(self.around.source_root, inside)))
-        return replace(mount, source=clean_path(mount.source)) if mount.kind == "bind" else mount
+    def _mounted(self, path: Path, name: str) -> str:
+        """The canonical reference of an image that is mounted; empty where it has a problem."""
+        table = self.index.get("image", f"{self.declared.project}/{name}")
+        if table is not None:
+            return table.resolved
+        try:
+            ref = ImageRef.parse(name)
+        except ValueError as error:
+            self.wrong((*path, "source"), str(error))
+            return ""
+        known = self.around.images.get(str(ref))
+        if known is not None and known.build is not None:
+            return str(ref)
+        problem = merge_image(self.around.images, DesiredImage(ref, "missing", "", self.declared.place))
+        if problem:
+            self.wrong((*path, "source"), problem)
+        return str(ref)
 
     # ------------------------------------------------------------ networks, dependencies
 

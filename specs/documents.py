@@ -7,6 +7,7 @@ carry what one file says; names, references and defaults are worked out in specs
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from typing import Annotated, Any
 
@@ -48,7 +49,7 @@ from specs.shapes import (
     one_of,
     whole,
 )
-from specs.values import MountPoint
+from specs.values import NAME, MountPoint
 
 # ---------------------------------------------------------------- ports, volumes, networks of a container
 
@@ -63,32 +64,47 @@ class LongPort(Model):
     name: Text | None = later()
 
 
+def _subpath(value: Any) -> str:
+    found = shapes.text(value)
+    if found.startswith("/") or ".." in found.split("/"):
+        raise Mistake(f"cannot use subpath {found!r}: write a path below the volume or image, without ..")
+    path = posixpath.normpath(found)
+    if path == ".":
+        raise Mistake("cannot use subpath '.': leave it out for the whole")
+    return path
+
+
+Subpath = Annotated[str, *shapes.shape(_subpath, {"type": "string"}, "a path below the source")]
+
+
 class BindOptions(Model):
     propagation: (
         Annotated[str, *one_of("private", "rprivate", "shared", "rshared", "slave", "rslave")] | None
     ) = None
     create_host_path: Flag | None = None
-    selinux: Annotated[str, *one_of("z", "Z")] | None = later()
-    recursive: Annotated[str, *one_of("enabled", "disabled", "writable", "readonly")] | None = later()
+    selinux: Annotated[str, *one_of("z", "Z")] | None = None
+    recursive: Annotated[str, *one_of("enabled", "disabled", "writable", "readonly")] | None = None
 
 
 class VolumeOptions(Model):
     nocopy: Flag | None = None
-    subpath: Text | None = later()
-    labels: StringMap | None = later()
+    subpath: Subpath | None = None
+    labels: StringMap | None = None
 
 
 class TmpfsOptions(Model):
     size: Size | None = None
     mode: Mode | None = None
+    uid: Annotated[int, *whole(0, 2**32 - 2)] | None = None
+    gid: Annotated[int, *whole(0, 2**32 - 2)] | None = None
 
 
 class ImageOptions(Model):
-    subpath: Text | None = None
+    subpath: Subpath | None = None
 
 
 class LongVolume(Model):
-    type: Annotated[str, *one_of("volume", "bind", "tmpfs", not_yet=("image", "npipe", "cluster"))]
+    type: Annotated[str, *one_of("volume", "bind", "tmpfs", "image", not_yet=("npipe", "cluster"))]
     source: Text | None = None
     target: Annotated[str, *shapes.shape(lambda v: shapes.parse_target(shapes.text(v)), {"type": "string"})]
     read_only: Flag | None = None
@@ -96,7 +112,7 @@ class LongVolume(Model):
     bind: BindOptions | None = None
     volume: VolumeOptions | None = None
     tmpfs: TmpfsOptions | None = None
-    image: ImageOptions | None = later()
+    image: ImageOptions | None = None
 
 
 class NetworkMembership(Model):
@@ -159,7 +175,7 @@ class FileMount(Model):
 ShortVolume = Annotated[
     MountPoint,
     BeforeValidator(lambda value: MountPoint.parse(shapes.text(value))),
-    WithJsonSchema({"type": "string", "description": "SOURCE:TARGET[:ro]"}),
+    WithJsonSchema({"type": "string", "description": "SOURCE:TARGET[:ro], or /TARGET"}),
 ]
 PortItem = Annotated[Annotated[ShortPort, Tag("@short")] | Annotated[LongPort, Tag("@long")], WHICH]
 VolumeItem = Annotated[Annotated[ShortVolume, Tag("@short")] | Annotated[LongVolume, Tag("@long")], WHICH]
@@ -373,13 +389,24 @@ class Network(Model):
     prune: Flag | None = later()
 
 
+def _volume_name(value: Any) -> str:
+    found = shapes.text(value)
+    parts = found.split("/")
+    if len(parts) > 2 or not all(NAME.match(part) for part in parts):
+        raise Mistake(f"cannot use {found!r} as the name of a volume: write letters, digits, _ . -")
+    return found
+
+
+VolumeName = Annotated[str, *shapes.shape(_volume_name, {"type": "string"}, "NAME or PROJECT/NAME")]
+
+
 class Volume(Model):
     labels: StringMap | None = None
     driver: Annotated[str, *one_of("local")] | None = None
-    driver_opts: StringMap | None = later()
-    external: Flag | None = later()
-    name: Text | None = later()
-    keep: Flag | None = later()
+    driver_opts: StringMap | None = None
+    external: Flag | None = None
+    name: VolumeName | None = None
+    keep: Flag | None = None
     prune: Flag | None = later()
 
 

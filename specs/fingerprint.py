@@ -153,6 +153,11 @@ def _mount(mount: MountPoint) -> str:
         options.append(f"size={ByteSize(mount.tmpfs_size)}")
     if mount.tmpfs_mode != 0o1777:
         options.append(f"mode={mount.tmpfs_mode:o}")
+    options += mount.tmpfs_options
+    if mount.subpath:
+        options.append(f"subpath={mount.subpath}")
+    options += [f"recursive={mount.recursive}"] if mount.recursive else []
+    options += [f"selinux={mount.selinux}"] if mount.selinux else []
     return ":".join(part for part in (mount.kind, mount.source, ",".join(options)) if part)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from specs import storage
 from specs.builds import built_image
 from specs.containers import Builder, replica_count
 from specs.declared import Declared, Index
-from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
-from specs.documents import KINDS, Container, Image, Network, Volume
-from specs.fingerprint import network_fingerprint, volume_fingerprint
+from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, Place
+from specs.documents import KINDS, Container, Image, Network
+from specs.fingerprint import network_fingerprint
 from specs.ignore import COMPOSE_FILES, LOCK_FILE, Ignored, is_read, spec_files
 from specs.interpolate import flatten_node, parse_env
 from specs.load import Loaded, load
@@ -101,9 +102,9 @@ class _Work:
         self._cycles()
         self._ports(containers, origins)
         networks = self._networks(containers.values())
-        volumes = self._volumes()
+        volumes, externals = storage.volumes(self.index, self.problems)
         images = self._lock(images)
-        return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers)
+        return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers, externals)
 
     def _countable(self) -> Iterator[Declared]:
         """The containers, up to what one machine could ever run."""
@@ -277,14 +278,6 @@ class _Work:
                 text = f"subnet {subnet} overlaps {other} of network {owner.full!r} ({owner.place})"
                 self.problems.append(declared.problem(("subnet",), text))
         taken.append((subnet, declared))
-
-    def _volumes(self) -> dict[str, DesiredVolume]:
-        volumes: dict[str, DesiredVolume] = {}
-        for declared in self.index.all("volume"):
-            if isinstance(declared.model, Volume):
-                volume = DesiredVolume(declared.full, declared.model.labels or {}, place=declared.place)
-                volumes[declared.full] = replace(volume, fingerprint=volume_fingerprint(volume))
-        return volumes
 
     # ------------------------------------------------------------ checks over all containers
 

@@ -411,10 +411,14 @@ def exposed(value: Any) -> str:
     return f"{ports}/{parse_protocol(protocol) if slash else 'tcp'}"
 
 
+_TMPFS_OPTIONS = ("size", "mode", "uid", "gid", "nr_inodes", "ro", "rw", "exec", "suid", "dev")
+
+
 def tmpfs(value: Any) -> MountPoint:
-    """`/path` or `/path:size=64m,mode=1777,ro`."""
+    """`/path` or `/path:size=64m,mode=1777,uid=1000,ro`."""
     path, _, rest = text(value).partition(":")
     read_only, mode, limit = False, 0o1777, 0
+    further: set[str] = set()
     for option in filter(None, rest.split(",")):
         key, _, setting = option.partition("=")
         if key == "size":
@@ -423,11 +427,23 @@ def tmpfs(value: Any) -> MountPoint:
             mode = octal(setting)
         elif key == "ro":
             read_only = True
-        elif key in ("uid", "gid", "exec", "suid", "dev", "nr_inodes"):
-            raise Mistake(f"tmpfs option {key!r}: {NOT_YET}")
-        elif key not in ("rw", "noexec", "nosuid", "nodev"):
-            raise Mistake(f"unknown tmpfs option {key!r}", nearest(key, ("size", "mode", "ro", "rw")))
-    return MountPoint("tmpfs", "", parse_target(path), read_only, tmpfs_size=limit, tmpfs_mode=mode)
+        elif key in ("uid", "gid", "nr_inodes"):
+            further.add(f"{key}={integer(0, 2**32 - 2)(setting)}")
+        elif option in ("exec", "suid", "dev"):
+            further.add(option)
+        elif option in ("noexec", "nosuid", "nodev"):
+            further.discard(option.removeprefix("no"))
+        elif option != "rw":
+            raise Mistake(f"unknown tmpfs option {key!r}", nearest(key, _TMPFS_OPTIONS))
+    return MountPoint(
+        "tmpfs",
+        "",
+        parse_target(path),
+        read_only,
+        tmpfs_size=limit,
+        tmpfs_mode=mode,
+        tmpfs_options=tuple(sorted(further)),
+    )
 
 
 #: Numbers that nobody means as they stand.

@@ -70,7 +70,16 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             'volumes = ["/a:/x", { type = "volume", source = "v", target = "/x/" }]',
             "volumes[1]: something is mounted on '/x' already",
         ),
-        ('tmpfs = "/x:uid=3"', "tmpfs: tmpfs option 'uid': not supported yet"),
+        ('tmpfs = "/x:uid=me"', "tmpfs: write a whole number, not 'me'"),
+        ('tmpfs = "/x:exec=1"', "tmpfs: unknown tmpfs option 'exec'"),
+        (
+            'volumes = [{ type = "volume", source = "v", target = "/x", volume = { labels = { a = "b" } } }]',
+            "volumes[0].volume.labels: labels of a volume with a name (write labels in [volume.v])",
+        ),
+        (
+            'volumes = [{ type = "image", source = "a", target = "/x", read_only = false }]',
+            "volumes[0].read_only: an image is always mounted read-only",
+        ),
         ('tmpfs = "/x:mode=9"', "tmpfs: cannot read mode '9': write octal digits such as 1777"),
         ('environment = ["=x"]', "environment[0]: '' is not a variable's name"),
         ('labels = ["=x"]', "labels[0]: a key is missing before ="),

@@ -88,14 +88,29 @@ C = "container.c"
         ('volumes = ["a/../../x:/x"]', 12, f"{C}.volumes[0]: "),
         ('volumes = ["data:/x"]', 12, f"{C}.volumes[0]: no volume 'data' (declare [volume.data])"),
         (
-            'volumes = [{ type = "volume", target = "/x" }]',
-            12,
-            f"{C}.volumes[0]: an anonymous volume: not supported yet; write source",
+            'volumes = [{ type = "volume", source = "", target = "/x", volume = { subpath = "a" } }]',
+            80,
+            f"{C}.volumes[0].volume.subpath: an anonymous volume has no part to be mounted",
+        ),
+        (
+            'volumes = [{ type = "image", source = "b", target = "/x", image = { subpath = "../a" } }]',
+            79,
+            f"{C}.volumes[0].image.subpath: cannot use subpath '../a': write a path below the volume or image",
+        ),
+        (
+            'volumes = [{ type = "image", source = "B:x", target = "/x" }]',
+            39,
+            f"{C}.volumes[0].source: cannot read image",
+        ),
+        (
+            'volumes = [{ type = "bind", source = "/a", target = "/x", bind = { recursive = "readonly" } }]',
+            80,
+            f"{C}.volumes[0].bind.recursive: readonly goes with read_only = true",
         ),
         (
             'volumes = [{ type = "npipe", target = "/x" }]',
             21,
-            f"{C}.volumes[0].type: 'npipe': not supported yet (one of: volume, bind, tmpfs)",
+            f"{C}.volumes[0].type: 'npipe': not supported yet (one of: volume, bind, tmpfs, image)",
         ),
         (
             'volumes = [{ type = "tmpfs", target = "/x", bind = {} }]',
@@ -378,6 +393,44 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
         ("[network.a]\nexternal = true", "2:1: network.a.external: not supported yet"),
         ("[volume.a]\nprune = true", "2:1: volume.a.prune: not supported yet"),
         ("[volume.a]\ndriver = 'nfs'", "2:10: volume.a.driver: cannot use 'nfs': write one of local"),
+        (
+            "[volume.a]\ndriver_opts = { sise = '1g' }",
+            "2:24: volume.a.driver_opts.sise: unknown option 'sise' (known are type, device, o, size, loop)",
+        ),
+        (
+            "[volume.a]\ndriver_opts = { size = 'much' }",
+            "2:24: volume.a.driver_opts.size: cannot read size 'much': write bytes or a size such as 512MiB",
+        ),
+        (
+            "[volume.a]\ndriver_opts = { device = '/dev/sdb1' }",
+            "2:15: volume.a.driver_opts: type is missing: which file system is it? "
+            '(for a directory o = "bind")',
+        ),
+        (
+            "[volume.a]\ndriver_opts = { type = 'tmpfs', size = '1g' }",
+            "2:40: volume.a.driver_opts.size: size is for a volume without type and device "
+            '(write o = "size=...")',
+        ),
+        (
+            "[volume.a]\ndriver_opts = { o = 'bind', device = 'data' }",
+            "2:38: volume.a.driver_opts.device: cannot bind 'data': write an absolute path",
+        ),
+        (
+            "[volume.a]\ndriver_opts = { loop = 'fat', size = '1g' }",
+            "2:24: volume.a.driver_opts.loop: cannot use 'fat': write one of ext4, xfs, btrfs",
+        ),
+        (
+            "[volume.a]\nexternal = true\nkeep = true",
+            "3:1: volume.a.keep: an external volume has no keep here (whoever makes it says so)",
+        ),
+        (
+            "[volume.a]\nname = 'x'\n[volume.b]\nname = 'x'",
+            "4:8: volume.b.name: volume 'x' is declared twice; it is 'default/a' too (a.toml:1)",
+        ),
+        (
+            "[volume.a]\nname = '../x'",
+            "2:8: volume.a.name: cannot use '../x' as the name of a volume: write letters, digits, _ . -",
+        ),
         ('[secret.a]\nfile = "x"\nname = "y"', "3:1: secret.a.name: not supported yet"),
         ('[config.a]\ncontent = "x"', "1:2: config: not supported yet"),
     ],
