@@ -35,6 +35,7 @@ def container(
     env: Mapping[str, str] | None = None,
     networks: Iterable[str] = (),
     volumes: Mapping[str, str] | None = None,
+    mounts: Iterable[MountPoint] = (),
     ports: Iterable[str] = (),
     memory: int = 0,
     after: Mapping[str, str] | None = None,
@@ -43,7 +44,8 @@ def container(
 ) -> DesiredContainer:
     """Identity covers image, environment, networks and volumes; memory and ports are adjustable."""
     bindings: tuple[PortBinding, ...] = tuple(b for text in ports for b in parse_ports(text))
-    mounts = tuple(MountPoint("volume", source, target) for source, target in (volumes or {}).items())
+    named = (MountPoint("volume", source, target) for source, target in (volumes or {}).items())
+    mounts = (*named, *mounts)
     reference = str(ImageRef.parse(image))
     extra = {key: value for key, value in more.items() if key not in ("desired", "suspend", "place")}
     identity = {
@@ -76,8 +78,9 @@ def network(name: str, *, subnet: str = "", label: str = "") -> DesiredNetwork:
     return DesiredNetwork(name, subnet=subnet, fingerprint=fingerprint, place=Place("net.toml", 1))
 
 
-def volume(name: str, *, label: str = "") -> DesiredVolume:
-    return DesiredVolume(name, fingerprint=_digest([name, label]), place=Place("vol.toml", 1))
+def volume(name: str, *, label: str = "", **more: Any) -> DesiredVolume:
+    fingerprint = _digest([name, label, *([str(more)] if more else [])])
+    return DesiredVolume(name, fingerprint=fingerprint, place=Place("vol.toml", 1), **more)
 
 
 def image(
@@ -98,7 +101,9 @@ def desired(source: str, *things: Any) -> Desired:
     images = {str(t.ref): t for t in things if isinstance(t, DesiredImage)}
     containers = {t.name: t for t in things if isinstance(t, DesiredContainer)}
     for item in containers.values():
-        images.setdefault(item.image, DesiredImage(ImageRef.parse(item.image)))
+        mounted = [mount.source for mount in item.mounts if mount.kind == "image"]
+        for reference in (item.image, *mounted):
+            images.setdefault(reference, DesiredImage(ImageRef.parse(reference)))
     return Desired(
         source=source,
         images=images,

@@ -53,6 +53,7 @@ class _Container:
     started_at: float = 0.0
     restarts: int = 0
     addresses: tuple[tuple[str, str], ...] = ()
+    mounted: tuple[tuple[str, str], ...] = ()  # (reference, image id)
     defects: tuple[Defect, ...] = ()
     error: str = ""
 
@@ -93,6 +94,7 @@ class FakeRuntime:
         self._transferred: Callable[[Transfer], None] = lambda _: None
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
+        self._claims: dict[str, tuple[str, str]] = {}  # anonymous volume -> (container, target)
         self._containers: dict[str, _Container] = {}
         self._firewall: tuple[Defect, ...] = ()
         self._leftovers: set[str] = set()
@@ -169,8 +171,19 @@ class FakeRuntime:
 
     def _observed_volume(self, request: VolumeRequest) -> ObservedVolume:
         path = f"/fake/volumes/{request.name}"
-        users, labels = self._users(request.name), dict(request.labels)
-        return ObservedVolume(request.name, request.source, request.fingerprint, path, users, labels)
+        owner = self._claims.get(request.name, ("", ""))[0]
+        return ObservedVolume(
+            request.name,
+            request.source,
+            request.fingerprint,
+            path,
+            self._users(request.name),
+            dict(request.labels),
+            dict(request.options),
+            request.keep,
+            anonymous=request.name.startswith("anonymous-"),
+            container=owner,
+        )
 
     def _users(self, volume: str) -> tuple[str, ...]:
         return tuple(
@@ -178,6 +191,7 @@ class FakeRuntime:
                 c.request.name
                 for c in self._containers.values()
                 if any(m.kind == "volume" and m.source == volume for m in c.request.mounts)
+                or self._claims.get(volume, ("", ""))[0] == c.request.name
             )
         )
 
@@ -334,6 +348,7 @@ class FakeRuntime:
             if self._users(name):
                 raise Fault("volume-in-use", "remove volume", name, "a container uses it")
             self._volumes.pop(name, None)
+            self._claims.pop(name, None)
 
     # ------------------------------------------------------------ containers
 
@@ -355,9 +370,15 @@ class FakeRuntime:
                 if any((attachment.network, address) in c.addresses for c in self._containers.values()):
                     raise Fault("address-taken", *what, f"{address} is leased")
                 addresses.append((attachment.network, address))
+            mounted = [m.source for m in request.mounts if m.kind == "image"]
+            for reference in mounted:
+                if reference not in self._images:
+                    raise Fault("image-not-found", *what, f"image {reference}, which it mounts, is gone")
             self._count += 1
             made = _Container(f"{self._count:032x}", request, image, addresses=tuple(addresses))
+            made.mounted = tuple((reference, self._images[reference]) for reference in sorted(mounted))
             self._containers[request.name] = made
+            self._claim(request)
             return made.id
 
     def _find(self, name: str, operation: str) -> _Container:
@@ -404,7 +425,26 @@ class FakeRuntime:
 
     def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         with self._effect(f"remove container {name}"):
-            self._containers.pop(name, None)
+            gone = self._containers.pop(name, None) is not None
+            for volume in self._claimed(name) if gone and not replaced else ():
+                del self._claims[volume]
+                if volumes:
+                    del self._volumes[volume]
+
+    def _claimed(self, container: str) -> list[str]:
+        return sorted(volume for volume, (owner, _) in self._claims.items() if owner == container)
+
+    def _claim(self, request: ContainerRequest) -> None:
+        """The anonymous volumes of a container: its predecessor's, where they are at the same place."""
+        targets = {m.target: dict(m.labels) for m in request.mounts if m.kind == "volume" and not m.source}
+        for volume in self._claimed(request.name):
+            if self._claims[volume][1] not in targets:
+                del self._claims[volume]
+        have = {self._claims[volume][1] for volume in self._claimed(request.name)}
+        for target in targets.keys() - have:
+            name = f"anonymous-{len(self._volumes)}-{self._count}"
+            self._volumes[name] = VolumeRequest(name, request.source, "", targets[target])
+            self._claims[name] = (request.name, target)
 
     def repair_firewall(self) -> None:
         with self._effect("repair firewall"):
@@ -494,7 +534,8 @@ def _observed(container: _Container) -> ObservedContainer:
         error=container.error,
         networks=container.addresses,
         ports=request.ports,
-        volumes=tuple(m.source for m in request.mounts if m.kind == "volume"),
+        volumes=tuple(m.source for m in request.mounts if m.kind == "volume" and m.source),
+        mounted_images=container.mounted,
         privileged=request.privileged,
         defects=container.defects,
     )

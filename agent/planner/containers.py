@@ -44,6 +44,7 @@ from agent.planner.model import (
 from agent.planner.networks import Fate
 from runtime.interface import ObservedContainer, Phase
 from specs.desired import DesiredContainer
+from specs.values import ImageRef
 
 ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.BACKOFF})
 
@@ -166,6 +167,12 @@ def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground
     if image is not None and image.id != have.image_id:
         name = world.desired[have.source].images[want.image].ref.familiar
         return Cause("image", f"image {name} went from {short(have.image_id)} to {short(image.id)}")
+    for reference, id in have.mounted_images:
+        mounted = world.observed.images.get(reference)
+        if mounted is not None and mounted.id != id:
+            name = ImageRef.parse(reference).familiar
+            text = f"image {name}, which it mounts, went from {short(id)} to {short(mounted.id)}"
+            return Cause("image", text)
     for attachment in want.networks:
         if ground.networks.get(attachment.network) is Fate.REPLACE:
             return Cause("network", f"network {attachment.network} is replaced")
@@ -194,14 +201,18 @@ def _make(
     )
     steps = [replace(create, after=after)]
     if have is not None:
-        image = ground.images.get(want.image, CONVERGED)
-        pulls = frozenset(step.id for step in image.steps[-1:])
+        images = [want.image, *(mount.source for mount in want.mounts if mount.kind == "image")]
+        pulls = frozenset(id for name in images for id in _last(ground.images.get(name, CONVERGED)))
         remove = _step(source, name, RemoveContainer(name, replaced=True), cause, f"{have.id} {basis}")
         steps.insert(0, replace(remove, after=pulls))
     if want.desired == "running":
         started = Cause(cause.reason, "is wanted running", want.place)
         steps.append(_step(source, name, StartContainer(name), started, basis))
     return chain(world, *steps)
+
+
+def _last(decision: Decision) -> list[str]:
+    return [step.id for step in decision.steps[-1:]]
 
 
 def _prerequisites(
@@ -216,6 +227,8 @@ def _prerequisites(
     for mount in want.mounts:
         if mount.kind == "volume" and mount.source:
             needs.append(("volume", mount.source, ground.volumes.get(mount.source)))
+        elif mount.kind == "image":
+            needs.append(("image", mount.source, ground.images.get(mount.source)))
     for kind, name, decision in needs:
         if decision is None:
             reason = f"waits for {kind} {name}, which belongs to another source"

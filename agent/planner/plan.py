@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from agent.planner import collect, containers, images, networks, space, volumes
 from agent.planner.decision import Decision, chain
@@ -27,6 +28,13 @@ from agent.planner.model import (
 )
 from agent.planner.ownership import claims
 from agent.planner.waiting import Waiting
+from specs.desired import Place
+
+
+class HasPlace(Protocol):
+    @property
+    def place(self) -> Place | None: ...
+
 
 _KINDS = ("leftovers", "firewall", "store", "image", "network", "volume", "container")
 
@@ -63,7 +71,24 @@ def plan(world: World) -> Plan:
     steps = [step for decision in decisions for step in decision.steps]
     blocked += [decision.blocked for decision in decisions if decision.blocked is not None]
     looks = [decision.next_look for decision in decisions if decision.next_look is not None]
+    blocked = [_with_place(world, item) for item in blocked]
     return replace(_assemble(world, _after_sweep(world, steps), blocked), next_look=min(looks, default=None))
+
+
+def _with_place(world: World, blocked: Blocked) -> Blocked:
+    """What failed says where it was asked for: who reads it has to change something there, often enough."""
+    desired = world.desired.get(blocked.source)
+    if not blocked.attempts or blocked.code in ("", "no-effect") or desired is None:
+        return blocked
+    things: Mapping[str, Mapping[str, HasPlace]] = {
+        "volume": desired.volumes,
+        "network": desired.networks,
+        "container": desired.containers,
+    }
+    thing = things.get(blocked.subject.kind, {}).get(blocked.subject.name)
+    if thing is None or thing.place is None or f"({thing.place})" in blocked.reason:
+        return blocked
+    return replace(blocked, reason=f"{blocked.reason} ({thing.place})")
 
 
 def _network_blocks(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.model import Blocked, Cause, CreateVolume, RemoveVolume, Step, Subject, World
+from runtime.interface import ObservedVolume
+from specs.desired import DesiredVolume
 
 
 def decide(world: World, owners: dict[str, str]) -> dict[str, Decision]:
@@ -18,10 +20,28 @@ def decide(world: World, owners: dict[str, str]) -> dict[str, Decision]:
             found[name] = CONVERGED
             continue
         missing = Cause("missing", "does not exist", want.place)
-        cause = missing if have is None else Cause("changed", "its labels changed", want.place)
+        cause = missing if have is None else Cause("changed", _changed(want, have), want.place)
         step = Step(Subject("volume", name), CreateVolume(want), cause, source=source, basis=want.fingerprint)
         found[name] = chain(world, step)
+    for source, desired in sorted(world.desired.items()):
+        for name, want in sorted(desired.externals.items()):
+            found.setdefault(name, _external(world, source, want))
     return found
+
+
+def _changed(want: DesiredVolume, have: ObservedVolume) -> str:
+    if dict(want.options) != dict(have.options):
+        return "its driver_opts changed"
+    return "keep changed" if want.keep != have.keep else "its labels changed"
+
+
+def _external(world: World, source: str, want: DesiredVolume) -> Decision:
+    """Somebody else makes it: all that can be done is wait."""
+    if want.name in world.observed.volumes:
+        return CONVERGED
+    reason = f"does not exist, and is external ({want.place}): stead volume create {want.name}"
+    subject = Subject("volume", want.name)
+    return Decision(blocked=Blocked(subject, reason, None, "volume-not-found", source))
 
 
 def removals(world: World, owners: dict[str, str], containers: dict[str, Decision]) -> dict[str, Decision]:
@@ -29,9 +49,17 @@ def removals(world: World, owners: dict[str, str], containers: dict[str, Decisio
     found: dict[str, Decision] = {}
     for name, have in sorted(world.observed.volumes.items()):
         source = owners.get(name, "")
-        if have.source not in world.drop_volumes or source != have.source:
+        if source != have.source or not source:
             continue
-        if name in world.desired[source].volumes:
+        if have.anonymous:
+            if _nobodys(world, source, have):
+                cause = Cause("undeclared", f"its container {have.container} is gone")
+                step = Step(
+                    Subject("volume", name), RemoveVolume(name), cause, source=source, basis=have.path
+                )
+                found[name] = chain(world, step)
+            continue
+        if have.source not in world.drop_volumes or name in world.desired[source].volumes or have.keep:
             continue
         after, users = leaving(world, source, set(have.users), containers)
         subject = Subject("volume", name)
@@ -43,6 +71,17 @@ def removals(world: World, owners: dict[str, str], containers: dict[str, Decisio
         step = Step(subject, RemoveVolume(name), cause, after, source, basis=have.path)
         found[name] = chain(world, step)
     return found
+
+
+def _nobodys(world: World, source: str, have: ObservedVolume) -> bool:
+    """Of an anonymous volume: its container went to be replaced, and its successor is not wanted any more."""
+    name = have.container
+    return (
+        bool(name)
+        and name not in world.observed.containers
+        and name not in world.desired[source].containers
+        and Subject("container", name) not in world.in_flight
+    )
 
 
 def leaving(

@@ -225,6 +225,48 @@ def test_new_labels_are_written_down_while_things_are_in_use(imported: Runtime) 
     assert (volume.fingerprint, volume.labels, volume.users) == ("f2", {"b": "2"}, ("s/a",))
 
 
+def test_an_anonymous_volume_follows_its_container_by_name(imported: Runtime) -> None:
+    mounts = (MountPoint("volume", "", "/data", labels=(("a", "b"),)), MountPoint("volume", "", "/more"))
+    imported.create_container(want(mounts=mounts))
+    before = imported.observe().volumes
+    assert len(before) == 2 and all(v.anonymous and v.users == ("s/a",) for v in before.values())
+    imported.remove_container("s/a", replaced=True)
+    between = imported.observe().volumes
+    assert between.keys() == before.keys()
+    assert {(v.users, v.container) for v in between.values()} == {((), "s/a")}
+    imported.create_container(want(mounts=mounts[:1]))
+    after = imported.observe().volumes
+    (kept,) = (name for name, v in after.items() if v.container == "s/a")
+    assert after.keys() == before.keys() and after[kept].labels == {"a": "b"}, "the same one at the same path"
+    (left,) = after.keys() - {kept}
+    assert (after[left].users, after[left].container) == ((), "")
+    imported.remove_volume(left)
+    imported.remove_container("s/a", volumes=False)
+    assert imported.observe().volumes[kept].users == ()
+    imported.remove_volume(kept)
+    imported.create_container(want(mounts=mounts))
+    imported.remove_container("s/a")
+    assert not imported.observe().volumes
+
+
+def test_an_image_that_a_container_mounts_must_be_there_and_is_known(imported: Runtime) -> None:
+    mounts = (MountPoint("image", str(BUSYBOX), "/tools", True),)
+    missing = (MountPoint("image", "docker.io/library/gone:1", "/tools", True),)
+    assert code(lambda: imported.create_container(want(mounts=missing))) == "image-not-found"
+    imported.create_container(want(mounts=mounts))
+    image = imported.observe().images[str(BUSYBOX)]
+    assert seen(imported).mounted_images == ((str(BUSYBOX), image.id),)
+    imported.remove_container("s/a")
+
+
+def test_options_and_keep_of_a_volume_are_written_down(imported: Runtime) -> None:
+    options = {"type": "tmpfs", "o": "size=1m"}
+    imported.create_volume(VolumeRequest("s/v", "s", "f1", options=options, keep=True))
+    volume = imported.observe().volumes["s/v"]
+    assert (dict(volume.options), volume.keep, volume.anonymous) == (options, True, False)
+    imported.remove_volume("s/v")
+
+
 def test_a_volume_knows_its_users_and_goes_after_them(imported: Runtime) -> None:
     imported.create_volume(VolumeRequest("s/v", "s", "f1"))
     imported.create_container(want(mounts=(MountPoint("volume", "s/v", "/data"),)))

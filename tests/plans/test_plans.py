@@ -22,7 +22,7 @@ from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.interface import Defect, Disk, Health, ImageSize, Phase
 from specs.desired import Desired, Probe, Restart
-from specs.values import ImageRef
+from specs.values import ImageRef, MountPoint
 from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import FakeRuntime
 
@@ -173,6 +173,51 @@ def removed_from_the_specs() -> Scene:
 def taken_down_with_volumes() -> Scene:
     scene = removed_from_the_specs()
     scene.drop_volumes = frozenset({"shop"})
+    return scene
+
+
+def volume_to_keep_taken_down() -> Scene:
+    scene = Scene().want(desired("s", volume("s/kept", keep=True), volume("s/data"))).converge()
+    scene.drop_volumes = frozenset({"s"})
+    return scene.want(desired("s"))
+
+
+def options_of_a_volume_that_changed() -> Scene:
+    scene = Scene().want(desired("s", volume("s/data"), volume("s/more"))).converge()
+    options = {"type": "tmpfs", "o": "size=1m"}
+    return scene.want(desired("s", volume("s/data", options=options), volume("s/more", keep=True)))
+
+
+def external_volume_that_is_not_there() -> Scene:
+    user = container("s/a", volumes={"theirs": "/data"})
+    want = replace(desired("s", user), externals={"theirs": volume("theirs")})
+    return Scene().want(want)
+
+
+def external_volume_of_another_source() -> Scene:
+    user = container("b/a", volumes={"a/data": "/data"})
+    want = replace(desired("b", user), externals={"a/data": volume("a/data")})
+    return Scene().want(desired("a", volume("a/data"))).want(want)
+
+
+def replaced_with_an_anonymous_volume(color: str = "green") -> Scene:
+    """The volume stays for who comes next."""
+
+    def one(color: str) -> Desired:
+        return desired("s", container("s/a", mounts=[MountPoint("volume", "", "/data")], env={"C": color}))
+
+    return Scene().want(one("blue")).converge().want(one(color))
+
+
+def abandoned_while_it_was_replaced() -> Scene:
+    scene = replaced_with_an_anonymous_volume()
+    return scene.do("remove container s/a").want(desired("s"))
+
+
+def newer_image_that_is_mounted() -> Scene:
+    mounts = [MountPoint("image", "docker.io/library/nginx:latest", "/www")]
+    scene = Scene().want(desired("s", container("s/a", mounts=mounts))).converge()
+    scene.runtime.put_image("nginx", "sha256:0123456789abcdef")
     return scene
 
 
@@ -410,6 +455,13 @@ SCENES: list[Callable[[], Scene]] = [
     new_image_of_the_same_name,
     removed_from_the_specs,
     taken_down_with_volumes,
+    volume_to_keep_taken_down,
+    options_of_a_volume_that_changed,
+    external_volume_that_is_not_there,
+    external_volume_of_another_source,
+    replaced_with_an_anonymous_volume,
+    abandoned_while_it_was_replaced,
+    newer_image_that_is_mounted,
     rebooted,
     drifted,
     after_a_crash,

@@ -95,7 +95,8 @@ C = "container.c"
         (
             'volumes = [{ type = "image", source = "b", target = "/x", image = { subpath = "../a" } }]',
             79,
-            f"{C}.volumes[0].image.subpath: cannot use subpath '../a': write a path below the volume or image",
+            f"{C}.volumes[0].image.subpath: cannot use subpath '../a': write a path below the "
+            "volume or image, without ..",
         ),
         (
             'volumes = [{ type = "image", source = "B:x", target = "/x" }]',
