@@ -19,6 +19,7 @@ def open_runtime(paths: Paths, settings: Settings) -> LocalRuntime:
         registries=registry_settings(settings),
         docker_config=config_path(settings.credentials.docker_config, os.environ),
         pool=settings.network.pool,
+        pool6=settings.network.ipv6_pool,
     )
 
 

@@ -19,6 +19,19 @@ def network_request(source: str, want: desired.DesiredNetwork) -> interface.Netw
         internal=want.internal,
         mtu=want.mtu,
         labels=want.labels,
+        ipv6=want.ipv6,
+        subnet6=want.subnet6,
+        gateway6=want.gateway6,
+        options=interface.NetworkOptions(
+            driver=want.driver,
+            parent=want.parent,
+            mode=want.mode,
+            icc=want.icc,
+            masquerade=want.masquerade,
+            ip_range=want.ip_range,
+            ip_range6=want.ip_range6,
+            reserved=want.reserved,
+        ),
     )
 
 
@@ -123,7 +136,16 @@ def container_request(
 
 
 def _attachment(item: desired.Attachment) -> interface.Attachment:
-    return interface.Attachment(item.network, item.aliases, item.ipv4_address, item.mac_address)
+    return interface.Attachment(
+        item.network,
+        item.aliases,
+        item.ipv4_address,
+        item.mac_address,
+        item.ipv6_address,
+        item.gw_priority,
+        item.interface_name,
+        item.link_local_ips,
+    )
 
 
 def _probe(probe: desired.Probe) -> interface.ProbeRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -141,7 +142,19 @@ class Images(_Table):
 
 
 class Network(_Table):
+    """[network]: the pools that subnets are cut from."""
+
     pool: str = "10.88.0.0/16"
+    ipv6_pool: str = ""  # empty: a /48 of unique local addresses of the node's own
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for kind, text in ((IPv4Network, self.pool), (IPv6Network, self.ipv6_pool)):
+            try:
+                _ = kind(text) if text else None
+            except ValueError as error:
+                raise ValueError(f"cannot read pool {text!r}: {error}") from None
+        return self
 
 
 class Settings(_Table):

@@ -49,8 +49,8 @@ class LocalRuntime:
     else.
 
     `registries` are settings by host, `docker_config` is the config.json that has further credentials,
-    `pool` is where networks without a subnet of their own are cut from. The caller holds the root's lock
-    whenever it changes anything.
+    `pool` and `pool6` are where networks without a subnet of their own are cut from. The caller holds
+    the root's lock whenever it changes anything.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class LocalRuntime:
         registries: Mapping[str, RegistrySettings] | None = None,
         docker_config: Path | None = None,
         pool: str = DEFAULT_POOL,
+        pool6: str = "",
     ) -> None:
         with faults("open state in", str(paths.root)):
             paths.make()
@@ -69,7 +70,7 @@ class LocalRuntime:
         self.images = ImageStore(
             paths, self.database, registries=registries or {}, docker_config=docker_config
         )
-        self.fabric = Fabric(paths, self.database, pool=pool, service=NameService(paths))
+        self.fabric = Fabric(paths, self.database, pool=pool, pool6=pool6, service=NameService(paths))
         self.volumes = Volumes(paths, self.database, time.time)
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self._cgroups = cgroups.detect()

@@ -254,6 +254,10 @@ class Observer:
                 found.append(Defect("netns", "its network namespace is not bound"))
             elif same_process(state.pid, state.pid_start) and bound != _namespace(state.pid):
                 found.append(Defect("netns", "its process is in another network namespace", restart=True))
+        joined = {network for network, _ in seen.net.addresses.get(id, ())}
+        for attachment in request.networks:
+            if attachment.network not in joined:
+                found.append(Defect("link", f"it is not on network {attachment.network}, as is declared"))
         if state.pid == 0:  # between two runs there is no process to mend it around
             found = [Defect(item.kind, item.text, restart=True) for item in found]
         return tuple(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,9 +20,10 @@ from specs.desired import (
     Restart,
     Ulimit,
 )
-from specs.documents import Container, EnvFile, LongPort, Network
+from specs.documents import Container, EnvFile, LongPort
 from specs.fingerprint import fingerprints
 from specs.interpolate import parse_env
+from specs.memberships import Asked, memberships
 from specs.mountings import MountReader
 from specs.policies import UlimitRange
 from specs.positions import Path
@@ -49,7 +49,7 @@ class Builder:
     ) -> None:
         self.index, self.files = index, files
         self.source_root, self.images, self.problems = source_root, images, problems
-        self.addresses: dict[tuple[str, str], Declared] = {}  # (network, address) that somebody asked for
+        self.addresses: Asked = {}
 
     def build(self, declared: Declared) -> list[DesiredContainer]:
         """Nothing where the container has problems of its own; then only what it refers to is looked up."""
@@ -173,7 +173,11 @@ class _Build:
         count = replica_count(self.model, self.wrong)
         if count is None:
             return [container]
-        fixed = [a.network for a in container.networks if a.ipv4_address or a.mac_address]
+        fixed = [
+            one.network
+            for one in container.networks
+            if one.ipv4_address or one.ipv6_address or one.mac_address or one.link_local_ips
+        ]
         if fixed and count > 1:
             self.wrong(
                 ("networks",), f"{count} replicas cannot share one address in {fixed[0]!r}", at_key=True
@@ -282,51 +286,7 @@ class _Build:
     # ------------------------------------------------------------ networks, dependencies
 
     def _networks(self) -> tuple[Attachment, ...]:
-        model, project = self.model, self.declared.project
-        if model.network_mode is not None and model.networks:
-            text = f"networks cannot be joined with network_mode {model.network_mode!r}"
-            self.wrong(("networks",), text, "leave one of them out", at_key=True)
-            return ()
-        if not model.networks:
-            bridged = model.network_mode in (None, "bridge")
-            return (Attachment(f"{project}/default"),) if bridged else ()
-        out = []
-        for name, member in model.networks.items():
-            full = self.index.full_name(project, name)
-            if self.index.get("network", full) is None and full != f"{project}/default":
-                path, at_key = self.declared.item(("networks",), name)
-                self.wrong(
-                    path, f"no network {name!r}", self.index.hint("network", project, name), at_key=at_key
-                )
-                continue
-            if member.ipv4_address:
-                self._check_address(name, full, member.ipv4_address)
-            out.append(
-                Attachment(full, member.aliases or (), member.ipv4_address or "", member.mac_address or "")
-            )
-        return tuple(out)
-
-    def _check_address(self, name: str, full: str, address: str) -> None:
-        path = ("networks", name, "ipv4_address")
-        declared = self.index.get("network", full)
-        network = declared.model if declared is not None else None
-        if declared is not None and network is None:
-            return  # that table has its own problem
-        if not isinstance(network, Network) or not network.subnet:
-            self.wrong(
-                path, f"network {name!r} has no subnet of its own", f"write subnet in [network.{name}]"
-            )
-            return
-        subnet = ipaddress.IPv4Network(network.subnet)
-        edges = (subnet.network_address, subnet.broadcast_address)
-        gateway = network.gateway or str(subnet.network_address + 1)
-        if ipaddress.IPv4Address(address) not in subnet or ipaddress.IPv4Address(address) in edges:
-            self.wrong(path, f"{address} is not a host address of {subnet}")
-        elif address == gateway:
-            self.wrong(path, f"{address} is the gateway of network {name!r}")
-        other = self.around.addresses.setdefault((full, address), self.declared)
-        if other is not self.declared:
-            self.wrong(path, f"{address} is asked for by {other.full!r} already ({other.place})")
+        return memberships(self.declared, self.model, self.index, self.around.addresses, self.wrong)
 
     def _dependencies(self) -> tuple[Dependency, ...]:
         out: list[Dependency] = []

@@ -87,6 +87,17 @@ class DesiredNetwork:
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     fingerprint: str = ""
     place: Place | None = None
+    ipv6: bool = False
+    subnet6: str = ""  # empty, with ipv6: from the node's pool
+    gateway6: str = ""
+    driver: str = "bridge"  # bridge | macvlan
+    parent: str = ""  # of macvlan: the host's interface
+    mode: str = ""  # of macvlan; empty: bridge
+    icc: bool = True  # whether members reach each other
+    masquerade: bool = True  # whether packets leave with the host's address
+    ip_range: str = ""  # CIDR that addresses are taken from; empty: the whole subnet
+    ip_range6: str = ""
+    reserved: tuple[str, ...] = ()  # addresses that nobody is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +114,17 @@ class DesiredVolume:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """Membership of one network (full name). `aliases` are further names for the container there."""
+    """Membership of one network (full name). `aliases` are further names for the container there. Of several
+    networks the one with the highest `gw_priority` has the default route."""
 
     network: str
     aliases: tuple[str, ...] = ()
     ipv4_address: str = ""
     mac_address: str = ""
+    ipv6_address: str = ""
+    gw_priority: int = 0
+    interface_name: str = ""
+    link_local_ips: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

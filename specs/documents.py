@@ -6,14 +6,13 @@ carry what one file says; names, references and defaults are worked out in specs
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema
 
-from specs import shapes
+from specs import shapes, subnets
 from specs.pairs import Annotations, Environment, ExtraHosts, StringMap, Sysctls
 from specs.policies import (
     WHICH,
@@ -31,7 +30,6 @@ from specs.policies import (
 from specs.problems import nearest
 from specs.pulls import Pull
 from specs.shapes import (
-    NOT_YET,
     Capabilities,
     Command,
     CpuCount,
@@ -118,13 +116,13 @@ class LongVolume(Model):
 class NetworkMembership(Model):
     aliases: shapes.Aliases | None = None
     ipv4_address: shapes.Ipv4 | None = None
-    ipv6_address: shapes.Ipv6 | None = later()
+    ipv6_address: shapes.Ipv6 | None = None
     mac_address: shapes.Mac | None = None
-    link_local_ips: Texts | None = later()
-    interface_name: Text | None = later()
+    link_local_ips: subnets.LinkLocals | None = None
+    interface_name: subnets.InterfaceName | None = None
     driver_opts: StringMap | None = later()
-    gw_priority: Annotated[int, *whole(-1000, 1000)] | None = later()
-    priority: Annotated[int, *whole(0, 1_000_000)] | None = later()
+    gw_priority: Annotated[int, *whole(-1_000_000, 1_000_000)] | None = None
+    priority: Annotated[int, *whole(0, 1_000_000)] | None = None
 
 
 _CONDITIONS = {
@@ -343,23 +341,10 @@ class Image(Model):
     prune: Flag | None = later()
 
 
-def _subnet(value: Any) -> str:
-    found = shapes.text(value)
-    try:
-        network = ipaddress.ip_network(found)
-    except ValueError as error:
-        raise Mistake(f"cannot read subnet {found!r}: {error}", "such as 10.88.7.0/24") from None
-    if network.version != 4:
-        raise Mistake(f"an IPv6 subnet is {NOT_YET}")
-    if network.prefixlen > 29:
-        raise Mistake(f"cannot use subnet {found!r}: it has no room for containers")
-    return str(network)
-
-
 class IpamPool(Model):
-    subnet: Text | None = None
-    ip_range: Text | None = None
-    gateway: Text | None = None
+    subnet: subnets.Subnet | None = None
+    ip_range: subnets.Part | None = None
+    gateway: Annotated[str, *shapes.shape(shapes.address, {"type": "string"})] | None = None
     aux_addresses: StringMap | None = None
 
 
@@ -373,18 +358,19 @@ class Ipam(Model):
 
 class Network(Model):
     internal: Flag | None = None
-    subnet: Annotated[str, BeforeValidator(_subnet), WithJsonSchema({"type": "string"})] | None = None
-    gateway: shapes.Ipv4 | None = None
+    subnet: subnets.Subnets | None = None
+    gateway: subnets.Gateways | None = None
     mtu: Annotated[int, *whole(576, 65535)] | None = None
     labels: StringMap | None = None
     driver: (
-        Annotated[str, *one_of("bridge", not_yet=("host", "none", "overlay", "macvlan", "ipvlan"))] | None
+        Annotated[str, *one_of("bridge", "macvlan", not_yet=("host", "none", "overlay", "ipvlan"))] | None
     ) = None
-    driver_opts: StringMap | None = later()
-    enable_ipv6: Flag | None = later()
+    driver_opts: StringMap | None = None
+    enable_ipv4: Flag | None = None
+    enable_ipv6: Flag | None = None
     external: Flag | None = later()
-    attachable: Flag | None = later()
-    ipam: Ipam | None = later()
+    attachable: Flag | None = None  # of no effect: every container of this node may join
+    ipam: Ipam | None = None
     name: Text | None = later()
     prune: Flag | None = later()
 
@@ -475,6 +461,9 @@ ELSEWHERE = {
     "update_config": "write `update`",
     "links": "containers of one network find each other by name",
     "env": "write `environment`",
+    "ipv6": "write `enable_ipv6`",
+    "subnet6": "write both subnets in `subnet`",
+    "gateway6": "write both gateways in `gateway`",
     "version": "leave it out",
 }
 

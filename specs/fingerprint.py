@@ -34,6 +34,13 @@ def network_fingerprint(network: DesiredNetwork) -> str:
     _add(facets, "gateway", network.gateway, "")
     _add(facets, "internal", network.internal, False)
     _add(facets, "mtu", network.mtu, 0)
+    _add(facets, "ipv6", network.ipv6, False)
+    for key in ("subnet6", "gateway6", "parent", "mode", "ip_range", "ip_range6"):
+        _add(facets, key, getattr(network, key), "")
+    _add(facets, "driver", network.driver, "bridge")
+    for key in ("icc", "masquerade"):
+        _add(facets, key, getattr(network, key), True)
+    _add(facets, "reserved", sorted(set(network.reserved)), [])
     shape = digest(facets)
     return f"{shape}+{digest(dict(network.labels))}" if network.labels else shape
 
@@ -68,6 +75,24 @@ def changed_fields(old: str, new: str) -> tuple[tuple[str, str, str], ...]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     )
+
+
+def same_but_networks(old: str, new: str) -> bool:
+    """Whether two `facets` differ in the networks of a container on bridges at most, as for its identity:
+    these change while it runs. Junk differs."""
+    before, after = _identity_group(old), _identity_group(new)
+    if before is None or after is None or "network_mode" in before or "network_mode" in after:
+        return False
+    differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    return all(key == "networks" or key.startswith("networks.") for key in differing)
+
+
+def _identity_group(facets: str) -> Facets | None:
+    try:
+        group = json.loads(facets)["identity"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return group if isinstance(group, dict) else None
 
 
 def show(value: Any) -> str:
@@ -136,6 +161,10 @@ def _identity(container: DesiredContainer, image: str, platform: str) -> Facets:
     for attachment in container.networks:
         _add(facets, f"networks.{attachment.network}.ipv4_address", attachment.ipv4_address, "")
         _add(facets, f"networks.{attachment.network}.mac_address", attachment.mac_address, "")
+        for key in ("ipv6_address", "interface_name"):
+            _add(facets, f"networks.{attachment.network}.{key}", getattr(attachment, key), "")
+        link_local = sorted(set(attachment.link_local_ips))
+        _add(facets, f"networks.{attachment.network}.link_local_ips", link_local, [])
     for mount in container.mounts:
         facets[f"volumes.{mount.target}"] = _mount(mount)
     return facets
@@ -181,6 +210,7 @@ def _adjustable(container: DesiredContainer) -> Facets:
 
 def _aliases(facets: Facets, attachment: Attachment) -> None:
     _add(facets, f"networks.{attachment.network}.aliases", sorted(set(attachment.aliases)), [])
+    _add(facets, f"networks.{attachment.network}.gw_priority", attachment.gw_priority, 0)
 
 
 def _restart(facets: Facets, restart: Restart) -> None:

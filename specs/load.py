@@ -141,7 +141,7 @@ def _wording(details: Any) -> str:
 def _unknown_hint(path: Path, value: Any) -> str:
     word = str(path[-1])
     known = _known_keys(path[:-1])
-    if word in ELSEWHERE and (len(path) == 1 or path[0] == "container"):
+    if word in ELSEWHERE and (len(path) == 1 or path[0] in ("container", "network")):
         return ELSEWHERE[word]
     near = nearest(word, known)
     if near or len(path) > 1:

@@ -5,7 +5,6 @@ A source with one problem resolves to nothing: a bad spec is never half applied.
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from specs.fingerprint import network_fingerprint
 from specs.ignore import COMPOSE_FILES, LOCK_FILE, Ignored, is_read, spec_files
 from specs.interpolate import flatten_node, parse_env
 from specs.load import Loaded, load
+from specs.networks import AnyNetwork, network_of
 from specs.parse import Document, parse
 from specs.problems import Problem
 from specs.pulls import PullPolicy, lockable, merge_image, read_lock
@@ -232,27 +232,10 @@ class _Work:
 
     def _networks(self, containers: Iterable[DesiredContainer]) -> dict[str, DesiredNetwork]:
         networks: dict[str, DesiredNetwork] = {}
-        taken: list[tuple[ipaddress.IPv4Network, Declared]] = []
+        taken: list[tuple[AnyNetwork, Declared]] = []
         for declared in self.index.all("network"):
-            model = declared.model
-            if not isinstance(model, Network):
-                continue
-            if model.subnet:
-                self._check_subnet(declared, ipaddress.IPv4Network(model.subnet), model.gateway or "", taken)
-            elif model.gateway:
-                self.problems.append(
-                    declared.problem(("gateway",), "a gateway needs a subnet", "write subnet too")
-                )
-            network = DesiredNetwork(
-                declared.full,
-                subnet=model.subnet or "",
-                gateway=model.gateway or "",
-                internal=bool(model.internal),
-                mtu=model.mtu or 0,
-                labels=model.labels or {},
-                place=declared.place,
-            )
-            networks[declared.full] = replace(network, fingerprint=network_fingerprint(network))
+            if isinstance(declared.model, Network):
+                networks[declared.full] = network_of(declared, declared.model, taken, self.problems)
         for container in containers:
             for attachment in container.networks:
                 name = attachment.network
@@ -260,24 +243,6 @@ class _Work:
                     network = DesiredNetwork(name, place=container.place)
                     networks[name] = replace(network, fingerprint=network_fingerprint(network))
         return dict(sorted(networks.items()))
-
-    def _check_subnet(
-        self,
-        declared: Declared,
-        subnet: ipaddress.IPv4Network,
-        gateway: str,
-        taken: list[tuple[ipaddress.IPv4Network, Declared]],
-    ) -> None:
-        edges = (subnet.network_address, subnet.broadcast_address)
-        where = ipaddress.IPv4Address(gateway) if gateway else None
-        if where is not None and (where not in subnet or where in edges):
-            text = f"gateway {gateway} is not a host address of {subnet}"
-            self.problems.append(declared.problem(("gateway",), text))
-        for other, owner in taken:
-            if other.overlaps(subnet):
-                text = f"subnet {subnet} overlaps {other} of network {owner.full!r} ({owner.place})"
-                self.problems.append(declared.problem(("subnet",), text))
-        taken.append((subnet, declared))
 
     # ------------------------------------------------------------ checks over all containers
 

@@ -7,7 +7,7 @@ dies) and the methods at the end, which are what the world does to a machine: ki
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from runtime.interface import (
     Transfer,
     VolumeRequest,
 )
+from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 
 UP = (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF, Phase.STOPPING)
@@ -360,26 +361,36 @@ class FakeRuntime:
                 raise Fault("image-not-found", *what, f"image {request.image} is not in the store")
             if request.name in self._containers:
                 raise Fault("container-exists", *what, "the name is taken")
-            addresses = []
-            for attachment in request.networks:
-                network = self._networks.get(attachment.network)
-                if network is None:
-                    raise Fault("network-not-found", *what, f"no network {attachment.network}")
-                network.leased += 1
-                address = attachment.ipv4_address or f"10.88.{network.index}.{network.leased}"
-                if any((attachment.network, address) in c.addresses for c in self._containers.values()):
-                    raise Fault("address-taken", *what, f"{address} is leased")
-                addresses.append((attachment.network, address))
+            addresses = self._leased(request, "create container", {})
             mounted = [m.source for m in request.mounts if m.kind == "image"]
             for reference in mounted:
                 if reference not in self._images:
                     raise Fault("image-not-found", *what, f"image {reference}, which it mounts, is gone")
             self._count += 1
-            made = _Container(f"{self._count:032x}", request, image, addresses=tuple(addresses))
+            made = _Container(f"{self._count:032x}", request, image, addresses=addresses)
             made.mounted = tuple((reference, self._images[reference]) for reference in sorted(mounted))
             self._containers[request.name] = made
             self._claim(request)
             return made.id
+
+    def _leased(
+        self, request: ContainerRequest, operation: str, kept: Mapping[str, str]
+    ) -> tuple[tuple[str, str], ...]:
+        """(network, address) for each network of the request; `kept` are those that it has."""
+        what, found = (operation, request.name), []
+        others = [c for name, c in self._containers.items() if name != request.name]
+        for attachment in request.networks:
+            network = self._networks.get(attachment.network)
+            if network is None:
+                raise Fault("network-not-found", *what, f"no network {attachment.network}")
+            address = attachment.ipv4_address or kept.get(attachment.network, "")
+            if not address:
+                network.leased += 1
+                address = f"10.88.{network.index}.{network.leased}"
+            if any((attachment.network, address) in c.addresses for c in others):
+                raise Fault("address-taken", *what, f"{address} is leased")
+            found.append((attachment.network, address))
+        return tuple(found)
 
     def _find(self, name: str, operation: str) -> _Container:
         if name not in self._containers:
@@ -414,8 +425,12 @@ class FakeRuntime:
     def adjust_container(self, request: ContainerRequest) -> None:
         with self._effect(f"adjust container {request.name}"):
             container = self._find(request.name, "adjust container")
-            if container.request.identity != request.identity:
+            before = container.request
+            if before.identity != request.identity and not same_but_networks(before.facets, request.facets):
                 raise Fault("request-invalid", "adjust container", request.name, "it needs a replacement")
+            if before.networks != request.networks:
+                kept = dict(container.addresses)
+                container.addresses = self._leased(request, "adjust container", kept)
             container.request = request
 
     def repair_container(self, name: str) -> None:

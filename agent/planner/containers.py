@@ -4,6 +4,7 @@ The table, for a container that a source declares (`have` is what exists, S its 
 
     nothing exists                       create, start
     identity, image or network differ    remove, create, start (not before the new one can be made)
+    only the list of networks differs    adjust in place, after new networks are made
     adjustable part differs              adjust in place, whatever its phase
     wanted stopped   running somehow     stop
     wanted running   created             start
@@ -44,6 +45,7 @@ from agent.planner.model import (
 from agent.planner.networks import Fate
 from runtime.interface import ObservedContainer, Phase
 from specs.desired import DesiredContainer
+from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 
 ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.BACKOFF})
@@ -95,10 +97,16 @@ def _declared(
         return _make(world, source, want, reason, have, ground)
     steps: list[Step] = []
     basis = f"{have.id} {want.identity} {want.adjustable}"
-    if have.adjustable != want.adjustable:
+    if have.adjustable != want.adjustable or have.identity != want.identity:
         text = changes(have.facets, want.facets) or "its definition changed"
         action = AdjustContainer(want, world.desired[source].images[want.image])
-        steps.append(_step(source, want.name, action, Cause("changed", text, want.place), basis))
+        adjust = _step(source, want.name, action, Cause("changed", text, want.place), basis)
+        if have.identity != want.identity:  # the networks, or _stale would have said so
+            after, waits = _networks_needed(source, want, ground)
+            if waits is not None:
+                return Decision(blocked=waits)
+            adjust = replace(adjust, after=after)
+        steps.append(adjust)
     image = world.desired[source].images[want.image]
     if image.build is not None:  # what is built anew replaces the container; until then it goes on
         have = replace(have, defects=tuple(item for item in have.defects if item.kind != "layer"))
@@ -160,9 +168,11 @@ def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
 
 def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground: Ground) -> Cause | None:
     """Why this container cannot be kept, or None."""
-    if have.identity != want.identity:
+    if have.identity != want.identity and not same_but_networks(have.facets, want.facets):
         text = changes(have.facets, want.facets) or "its definition changed"
         return Cause("changed", text, want.place)
+    if have.identity != want.identity and (holder := _holder(world, want)):
+        return Cause("changed", f"{changes(have.facets, want.facets)} ({holder} has the address)", want.place)
     image = world.observed.images.get(want.image)
     if image is not None and image.id != have.image_id:
         name = world.desired[have.source].images[want.image].ref.familiar
@@ -177,6 +187,16 @@ def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground
         if ground.networks.get(attachment.network) is Fate.REPLACE:
             return Cause("network", f"network {attachment.network} is replaced")
     return None
+
+
+def _holder(world: World, want: DesiredContainer) -> str:
+    """Another container that has an address which is asked for: it must give it up first, and two that swap
+    theirs cannot do so in place."""
+    asked = {
+        (one.network, address) for one in want.networks for address in (one.ipv4_address, one.ipv6_address)
+    }
+    others = world.observed.containers.values()
+    return next((c.name for c in others if c.name != want.name and asked & set(c.networks)), "")
 
 
 def _make(
@@ -236,6 +256,16 @@ def _prerequisites(
         if decision.blocked is not None and decision.blocked.code != KEPT:
             return frozenset(), _because(subject, source, decision.blocked)
         after |= {step.id for step in decision.steps[-1:]}  # which waits for those before it
+    networks, waits = _networks_needed(source, want, ground)
+    return frozenset(after) | networks, waits
+
+
+def _networks_needed(
+    source: str, want: DesiredContainer, ground: Ground
+) -> tuple[frozenset[str], Blocked | None]:
+    """(steps that make the networks that it joins, why one of them cannot be had)"""
+    subject = Subject("container", want.name)
+    after: set[str] = set()
     for attachment in want.networks:
         network = attachment.network
         if ground.network_owners.get(network) != source:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from agent.planner.backoff import gate
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.model import (
+    AdjustContainer,
     Blocked,
     Cause,
     CreateNetwork,
@@ -120,6 +121,18 @@ def _repair(world: World, source: str, have: ObservedNetwork) -> Decision:
     return chain(world, step)
 
 
+def _moving(network: str, containers: dict[str, Decision]) -> dict[str, str]:
+    """Containers that leave this network while they run -> the step by which they do."""
+    found: dict[str, str] = {}
+    for name, decision in containers.items():
+        step = decision.step("adjust")
+        if step is None or not isinstance(step.action, AdjustContainer) or decision.step("remove"):
+            continue
+        if all(item.network != network for item in step.action.container.networks):
+            found[name] = step.id
+    return found
+
+
 def _remove(
     world: World,
     source: str,
@@ -128,7 +141,9 @@ def _remove(
     containers: dict[str, Decision],
 ) -> Decision:
     subject = Subject("network", have.name)
-    after, staying = leaving(world, source, attached(world, have), containers)
+    moving = _moving(have.name, containers)
+    after, staying = leaving(world, source, attached(world, have) - moving.keys(), containers)
+    after |= frozenset(moving.values())
     if staying:
         reason = f"is used by {', '.join(sorted(staying))}"
         return Decision(blocked=Blocked(subject, reason, None, "network-in-use", source))

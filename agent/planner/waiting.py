@@ -106,9 +106,8 @@ class Waiting:
                 continue
             for port in have.ports:
                 ports.setdefault((port.protocol, port.host_port), []).append((name, port))
-            if name in self._removed:
-                for _, address in have.networks:
-                    addresses.setdefault(address, []).append(name)
+            for _, address in have.networks:
+                addresses.setdefault(address, []).append(name)
         return ports, addresses
 
     def _rivals(self, want: DesiredContainer) -> frozenset[str]:
@@ -118,8 +117,8 @@ class Waiting:
                 if port.is_fixed and addresses_meet(port.host_ip, other.host_ip):
                     names.add(name)
         for attachment in want.networks:
-            if attachment.ipv4_address:
-                names.update(self._addresses.get(attachment.ipv4_address, ()))
+            for address in (attachment.ipv4_address, attachment.ipv6_address):
+                names.update(self._addresses.get(address, ()))
         names.discard(want.name)
         return frozenset(
             step.id for name in names for step in self._raw[name].steps if step.verb in ("remove", "adjust")

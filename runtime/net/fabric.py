@@ -57,7 +57,7 @@ class NetObservation:
     networks: list[ObservedNetwork]
     containers: dict[str, tuple[Defect, ...]]
     firewall: tuple[Defect, ...]
-    addresses: dict[str, tuple[tuple[str, str], ...]]  # by id: (network, address), the first one is eth0
+    addresses: dict[str, tuple[tuple[str, str], ...]]  # by id: (network, address)
     strays: frozenset[str]  # links with our mark that no record knows
     names_pid: int = 0  # of the name server
     ports: Mapping[str, tuple[PortBinding, ...]] = field(default_factory=dict)  # by id, as published
@@ -301,7 +301,12 @@ class Fabric:
         if server and not networks:
             wall += (Defect("names", "the name server is left, though there is no network"),)
         given_to = {
-            id: tuple((lease.network, lease.address) for lease in leases)
+            id: tuple(
+                (lease.network, address)
+                for lease in leases
+                for address in (lease.address, lease.address6)
+                if address
+            )
             for id, leases in by_container(held).items()
         }
         strays = self._strays(found, networks.values(), held)

@@ -5,6 +5,7 @@ LocalRuntime runs a real busybox in its own state directories; it needs root.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -306,6 +307,34 @@ def test_adjusting_does_not_touch_the_process(imported: Runtime) -> None:
     assert after.defects == ()
     missing = replace(request, name="s/none")
     assert code(lambda: imported.adjust_container(missing)) == "container-not-found"
+
+
+def on_both(networks: tuple[Attachment, ...], identity: str) -> ContainerRequest:
+    facets = json.dumps({"identity": {"image": "x", "networks": [one.network for one in networks]}})
+    return want(network_mode="bridge", networks=networks, identity=identity, facets=facets)
+
+
+def test_networks_change_in_place(imported: Runtime) -> None:
+    for name in ("s/n", "s/m"):
+        imported.create_network(net(name))
+    one, other = Attachment("s/n"), Attachment("s/m")
+    imported.create_container(on_both((one,), "i1"))
+    imported.start_container("s/a")
+    before = seen(imported)
+    address = dict(before.networks)["s/n"]
+    imported.adjust_container(on_both((one, other), "i2"))
+    joined = seen(imported)
+    assert (joined.pid, joined.identity, joined.defects) == (before.pid, "i2", ())
+    assert dict(joined.networks)["s/n"] == address and set(dict(joined.networks)) == {"s/n", "s/m"}
+    imported.adjust_container(on_both((other,), "i3"))
+    left = seen(imported)
+    assert (left.pid, left.identity, left.defects) == (before.pid, "i3", ())
+    assert left.networks == joined.networks[1:]
+    imported.remove_network("s/n")
+    assert set(imported.observe().networks) == {"s/m"}
+    gone = (other, Attachment("s/none"))
+    assert code(lambda: imported.adjust_container(on_both(gone, "i4"))) == "network-not-found"
+    assert seen(imported).networks == left.networks
 
 
 def test_a_port_goes_to_one_container(imported: Runtime) -> None:
