@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.clock import Clock, SystemClock
@@ -25,6 +25,9 @@ from agent.planner.model import (
     Memory,
     Plan,
     PullImage,
+    RepairContainer,
+    RepairFirewall,
+    RepairNetwork,
     Step,
     Subject,
     World,
@@ -42,6 +45,8 @@ from specs.desired import Desired
 SETTLE = 0.3
 #: the longest pause between two rounds of `apply`, in seconds (health checks are seen by looking)
 LOOK = 0.25
+
+REPAIRS = (RepairContainer, RepairFirewall, RepairNetwork)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,15 +235,35 @@ class Engine:
         decided = plan(world)
         for ref in superseded(world):
             self._runtime.cancel_build(ref)
-        for step in decided.ready:
-            self._flights[step.subject] = _Flight(step)
-            self.tally.begin(step, observed)
-            self._executor.start(step)
+        self._start(decided.ready, observed)
         self._write_down(decided)
         seconds = self._clock.monotonic() - begin
         self.tally.round(decided, bool(self._flights), seconds)
         flights = {subject: flight.step for subject, flight in self._flights.items()}
         return Round(observed, decided, flights, seconds)
+
+    def mend_networks(self, last: Observed) -> Round:
+        """As `round`, but looks at networks only and starts only repairs: quick, since a path may be down.
+        `last` is what the last round saw. Steps that ended since are left to the next round."""
+        begin = self._clock.monotonic()
+        observed = self._runtime.observe_networks(last)
+        decided = Plan()
+        if _has_defects(observed):
+            decided = plan(self._world(observed))
+            self._start(
+                [step for step in decided.ready if isinstance(step.action, REPAIRS)],
+                observed,
+            )
+        seconds = self._clock.monotonic() - begin
+        self.tally.look(seconds)
+        flights = {subject: flight.step for subject, flight in self._flights.items()}
+        return Round(observed, decided, flights, seconds)
+
+    def _start(self, steps: Sequence[Step], observed: Observed) -> None:
+        for step in steps:
+            self._flights[step.subject] = _Flight(step)
+            self.tally.begin(step, observed)
+            self._executor.start(step)
 
     def in_flight(self) -> list[tuple[Step, float]]:
         """(step, seconds since the epoch when it began; 0.0: it is queued)"""
@@ -387,3 +412,10 @@ class Engine:
         self.want(desired)  # for the order in which its containers go
         empty = Desired(source=desired.source)
         return self.apply(empty, on_event=on_event, timeout=timeout, drop_volumes=volumes)
+
+
+def _has_defects(observed: Observed) -> bool:
+    """Of those that a look at networks can find, and perhaps others."""
+    if observed.firewall or any(network.defects for network in observed.networks.values()):
+        return True
+    return any(container.defects for container in observed.containers.values())

@@ -1,7 +1,8 @@
 """Effects: the agent. It waits for a reason to look, looks, starts what is ready, and waits again.
 
-Reasons: a source changed, a step ended, a shim said something or died, a blocked step may be tried again, or
-nothing happened for a while (drift tells nobody). What is in force comes from disk first, so that after a
+Reasons: a source changed, a step ended, a shim said something or died, the kernel said that something of our
+networks changed (then only they are looked at), a blocked step may be tried again, or nothing happened for a
+while (other drift tells nobody). What is in force comes from disk first, so that after a
 reboot all comes back without its sources. Ending the agent leaves every container running.
 """
 
@@ -37,7 +38,7 @@ from agent.sources.revision import Failure, Revision, Touched, Yield
 from agent.verdict import judge
 from agent.view import SourceView, View
 from runtime.faults import Fault
-from runtime.interface import Runtime
+from runtime.interface import Observed, Runtime
 from runtime.paths import Paths
 from specs.desired import Desired
 
@@ -46,10 +47,12 @@ log = logging.getLogger("stead")
 #: seconds between two looks when nothing happens: at least PERIOD, and RATIO times what a look costs, so that
 #: an idle agent stays under half a percent of a core
 PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 400.0
-#: how many times the length of the last round to wait until the next (and at most how many seconds), by what
-#: woke us: people wait for sources
-SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0, "files": 10.0}
-SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0, "files": 1.0}
+#: the reason for a look at networks alone
+NETWORK = "network"
+#: how many times the length of the last round (for NETWORK: of the last such look) to wait until the next and
+#: at most how many seconds, by what woke us: people wait for sources
+SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0, "files": 10.0, NETWORK: 10.0}
+SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0, "files": 1.0, NETWORK: 0.5}
 #: seconds between two looks while steps run and no other step waits for them
 LAST_STEPS = 0.25
 #: seconds between two samples, and how long after the last scrape they are still taken
@@ -127,6 +130,8 @@ class Agent:
         self._sampled = 0.0
         self._was_state = self._trouble = ""
         self._cost = self._ended = 0.0
+        self._look_cost = self._looked = 0.0
+        self._observed: Observed | None = None  # by the last round
 
     # ------------------------------------------------------------ for those who show it
 
@@ -160,6 +165,7 @@ class Agent:
             stack.callback(self._listen())
             self._deaths = Deaths(self._loop, partial(self._because, "shim"))
             stack.callback(self._deaths.close)
+            stack.callback(self.runtime.watch_networks(self._network_changed))
             await self._restore()
             await self._live()
         return 0
@@ -206,6 +212,10 @@ class Agent:
     def _step_ended(self) -> None:
         """Called in any thread."""
         self._loop.call_soon_threadsafe(self._because, "step")
+
+    def _network_changed(self) -> None:
+        """Called in any thread."""
+        self._loop.call_soon_threadsafe(self._because, NETWORK)
 
     def _end(self) -> None:
         self._stop.set()
@@ -304,12 +314,16 @@ class Agent:
     async def _rounds(self) -> None:
         watchdog = notify.watchdog_interval()
         ready = False
-        pause = 0.0
+        pause = due = 0.0
         while not self._stop.is_set():
             await self._until(pause, watchdog)
             await self._space()
             if self._stop.is_set():
                 return
+            if self._observed is not None and self._only_networks(due):
+                await self._look(self._observed)
+                pause = due - time.monotonic()
+                continue
             self._wake.clear()
             self._reasons.clear()
             try:
@@ -320,14 +334,37 @@ class Agent:
                 self._view = replace(self._view, error=str(error), counters=self._engine.tally.counters())
                 pause = RETRY
             else:
-                self._cost = done.seconds
+                self._cost, self._observed = done.seconds, done.observed
                 self._publish(done)
                 pause = self._next(done)
             self._ended = time.monotonic()
+            due = self._ended + pause
             if not ready:
                 ready = True
                 notify.notify("READY=1")
             notify.notify("WATCHDOG=1", f"STATUS={self._status()}")
+
+    def _only_networks(self, due: float) -> bool:
+        """Whether there is reason to look at networks, and it is not yet time for all the rest."""
+        now = time.monotonic()
+        others = self._reasons - {NETWORK}
+        return (
+            NETWORK in self._reasons and now < due and all(self._ready_at(reason) > now for reason in others)
+        )
+
+    async def _look(self, last: Observed) -> None:
+        """At networks alone; what it begins wakes the next round when it ends."""
+        self._reasons.discard(NETWORK)
+        if not self._reasons:
+            self._wake.clear()
+        try:
+            done = await asyncio.to_thread(self._engine.mend_networks, last)
+        except (Fault, OSError) as error:
+            log.error("%s", error)
+        else:
+            self._look_cost = done.seconds
+            self._view = picture.with_flights(self._view, self._engine.in_flight())
+        self._looked = time.monotonic()
 
     async def _until(self, pause: float, watchdog: float) -> None:
         """Until there is a reason to look, at most `pause` seconds; the watchdog is fed meanwhile."""
@@ -348,13 +385,19 @@ class Agent:
     async def _space(self) -> None:
         """Leave the machine to the steps and containers for a moment, unless a source changed."""
         while self._reasons and not self._stop.is_set():
-            delay = min(min(SPACING[r] * self._cost, SPACING_MAX[r]) for r in self._reasons)
-            if self._reasons == {"step"} and not self._view.plan and self._engine.busy():
-                delay = LAST_STEPS  # nothing waits for the steps that still run
-            left = self._ended + delay - time.monotonic()
+            left = min(map(self._ready_at, self._reasons)) - time.monotonic()
             if left <= 0:
                 return
             await asyncio.sleep(min(left, 0.02))
+
+    def _ready_at(self, reason: str) -> float:
+        """When to look because of it, by time.monotonic."""
+        if reason == NETWORK:
+            return self._looked + min(SPACING[reason] * self._look_cost, SPACING_MAX[reason])
+        delay = min(SPACING[reason] * self._cost, SPACING_MAX[reason])
+        if self._reasons <= {"step", NETWORK} and not self._view.plan and self._engine.busy():
+            delay = LAST_STEPS  # nothing waits for the steps that still run
+        return self._ended + delay
 
     def _publish(self, done: Round) -> None:
         now = self._clock.time()

@@ -110,6 +110,12 @@ def _agent(view: View) -> Iterator[Metric]:
     yield _counter("stead_steps", "Steps that ended.", labels, steps)
     drift = [((kind,), float(count)) for kind, count in sorted(counters.drift.items())]
     yield _counter("stead_drift", "Repairs begun.", ["kind"], drift)
+    repairs = [((kind,), float(count)) for kind, count in sorted(counters.repairs.items())]
+    yield _counter("stead_repairs", "Repairs done.", ["kind"], repairs)
+    looks = [((), float(counters.looks))]
+    yield _counter("stead_network_looks", "Looks at networks alone, after events.", [], looks)
+    spent = [((), counters.look_seconds)]
+    yield _counter("stead_network_look_seconds", "Time spent in them.", [], spent)
     blocked = Counter((item.kind, item.code) for item in view.blocked)
     rows = [(key, float(count)) for key, count in sorted(blocked.items())]
     yield _gauge("stead_blocked", "Things that cannot be converged now.", ["kind", "code"], rows)

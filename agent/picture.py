@@ -34,6 +34,14 @@ def with_round(
     )
 
 
+def with_flights(view: View, flights: Sequence[tuple[Step, float]]) -> View:
+    """`view` with these steps under way, between two rounds; as it is where there are none."""
+    if not flights:
+        return view
+    under_way = tuple(step_view(step, begun) for step, begun in flights)
+    return replace(view, in_flight=under_way, state="progressing")
+
+
 def state(plan: Plan, busy: bool) -> str:
     if busy or plan.ready:
         return "progressing"

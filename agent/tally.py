@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 from agent.execute import Outcome
-from agent.planner.model import KEPT, BuildImage, BuiltImage, Collected, Plan, PullImage, Step
+from agent.planner.model import KEPT, BuildImage, BuiltImage, Collected, Plan, PullImage, Step, Subject
 from agent.view import Counters, ImageCounters
 from runtime.interface import Defect, Observed, Phase, Transfer
 
@@ -20,13 +20,20 @@ class Tally:
         self._seconds: dict[tuple[str, str], float] = {}
         self._rounds: Counter[str] = Counter()
         self._drift: Counter[str] = Counter()
+        self._mending: dict[Subject, list[str]] = {}
+        self._repairs: Counter[str] = Counter()
+        self._looks = 0
+        self._look_seconds = 0.0
         self._revisions: Counter[tuple[str, str]] = Counter()
         self._round_seconds = self._last_round = 0.0
         self._images = _Images()
 
     def begin(self, step: Step, observed: Observed) -> None:
+        kinds = _drift(step, observed)
         with self._lock:
-            self._drift.update(_drift(step, observed))
+            self._drift.update(kinds)
+            if kinds:
+                self._mending[step.subject] = kinds
 
     def end(self, outcome: Outcome) -> None:
         step = outcome.step
@@ -36,6 +43,9 @@ class Tally:
             key = (step.subject.kind, step.verb)
             self._seconds[key] = self._seconds.get(key, 0.0) + outcome.seconds
             self._images.end(outcome)
+            mended = self._mending.pop(step.subject, [])
+            if outcome.ok and step.verb != "stop":
+                self._repairs.update(mended)
 
     def transfer(self, transfer: Transfer) -> None:
         with self._lock:
@@ -47,6 +57,12 @@ class Tally:
             self._rounds[outcome] += 1
             self._round_seconds += seconds
             self._last_round = seconds
+
+    def look(self, seconds: float) -> None:
+        """At networks alone."""
+        with self._lock:
+            self._looks += 1
+            self._look_seconds += seconds
 
     def failed_round(self) -> None:
         with self._lock:
@@ -67,6 +83,9 @@ class Tally:
                 dict(self._drift),
                 dict(self._revisions),
                 self._images.counters(),
+                dict(self._repairs),
+                self._looks,
+                self._look_seconds,
             )
 
 

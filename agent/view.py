@@ -86,6 +86,9 @@ class Counters:
         default_factory=dict
     )  # source, result: accepted | refused
     images: ImageCounters = ImageCounters()
+    repairs: Mapping[str, int] = field(default_factory=dict)  # defect kind -> times it was repaired
+    looks: int = 0  # at networks alone
+    look_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,12 @@ class ContainerRequest:
     log_max_files: int = 3
     limits: LimitsRequest = LimitsRequest()
 
+    @property
+    def owns_network(self) -> bool:
+        """Whether it may change addresses and routes in its network namespace: capabilities(7)."""
+        granted = {word.upper().removeprefix("CAP_") for word in self.cap_add}
+        return self.privileged or bool(granted & {"ALL", "NET_ADMIN"})
+
 
 # ---------------------------------------------------------------- observations
 
@@ -218,8 +224,8 @@ class Defect:
     """One way in which the kernel differs from the record: drift. `kind` is stable (metrics), `text` is for
     people.
 
-    Kinds: record, cgroup, limits, rootfs, netns, link, address, resolv, bridge, firewall, port, forwarding,
-    hosts, names, layer, volume.
+    Kinds: record, cgroup, limits, rootfs, netns, link, address, route, resolv, bridge, firewall, port,
+    forwarding, hosts, names, layer, volume.
     `restart` says that the repair needs the container's process to be started anew.
     """
 
@@ -258,6 +264,7 @@ class ObservedContainer:
     volumes: tuple[str, ...] = ()
     mounted_images: tuple[tuple[str, str], ...] = ()  # (reference, id) of images that it mounts
     privileged: bool = False
+    owns_network: bool = False
     defects: tuple[Defect, ...] = ()
 
 
@@ -419,6 +426,17 @@ class Runtime(Protocol):
     """What the planner's actions become. One method an action; no method decides anything."""
 
     def observe(self) -> Observed: ...
+    def observe_networks(self, last: Observed) -> Observed:
+        """`last` with its networks, its firewall and what containers have of the network as they are now. A
+        small part of the cost of `observe`."""
+        ...
+
+    def watch_networks(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """`heard` is called, in any thread, soon after somebody changed what `observe_networks` looks at, we
+        ourselves included, from the next look on. Returns what ends it. Where the kernel has no such events,
+        nothing is ever heard."""
+        ...
+
     def sample(self) -> tuple[Sample, ...]: ...
 
     def interrupt(self) -> None:

@@ -111,6 +111,18 @@ class LocalRuntime:
         except sqlite3.Error as error:
             raise from_sqlite(error, "read", str(self.paths.database)) from error
 
+    def observe_networks(self, last: Observed) -> Observed:
+        try:
+            return self._observer.observe_networks(last)
+        except sqlite3.Error as error:
+            raise from_sqlite(error, "read", str(self.paths.database)) from error
+
+    def watch_networks(self, heard: Callable[[], None]) -> Callable[[], None]:
+        try:
+            return self.fabric.watch(heard)
+        except OSError:  # then the periodic look finds what changed
+            return lambda: None
+
     def sample(self) -> tuple[Sample, ...]:
         return self._observer.sample()
 

@@ -45,6 +45,9 @@ from runtime.volumes.records import read_claims
 TAIL_LINES = 10
 TAIL_BYTES = 4096
 
+#: kinds of defects that are found in the kernel's network and in what containers are told of it
+NETWORK_KINDS = frozenset({"link", "address", "route", "resolv", "hosts", "names"})
+
 LIMITS = tuple(field.name for field in fields(Limits))
 
 
@@ -143,6 +146,19 @@ class Observer:
             disk=_disk(self._paths, self._images.layer_bytes()),
         )
 
+    def observe_networks(self, last: Observed) -> Observed:
+        net = self._fabric.observe()
+        return replace(
+            last,
+            networks={item.name: item for item in net.networks},
+            containers={
+                name: _with_network(item, net) if item.shim_pid else item
+                for name, item in last.containers.items()
+            },
+            firewall=net.firewall,
+            names_pid=net.names_pid,
+        )
+
     def _dead_builds(self) -> set[str]:
         return {f"build {id}" for id in leftovers.dead(self._paths)}
 
@@ -192,7 +208,7 @@ class Observer:
         defects: tuple[Defect, ...] = ()
         if life.alive and state is not None:
             defects = self._defects(life, state, known, seen)
-            defects += seen.net.containers.get(record.id, ())
+            defects += _network_defects(record.id, known.request.owns_network, seen.net)
         if seen.broken.get(record.image_id, False):
             defects += (Defect("layer", "a layer of its image is missing", restart=True),)
         return ObservedContainer(
@@ -224,6 +240,7 @@ class Observer:
             volumes=_volumes(known.request) + seen.claims.get(record.name, ()),
             mounted_images=seen.images.get(record.id, ()),
             privileged=known.request.privileged,
+            owns_network=known.request.owns_network,
             defects=defects,
         )
 
@@ -339,6 +356,24 @@ def _by_container(claims: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     for volume, container in sorted(claims.items()):
         found[container] = (*found.get(container, ()), volume)
     return found
+
+
+def _network_defects(id: str, owns_network: bool, net: NetObservation) -> tuple[Defect, ...]:
+    """Routes of a container that may change them itself are its own matter: a VPN takes the default route."""
+    found = net.containers.get(id, ())
+    return tuple(item for item in found if item.kind != "route") if owns_network else found
+
+
+def _with_network(item: ObservedContainer, net: NetObservation) -> ObservedContainer:
+    """As it was but for its network, which is as it is."""
+    kept = tuple(defect for defect in item.defects if defect.kind not in NETWORK_KINDS)
+    found = _network_defects(item.id, item.owns_network, net)
+    return replace(
+        item,
+        defects=kept + found,
+        networks=net.addresses.get(item.id, ()),
+        ports=net.ports.get(item.id, ()),
+    )
 
 
 def _by_reference(images: list[ObservedImage], broken: Mapping[str, bool]) -> dict[str, ObservedImage]:

@@ -33,6 +33,7 @@ from runtime.interface import (
     Transfer,
     VolumeRequest,
 )
+from runtime.observe import NETWORK_KINDS
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 
@@ -81,6 +82,7 @@ class FakeRuntime:
     faults: dict[str, list[Fault]] = field(default_factory=dict)  # "start container x" -> raised one by one
     crash: Callable[[str, str], bool] | None = None  # (call, "before" | "after") -> die here?
     calls: list[str] = field(default_factory=list)
+    looks: int = 0  # at networks alone
     gate: Callable[[str], None] | None = None  # called before each effect, without the lock held
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class FakeRuntime:
         self.interrupted = threading.Event()
         self.cancelled: list[str] = []
         self._transferred: Callable[[Transfer], None] = lambda _: None
+        self._heard: Callable[[], None] = lambda: None
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
         self._claims: dict[str, tuple[str, str]] = {}  # anonymous volume -> (container, target)
@@ -133,6 +136,28 @@ class FakeRuntime:
                 leftovers=tuple(sorted(self._leftovers)),
                 disk=self.disk,
             )
+
+    def observe_networks(self, last: Observed) -> Observed:
+        with self._lock:
+            self.looks += 1
+        now = self.observe()
+        found = {}
+        for name, item in last.containers.items():
+            new = now.containers.get(name, item)
+            kept = [defect for defect in item.defects if defect.kind not in NETWORK_KINDS]
+            found[name] = replace(
+                item,
+                defects=(*kept, *(defect for defect in new.defects if defect.kind in NETWORK_KINDS)),
+            )
+        return replace(last, networks=now.networks, containers=found, firewall=now.firewall)
+
+    def watch_networks(self, heard: Callable[[], None]) -> Callable[[], None]:
+        self._heard = heard
+
+        def end() -> None:
+            self._heard = lambda: None
+
+        return end
 
     def _observed_container(self, container: _Container) -> ObservedContainer:
         seen = _observed(container)
@@ -517,6 +542,10 @@ class FakeRuntime:
             else:
                 self._networks[name].defects = defects
 
+    def stir(self) -> None:
+        """The kernel says that something of networks changed."""
+        self._heard()
+
     def leave(self, *names: str) -> None:
         """A crash left half-made things."""
         with self._lock:
@@ -552,6 +581,7 @@ def _observed(container: _Container) -> ObservedContainer:
         volumes=tuple(m.source for m in request.mounts if m.kind == "volume" and m.source),
         mounted_images=container.mounted,
         privileged=request.privileged,
+        owns_network=request.owns_network,
         defects=container.defects,
     )
 

@@ -127,13 +127,12 @@ def repairs_after_stops(pulls: Mapping[str, Decision], runs: Mapping[str, Decisi
 
 
 def _node(world: World) -> Iterable[Decision]:
-    """What belongs to no source. While steps are in flight, both would see things that are only half done."""
+    """What belongs to no source. While steps are in flight, leftovers may be things half made."""
     if world.observed.leftovers and set(world.in_flight) <= {LEFTOVERS}:
         text = "a crash left " + _some(world.observed.leftovers)
         basis = "\n".join(sorted(world.observed.leftovers))
         yield chain(world, Step(LEFTOVERS, Sweep(), Cause("leftovers", text), basis=basis))
-    busy = any(subject.kind in ("network", "container") for subject in world.in_flight)
-    if world.observed.firewall and not busy:
+    if world.observed.firewall:
         text = "; ".join(sorted(defect.text for defect in world.observed.firewall))
         yield chain(world, Step(FIREWALL, RepairFirewall(), Cause("drift", text), basis=text))
 

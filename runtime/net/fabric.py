@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.database import Database
-from runtime.faults import Fault, from_oserror
+from runtime.faults import Fault, faults, from_oserror
 from runtime.interface import Attachment, ContainerRequest, Defect, NetworkRequest, ObservedNetwork
-from runtime.net import addresses, defects, endpoints, leases, links, records
+from runtime.net import addresses, defects, endpoints, leases, links, records, ways
 from runtime.net.bridges import Bridges, link_fault
 from runtime.net.defects import interfaces
 from runtime.net.dns.service import NameService
 from runtime.net.files import Files
-from runtime.net.publishing import IP_FORWARD, Publishing
+from runtime.net.publishing import IP6_FORWARD, IP_FORWARD, Publishing
 from runtime.net.records import (
     NET_SCHEMA,
     Lease,
@@ -31,6 +31,7 @@ from runtime.net.records import (
     way_out,
     way_out6,
 )
+from runtime.net.sentry import Sentry, ways_of, ways_to
 from runtime.paths import Paths
 from runtime.shim import client
 from specs.values import PortBinding
@@ -78,11 +79,13 @@ class Fabric:
         self._paths = paths
         self._database = database
         self._root = str(paths.root.resolve())
+        self._marks = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
         self._bridges = Bridges(database, self._root, pool, pool6)
         self._publishing = Publishing(
             database, self._root, paths.run / "firewall.json", lambda id: _is_ready(paths.live(id))
         )
         self._files = Files(paths, database, service)
+        self._sentry = Sentry(addresses.table_name(self._root))
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -91,6 +94,7 @@ class Fabric:
 
     def create_network(self, request: NetworkRequest) -> None:
         """Record and bridge. Faults subnet-overlap, address-exhausted, network-in-use, request-invalid."""
+        self._publishing.changing()
         self._bridges.create(request)
         self.publish()
         self._files.tell_networks()
@@ -98,6 +102,9 @@ class Fabric:
     def repair_network(self, name: str) -> None:
         """Bridge, its address and settings, and the ports of members that are up; no process is touched."""
         record = self._bridges.repair(name)
+        if record.is_bridge:
+            with faults("repair network", name):
+                ways.mend_host(ways_to(record))
         self.publish()
         if any(item.active for item in records.read_leases(self._database.read(), networks=[name])):
             self._files.tell_networks()
@@ -105,6 +112,7 @@ class Fabric:
 
     def remove_network(self, name: str) -> None:
         """Repeatable. Fault network-in-use while containers have leases on it."""
+        self._publishing.changing()
         self._bridges.remove(name)
         self.publish()
         self._files.tell_networks()
@@ -232,6 +240,9 @@ class Fabric:
         networks = records.read_networks(connection)
         hairpin = links.hairpin_needed()
         outward, outward6 = way_out(held, networks), way_out6(held, networks)
+        if any(links.index_of(addresses.link_name(self._root, id, lease.network)) for lease in held):
+            with faults("mend routes of container", held[0].name):  # a default route stands on another
+                ways.mend_inside(netns, ways_of(held, networks))
         for lease in held:
             record = networks[lease.network]
             endpoint = self._endpoint(lease, record, lease is outward, lease is outward6)
@@ -294,6 +305,11 @@ class Fabric:
                 for record in networks.values()
             ]
             containers = self._container_defects(held, networks, found)
+            for id, leases in by_container(held).items():
+                if leases[0].active and not containers.get(id):
+                    ends = [found.get(addresses.link_name(self._root, id, item.network)) for item in leases]
+                    containers[id] = self._sentry.inside(self._paths.netns(id), leases, networks, ends)
+            self._sentry.forget(containers)
         except OSError as error:
             raise from_oserror(error, "observe", "networks") from error
         wall = self._publishing.defects(networks.values(), forward)
@@ -309,22 +325,22 @@ class Fabric:
             )
             for id, leases in by_container(held).items()
         }
-        strays = self._strays(found, networks.values(), held)
+        ours = self._ours(networks.values(), held)
+        strays = frozenset(name for name in found if name.startswith(self._marks) and name not in ours)
+        self._sentry.expect(found, ours, _settings(networks.values()))
         published = records.ports_by_container(connection)
         return NetObservation(observed, containers, wall, given_to, strays, server, published)
 
-    def _strays(
-        self, found: Iterable[str], networks: Iterable[NetworkRecord], held: Iterable[Lease]
-    ) -> frozenset[str]:
-        """The links must have been listed before the records were read: a lease is made before its link, and
-        who is about to remove something reads in a transaction, which waits for that of a new network."""
-        ours = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
+    def _ours(self, networks: Iterable[NetworkRecord], held: Iterable[Lease]) -> frozenset[str]:
+        """Names of the links that records know; others with our marks are strays. Links must have been listed
+        before the records were read: a lease is made before its link, and who is about to remove something
+        reads in a transaction, which waits for that of a new network."""
         kept = {addresses.link_name(self._root, item.container, item.network) for item in held}
         kept |= {record.bridge for record in networks if record.is_bridge}
         for network, shard in {(item.network, item.shard) for item in held if item.shard}:
             kept |= {addresses.shard_name(self._root, network, shard)}
             kept |= {*addresses.uplink_names(self._root, network, shard)}
-        return frozenset(name for name in found if name.startswith(ours) and name not in kept)
+        return frozenset(kept)
 
     def _network_defects(
         self,
@@ -336,6 +352,9 @@ class Fabric:
         if not record.is_bridge:
             return defects.parent_defects(record, found)
         wrong = defects.bridge_defects(record, found, given)
+        if not wrong:
+            lost = ways.lost_by_host(ways_to(record)).get(record.bridge, [])
+            wrong = tuple(Defect("route", text) for text in lost)
         for shard in sorted({lease.shard for lease in members if lease.shard}):
             name = addresses.shard_name(self._root, record.name, shard)
             ends = addresses.uplink_names(self._root, record.name, shard)
@@ -366,6 +385,12 @@ class Fabric:
             wrongs[id] = wrongs.get(id, ()) + wrong
         return wrongs
 
+    def watch(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """`heard` is called, in a thread of its own, soon after something of ours was changed in the kernel,
+        by whomever, from the next look on. Returns what ends it. Raises OSError where the kernel tells
+        nobody."""
+        return self._sentry.watch(heard)
+
     def counters(self) -> dict[str, dict[str, int]]:
         """Traffic of the containers that are up, as they see it: keys are fields of interface.Sample."""
         found = links.links(stats=True)
@@ -389,7 +414,8 @@ class Fabric:
                     records.delete_endpoint(connection, id)
                     removed.append(f"leases of {id}")
             networks, held = records.read_networks(connection), records.read_leases(connection)
-        strays = sorted(self._strays(found, networks.values(), held))
+        ours = self._ours(networks.values(), held)
+        strays = sorted(name for name in found if name.startswith(self._marks) and name not in ours)
         try:
             links.delete_links(strays)
         except OSError as error:
@@ -418,3 +444,13 @@ def _observed(record: NetworkRecord, members: Sequence[Lease], wrong: tuple[Defe
         subnet6=record.subnet6,
         gateway6=record.gateway6,
     )
+
+
+def _settings(networks: Iterable[NetworkRecord]) -> list[str]:
+    """Below /proc/sys/net: of which the kernel tells nobody when somebody changes them, or not always."""
+    found = []
+    for record in networks:
+        if record.is_bridge:
+            found += [f"ipv4/conf/{record.bridge}/route_localnet"]
+            found += [f"ipv6/conf/{record.bridge}/disable_ipv6", IP6_FORWARD] if record.subnet6 else []
+    return [IP_FORWARD, links.BRIDGED_HOOKS, *dict.fromkeys(found)] if found else []

@@ -61,6 +61,9 @@ DEFAULT_MTU = 1500
 MEMBERS = 1000
 MOST_SHARDS = 24
 
+#: whether bridged packets pass the hooks of iptables and nftables
+BRIDGED_HOOKS = "bridge/bridge-nf-call-iptables"
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -475,4 +478,4 @@ def hairpin_needed() -> bool:
     """Whether bridged packets pass the ip hooks (br_netfilter): then the packets of a container that reaches
     itself through its published port leave by the bridge port they came in by.
     """
-    return read_sysctl("bridge/bridge-nf-call-iptables") == "1"
+    return read_sysctl(BRIDGED_HOOKS) == "1"

@@ -87,7 +87,7 @@ class Netlink:
         codes: dict[int, int] = {}
         while len(codes) < len(waiting):
             data = self._socket.recv(_RECEIVE)
-            for kind, sequence, body in _messages(data):
+            for kind, sequence, body in cut(data):
                 if kind == NLMSG_ERROR and sequence in waiting:
                     codes[sequence] = -int(struct.unpack_from("=i", body)[0])
         return [(codes[sequence], subject) for sequence, subject in waiting.items()]
@@ -107,7 +107,7 @@ class Netlink:
                 waiting.add(self._sequence)
         self._socket.send(b"".join(packed))
         while waiting:
-            for kind, sequence, body in _messages(self._socket.recv(_RECEIVE)):
+            for kind, sequence, body in cut(self._socket.recv(_RECEIVE)):
                 if kind == NLMSG_ERROR:
                     code = -int(struct.unpack_from("=i", body)[0])
                     if code:
@@ -122,7 +122,7 @@ class Netlink:
         self._socket.send(header + body)
         answers: list[bytes] = []
         while True:
-            for found, sequence, answer in _messages(self._socket.recv(_RECEIVE)):
+            for found, sequence, answer in cut(self._socket.recv(_RECEIVE)):
                 if sequence != self._sequence:
                     continue
                 if found == NLMSG_DONE:
@@ -137,7 +137,8 @@ class Netlink:
                 return answers
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def cut(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(type, sequence number, body) of each message of one datagram."""
     offset, end = 0, len(data)
     while offset + _HEADER.size <= end:
         length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)

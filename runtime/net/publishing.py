@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +20,8 @@ from specs.values import PortBinding
 
 IP_FORWARD = "ipv4/ip_forward"
 IP6_FORWARD = "ipv6/conf/all/forwarding"
+#: seconds after which what was changed in the records should have come to the kernel
+UNDER_WAY = 5.0
 
 
 class Publishing:
@@ -35,6 +39,34 @@ class Publishing:
         self._table = addresses.table_name(root)
         self._firewall = firewall.Firewall(self._table, state, self._wanted)
         self._is_ready = is_ready
+        self._lock = threading.Lock()
+        self._changes = 0
+        #: of what was changed in the records and is not yet in the kernel: (number, when)
+        self._under_way: dict[str, tuple[int, float]] = {}
+
+    # ------------------------------------------------------------ what is half done
+
+    def changing(self, id: str = "") -> None:
+        """To be called before records change what is wanted of the kernel, of one container or of all, which
+        `publish` then brings: what is half done is no defect."""
+        with self._lock:
+            self._changes += 1
+            self._under_way[id] = (self._changes, time.monotonic())
+
+    def _done(self, only: str, until: int) -> None:
+        """What was changed before that number, of one container or of all, is in the kernel."""
+        with self._lock:
+            kept = {
+                id: (number, at)
+                for id, (number, at) in self._under_way.items()
+                if number > until or (only and id != only)
+            }
+            self._under_way = kept
+
+    def _is_half_done(self) -> bool:
+        with self._lock:
+            since = time.monotonic() - UNDER_WAY
+            return any(at > since for _, at in self._under_way.values())
 
     # ------------------------------------------------------------ rows
 
@@ -45,6 +77,8 @@ class Publishing:
         and stay as they are where they were before. Faults request-invalid, port-taken.
         """
         self._check_families(connection, id, container_name, wanted)
+        if records.is_active(connection, id):
+            self.changing(id)
         before = records.read_ports(connection, id)
         kept = {(row.asked, row.binding.container_port): row for row in before if row.asked}
         others = _Others(self._table)
@@ -166,6 +200,7 @@ class Publishing:
                 return
             bindings = [row.binding for row in records.read_ports(connection, id)]
             self._check_rows(connection, id, _name(connection, id), bindings)
+            self.changing(id)
             records.set_active(connection, id, True)
 
     def deactivate(self, id: str) -> None:
@@ -173,6 +208,7 @@ class Publishing:
         if not records.is_active(self._database.read(), id):
             return
         with self._database.write(durable=False) as connection:
+            self.changing(id)
             records.set_active(connection, id, False)
 
     def is_shared(self, id: str) -> bool:
@@ -186,10 +222,13 @@ class Publishing:
         Callers at one time share one transaction otherwise. `force` reads everything back first,
         and raises where a table of somebody else drops our packets. Fault firewall-failed.
         """
+        with self._lock:
+            changes = self._changes
         if only:
             self._publish_ports(only)
         else:
             self._firewall.publish(force=force)
+        self._done(only, changes)
         networks = records.read_networks(self._database.read())
         if not networks:
             return
@@ -266,7 +305,7 @@ class Publishing:
     def defects(self, networks: Collection[NetworkRecord], forward: str) -> tuple[Defect, ...]:
         """How the firewall and the settings of forwarding differ from what the records want. `forward` is
         net.ipv4.ip_forward as it was read."""
-        wall = self._firewall.check()
+        wall = () if self._is_half_done() else self._firewall.check()
         networks = tuple(networks)
         if forward != "1" and networks:
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)
