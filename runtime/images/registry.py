@@ -25,6 +25,7 @@ from runtime.images.connections import Errand, RegistrySettings
 from runtime.images.credentials import HUB_HOSTS, Credential, DockerConfig
 from runtime.images.endpoint import ATTEMPTS, Endpoint, Request
 from runtime.images.manifests import ACCEPT, MAX_MANIFEST, Descriptor
+from runtime.images.tags import read_tags
 from runtime.images.tls import CERTS
 from runtime.interface import Transfer
 from specs.values import DEFAULT_HOST, ImageRef
@@ -94,6 +95,10 @@ class Registries:
         """What the name stands for now: one HEAD where that says it. Fault image-not-found."""
         remote = self.remote(ref, "look up image")
         return remote.head() or remote.manifest().digest
+
+    def tags(self, ref: ImageRef) -> list[ImageRef]:
+        """The names of all tags of the repository that `ref` is of, see runtime.images.tags."""
+        return read_tags(self.endpoint(ref.host), ref)
 
     def endpoint(self, address: str) -> Endpoint:
         host = address.rpartition("://")[2].partition("/")[0]

@@ -7,6 +7,7 @@ import sys
 from contextlib import closing, contextmanager
 
 from agent.cli.images import progress, rows, store
+from agent.cli.main import Problem
 from agent.places import DEFAULT_SETTINGS
 
 TYPE_CHECKING = False
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from runtime.paths import Paths
     from specs.values import ImageRef
 
+#: What no other tag of the repository would fare better with.
+_ALL_ALIKE = frozenset({"registry-unreachable", "registry-denied", "registry-busy", "disk-full"})
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     store.add_settings(parser)
     parser.add_argument("names", nargs="+", metavar="NAME")
+    parser.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository")
     parser.add_argument("-q", "--quiet", action="store_true", help="print the names only")
     parser.add_argument("--platform", default="", metavar="OS/ARCH", help="default: this machine's")
 
@@ -30,19 +35,26 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     """One after the other; one that fails keeps none of the others from being tried."""
     from runtime.faults import Fault
 
-    code = 0
-    refs = [store.reference(name) for name in options.names]
+    failed = False
+    refs = [_repository(name) if options.all_tags else store.reference(name) for name in options.names]
     with _images(options, paths) as images:
         for ref in refs:
             try:
-                _pull(images, ref, options)
+                failed |= _pull_all(images, ref, options) if options.all_tags else _pull(images, ref, options)
             except Fault as fault:
                 if len(refs) == 1:
                     raise
                 print(f"stead: {fault}", file=sys.stderr, flush=True)
-                code = 1
+                failed = True
     store.wake_agent(paths)
-    return code
+    return int(failed)
+
+
+def _repository(name: str) -> ImageRef:
+    ref = store.reference(name)
+    if ref.digest or ":" in name.rpartition("/")[2]:
+        raise Problem(f"cannot pull all tags of {name}: write it without a tag", 2)
+    return ref
 
 
 @contextmanager
@@ -67,7 +79,24 @@ def _images(options: argparse.Namespace, paths: Paths) -> Iterator[ImageStore]:
             yield images
 
 
-def _pull(images: ImageStore, ref: ImageRef, options: argparse.Namespace) -> None:
+def _pull_all(images: ImageStore, ref: ImageRef, options: argparse.Namespace) -> bool:
+    """Every tag; whether one of them failed. The others are brought all the same, such as those that are for
+    this platform."""
+    from runtime.faults import Fault
+
+    failed = False
+    for tag in images.registries.tags(ref):
+        try:
+            _pull(images, tag, options)
+        except Fault as fault:
+            if fault.code in _ALL_ALIKE:
+                raise
+            print(f"stead: {fault}", file=sys.stderr, flush=True)
+            failed = True
+    return failed
+
+
+def _pull(images: ImageStore, ref: ImageRef, options: argparse.Namespace) -> bool:
     before = images.get(str(ref))
     if not options.quiet:
         print(f"{ref.tag or ref.digest}: Pulling from {ref.repository}", flush=True)
@@ -78,3 +107,4 @@ def _pull(images: ImageStore, ref: ImageRef, options: argparse.Namespace) -> Non
         print(f"Digest: {images.catalog.digest_of(ref)}")
         print(f"Status: {'Image is up to date' if same else 'Downloaded newer image'} for {ref.familiar}")
     print(ref, flush=True)
+    return False
