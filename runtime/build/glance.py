@@ -11,6 +11,11 @@ from __future__ import annotations
 import os
 import time
 
+try:
+    from _blake2 import blake2b  # hashlib would load OpenSSL, which takes as long as a thousand files
+except ImportError:
+    from hashlib import blake2b
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +27,9 @@ FORMAT = "2"
 TOUCH = 600.0
 #: The last field, so that a file without its end is known.
 END = "end"
-#: Fields before the lists: FORMAT, command, when it was noted, what Answer has, state of the database, and
-#: the lengths of the lists: variables, things that paths lead to, things that are there.
-HEAD = 11
+#: Fields before the lists: FORMAT, when it was noted, what Answer has, state of the database, and the lengths
+#: of the lists: variables, things that paths lead to, things that are there.
+HEAD = 10
 
 
 class Answer:
@@ -37,10 +42,12 @@ class Answer:
 
 
 def place_of(root: str, said: str) -> str:
-    """Where the glance of a command is; `said` is all of it. No sum of hashlib, whose import is dear: two
-    commands that should meet here displace each other."""
-    number = int.from_bytes(said.encode("utf-8", "surrogateescape"), "big") % ((1 << 127) - 1)
-    return f"{root}/build/recipes/{number:032x}.glance"
+    """Where the glance of a command is; `said` is all of it, and is kept nowhere: it may have secrets."""
+    return f"{root}/build/recipes/{_sum(said)}.glance"
+
+
+def _sum(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def find(root: str, said: str) -> Answer | None:
@@ -48,17 +55,17 @@ def find(root: str, said: str) -> Answer | None:
     try:
         with open(place_of(root, said), "rb", buffering=0) as file:
             fields = file.read().decode("utf-8", "surrogateescape").split("\0")
-        return _answer(root, said, fields)
+        return _answer(root, fields)
     except (OSError, ValueError, IndexError):
         return None
 
 
-def _answer(root: str, said: str, fields: list[str]) -> Answer | None:
-    form, command, noted, image, out, err, file, database = fields[: HEAD - 3]
+def _answer(root: str, fields: list[str]) -> Answer | None:
+    form, noted, image, out, err, file, database = fields[: HEAD - 3]
     told = HEAD + int(fields[HEAD - 3])
     followed = told + int(fields[HEAD - 2])
     seen = followed + int(fields[HEAD - 1])
-    if form != FORMAT or command != said or len(fields) != seen + 1 or fields[seen] != END:
+    if form != FORMAT or len(fields) != seen + 1 or fields[seen] != END:
         return None
     if not 0 <= time.time() - float(noted) < TOUCH or state_of(f"{root}/stead.db") != database:
         return None
@@ -108,6 +115,6 @@ def state_of(database: str, note: Callable[[int], object] = bool) -> str:
 
 
 def variable(name: str) -> str:
-    """A variable of the environment, with its value where it has one."""
+    """A variable of the environment, with a sum of its value where it has one."""
     value = os.environ.get(name)
-    return name if value is None else f"{name}={value}"
+    return name if value is None else f"{name}={_sum(value)}"

@@ -84,7 +84,7 @@ class Notes:
             [text for pair in self._seen.items() for text in pair],
         ]
         noted = str(self._began / 1e9)
-        fields = [glance.FORMAT, said, noted, answer.image, answer.out, answer.err, answer.file]
+        fields = [glance.FORMAT, noted, answer.image, answer.out, answer.err, answer.file]
         fields += (self._database, *(str(len(item)) for item in lists))
         fields += (text for item in lists for text in item)
         data = "\0".join([*fields, glance.END]).encode("utf-8", "surrogateescape")

@@ -110,6 +110,7 @@ def test_a_glance_says_what_a_longer_look_says(node: Node, capfd: pytest.Capture
 #: What the command names here may import, beyond what Python does to start.
 THIN = {
     "__future__",
+    "_blake2",
     "agent",
     "agent.cli",
     "agent.cli.builds",
@@ -290,12 +291,15 @@ def test_a_torn_or_strange_file_is_no_glance(node: Node) -> None:
     assert node.at_a_glance()
 
 
-def test_two_commands_that_meet_in_one_place_are_kept_apart(node: Node) -> None:
-    said = again._command(str(node.box.paths.root), str(node.box.paths.run), node.words())
-    place = Path(glance.place_of(str(node.box.paths.root), said))
-    other = again._command(str(node.box.paths.root), str(node.box.paths.run), node.words("-q"))
-    shutil.copy(place, glance.place_of(str(node.box.paths.root), other))
-    assert not node.at_a_glance("-q")
+def test_nothing_of_the_words_and_of_variables_is_written_down(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHO", "value-of-who")
+    words = ("--build-arg", "WHO", "--build-arg", "UNUSED=value-of-unused")
+    node.settle(*words)
+    said = again._command(str(node.box.paths.root), str(node.box.paths.run), node.words(*words))
+    text = Path(glance.place_of(str(node.box.paths.root), said)).read_text()
+    assert node.name in text and "value-of" not in text
 
 
 def test_a_working_directory_that_is_gone_is_no_glance(node: Node, tmp_path: Path) -> None:
