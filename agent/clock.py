@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+import zoneinfo
+from datetime import UTC, tzinfo
 from typing import Protocol
+
+#: localtime(5): the zone of this machine
+LOCALTIME = "/etc/localtime"
 
 
 class Clock(Protocol):
@@ -24,3 +30,14 @@ class SystemClock:
 
     def time(self) -> float:
         return time.time()
+
+
+def local_zone() -> tzinfo:
+    """Where this machine's clock hangs: TZ where that names a zone, else /etc/localtime, else UTC."""
+    try:
+        if name := os.environ.get("TZ", "").removeprefix(":"):
+            return zoneinfo.ZoneInfo(name)
+        with open(LOCALTIME, "rb") as file:
+            return zoneinfo.ZoneInfo.from_file(file, "local time")
+    except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
+        return UTC

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent.clock import Clock, SystemClock
+from agent.clock import Clock, SystemClock, local_zone
 from agent.execute import Executor, Outcome
 from agent.journal import Journal
 from agent.planner import backoff
@@ -126,6 +126,9 @@ class Engine:
             self.memory = recall(journal.remembered, self._clock, self.memory)
         #: when images that nobody needs are removed; None: never
         self.collecting: Collecting | None = None
+        #: whether backups of volumes are made when they are due
+        self.backing_up = False
+        self._zone = local_zone()
         self._sight = Sight(runtime)
         self.tally = Tally()
         runtime.watch_transfers(self.tally.transfer)
@@ -218,6 +221,10 @@ class Engine:
             inputs=self._sight.inputs(desired.values(), now, memory.built),
             previous={name: item.previous for name, item in wanted.items() if item.previous is not None},
             collecting=self.collecting,
+            backing_up=self.backing_up,
+            clock=self._clock.time(),
+            zone=self._zone,
+            revisions={name: item.revision for name, item in wanted.items()},
         )
 
     def round(self) -> Round:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from agent.perform import perform
 from agent.planner.model import (
     Action,
+    BackupVolume,
     BuildImage,
+    DrillBackup,
     Limits,
     LookUpImage,
     MeasureImage,
@@ -57,6 +59,7 @@ class Executor:
         self._steps = ThreadPoolExecutor(limits.parallel, "stead-step")
         self._pulls = ThreadPoolExecutor(limits.pulls, "stead-pull")
         self._builds = ThreadPoolExecutor(limits.builds, "stead-build")
+        self._backups = ThreadPoolExecutor(1, "stead-backup")  # they share one disk
         self._looks = ThreadPoolExecutor(limits.pulls, "stead-look")
         self._lock = threading.Lock()
         self._futures: dict[Subject, Future[None]] = {}
@@ -76,6 +79,8 @@ class Executor:
                 return self._pulls
             case BuildImage():
                 return self._builds
+            case BackupVolume() | DrillBackup():
+                return self._backups
             case _:
                 return self._steps
 
@@ -98,6 +103,7 @@ class Executor:
         self._looks.shutdown(wait=True)
         self._pulls.shutdown(wait=True)
         self._builds.shutdown(wait=True)
+        self._backups.shutdown(wait=True)
 
     def _run(self, step: Step) -> None:
         begin, started_at = time.monotonic(), time.time()

@@ -24,8 +24,9 @@ if TYPE_CHECKING:  # readers (history, explain) need no planner
 
 #: newest rows that are kept, by table
 KEEP = {"actions": 20_000, "revisions": 2_000, "reasons": 5_000, "plans": 500}
-#: seconds after which what nobody renewed of `remembered` is dropped
+#: seconds after which what nobody renewed of `remembered` is dropped, but for the last backup of each volume
 FORGET = 90 * 86_400.0
+BACKUP = "backup"
 #: rows are dropped once in so many writes
 PRUNE_EVERY = 500
 
@@ -240,7 +241,8 @@ class Journal:
         """One thing of each (kind, name): `at` is in seconds since the epoch."""
 
         def change(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM remembered WHERE at < ?", (at - FORGET,))
+            old = "DELETE FROM remembered WHERE at < ? AND kind != ?"
+            connection.execute(old, (at - FORGET, BACKUP))
             connection.execute(
                 "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", (kind, name, value, at)
             )

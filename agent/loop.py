@@ -162,6 +162,7 @@ class Agent:
                 on_wake=self._step_ended,
                 on_event=_log_event,
             )
+            self._engine.backing_up = True
             stack.callback(self._listen())
             self._deaths = Deaths(self._loop, partial(self._because, "shim"))
             stack.callback(self._deaths.close)

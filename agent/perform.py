@@ -8,6 +8,8 @@ from agent import render
 from agent.planner.learning import key_of_build
 from agent.planner.model import (
     AdjustContainer,
+    BackedUp,
+    BackupVolume,
     BuildImage,
     BuiltImage,
     Collected,
@@ -15,9 +17,12 @@ from agent.planner.model import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DrillBackup,
+    Drilled,
     Looked,
     LookUpImage,
     MeasureImage,
+    OrphanVolume,
     Pulled,
     PullImage,
     RemoveContainer,
@@ -66,6 +71,12 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             runtime.create_volume(render.volume_request(step.source, volume))
         case RemoveVolume(name=name):
             runtime.remove_volume(name)
+        case OrphanVolume(name=name):
+            runtime.orphan_volume(name)
+        case BackupVolume(volume=volume, backup=backup, revision=revision):
+            return BackedUp(runtime.backup_volume(render.backup_request(volume, backup, revision)))
+        case DrillBackup(volume=volume, backup=backup):
+            return Drilled(runtime.drill_backup(volume, backup.to))
         case CreateContainer(container=container, image=image):
             runtime.create_container(render.container_request(step.source, container, image))
         case StartContainer(name=name):

@@ -29,7 +29,7 @@ def with_round(
         plan=tuple(step_view(step) for step in plan.steps if step.subject not in flying),
         in_flight=tuple(step_view(step, begun) for step, begun in flights),
         blocked=blocked_views(plan.blocked, monotonic),
-        state=state(plan, bool(flights)),
+        state=state(plan, any(subject.kind != "backup" for subject in flying)),
         error="",
     )
 
@@ -43,7 +43,7 @@ def with_flights(view: View, flights: Sequence[tuple[Step, float]]) -> View:
 
 
 def state(plan: Plan, busy: bool) -> str:
-    if busy or plan.ready:
+    if busy or any(step.subject.kind != "backup" for step in plan.ready):
         return "progressing"
     return "blocked" if any(b.code not in ("suspended", KEPT) for b in plan.blocked) else "converged"
 

@@ -1,5 +1,5 @@
-"""Effects: what outlives the agent of the planner's memory, kept in the journal: looks at tags, builds, the
-last collection. Losing it costs a request, a cached build, an early collection.
+"""Effects: what outlives the agent of the planner's memory, kept in the journal: looks at tags, builds,
+backups, the last collection. Losing it costs a request, a cached build, an early backup and collection.
 
 The planner counts on a monotonic clock, the journal in seconds since the epoch.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from agent.clock import Clock
 from agent.execute import Outcome
-from agent.journal import Journal
-from agent.planner.model import Built, Look, Memory
+from agent.journal import BACKUP, Journal
+from agent.planner.model import Backup, Built, Look, Memory
 
 LOOK, BUILT, COLLECTED = "look", "built", "collected"
 
@@ -30,8 +30,10 @@ def recall(remembered: Remembered, clock: Clock, memory: Memory) -> Memory:
 
     looks = {name: Look(when(at), digest) for name, (digest, at) in remembered(LOOK).items()}
     built = {name: Built(*json.loads(value)) for name, (value, _) in remembered(BUILT).items()}
+    backups = {name: Backup(*json.loads(value)) for name, (value, _) in remembered(BACKUP).items()}
     collected = [when(at) for _, at in remembered(COLLECTED).values()]
-    return replace(memory, looks=looks, built=built, collected=max(collected, default=None))
+    memory = replace(memory, looks=looks, built=built, backups=backups)
+    return replace(memory, collected=max(collected, default=None))
 
 
 def keep(journal: Journal, clock: Clock, memory: Memory, outcome: Outcome) -> None:
@@ -43,6 +45,8 @@ def keep(journal: Journal, clock: Clock, memory: Memory, outcome: Outcome) -> No
         case "build":
             built = memory.built[name]
             journal.remember(BUILT, name, json.dumps([built.key, built.image]), now)
+        case "run" | "drill":
+            journal.remember(BACKUP, name, json.dumps(astuple(memory.backups[name])), now)
         case "collect":
             journal.remember(COLLECTED, "", "", now)
         case _:

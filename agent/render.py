@@ -36,7 +36,13 @@ def network_request(source: str, want: desired.DesiredNetwork) -> interface.Netw
 
 
 def volume_request(source: str, want: desired.DesiredVolume) -> interface.VolumeRequest:
-    return interface.VolumeRequest(want.name, source, want.fingerprint, want.labels, want.options, want.keep)
+    return interface.VolumeRequest(
+        want.name, source, want.fingerprint, want.labels, want.options, want.keep, want.prune
+    )
+
+
+def backup_request(volume: str, want: desired.DesiredBackup, revision: str) -> interface.BackupRequest:
+    return interface.BackupRequest(volume, want.to, want.quiesce, want.keep, revision)
 
 
 def build_request(want: desired.DesiredImage) -> BuildRequest:

@@ -42,12 +42,14 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
 
     `now` is in seconds since the epoch.
     """
-    pending = [f"{step.id} is under way" for step in seen.in_flight.values() if step.source == desired.source]
-    pending += [f"{step.id} is to be done" for step in seen.plan.steps if step.source == desired.source]
+    flying = [step for step in seen.in_flight.values() if _counts(step.subject, step.source, desired)]
+    pending = [f"{step.id} is under way" for step in flying]
+    coming = [step for step in seen.plan.steps if _counts(step.subject, step.source, desired)]
+    pending += [f"{step.id} is to be done" for step in coming]
     failures: list[str] = []
     waits: list[str] = []
     notes: list[str] = []
-    blocked = [b for b in seen.plan.blocked if b.source == desired.source]
+    blocked = [b for b in seen.plan.blocked if _counts(b.subject, b.source, desired)]
     for item in blocked:
         {"pending": pending, "failed": failures, "waits": waits, "note": notes}[_sort(item)].append(
             f"{item.subject}: {item.reason}"
@@ -69,6 +71,11 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
     else:
         failures += waits
     return Verdict(tuple(pending), tuple(failures), tuple(notes))
+
+
+def _counts(subject: Subject, source: str, desired: Desired) -> bool:
+    """A backup changes nothing of what is declared."""
+    return source == desired.source and subject.kind != "backup"
 
 
 def _sort(blocked: Blocked) -> str:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.images.garbage import Limits, Removed
-from specs.values import ImageRef, MountPoint, PortBinding
+from specs.values import EVERYTHING, ImageRef, Keep, MountPoint, PortBinding
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -68,6 +68,47 @@ class VolumeRequest:
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     options: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     keep: bool = False  # no command removes it
+    prune: float | None = (
+        None  # seconds after which it goes once nothing declares it; None: as the node has it
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRequest:
+    """`into` is a directory, which is made where it is missing. `quiesce` is freeze, stop or none."""
+
+    volume: str
+    into: str
+    quiesce: str = "freeze"
+    keep: Keep = EVERYTHING
+    revision: str = ""  # of the volume's source
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """`at` is when it was begun, `bytes` the size of the file, `size` that of the volume's files; `removed`
+    are older backups that went."""
+
+    path: str
+    at: float
+    seconds: float
+    bytes: int
+    size: int
+    entries: int
+    changed: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DrillResult:
+    """A backup that was restored, compared and found to be what it says. `at` is when that was made, `begun`
+    when the drill was."""
+
+    path: str
+    at: float
+    begun: float
+    seconds: float
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +339,11 @@ class ObservedVolume:
     anonymous: bool = False
     created_at: float = 0.0
     container: str = ""  # of an anonymous one: whose it is, also while that is being replaced
+    prune: float | None = None  # as in VolumeRequest, of the last one
+    orphaned_at: float = 0.0  # since when nothing declares it; 0.0: it is declared
+    orphan_size: int = 0  # bytes that it had then; -1: not known
+    held: str = ""  # who has it for himself: "being backed up by process 12"
+    empty: bool = False  # there is surely nothing in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +553,19 @@ class Runtime(Protocol):
 
     def create_volume(self, request: VolumeRequest) -> None: ...
     def remove_volume(self, name: str) -> None: ...
+
+    def orphan_volume(self, name: str) -> None:
+        """Write down that nothing declares it, since now; not where that is written down already."""
+        ...
+
+    def backup_volume(self, request: BackupRequest) -> BackupResult:
+        """A backup of the volume, and older ones that are not to be kept go. May take long."""
+        ...
+
+    def drill_backup(self, volume: str, directory: str) -> DrillResult:
+        """Restore the newest backup aside, and compare it with what it says. `backup-differs`,
+        `backup-invalid`, `digest-mismatch`. May take long."""
+        ...
 
     def create_container(self, request: ContainerRequest) -> str:
         """Record, addresses, bundle; nothing runs yet. Returns the id. `container-exists` when the

@@ -20,7 +20,10 @@ from runtime.faults import Fault, faults
 from runtime.images.garbage import Limits, Removed
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.interface import (
+    BackupRequest,
+    BackupResult,
     ContainerRequest,
+    DrillResult,
     ImageSize,
     NetworkRequest,
     Observed,
@@ -228,6 +231,35 @@ class LocalRuntime:
 
     def remove_volume(self, name: str) -> None:
         self.volumes.remove(name)
+
+    def orphan_volume(self, name: str) -> None:
+        self.volumes.orphan(name)
+
+    def backup_volume(self, request: BackupRequest) -> BackupResult:
+        into = Path(request.into)
+        with faults("make directory", request.into):
+            into.mkdir(mode=0o700, parents=True, exist_ok=True)
+        now = time.time()
+        made = self.backups.backup(
+            request.volume, into, now=now, quiesce=request.quiesce, revision=request.revision
+        )
+        removed = self.backups.prune(into, request.volume, request.keep)
+        summary = made.summary
+        return BackupResult(
+            str(made.path),
+            now,
+            made.seconds,
+            made.bytes,
+            summary.size,
+            summary.entries,
+            summary.changed,
+            len(removed),
+        )
+
+    def drill_backup(self, volume: str, directory: str) -> DrillResult:
+        begun = time.time()
+        done = self.backups.drill(volume, Path(directory))
+        return DrillResult(str(done.path), done.summary.at, begun, done.seconds, done.summary.entries)
 
     # ------------------------------------------------------------ containers
 

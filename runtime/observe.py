@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 from runtime import logs
+from runtime.backups import leftovers as left_backups
+from runtime.backups.holds import Holds
 from runtime.build import leftovers
 from runtime.database import Database
 from runtime.images.store import ImageStore
@@ -38,6 +40,7 @@ from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
 from runtime.volumes import Volumes
+from runtime.volumes.fates import Fate, read_fates
 from runtime.volumes.mounting import PREFIX, helpers
 from runtime.volumes.records import read_claims
 
@@ -100,6 +103,7 @@ class Observer:
         self._images = images
         self._fabric = fabric
         self._volumes = volumes
+        self._holds = Holds(paths)
         self._cgroups = cgroups
         self._known: dict[str, _Known] = {}
         self._pool = ThreadPoolExecutor(1, "stead-observe-net")
@@ -141,6 +145,7 @@ class Observer:
                     | net.strays
                     | self._dead_builds()
                     | self._volumes.leftovers(directories)
+                    | left_backups.found(self._paths, self._volumes.list(), self._holds)
                 )
             ),
             disk=_disk(self._paths, self._images.layer_bytes()),
@@ -326,6 +331,7 @@ class Observer:
             for name in _volumes(self._decode(record).request):
                 users.setdefault(name, []).append(record.name)
         names = {record.name for record in records}
+        fates, held = read_fates(self._database.read()), self._holds.held()
         users.update({volume: [owner] for volume, owner in claims.items() if owner in names})
         return {
             volume.name: ObservedVolume(
@@ -340,6 +346,11 @@ class Observer:
                 anonymous=volume.anonymous,
                 created_at=volume.created,
                 container=claims.get(volume.name, ""),
+                prune=(fate := fates.get(volume.name, Fate())).prune,
+                orphaned_at=fate.orphaned,
+                orphan_size=fate.size,
+                held=held.get(volume.name, ""),
+                empty=self._volumes.is_empty(volume),
             )
             for volume in self._volumes.list()
         }

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from specs.values import ImageRef, MountPoint, PortBinding
+from specs.schedule import Schedule
+from specs.values import EVERYTHING, ImageRef, Keep, MountPoint, PortBinding
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -101,6 +102,18 @@ class DesiredNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class DesiredBackup:
+    """When a volume is backed up, and where to. `to` is an absolute path on this machine; `quiesce` is
+    freeze, stop or none. `drill` is when the newest backup is restored aside and compared."""
+
+    schedule: Schedule
+    to: str
+    keep: Keep = EVERYTHING
+    quiesce: str = "freeze"
+    drill: Schedule | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredVolume:
     name: str  # a full name; with `name` in the spec, what it says
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
@@ -110,6 +123,8 @@ class DesiredVolume:
         default_factory=lambda: _EMPTY
     )  # driver_opts: type, device, o, size, loop
     keep: bool = False  # no command removes it
+    prune: float | None = None  # seconds after which an orphan goes; inf: never; None: as the node has it
+    backup: DesiredBackup | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ def volume_fingerprint(volume: DesiredVolume) -> str:
     facets: Facets = {}
     _add(facets, "options", dict(volume.options), {})
     _add(facets, "keep", volume.keep, False)
+    if volume.prune is not None:
+        facets["prune"] = "never" if volume.prune == float("inf") else _seconds(volume.prune)
     labels = digest(dict(volume.labels))
     return f"{labels}+{digest(facets)}" if facets else labels
 

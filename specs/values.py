@@ -478,3 +478,22 @@ def clean_path(text: str) -> str:
     if "\0" in text:
         raise ValueError("cannot read path: it has a NUL byte")
     return "/" + posixpath.normpath(text).lstrip("/")
+
+
+# ---------------------------------------------------------------- backups
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which backups stay: the newest `last`, and the newest one of each of the last so many hours, days,
+    weeks, months and years in which there is one. All 0: everything stays."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+EVERYTHING = Keep()

@@ -16,9 +16,12 @@ from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildR
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
 from runtime.interface import (
+    BackupRequest,
+    BackupResult,
     ContainerRequest,
     Defect,
     Disk,
+    DrillResult,
     Health,
     ImageSize,
     NetworkRequest,
@@ -83,6 +86,7 @@ class FakeRuntime:
     crash: Callable[[str, str], bool] | None = None  # (call, "before" | "after") -> die here?
     calls: list[str] = field(default_factory=list)
     looks: int = 0  # at networks alone
+    clock: float = 1.0  # seconds since the epoch
     gate: Callable[[str], None] | None = None  # called before each effect, without the lock held
 
     def __post_init__(self) -> None:
@@ -99,6 +103,10 @@ class FakeRuntime:
         self._networks: dict[str, _Network] = {}
         self._volumes: dict[str, VolumeRequest] = {}
         self._claims: dict[str, tuple[str, str]] = {}  # anonymous volume -> (container, target)
+        self._orphans: dict[str, float] = {}
+        self._made: dict[str, float] = {}
+        self.held: dict[str, str] = {}  # volume -> what is done with it
+        self._backups: dict[tuple[str, str], list[float]] = {}
         self._containers: dict[str, _Container] = {}
         self._firewall: tuple[Defect, ...] = ()
         self._leftovers: set[str] = set()
@@ -209,6 +217,11 @@ class FakeRuntime:
             request.keep,
             anonymous=request.name.startswith("anonymous-"),
             container=owner,
+            created_at=self._made.get(request.name, 0.0),
+            prune=request.prune,
+            orphaned_at=self._orphans.get(request.name, 0.0),
+            orphan_size=1000 if request.name in self._orphans else 0,
+            held=self.held.get(request.name, ""),
         )
 
     def _users(self, volume: str) -> tuple[str, ...]:
@@ -368,6 +381,27 @@ class FakeRuntime:
     def create_volume(self, request: VolumeRequest) -> None:
         with self._effect(f"create volume {request.name}"):
             self._volumes[request.name] = request
+            self._made.setdefault(request.name, self.clock)
+            self._orphans.pop(request.name, None)
+
+    def orphan_volume(self, name: str) -> None:
+        with self._effect(f"orphan volume {name}"):
+            if name in self._volumes:
+                self._orphans.setdefault(name, self.clock)
+
+    def backup_volume(self, request: BackupRequest) -> BackupResult:
+        with self._effect(f"run backup {request.volume}"):
+            if request.volume not in self._volumes:
+                raise Fault("volume-not-found", "back up volume", request.volume, "there is no such volume")
+            self._backups.setdefault((request.volume, request.into), []).append(self.clock)
+            return BackupResult(f"{request.into}/{self.clock:.0f}", self.clock, 2.0, 100, 1000, 3)
+
+    def drill_backup(self, volume: str, directory: str) -> DrillResult:
+        with self._effect(f"drill backup {volume}"):
+            made = self._backups.get((volume, directory))
+            if not made:
+                raise Fault("backup-invalid", "drill backup of", volume, f"{directory} has none")
+            return DrillResult(f"{directory}/{made[-1]:.0f}", made[-1], self.clock, 2.0, 3)
 
     def remove_volume(self, name: str) -> None:
         with self._effect(f"remove volume {name}"):
@@ -375,6 +409,7 @@ class FakeRuntime:
                 raise Fault("volume-in-use", "remove volume", name, "a container uses it")
             self._volumes.pop(name, None)
             self._claims.pop(name, None)
+            self._orphans.pop(name, None)
 
     # ------------------------------------------------------------ containers
 

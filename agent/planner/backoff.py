@@ -4,6 +4,7 @@ Kinds of waiting, both by step id and basis (what exactly was attempted):
 
 - a failure waits 1 s doubling to 60 s when it passes by itself (faults.TRANSIENT), else 5 s doubling to
   300 s;
+- a backup that failed waits 60 s doubling to an hour: it reads all of a volume, and may stop containers;
 - a look at a tag that failed waits as long as what does not pass by itself: what there is goes on meanwhile;
 - a success that is needed again at once is allowed twice, then paced 1 s doubling to 60 s, so that a repair
   that cures nothing, or somebody who keeps killing a thing, never makes a busy loop.
@@ -25,8 +26,13 @@ FREE = 2
 QUIET = 60.0
 
 
-def failure_delay(code: str, count: int, limits: Limits, *, patient: bool = False) -> float:
-    """Seconds to wait after the `count`th failure in a row (count >= 1). `patient`: nothing waits for it."""
+def failure_delay(
+    code: str, count: int, limits: Limits, *, patient: bool = False, heavy: bool = False
+) -> float:
+    """Seconds to wait after the `count`th failure in a row (count >= 1). `patient`: nothing waits for it,
+    `heavy`: an attempt costs much."""
+    if heavy:
+        return _doubled(limits.backup_initial, count, limits.backup_max)
     if code in TRANSIENT and not patient:
         return _doubled(limits.transient_initial, count, limits.transient_max)
     return _doubled(limits.failure_initial, count, limits.failure_max)
@@ -41,7 +47,8 @@ def failed(memory: Memory, step: Step, code: str, reason: str, now: float, limit
     last = memory.attempts.get(step.id)
     count = last.count + 1 if last and last.basis == step.basis and last.code else 1
     patient = isinstance(step.action, LookUpImage)  # registries count requests
-    until = now + failure_delay(code, count, limits, patient=patient)
+    heavy = step.subject.kind == "backup"
+    until = now + failure_delay(code, count, limits, patient=patient, heavy=heavy)
     attempt = Attempt(step.subject, step.basis, count, now, until, code, reason, step.source)
     return _with(memory, step, attempt, now)
 

@@ -80,8 +80,20 @@ def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, De
                 blocked=Blocked(Subject("container", name), reason, None, "suspended", source)
             )
         else:
-            found[name] = _declared(world, source, want, have, ground)
+            found[name] = _beside_holds(world, want, source, _declared(world, source, want, have, ground))
     return found
+
+
+def _beside_holds(world: World, want: DesiredContainer, source: str, decision: Decision) -> Decision:
+    """Nothing is started while a volume of it is backed up or restored."""
+    if decision.step("start") is None:
+        return decision
+    for mount in want.mounts:
+        volume = world.observed.volumes.get(mount.source) if mount.kind == "volume" else None
+        if volume is not None and volume.held:
+            reason = f"volume {volume.name} is {volume.held}"
+            return Decision(blocked=Blocked(Subject("container", want.name), reason, None, "waits", source))
+    return decision
 
 
 def _step(source: str, name: str, action: Action, cause: Cause, basis: str) -> Step:

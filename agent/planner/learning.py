@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.planner.model import (
+    BackedUp,
+    Backup,
+    BackupVolume,
     Built,
     BuiltImage,
     CollectImages,
+    DrillBackup,
+    Drilled,
     Look,
     Looked,
     LookUpImage,
@@ -36,6 +41,14 @@ def learned(memory: Memory, step: Step, result: Result, now: float) -> Memory:
             return replace(memory, measured={**memory.measured, name: Measured(step.basis, size)})
         case _, BuiltImage(key=key, image=image):
             return replace(memory, built={**memory.built, name: Built(key, image)})
+        case BackupVolume(volume=volume), BackedUp(made=made):
+            last = memory.backups.get(volume, Backup())
+            kept = replace(last, at=made.at, seconds=made.seconds, bytes=made.bytes, path=made.path)
+            return replace(memory, backups={**memory.backups, volume: kept})
+        case DrillBackup(volume=volume), Drilled(done=done):
+            last = memory.backups.get(volume, Backup())
+            kept = replace(last, drilled_at=done.begun, drill_seconds=done.seconds)
+            return replace(memory, backups={**memory.backups, volume: kept})
         case CollectImages(), _:
             return replace(memory, collected=now)
         case _:

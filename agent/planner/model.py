@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.images.garbage import Removed
-from runtime.interface import ImageSize, Observed
-from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume, Place
+from runtime.interface import BackupResult, DrillResult, ImageSize, Observed
+from specs.desired import (
+    Desired,
+    DesiredBackup,
+    DesiredContainer,
+    DesiredImage,
+    DesiredNetwork,
+    DesiredVolume,
+    Place,
+)
 
-Kind = Literal["image", "network", "volume", "container", "firewall", "leftovers", "store"]
+Kind = Literal["image", "network", "volume", "container", "firewall", "leftovers", "store", "backup"]
 
 
 class Subject(NamedTuple):
@@ -102,6 +111,26 @@ class RemoveVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanVolume:
+    """Write down that nothing declares it any more, and how large it is."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupVolume:
+    volume: str
+    backup: DesiredBackup
+    revision: str  # of the source
+
+
+@dataclass(frozen=True, slots=True)
+class DrillBackup:
+    volume: str
+    backup: DesiredBackup
+
+
+@dataclass(frozen=True, slots=True)
 class CreateContainer:
     container: DesiredContainer
     image: DesiredImage
@@ -156,6 +185,9 @@ Action = (
     | RemoveNetwork
     | CreateVolume
     | RemoveVolume
+    | OrphanVolume
+    | BackupVolume
+    | DrillBackup
     | CreateContainer
     | StartContainer
     | StopContainer
@@ -198,7 +230,17 @@ class Collected:
     removed: tuple[Removed, ...]
 
 
-Result = Looked | Sized | Pulled | BuiltImage | Collected | None
+@dataclass(frozen=True, slots=True)
+class BackedUp:
+    made: BackupResult
+
+
+@dataclass(frozen=True, slots=True)
+class Drilled:
+    done: DrillResult
+
+
+Result = BackedUp | Drilled | Looked | Sized | Pulled | BuiltImage | Collected | None
 
 #: action -> the verb in step ids, the journal and metrics
 VERBS: Mapping[type[Action], str] = MappingProxyType(
@@ -214,6 +256,9 @@ VERBS: Mapping[type[Action], str] = MappingProxyType(
         RemoveNetwork: "remove",
         CreateVolume: "create",
         RemoveVolume: "remove",
+        OrphanVolume: "orphan",
+        BackupVolume: "run",
+        DrillBackup: "drill",
         CreateContainer: "create",
         StartContainer: "start",
         StopContainer: "stop",
@@ -231,8 +276,8 @@ class Cause:
     """Why a step is needed.
 
     `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network,
-    phase, drift, revision, interval, space, leftovers. `text` is for people; `place` is the file and line
-    that says so.
+    phase, drift, revision, interval, space, leftovers, schedule. `text` is for people; `place` is the file
+    and line that says so.
     """
 
     reason: str
@@ -276,7 +321,7 @@ class Blocked:
     """A thing that is not converged and for which nothing may be done now.
 
     `code` is a fault code, or one of: suspended, waits, name-taken, dependency-failed, pull-never, no-effect,
-    image-kept.
+    image-kept, data-loss.
     """
 
     subject: Subject
@@ -361,6 +406,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Backup:
+    """The last good backup of a volume, and its last good drill. Times are seconds since the epoch; 0.0:
+    there was none. `bytes` is the size of the file."""
+
+    at: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    path: str = ""
+    drilled_at: float = 0.0
+    drill_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """All that is remembered between plans. Small and safe to lose: losing it costs a retry or a pull."""
 
@@ -373,6 +431,10 @@ class Memory:
     built: Mapping[str, Built] = field(default_factory=dict)  # by canonical reference
     measured: Mapping[str, Measured] = field(default_factory=dict)  # by canonical reference
     collected: float | None = None  # when images were last collected
+    backups: Mapping[str, Backup] = field(default_factory=dict)  # by volume
+
+
+NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +449,9 @@ class Limits:
     transient_max: float = 60.0
     failure_initial: float = 5.0
     failure_max: float = 300.0
+    backup_initial: float = 60.0
+    backup_max: float = 3600.0
+    prune: float = NEVER  # after which a volume that nothing declares goes, unless it says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +483,9 @@ class World:
     `desired` is by source; a source that is not in it is not touched. `drop_volumes` names the sources whose
     undeclared volumes go, too (`stead down --volumes`). `previous` are the revisions before those in force:
     their images are kept, so that a rollback needs no network. `inputs` are those of every image that is
-    built, by canonical reference. Without `collecting` no image is removed.
+    built, by canonical reference. Without `collecting` no image is removed, without `backing_up` no backup is
+    made. `clock` is the time in seconds since the epoch, `zone` where this machine's clock hangs; `revisions`
+    are those in force, by source.
     """
 
     desired: Mapping[str, Desired]
@@ -431,3 +498,7 @@ class World:
     inputs: Mapping[str, Inputs] = field(default_factory=dict)
     previous: Mapping[str, Desired] = field(default_factory=dict)
     collecting: Collecting | None = None
+    backing_up: bool = False
+    clock: float = 0.0
+    zone: tzinfo = UTC
+    revisions: Mapping[str, str] = field(default_factory=dict)

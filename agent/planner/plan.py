@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from agent.planner import collect, containers, images, networks, space, volumes
+from agent.planner import backups, collect, containers, images, networks, space, volumes
 from agent.planner.decision import Decision, chain
 from agent.planner.model import (
     FIREWALL,
@@ -36,7 +36,7 @@ class HasPlace(Protocol):
     def place(self) -> Place | None: ...
 
 
-_KINDS = ("leftovers", "firewall", "store", "image", "network", "volume", "container")
+_KINDS = ("leftovers", "firewall", "store", "image", "network", "volume", "container", "backup")
 
 
 def plan(world: World) -> Plan:
@@ -57,7 +57,7 @@ def plan(world: World) -> Plan:
     raw = containers.decide(world, container_owners, ground)
     runs = Waiting(world, container_owners, raw).settle()
     nets = networks.decide(world, network_owners, fates, runs)
-    gone = volumes.removals(world, volume_owners, runs)
+    gone = volumes.removals(world, volume_owners, runs) | volumes.orphans(world, runs)
 
     decisions = [
         *_node(world),
@@ -66,6 +66,7 @@ def plan(world: World) -> Plan:
         *nets.values(),
         *stores.values(),
         *gone.values(),
+        *backups.decide(world, volume_owners),
         *runs.values(),
     ]
     steps = [step for decision in decisions for step in decision.steps]

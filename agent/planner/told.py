@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.planner.model import BuiltImage, Collected, Looked, Result, Sized
+from agent.planner.model import BackedUp, BuiltImage, Collected, Drilled, Looked, Result, Sized
 from agent.planner.space import size
 from runtime.images.garbage import Removed
 from specs.values import ImageRef
@@ -14,6 +14,12 @@ NAMED = 5
 def told(result: Result) -> str:
     """One clause; empty for what goes without saying."""
     match result:
+        case BackedUp(made=made):
+            changed = f", {made.changed} entries changed meanwhile" if made.changed else ""
+            removed = f", {made.removed} older ones removed" if made.removed else ""
+            return f"{made.path}: {size(made.bytes)}, {made.entries} entries{changed}{removed}"
+        case Drilled(done=done):
+            return f"{done.path} is what it says: {done.entries} entries"
         case Looked(digest=digest):
             return f"is {digest}"
         case Sized(size=found):

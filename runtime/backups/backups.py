@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runtime import attend
-from runtime.backups import form, guard, process, target
+from runtime.backups import form, guard, leftovers, process, target
 from runtime.backups.form import Summary
 from runtime.backups.holds import Holds
-from runtime.backups.retention import Keep, kept
+from runtime.backups.leftovers import RESTORING
+from runtime.backups.retention import kept
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.halt import end
@@ -36,10 +37,10 @@ from runtime.paths import Paths
 from runtime.pausing import paused
 from runtime.records import ContainerRecord, read_containers
 from runtime.volumes import Volume, Volumes
+from specs.values import Keep
 
 FREEZE, STOP, NONE = "freeze", "stop", "none"
 
-_RESTORING = "_restore"  # beside a volume's data
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _PARALLEL = 8  # containers that are started at a time
 
@@ -262,7 +263,7 @@ class Backups:
     def _replace(self, volume: Volume, file: BinaryIO, summary: Summary) -> None:
         """The new tree beside the data, then both change places at once."""
         home = volume.path.parent
-        new = home / _RESTORING
+        new = home / RESTORING
         try:
             self._unpack(new, file, summary, "restore volume", volume.name)
             volume.path.mkdir(mode=0o755, exist_ok=True)
@@ -303,8 +304,8 @@ class Backups:
             cause = f"{directory} has none"
             raise Fault("backup-invalid", operation, volume, cause, "make one: stead volume backup")
         file, summary = target.opened(found[-1].path, operation)
-        place = self._paths.root / "drills" / volume.replace("/", "@")
-        with file, faults(operation, volume), self._holds.hold(f"{volume}@drill", "being drilled"):
+        place, hold = leftovers.drill_place(self._paths, volume), leftovers.drill_hold(volume)
+        with file, faults(operation, volume), self._holds.hold(hold, "being drilled"):
             self._verify(file, summary, operation)
             place.parent.mkdir(mode=0o700, exist_ok=True)
             try:
@@ -333,30 +334,10 @@ class Backups:
 
     def leftovers(self) -> set[str]:
         """What `sweep` would remove."""
-        held = self._holds.held()
-        return {f"{what} of {volume}" for what, volume, _ in self._left() if volume not in held}
+        return leftovers.found(self._paths, self._volumes.list(), self._holds)
 
     def sweep(self) -> list[str]:
-        removed = []
-        for what, volume, path in self._left():
-            try:
-                with self._holds.hold(volume, "being swept"), faults(f"sweep {what} of", volume):
-                    shutil.rmtree(path, ignore_errors=True)
-            except Fault as fault:
-                if fault.code != "volume-in-use":
-                    raise
-                continue
-            removed.append(f"{what} of {volume}")
-        return removed
-
-    def _left(self) -> Iterator[tuple[str, str, Path]]:
-        for volume in self._volumes.list():
-            path = volume.path.with_name(_RESTORING)
-            if path.exists():
-                yield "restore", volume.name, path
-        drills = self._paths.root / "drills"
-        for name in os.listdir(drills) if drills.is_dir() else ():
-            yield "drill", f"{name.replace('@', '/')}@drill", drills / name
+        return leftovers.sweep(self._paths, self._volumes.list(), self._holds)
 
 
 def exchange(one: Path, other: Path) -> None:

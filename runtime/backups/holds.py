@@ -73,6 +73,10 @@ class Holds:
                     raise _in_use("start container", container, f"volume {volume} is {said}") from None
             yield
 
+    def forget(self, volume: str) -> None:
+        """By its holder, of a volume that is gone."""
+        self._path(volume).unlink(missing_ok=True)
+
     def held(self) -> dict[str, str]:
         """Volume -> what is done with it, of every volume that somebody has."""
         found: dict[str, str] = {}
@@ -91,8 +95,11 @@ class Holds:
 
     def _open(self, volume: str) -> int:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._directory / Path(volume.replace("/", "@")).name
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self._path(volume), flags, 0o600)
+
+    def _path(self, volume: str) -> Path:
+        return self._directory / volume.replace("/", "@")
 
 
 def _in_use(operation: str, subject: str, said: str) -> Fault:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """The newest `last`, and the newest one of each of the last so many hours, days, weeks, months and years
-    in which there is one. All 0: everything stays."""
-
-    last: int = 0
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    yearly: int = 0
+from specs.values import EVERYTHING, Keep
 
 
 def kept(times: Iterable[float], keep: Keep, zone: tzinfo = UTC) -> set[float]:
     """Of the times of backups (seconds since the epoch) those that stay; never none of some."""
     ordered = sorted(set(times), reverse=True)
-    if keep == Keep():
+    if keep == EVERYTHING:
         return set(ordered)
     found = set(ordered[: max(1, keep.last)])
     for count, period in (

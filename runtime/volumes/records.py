@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.volumes.fates import FATES_SCHEMA
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
 
 #: `anonymous_volumes` outlives a container that is replaced: its successor of the same name takes them over.
-VOLUMES_SCHEMA = """
+VOLUMES_SCHEMA = f"""{FATES_SCHEMA}
 CREATE TABLE IF NOT EXISTS volumes (
     name        TEXT PRIMARY KEY,
     source      TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     labels      TEXT NOT NULL,
     filled      INTEGER NOT NULL DEFAULT 0,
-    options     TEXT NOT NULL DEFAULT '{}',
+    options     TEXT NOT NULL DEFAULT '{{}}',
     keep        INTEGER NOT NULL DEFAULT 0,
     anonymous   INTEGER NOT NULL DEFAULT 0,
     created     REAL NOT NULL DEFAULT 0

@@ -19,14 +19,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.inside import clone_mount
 from runtime.interface import VolumeRequest
 from runtime.linux import mounts
 from runtime.paths import Paths
+from runtime.usage import tree_size
 from runtime.volumes import backing as backings
-from runtime.volumes import filling
+from runtime.volumes import fates, filling
 from runtime.volumes.records import (
     Volume,
     data_path,
@@ -78,6 +80,16 @@ class Volumes:
                 raise
             with self._database.write() as connection:
                 self._insert(connection, request, anonymous=False)
+                fates.declare(connection, request.name, request.prune)
+
+    def orphan(self, name: str) -> None:
+        """Nothing declares it from now on; its size now is remembered with that. Repeatable."""
+        volume = self.get(name)
+        if volume is None:
+            return
+        size = -1 if self._backing(name, volume.options).mounted else tree_size(volume.path)
+        with self._database.write() as connection:
+            fates.orphan(connection, name, self._clock(), size)
 
     def _insert(self, connection: sqlite3.Connection, request: VolumeRequest, *, anonymous: bool) -> None:
         connection.execute(
@@ -104,6 +116,16 @@ class Volumes:
     def get(self, name: str) -> Volume | None:
         return read_volume(self._database.read(), self.paths.volumes, name)
 
+    def is_empty(self, volume: Volume) -> bool:
+        """Whether there is surely nothing in it: not known of what is mounted on demand."""
+        if self._backing(volume.name, volume.options).mounted:
+            return False
+        try:
+            with os.scandir(volume.path) as entries:
+                return next(entries, None) is None
+        except FileNotFoundError:
+            return True
+
     def need(self, name: str, operation: str) -> Volume:
         """Fault volume-not-found."""
         volume = self.get(name)
@@ -119,8 +141,8 @@ class Volumes:
 
         The record goes in one transaction with the look at the users, the data out of sight with it.
         """
-        home = self._path(name).parent
-        with self._lock(name):
+        home, holds = self._path(name).parent, Holds(self.paths)
+        with self._lock(name), holds.hold(name, "being removed"):
             with self._database.write() as connection:
                 found = sorted({*users, *read_users(connection).get(name, ())})
                 if found:
@@ -139,8 +161,10 @@ class Volumes:
                         os.rename(home / "_data", home / f"{_REMOVED}{secrets.token_hex(4)}")
                 connection.execute("DELETE FROM volumes WHERE name = ?", (name,))
                 connection.execute("DELETE FROM anonymous_volumes WHERE volume = ?", (name,))
+                fates.forget(connection, name)
             with faults("remove volume", name):
                 self._discard(home)
+                holds.forget(name)
 
     def _discard(self, home: Path) -> None:
         if home.exists():

@@ -19,13 +19,12 @@ import pytest
 from runtime import attend
 from runtime.backups import target
 from runtime.backups.backups import Made
-from runtime.backups.retention import Keep
 from runtime.faults import Fault
 from runtime.images.decompress import decompressed
 from runtime.interface import VolumeRequest
 from runtime.linux import cgroups
 from runtime.prepare import cgroup_path
-from specs.values import MountPoint
+from specs.values import Keep, MountPoint
 from tests.kernel.engine_box import Engine, engine
 from tests.kernel.images_box import tree
 from tests.kernel.shim_box import until

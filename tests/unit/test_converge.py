@@ -175,6 +175,7 @@ def test_down_removes_dependents_first_and_keeps_volumes(engine: Engine, runtime
         "remove container shop/web",
         "remove container shop/db",
         "remove network shop/back",
+        "orphan volume shop/data",
     ]
     assert "shop/data" in runtime.observe().volumes
     engine.apply(SHOP, timeout=10)
