@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.build.request import BuildEvent, BuildRequest, BuildResult
-from runtime.build.workspace import KEPT, SLICE
+from runtime.build.workspace import DIRECTORY, KEPT, SLICE, mark_of
 from runtime.linux import cgroups, mounts, overlay
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
@@ -41,11 +41,12 @@ class Built:
 
 @dataclass
 class BuildBox:
-    """`context` is a directory; `events` are those of the last build."""
+    """`context` is a directory; `events` are those of the last build, `builds` the ids of all."""
 
     base: Path
     paths: Paths = field(init=False)
     events: list[BuildEvent] = field(default_factory=list)
+    builds: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.paths = Paths(self.base / "root", self.base / "run")
@@ -69,9 +70,17 @@ class BuildBox:
     def build(self, dockerfile: str, cancelled: threading.Event | None = None, **more: Any) -> Built:
         """Of the base, unless the text begins with FROM; without a network, unless one is asked for."""
         self.events.clear()
-        result = self.runtime.builder.build(self.request(dockerfile, **more), self.events.append, cancelled)
+        result = self.runtime.builder.build(self.request(dockerfile, **more), self._told, cancelled)
         steps = [event for event in self.events if _is_step(event, self.events)]
         return Built(result, tuple(steps))
+
+    def _told(self, event: BuildEvent) -> None:
+        self.builds.update(self._at_work())
+        self.events.append(event)
+
+    def _at_work(self) -> set[str]:
+        work = self.paths.root / DIRECTORY
+        return set(os.listdir(work)) - set(KEPT) if work.exists() else set()
 
     @contextmanager
     def view(self, image: str) -> Iterator[Path]:
@@ -103,14 +112,13 @@ class BuildBox:
 
     def leftovers(self) -> list[str]:
         """What builds left: directories, mounts, networks, cgroups of builds that are not alive."""
-        work = self.paths.root / "build"
-        found = [
-            f"directory {name}" for name in (os.listdir(work) if work.exists() else ()) if name not in KEPT
-        ]
-        live = self.paths.run / "build"
+        found = [f"directory {name}" for name in self._at_work()]
+        live = self.paths.run / DIRECTORY
         found += [f"run directory {name}" for name in (os.listdir(live) if live.exists() else ())]
         found += [f"network {record.name}" for record in self.runtime.fabric.networks()]
         found += [f"mount {item.target}" for item in mounts.table() if str(self.base) in item.target]
+        marks = tuple(f"{mark_of(build)}-" for build in self.builds)
+        found += [f"cgroup {name}" for name in cgroups.detect().children(SLICE) if name.startswith(marks)]
         return found
 
     def close(self) -> None:
@@ -124,10 +132,6 @@ def _is_step(event: BuildEvent, events: list[BuildEvent]) -> bool:
     """Of the instructions, not of what is around them."""
     title = next((item.text for item in events if item.vertex == event.vertex and item.kind == "start"), "")
     return not title.startswith(("[internal]", "exporting"))
-
-
-def cgroups_of_builds() -> set[str]:
-    return {name for name in cgroups.detect().children(SLICE) if name.startswith("build-")}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from runtime.build.mounting import Relay
 from runtime.build.request import SecretSource, SshSource
 from runtime.faults import Fault
 from runtime.interface import LimitsRequest
-from tests.kernel.build_box import BuildBox, build_box, cgroups_of_builds
+from tests.kernel.build_box import BuildBox, build_box
 from tests.kernel.shim_box import until
 
 pytestmark = [
@@ -68,11 +68,10 @@ def test_a_directory_keeps_its_time_though_something_was_mounted_in_it(box: Buil
 
 
 def test_what_a_program_leaves_running_is_ended_with_it(box: BuildBox) -> None:
-    before = cgroups_of_builds()
     began = time.monotonic()
     box.build("RUN (setsid sleep 1000 &) ; (sleep 1000 &) ; echo done")
     assert time.monotonic() - began < 20
-    assert cgroups_of_builds() <= before
+    assert box.builds and box.leftovers() == []
 
 
 # ---------------------------------------------------------------- what it sees
@@ -337,11 +336,9 @@ def test_a_build_that_is_cancelled_leaves_nothing_and_keeps_what_was_done(box: B
             cancelled.set(),
         )
     ).start()
-    before = cgroups_of_builds()
     with pytest.raises(Cancelled):
         box.build("RUN echo a > /a\nRUN echo here; sleep 1000", cancelled, network="default")
-    assert cgroups_of_builds() <= before
-    assert box.leftovers() == []
+    assert box.builds and box.leftovers() == []
     assert box.build("RUN echo a > /a", network="default").cached == [True]
 
 
@@ -372,14 +369,13 @@ def test_a_step_whose_runner_is_killed_fails_and_leaves_nothing(box: BuildBox) -
         for runner in children(worker):
             os.kill(runner, signal.SIGKILL)
 
-    before = cgroups_of_builds()
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(StepFailed, match="its runner was killed") as failed:
         box.build("RUN echo here; sleep 1000")
     thread.join()
     assert failed.value.code == "kernel-error"  # it passes by itself: worth another try
-    assert cgroups_of_builds() <= before
+    assert box.builds and box.leftovers() == []
 
 
 def children(pid: int) -> list[int]:
