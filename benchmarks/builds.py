@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def build(bench: Bench) -> None:
     runs = max(5, min(bench.runs, 9))
     words = bench.stead.words("build", "-t", "bench/built:1", str(context))
     measure(bench, "stead", words, {}, runs, targets=(1050, 60))
+    bare = [timed([sys.executable, "-c", "pass"], {}) for _ in range(runs)]
+    bench.add(f"build, {FILES} files, cached", "python", "ms", bare, note="-c pass: the least that it can be")
     for rival in bench.rivals:
         try:
             measure(bench, rival.name, command(rival, context), rival.environment, runs)
