@@ -33,6 +33,7 @@ from agent.planner.model import (
     RepairImage,
     RepairNetwork,
     Result,
+    RetireContainer,
     Sized,
     StartContainer,
     Step,
@@ -87,6 +88,8 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             runtime.adjust_container(render.container_request(step.source, container, image))
         case RepairContainer(name=name):
             runtime.repair_container(name)
+        case RetireContainer(name=name):
+            runtime.retire_container(name)
         case RemoveContainer(name=name, replaced=replaced):
             runtime.remove_container(name, replaced=replaced)
         case RepairFirewall():

@@ -26,7 +26,7 @@ from runtime.images.emulation import check_runs
 from runtime.images.manifests import host_platform
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
-from runtime.interface import Attachment, ContainerRequest
+from runtime.interface import Attachment, ContainerRequest, retired
 from runtime.net.fabric import Fabric
 from runtime.net.ports import published_ports
 from runtime.net.records import Lease
@@ -40,12 +40,16 @@ from runtime.records import (
     delete_container,
     insert_container,
     read_container,
+    rename_container,
     set_wanted,
     update_request,
 )
 from runtime.requests import encode_request
 from runtime.shim import client
 from runtime.volumes import Volumes
+
+#: Seconds that clients of a container get to end their connections, where others take the new ones.
+DRAIN = 5.0
 
 
 class Containers:
@@ -177,13 +181,32 @@ class Containers:
 
     def _halt(self, record: ContainerRecord) -> None:
         id = record.id
+        others = self._fabric.is_shared(id)
         self._fabric.deactivate(id)
         self._fabric.publish(only=id)
+        if others:  # new connections go to them; those that it has may end by themselves
+            with faults("stop container", record.name):
+                self._fabric.drain(id, self._paths.netns(id), DRAIN)
         try:
             client.stop(self._paths.live(id))
         except client.ShimError as error:
             raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
         self._preparation.clear(id)
+
+    def retire(self, name: str) -> None:
+        """The record has another name from now on; the container notices nothing."""
+        old = retired(name)
+        with self._alone(name), self._alone(old), self._database.write() as connection:
+            record = read_container(connection, name)
+            taken = read_container(connection, old)
+            if taken is not None:
+                if record is None:
+                    return
+                raise Fault("container-exists", "retire container", name, f"there is {old} already")
+            if record is None:
+                raise Fault("container-not-found", "retire container", name, "there is no such container")
+            rename_container(connection, record.id, old)
+            self._fabric.rename(connection, record.id, old)
 
     def remove(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         """Everything of the container goes; repeating it for a name that is gone is harmless.

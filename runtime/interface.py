@@ -242,6 +242,20 @@ class ContainerRequest:
 # ---------------------------------------------------------------- observations
 
 
+#: What a container's name ends with while another one of its name takes its place; no spec can say that.
+_RETIRED = "~old"
+
+
+def retired(name: str) -> str:
+    """What a container is called while the one that replaces it has its name."""
+    return name + _RETIRED
+
+
+def successor(name: str) -> str:
+    """The name that a retired container had; empty when it is none."""
+    return name.removesuffix(_RETIRED) if name.endswith(_RETIRED) else ""
+
+
 class Phase(StrEnum):
     CREATED = "created"  # never started
     STARTING = "starting"  # the shim is about to run the program
@@ -266,7 +280,7 @@ class Defect:
     people.
 
     Kinds: record, cgroup, limits, rootfs, netns, link, address, route, resolv, bridge, firewall, port,
-    forwarding, hosts, names, layer, volume.
+    forwarding, hosts, names, layer, volume. `port`: not drift, but a port that is to lead elsewhere.
     `restart` says that the repair needs the container's process to be started anew.
     """
 
@@ -588,6 +602,12 @@ class Runtime(Protocol):
 
     def repair_container(self, name: str) -> None:
         """Mend every defect of the container that needs no new process."""
+        ...
+
+    def retire_container(self, name: str) -> None:
+        """Give its name free for the one that is to replace it; it runs on, and from now on it is called
+        `retired(name)`. Repeatable. Fault container-exists when one is called that already.
+        """
         ...
 
     def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:

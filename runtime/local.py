@@ -278,6 +278,9 @@ class LocalRuntime:
     def repair_container(self, name: str) -> None:
         self.containers.repair(name)
 
+    def retire_container(self, name: str) -> None:
+        self.containers.retire(name)
+
     def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         self.containers.remove(name, replaced=replaced, volumes=volumes)
 

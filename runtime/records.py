@@ -75,5 +75,9 @@ def set_wanted(connection: sqlite3.Connection, id: str, wanted: str) -> None:
     connection.execute("UPDATE containers SET wanted = ? WHERE id = ?", (wanted, id))
 
 
+def rename_container(connection: sqlite3.Connection, id: str, name: str) -> None:
+    connection.execute("UPDATE containers SET name = ? WHERE id = ?", (name, id))
+
+
 def delete_container(connection: sqlite3.Connection, id: str) -> None:
     connection.execute("DELETE FROM containers WHERE id = ?", (id,))

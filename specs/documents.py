@@ -311,7 +311,7 @@ class Container(Model):
     scale: Annotated[int, *whole(0, 1000)] | None = None
     replicas: Annotated[int, *whole(0, 1000)] | None = None
     deploy: Deploy | None = None
-    update: Update | None = later()
+    update: Update | None = None
     cpus: CpuCount | None = None
     cpu_weight: Annotated[int, *whole(1, 10_000)] | None = None
     cpuset: shapes.Cpuset | None = None

@@ -161,11 +161,11 @@ class RestartBackoff(Model):
 
 class Update(Model):
     order: Annotated[str, *one_of("stop-first", "start-first")] | None = None
-    parallelism: Annotated[int, *whole(0, 10_000)] | None = None
-    delay: Seconds | None = None
-    monitor: Seconds | None = None
-    failure_action: Annotated[str, *one_of("pause", "continue", "rollback")] | None = None
-    max_failure_ratio: CpuCount | None = None
+    parallelism: Annotated[int, *whole(0, 10_000)] | None = later()
+    delay: Seconds | None = later()
+    monitor: Seconds | None = later()
+    failure_action: Annotated[str, *one_of("pause", "continue", "rollback")] | None = later()
+    max_failure_ratio: CpuCount | None = later()
 
 
 class RestartPolicy(Model):
@@ -262,7 +262,7 @@ class Deploy(Model):
     resources: DeployResources | None = None
     restart_policy: RestartPolicy | None = None
     labels: StringMap | None = later()
-    update_config: Update | None = later()
+    update_config: Update | None = None
     rollback_config: Update | None = later()
     placement: Placement | None = later()
     endpoint_mode: Text | None = later()

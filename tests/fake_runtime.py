@@ -35,6 +35,7 @@ from runtime.interface import (
     Sample,
     Transfer,
     VolumeRequest,
+    retired,
 )
 from runtime.observe import NETWORK_KINDS
 from specs.fingerprint import same_but_networks
@@ -497,6 +498,16 @@ class FakeRuntime:
         with self._effect(f"repair container {name}"):
             container = self._find(name, "repair container")
             container.defects = tuple(d for d in container.defects if d.restart)
+
+    def retire_container(self, name: str) -> None:
+        with self._effect(f"retire container {name}"):
+            if retired(name) in self._containers:
+                if name not in self._containers:
+                    return
+                raise Fault("container-exists", "retire container", name, f"there is {retired(name)} already")
+            container = self._find(name, "retire container")
+            container.request = replace(container.request, name=retired(name))
+            self._containers[retired(name)] = self._containers.pop(name)
 
     def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         with self._effect(f"remove container {name}"):

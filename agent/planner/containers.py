@@ -3,7 +3,9 @@
 The table, for a container that a source declares (`have` is what exists, S its source):
 
     nothing exists                       create, start
-    identity, image or network differ    remove, create, start (not before the new one can be made)
+    identity, image or network differ    remove, create, start (not before the new one can be made);
+                                         start-first: retire, create, start, and remove the retired one when
+                                         the new one is ready (running, and healthy where it has a probe)
     only the list of networks differs    adjust in place, after new networks are made
     adjustable part differs              adjust in place, whatever its phase
     wanted stopped   running somehow     stop
@@ -36,6 +38,7 @@ from agent.planner.model import (
     CreateContainer,
     RemoveContainer,
     RepairContainer,
+    RetireContainer,
     StartContainer,
     Step,
     StopContainer,
@@ -43,7 +46,7 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.networks import Fate
-from runtime.interface import ObservedContainer, Phase
+from runtime.interface import Health, ObservedContainer, Phase, retired, successor
 from specs.desired import DesiredContainer
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
@@ -68,7 +71,9 @@ def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, De
     found: dict[str, Decision] = {}
     for name, source in sorted(owners.items()):
         want, have = world.desired[source].containers.get(name), world.observed.containers.get(name)
-        if want is None:
+        if have is not None and successor(name) in world.desired[source].containers:
+            found[name] = _retired(world, source, have, ground)
+        elif want is None:
             assert have is not None
             step = _step(
                 source, name, RemoveContainer(name), Cause("undeclared", "is no longer declared"), have.id
@@ -98,6 +103,35 @@ def _beside_holds(world: World, want: DesiredContainer, source: str, decision: D
 
 def _step(source: str, name: str, action: Action, cause: Cause, basis: str) -> Step:
     return Step(Subject("container", name), action, cause, source=source, basis=basis)
+
+
+def _retired(world: World, source: str, have: ObservedContainer, ground: Ground) -> Decision:
+    """One that runs on until the one that replaces it is ready; kept as it is until then."""
+    name = successor(have.name)
+    want, new = world.desired[source].containers[name], world.observed.containers.get(name)
+    text = ""
+    if have.phase not in ACTIVE:
+        text = f"was replaced, and is {have.phase}"
+    elif want.desired == "stopped":
+        text = "was replaced, is wanted stopped"
+    elif new is not None and is_ready(new) and not _stale(world, want, new, ground):
+        text = "was replaced: the new one is ready"
+    if not text:
+        reason = f"runs on until the new {name} is ready"
+        return Decision(blocked=Blocked(Subject("container", have.name), reason, None, "waits", source))
+    action = RemoveContainer(have.name, replaced=True)
+    return chain(world, _step(source, have.name, action, Cause("replaced", text), have.id))
+
+
+def is_ready(have: ObservedContainer) -> bool:
+    return have.phase is Phase.RUNNING and have.health in (Health.NONE, Health.HEALTHY)
+
+
+def _side_by_side(world: World, want: DesiredContainer, have: ObservedContainer, cause: Cause) -> bool:
+    """Whether the new one starts before the old one goes."""
+    free = retired(have.name) not in world.observed.containers
+    wanted = want.update_order == "start-first" and want.desired == "running"
+    return wanted and free and cause.reason != "network" and have.phase in ACTIVE
 
 
 def _declared(
@@ -219,7 +253,8 @@ def _make(
     have: ObservedContainer | None,
     ground: Ground,
 ) -> Decision:
-    """Create and start `want`, instead of `have` if there is one: stop-first, so that ports are free."""
+    """Create and start `want`, instead of `have` if there is one, which goes first: away, or into retirement
+    until the new one is ready (_retired)."""
     name = want.name
     after, waits = _prerequisites(source, want, ground)
     if waits:
@@ -235,8 +270,10 @@ def _make(
     if have is not None:
         images = [want.image, *(mount.source for mount in want.mounts if mount.kind == "image")]
         pulls = frozenset(id for name in images for id in _last(ground.images.get(name, CONVERGED)))
-        remove = _step(source, name, RemoveContainer(name, replaced=True), cause, f"{have.id} {basis}")
-        steps.insert(0, replace(remove, after=pulls))
+        away: Action = RemoveContainer(name, replaced=True)
+        if _side_by_side(world, want, have, cause):
+            away = RetireContainer(name)
+        steps.insert(0, replace(_step(source, name, away, cause, f"{have.id} {basis}"), after=pulls))
     if want.desired == "running":
         started = Cause(cause.reason, "is wanted running", want.place)
         steps.append(_step(source, name, StartContainer(name), started, basis))

@@ -158,6 +158,13 @@ class RepairContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RetireContainer:
+    """Its name goes to the one that replaces it, and it runs on until that one is ready."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveContainer:
     name: str
     replaced: bool = False  # another one of its name follows
@@ -193,6 +200,7 @@ Action = (
     | StopContainer
     | AdjustContainer
     | RepairContainer
+    | RetireContainer
     | RemoveContainer
     | RepairFirewall
     | Sweep
@@ -264,6 +272,7 @@ VERBS: Mapping[type[Action], str] = MappingProxyType(
         StopContainer: "stop",
         AdjustContainer: "adjust",
         RepairContainer: "repair",
+        RetireContainer: "retire",
         RemoveContainer: "remove",
         RepairFirewall: "repair",
         Sweep: "sweep",
@@ -276,8 +285,8 @@ class Cause:
     """Why a step is needed.
 
     `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network,
-    phase, drift, revision, interval, space, leftovers, schedule. `text` is for people; `place` is the file
-    and line that says so.
+    phase, drift, replaced, readiness, revision, interval, space, leftovers, schedule. `text` is for people;
+    `place` is the file and line that says so.
     """
 
     reason: str

@@ -133,9 +133,11 @@ def _node(world: World) -> Iterable[Decision]:
         text = "a crash left " + _some(world.observed.leftovers)
         basis = "\n".join(sorted(world.observed.leftovers))
         yield chain(world, Step(LEFTOVERS, Sweep(), Cause("leftovers", text), basis=basis))
+    ours = all(defect.kind == "port" for defect in world.observed.firewall)
     if world.observed.firewall:
         text = "; ".join(sorted(defect.text for defect in world.observed.firewall))
-        yield chain(world, Step(FIREWALL, RepairFirewall(), Cause("drift", text), basis=text))
+        reason = "readiness" if ours else "drift"
+        yield chain(world, Step(FIREWALL, RepairFirewall(), Cause(reason, text), basis=text))
 
 
 def _some(names: Iterable[str]) -> str:

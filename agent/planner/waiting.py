@@ -16,6 +16,7 @@ from runtime.interface import Health, ObservedContainer, Phase
 from specs.desired import Dependency, DesiredContainer
 from specs.values import PortBinding, addresses_meet
 
+_RUNS = frozenset({"retire", "remove", "create", "start", "stop"})  # what changes whether it runs
 _STARTED = frozenset({Phase.RUNNING, Phase.BACKOFF, Phase.EXITED})
 
 
@@ -78,13 +79,13 @@ class Waiting:
         running = self._world.in_flight.get(subject)
         if decision is None:
             return set(), ", which is not there", "waits"
-        replaced = any(step.verb in ("remove", "create", "start", "stop") for step in decision.steps)
+        replaced = any(step.verb in _RUNS for step in decision.steps)
         have = self._world.observed.containers.get(name)
         if replaced:
             if decision.blocked is not None:
                 return set(), f", which is blocked: {decision.blocked.reason}", "waits"
             return {decision.steps[-1].id}, "", ""
-        if running is not None and running.verb in ("remove", "create", "start", "stop"):
+        if running is not None and running.verb in _RUNS:
             return {running.id}, "", ""
         if have is None or (decision.blocked is not None and not _met(dependency, have)):
             reason = decision.blocked.reason if decision.blocked else "it does not exist"

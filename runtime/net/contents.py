@@ -201,6 +201,19 @@ def backends(maps: Mapping[str, Iterable[Element]]) -> dict[Port, frozenset[str]
     return {port: frozenset(addresses) for port, addresses in found.items()}
 
 
+def changed_ports(found: Contents, wanted: Contents) -> list[str]:
+    """Which ports are to lead elsewhere, in words."""
+    before, after = backends(maps_of(found)), backends(maps_of(wanted))
+    texts = []
+    for port in sorted(before.keys() | after.keys()):
+        if before.get(port) != after.get(port):
+            host_ip, protocol, number = port
+            where = f"[{host_ip}]:" if ":" in host_ip else f"{host_ip}:" if host_ip else ""
+            to = ", ".join(sorted(after.get(port, ()))) or "nothing"
+            texts.append(f"port {where}{number}/{PROTOCOL_NAMES[protocol]} leads to {to} from now on")
+    return texts
+
+
 def maps_of(held: Contents) -> dict[str, frozenset[Element]]:
     return {name: getattr(held, name) for name in KEYS}
 

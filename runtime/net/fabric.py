@@ -217,6 +217,15 @@ class Fabric:
         """The container is down: its ports are not wanted any more."""
         self._publishing.deactivate(id)
 
+    def rename(self, connection: sqlite3.Connection, id: str, name: str) -> None:
+        """It is called `name` in messages; peers know it by the names that it had."""
+        records.rename_endpoint(connection, id, name)
+
+    def drain(self, id: str, netns: Path, seconds: float) -> bool:
+        """Wait until no client is connected to one of its published ports any more. Returns whether that came
+        about in time."""
+        return self._publishing.drain(id, netns, seconds)
+
     def is_shared(self, id: str) -> bool:
         """Whether another container that is up answers on one of its ports."""
         return self._publishing.is_shared(id)

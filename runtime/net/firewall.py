@@ -23,6 +23,7 @@ from runtime.net.contents import (
     Held,
     Port,
     backends,
+    changed_ports,
     differences,
     maps_of,
     moved_udp,
@@ -128,9 +129,13 @@ class Firewall:
             if wanted is None:
                 text = "its nftables table is left, though there is no network"
                 return () if self._is_gone() else (Defect("firewall", text),)
+            unchanged = self._known is not None and self._known[0] == nft.generation()
             found = self._find()
             if isinstance(found, str):
                 return (Defect("firewall", found), *self._foreign())
+            if unchanged:  # the kernel is as we left it: containers became ready, or are so no more
+                moved = changed_ports(found, wanted)
+                return (*(Defect("port", text) for text in moved), *self._foreign())
             texts = differences(found, wanted)
             if len(texts) > 3:
                 texts = [*texts[:3], f"and {len(texts) - 3} more differences"]

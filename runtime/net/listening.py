@@ -17,6 +17,7 @@ from runtime.net.ports import Listener
 
 NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
+_TCP_ESTABLISHED, _TCP_SYN_RECV, _TCP_NEW_SYN_RECV = 1, 3, 12
 _TCP_LISTEN, _UDP_UNCONNECTED = 10, 7
 _INET_DIAG_MSG, _INET_DIAG_SKV6ONLY = 72, 11
 #: What Linux chooses from where nobody changed ip_local_port_range.
@@ -65,6 +66,21 @@ def _diagnosed(netlink: Netlink, protocol: str, family: int, number: int, states
         packed = data[8:12] if family == socket.AF_INET else data[8:24]
         only6 = attributes(data, _INET_DIAG_MSG).get(_INET_DIAG_SKV6ONLY, b"\0") != b"\0"
         yield Listener(protocol, _readable(packed), port, inode, only6)
+
+
+def connected() -> set[int]:
+    """Local ports of the TCP connections that are established, or about to be, in this thread's network
+    namespace. Empty where the kernel cannot tell (module tcp_diag)."""
+    states = 1 << _TCP_ESTABLISHED | 1 << _TCP_SYN_RECV | 1 << _TCP_NEW_SYN_RECV
+    try:
+        with Netlink(NETLINK_SOCK_DIAG) as netlink:
+            return {
+                found.port
+                for family in (socket.AF_INET, socket.AF_INET6)
+                for found in _diagnosed(netlink, "tcp", family, 6, states)
+            }
+    except OSError:
+        return set()
 
 
 def _sctp() -> list[Listener]:

@@ -13,11 +13,14 @@ from pathlib import Path
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.interface import Defect
+from runtime.linux import namespaces
 from runtime.net import addresses, contents, firewall, links, listening, loopback, ports, records
 from runtime.net.contents import Contents, Element, Publication, Zone, port_of
 from runtime.net.records import NetworkRecord, PortRow, by_container, published_on
 from specs.values import PortBinding
 
+#: Seconds between two looks at connections that are to end.
+DRAIN_LOOK = 0.02
 IP_FORWARD = "ipv4/ip_forward"
 IP6_FORWARD = "ipv6/conf/all/forwarding"
 #: seconds after which what was changed in the records should have come to the kernel
@@ -210,6 +213,21 @@ class Publishing:
         with self._database.write(durable=False) as connection:
             self.changing(id)
             records.set_active(connection, id, False)
+
+    def drain(self, id: str, netns: Path, seconds: float) -> bool:
+        """Wait until no TCP connection to its published ports is left; False when one is after `seconds`."""
+        rows = records.read_ports(self._database.read(), id)
+        wanted = {row.binding.container_port for row in rows if row.binding.protocol == "tcp"}
+        deadline = time.monotonic() + seconds
+        while wanted and netns.exists():
+            with namespaces.in_netns(netns):
+                left = listening.connected() & wanted
+            if not left:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(DRAIN_LOOK)
+        return True
 
     def is_shared(self, id: str) -> bool:
         """Whether another container that is up answers on one of its ports."""

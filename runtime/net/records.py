@@ -352,6 +352,10 @@ def write_endpoint(connection: sqlite3.Connection, id: str, name: str) -> None:
     )
 
 
+def rename_endpoint(connection: sqlite3.Connection, id: str, name: str) -> None:
+    connection.execute("UPDATE endpoints SET name = ? WHERE container = ?", (name, id))
+
+
 def set_service(connection: sqlite3.Connection, id: str, service: str) -> None:
     """Containers of one service may have the same ports; empty: none but itself."""
     connection.execute("UPDATE endpoints SET service = ? WHERE container = ?", (service, id))
@@ -435,7 +439,9 @@ def same_port_rows(
     with `sleeping`, of any other container that has it, published or not."""
     query = f"{_PORTS} WHERE endpoints.container <> ? AND host_port = ? AND protocol = ?"
     values = [id, binding.host_port, binding.protocol]
-    if not sleeping:
+    if sleeping:
+        query += " AND name NOT LIKE '%~old'"  # one that goes gives its ports to the one that replaces it
+    else:
         query += (
             " AND active = 1 AND (service = ''"
             " OR service <> (SELECT service FROM endpoints WHERE container = ?))"

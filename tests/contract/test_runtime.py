@@ -31,6 +31,7 @@ from runtime.interface import (
     Phase,
     Runtime,
     VolumeRequest,
+    retired,
 )
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
@@ -181,6 +182,25 @@ def test_repeating_an_action_is_harmless(imported: Runtime) -> None:
         imported.remove_volume("s/v")
     observed = imported.observe()
     assert not observed.containers and not observed.networks and not observed.volumes
+
+
+def test_a_retired_container_runs_on_beside_the_one_that_has_its_name(imported: Runtime) -> None:
+    with pytest.raises(Fault) as caught:
+        imported.retire_container("s/a")
+    assert caught.value.code == "container-not-found"
+    id = imported.create_container(want())
+    imported.start_container("s/a")
+    pid = seen(imported).pid
+    for _ in range(2):
+        imported.retire_container("s/a")
+    old = imported.observe().containers[retired("s/a")]
+    assert (old.id, old.pid, old.phase, old.defects) == (id, pid, Phase.RUNNING, ())
+    assert imported.create_container(want()) != id
+    with pytest.raises(Fault) as caught:
+        imported.retire_container("s/a")
+    assert caught.value.code == "container-exists"
+    imported.remove_container(retired("s/a"), replaced=True)
+    assert list(imported.observe().containers) == ["s/a"]
 
 
 def test_a_name_is_taken_once(imported: Runtime) -> None:

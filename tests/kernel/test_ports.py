@@ -223,7 +223,7 @@ def test_replicas_share_a_port_and_those_that_are_not_ready_leave_it() -> None:
         assert {ask(None, "127.0.0.1", 8081) for _ in range(40)} == set(ids)
         node.ready(ids["1"], health="unhealthy")
         node.ready(ids["2"], health="starting")
-        assert node.defects() == {"firewall"}
+        assert node.defects() == {"port"}
         node.fabric.publish()
         assert node.defects() == set() and set(answers()) == {"3"}
         node.ready(ids["3"], phase="backoff")

@@ -310,6 +310,43 @@ def ports_that_swap() -> Scene:
     )
 
 
+def side_by_side(color: str) -> Desired:
+    want = container("s/web", env={"COLOR": color}, probe=Probe(tcp=":80"))
+    return desired("s", replace(want, update_order="start-first"))
+
+
+def start_first() -> Scene:
+    scene = Scene().want(side_by_side("blue")).converge()
+    scene.runtime.set_health("s/web", Health.HEALTHY)
+    return scene.want(side_by_side("green"))
+
+
+def start_first_while_the_new_one_is_not_ready() -> Scene:
+    return start_first().converge()
+
+
+def start_first_when_the_new_one_is_ready() -> Scene:
+    scene = start_first_while_the_new_one_is_not_ready()
+    scene.runtime.set_health("s/web", Health.HEALTHY)
+    return scene
+
+
+def start_first_changed_again_on_its_way() -> Scene:
+    return start_first_while_the_new_one_is_not_ready().want(side_by_side("red"))
+
+
+def start_first_of_what_does_not_run() -> Scene:
+    scene = start_first()
+    scene.runtime.set_phase("s/web", Phase.STOPPED)
+    return scene
+
+
+def start_first_when_the_old_one_died() -> Scene:
+    scene = start_first_while_the_new_one_is_not_ready()
+    scene.runtime.set_phase("s/web~old", Phase.LOST)
+    return scene
+
+
 def image_that_is_never_pulled() -> Scene:
     return Scene().want(desired("s", container("s/a"), image("busybox", pull="never")))
 
@@ -475,6 +512,12 @@ SCENES: list[Callable[[], Scene]] = [
     suspended,
     name_of_another_source,
     ports_that_swap,
+    start_first,
+    start_first_while_the_new_one_is_not_ready,
+    start_first_when_the_new_one_is_ready,
+    start_first_changed_again_on_its_way,
+    start_first_of_what_does_not_run,
+    start_first_when_the_old_one_died,
     image_that_is_never_pulled,
     tag_that_is_due,
     tag_that_moved,
