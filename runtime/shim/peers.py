@@ -4,9 +4,8 @@ what the name server is told: names.json in the live directory of each container
 
 from __future__ import annotations
 
+import json
 import os
-
-from runtime.shim import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,9 +47,11 @@ def _endpoints(live: str) -> list[dict[str, Any]]:
 
 
 def _read(live: str) -> dict[str, Any]:
-    """Empty where there is no such file, or one that cannot be read."""
+    """Empty where there is no such file, or one that cannot be read. Of any version: names and addresses are
+    where they were, and a shim outlives the release that started it."""
     try:
         with open(f"{live}/{NAMES}", "rb") as file:
-            return messages.decode(file.read(MAX_SIZE))
+            document = json.loads(file.read(MAX_SIZE))
     except (OSError, ValueError):
         return {}
+    return document if isinstance(document, dict) else {}
