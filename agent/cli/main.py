@@ -47,6 +47,11 @@ COMMANDS: Commands = {
         "compare, export and commit what a container wrote",
         "stead container diff shop/web",
     ),
+    "network": (
+        "network",
+        "list, show, make and remove networks, and connect containers to them",
+        "stead network ls",
+    ),
     "volume": ("volume", "back up and restore volumes", "stead volume backup shop/data -o /backups/"),
     "system": ("system", "show what this machine keeps", "stead system df"),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),

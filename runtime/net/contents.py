@@ -59,12 +59,15 @@ NAMES = tuple(item.name for item in fields(Contents))
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A network as the firewall sees it. `subnet6` empty: it has no IPv6."""
+    """A network as the firewall sees it. `subnet6` empty: it has no IPv6. Without `icc` its members do not
+    reach each other, without `masquerade` packets leave with the address of the container."""
 
     bridge: str
     subnet: str
     internal: bool
     subnet6: str = ""
+    icc: bool = True
+    masquerade: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +90,16 @@ def contents(zones: Iterable[Zone], publications: Iterable[Publication]) -> Cont
     """What the table should hold for these networks and ports."""
     zones = tuple(zones)
     ports = elements(publications)
+    outward = [zone for zone in zones if zone.masquerade and not zone.internal]
     return Contents(
         **{name: frozenset(held) for name, held in ports.items()},
         bridges=frozenset((zone.bridge,) for zone in zones),
-        within=frozenset((zone.bridge, zone.bridge) for zone in zones),
+        within=frozenset((zone.bridge, zone.bridge) for zone in zones if zone.icc),
         internal=frozenset((zone.bridge,) for zone in zones if zone.internal),
         hairpin=frozenset((zone.bridge, zone.subnet) for zone in zones),
         hairpin6=frozenset((zone.bridge, zone.subnet6) for zone in zones if zone.subnet6),
-        outgoing=frozenset((zone.subnet,) for zone in zones if not zone.internal),
-        outgoing6=frozenset((zone.subnet6,) for zone in zones if zone.subnet6 and not zone.internal),
+        outgoing=frozenset((zone.subnet,) for zone in outward),
+        outgoing6=frozenset((zone.subnet6,) for zone in outward if zone.subnet6),
     )
 
 

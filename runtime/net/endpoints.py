@@ -111,12 +111,12 @@ def remove_inside(name: str, netns: Path) -> None:
         links.delete_links([name])
 
 
-def look(name: str, netns: Path) -> tuple[Link | None, set[str]]:
+def look(name: str, netns: Path, *, stats: bool = False) -> tuple[Link | None, set[str]]:
     """An interface of a container and its addresses, seen from inside: what has no other end is not to be
     seen from outside. None where it, or the namespace, is not there."""
     try:
         with namespaces.in_netns(netns):
-            link = links.links().get(name)
+            link = links.links(stats=stats).get(name)
             return link, links.addresses().get(link.index, set()) if link is not None else set()
     except FileNotFoundError:
         return None, set()

@@ -402,14 +402,30 @@ class Fabric:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Traffic of the containers that are up, as they see it: keys are fields of interface.Sample."""
-        found = links.links(stats=True)
         counted: dict[str, dict[str, int]] = {}
-        for lease in records.read_leases(self._database.read()):
-            link = found.get(addresses.link_name(self._root, lease.container, lease.network))
-            if link is not None and link.stats:
-                sums = counted.setdefault(lease.container, dict.fromkeys(_COUNTERS, 0))
-                for key, value in zip(_COUNTERS, link.stats, strict=True):
-                    sums[key] += value
+        for (container, _), found in self.traffic().items():
+            sums = counted.setdefault(container, dict.fromkeys(_COUNTERS, 0))
+            for key, value in found.items():
+                sums[key] += value
+        return counted
+
+    def traffic(self) -> dict[tuple[str, str], dict[str, int]]:
+        """The same by (container, network)."""
+        found = links.links(stats=True)
+        connection = self._database.read()
+        networks = records.read_networks(connection)
+        counted: dict[tuple[str, str], dict[str, int]] = {}
+        for lease in records.read_leases(connection):
+            stats: tuple[int, ...] = ()
+            if networks[lease.network].is_bridge:
+                host = found.get(addresses.link_name(self._root, lease.container, lease.network))
+                stats = host.stats if host is not None else ()
+            elif lease.active:
+                netns = self._paths.netns(lease.container)
+                link, _ = endpoints.look(lease.inside, netns, stats=True)
+                stats = _turned(link.stats) if link is not None else ()
+            if stats:
+                counted[lease.container, lease.network] = dict(zip(_COUNTERS, stats, strict=True))
         return counted
 
     def sweep(self, known_ids: Collection[str]) -> list[str]:
@@ -463,3 +479,8 @@ def _settings(networks: Iterable[NetworkRecord]) -> list[str]:
             found += [f"ipv4/conf/{record.bridge}/route_localnet"]
             found += [f"ipv6/conf/{record.bridge}/disable_ipv6", IP6_FORWARD] if record.subnet6 else []
     return [IP_FORWARD, links.BRIDGED_HOOKS, *dict.fromkeys(found)] if found else []
+
+
+def _turned(stats: tuple[int, ...]) -> tuple[int, ...]:
+    """What the other end of a link would count: received and sent stand side by side."""
+    return tuple(stats[at ^ 1] for at in range(len(stats)))

@@ -290,7 +290,14 @@ class Publishing:
         if not networks:
             return None
         zones = [
-            Zone(item.bridge, item.subnet, item.internal, item.subnet6)
+            Zone(
+                item.bridge,
+                item.subnet,
+                item.internal,
+                item.subnet6,
+                item.options.icc,
+                item.options.masquerade,
+            )
             for item in networks.values()
             if item.is_bridge
         ]
