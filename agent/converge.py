@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from agent import stores
 from agent.clock import Clock, SystemClock, local_zone
 from agent.execute import Executor, Outcome
 from agent.journal import Journal
@@ -38,6 +39,7 @@ from agent.recall import keep, recall
 from agent.sight import Sight
 from agent.tally import Tally
 from agent.verdict import Verdict, judge
+from agent.view import BackupView, OrphanView
 from runtime.interface import Observed, Progress, Runtime
 from specs.desired import Desired
 
@@ -68,6 +70,8 @@ class Round:
     plan: Plan
     in_flight: Mapping[Subject, Step]
     seconds: float
+    orphans: tuple[OrphanView, ...] = ()
+    backups: tuple[BackupView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,7 @@ class Engine:
         seconds = self._clock.monotonic() - begin
         self.tally.round(decided, bool(self._flights), seconds)
         flights = {subject: flight.step for subject, flight in self._flights.items()}
-        return Round(observed, decided, flights, seconds)
+        return Round(observed, decided, flights, seconds, stores.orphans(world), stores.backups(world))
 
     def mend_networks(self, last: Observed) -> Round:
         """As `round`, but looks at networks only and starts only repairs: quick, since a path may be down.

@@ -415,6 +415,8 @@ class Agent:
                 self._view,
                 sources=tuple(feed.view for feed in self._feeds),
                 counters=self._engine.tally.counters(),
+                orphans=done.orphans,
+                backups=done.backups,
             ),
             at=now,
             monotonic=self._clock.monotonic(),

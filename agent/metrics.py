@@ -55,6 +55,19 @@ _GAUGES = {
 }
 
 
+#: name, help, field of BackupView
+_BACKUP_GAUGES = (
+    ("stead_volume_backup_last_success_timestamp_seconds", "When the last good backup was begun.", "at"),
+    ("stead_volume_backup_size_bytes", "The file of the last good backup.", "bytes"),
+    ("stead_volume_backup_duration_seconds", "How long the last good backup took.", "seconds"),
+    (
+        "stead_volume_backup_drill_last_success_timestamp_seconds",
+        "When a backup was last restored aside and found well.",
+        "drilled_at",
+    ),
+)
+
+
 def render(view: View) -> bytes:
     """The text of one scrape."""
     registry = CollectorRegistry(auto_describe=False)
@@ -70,6 +83,7 @@ class _Snapshot(Collector):
         yield from _agent(self._view)
         yield from _objects(self._view)
         yield from _images(self._view)
+        yield from _volumes(self._view)
         yield from _samples(self._view)
 
 
@@ -167,6 +181,19 @@ def _images(view: View) -> Iterator[Metric]:
     yield _gauge("stead_image_layers_bytes", "Unpacked layers of images.", [], [((), float(disk.layers))])
     sizes = [(("total",), float(disk.total)), (("free",), float(disk.free))]
     yield _gauge("stead_disk_bytes", "The file system of the state directory.", ["state"], sizes)
+
+
+def _volumes(view: View) -> Iterator[Metric]:
+    sizes = [((item.name,), float(item.size)) for item in view.orphans if item.size >= 0]
+    yield _gauge("stead_volume_orphan_bytes", "Volumes that nothing declares.", ["volume"], sizes)
+    for name, text, field in _BACKUP_GAUGES:
+        rows = [((item.volume,), float(getattr(item, field))) for item in view.backups]
+        yield _gauge(name, text, ["volume"], rows)
+    counts = {(item.volume, what): 0 for item in view.backups for what in ("backup", "drill")}
+    counts |= view.counters.backup_failures
+    failures = [(key, float(count)) for key, count in sorted(counts.items())]
+    text, labels = "Backups and drills that failed.", ["volume", "what"]
+    yield _counter("stead_volume_backup_failures", text, labels, failures)
 
 
 def _samples(view: View) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agent.places import DEFAULT_SETTINGS as DEFAULT_SETTINGS
-from agent.planner.model import Collecting, Limits
+from agent.planner.model import NEVER, Collecting, Limits
 from runtime.images.garbage import Limits as CollectLimits
 from specs.values import Duration
 
@@ -141,6 +141,12 @@ class Images(_Table):
         return self
 
 
+class Volumes(_Table):
+    """[volumes]: seconds after which a volume that nothing declares goes, unless its spec says otherwise."""
+
+    prune: Seconds | None = None  # None: never
+
+
 class Network(_Table):
     """[network]: the pools that subnets are cut from."""
 
@@ -165,6 +171,7 @@ class Settings(_Table):
     listen: Listen = Listen()
     limits: LimitSettings = LimitSettings()
     images: Images = Images()
+    volumes: Volumes = Volumes()
     network: Network = Network()
 
     @model_validator(mode="after")
@@ -180,7 +187,12 @@ class Settings(_Table):
         return self.node.name or socket.gethostname()
 
     def planner_limits(self) -> Limits:
-        return Limits(parallel=self.limits.parallel, pulls=self.limits.pulls, builds=self.limits.builds)
+        return Limits(
+            parallel=self.limits.parallel,
+            pulls=self.limits.pulls,
+            builds=self.limits.builds,
+            prune=self.volumes.prune or NEVER,
+        )
 
     def collecting(self) -> Collecting | None:
         """None: nothing is ever removed by itself."""

@@ -27,6 +27,7 @@ class Tally:
         self._revisions: Counter[tuple[str, str]] = Counter()
         self._round_seconds = self._last_round = 0.0
         self._images = _Images()
+        self._backup_failures: Counter[tuple[str, str]] = Counter()
 
     def begin(self, step: Step, observed: Observed) -> None:
         kinds = _drift(step, observed)
@@ -43,6 +44,8 @@ class Tally:
             key = (step.subject.kind, step.verb)
             self._seconds[key] = self._seconds.get(key, 0.0) + outcome.seconds
             self._images.end(outcome)
+            if step.subject.kind == "backup" and outcome.code:
+                self._backup_failures[step.subject.name, "drill" if step.verb == "drill" else "backup"] += 1
             mended = self._mending.pop(step.subject, [])
             if outcome.ok and step.verb != "stop":
                 self._repairs.update(mended)
@@ -83,6 +86,7 @@ class Tally:
                 dict(self._drift),
                 dict(self._revisions),
                 self._images.counters(),
+                dict(self._backup_failures),
                 dict(self._repairs),
                 self._looks,
                 self._look_seconds,

@@ -56,6 +56,36 @@ class BlockedView:
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanView:
+    """A volume that nothing declares any more. `size` is bytes that it had then; -1: not known."""
+
+    name: str
+    source: str
+    since: float
+    size: int
+    goes_at: float | None = None  # when it is removed by itself; None: never
+
+
+@dataclass(frozen=True, slots=True)
+class BackupView:
+    """Of a volume with a schedule. `at` is when the last good one was begun (0.0: never), `bytes` its file's
+    size; `drilled_at` when one was last restored aside and found well; `error` why the last attempt
+    failed."""
+
+    volume: str
+    source: str
+    at: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    path: str = ""
+    next_at: float | None = None
+    drilled_at: float = 0.0
+    drill_seconds: float = 0.0
+    next_drill_at: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageCounters:
     """Since the agent's start. `result` is ok or a fault code; seconds are those of what succeeded."""
 
@@ -86,6 +116,8 @@ class Counters:
         default_factory=dict
     )  # source, result: accepted | refused
     images: ImageCounters = ImageCounters()
+    #: volume, what: backup | drill
+    backup_failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
     repairs: Mapping[str, int] = field(default_factory=dict)  # defect kind -> times it was repaired
     looks: int = 0  # at networks alone
     look_seconds: float = 0.0
@@ -105,6 +137,8 @@ class View:
     plan: tuple[StepView, ...] = ()  # not yet started
     in_flight: tuple[StepView, ...] = ()
     blocked: tuple[BlockedView, ...] = ()
+    orphans: tuple[OrphanView, ...] = ()
+    backups: tuple[BackupView, ...] = ()
     counters: Counters = Counters()
     samples: tuple[Sample, ...] = ()
     sampled_at: float = 0.0

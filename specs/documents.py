@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema
 
 from specs import shapes, subnets
+from specs.keeping import Backup, Prune
 from specs.pairs import Annotations, Environment, ExtraHosts, StringMap, Sysctls
 from specs.policies import (
     WHICH,
@@ -393,7 +394,8 @@ class Volume(Model):
     external: Flag | None = None
     name: VolumeName | None = None
     keep: Flag | None = None
-    prune: Flag | None = later()
+    prune: Prune | None = None
+    backup: Backup | None = None
 
 
 class Secret(Model):

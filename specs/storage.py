@@ -8,13 +8,14 @@ from specs.declared import Declared, Index
 from specs.desired import DesiredVolume
 from specs.documents import Volume
 from specs.fingerprint import volume_fingerprint
+from specs.keeping import desired_backup
 from specs.mountings import volume_name
 from specs.problems import Problem
 from specs.volumes import OptionMistake, backing
 
 Found = dict[str, DesiredVolume]
 #: What an external volume has from who made it.
-_OWN = ("labels", "driver", "driver_opts", "keep")
+_OWN = ("labels", "driver", "driver_opts", "keep", "prune", "backup")
 
 
 def volumes(index: Index, problems: list[Problem]) -> tuple[Found, Found]:
@@ -43,6 +44,8 @@ def volumes(index: Index, problems: list[Problem]) -> tuple[Found, Found]:
             place=declared.place,
             options=model.driver_opts or {},
             keep=bool(model.keep),
+            prune=model.prune,
+            backup=desired_backup(model.backup),
         )
         own[name] = replace(volume, fingerprint=volume_fingerprint(volume))
     return dict(sorted(own.items())), dict(sorted(externals.items()))

@@ -84,6 +84,32 @@ def text(found: Any, now: float) -> str:
             again = f" (again in {max(0.0, found['at'] + item['retry_in'] - now):.0f} s)"
         word = "note" if item["code"] == NOTE else "blocked"
         lines.append(f"{word}: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
+    lines += [_orphan(item, now) for item in found.get("orphans", ())]
+    lines += [_backup(item, now) for item in found.get("backups", ())]
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)
+
+
+def _orphan(item: Any, now: float) -> str:
+    size = "size not known" if item["size"] < 0 else table.size(item["size"])
+    goes = "" if item["goes_at"] is None else f" (by itself in {_until(item['goes_at'], now)})"
+    since = f"nothing declares it since {table.age(now - item['since'])}"
+    cure = f"it goes with: stead volume rm {item['name']}{goes}"
+    return f"orphan: volume {item['name']}: {size}, {since}; {cure}"
+
+
+def _backup(item: Any, now: float) -> str:
+    """Its last good one, its last drill, and what comes next."""
+    words = [f"{table.size(item['bytes'])}, {table.age(now - item['at'])} ago" if item["at"] else "none yet"]
+    if item["drilled_at"]:
+        words.append(f"found well {table.age(now - item['drilled_at'])} ago")
+    if item["next_at"] is not None:
+        words.append(f"next in {_until(item['next_at'], now)}")
+    if item["error"]:
+        words.append(f"FAILED: {item['error']}")
+    return f"backup: volume {item['volume']}: {'; '.join(words)}"
+
+
+def _until(at: float, now: float) -> str:
+    return str(table.age(max(0.0, at - now)))

@@ -108,6 +108,8 @@ def status_document(view: View) -> dict[str, Any]:
         "plan": [asdict(step) for step in view.plan],
         "in_flight": [asdict(step) for step in view.in_flight],
         "blocked": [asdict(item) for item in view.blocked],
+        "orphans": [asdict(item) for item in view.orphans],
+        "backups": [asdict(item) for item in view.backups],
         "containers": {name: item.phase.value for name, item in view.observed.containers.items()},
     }
 

@@ -103,7 +103,8 @@ def _show(found: Backing) -> str:
         case "loop":
             return f"{found.type} file system in a file"
         case _:
-            return f"mount of {found.device} (type {found.type})"
+            where = f" from {found.device}" if found.device != found.type else ""
+            return f"mount of type {found.type}{where}"
 
 
 def _changed(want: DesiredVolume, have: ObservedVolume) -> str:

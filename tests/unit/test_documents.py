@@ -397,7 +397,31 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
             "2:10: network.a.driver: 'overlay': not supported yet (one of: bridge, macvlan)",
         ),
         ("[network.a]\nexternal = true", "2:1: network.a.external: not supported yet"),
-        ("[volume.a]\nprune = true", "2:1: volume.a.prune: not supported yet"),
+        (
+            "[volume.a]\nprune = 30",
+            '2:9: volume.a.prune: write a duration with its unit ("30s")',
+        ),
+        (
+            "[volume.a]\nbackup = { schedule = '0 3 * *', to = '/b' }",
+            "2:23: volume.a.backup.schedule: cannot read schedule '0 3 * *': it has 4 fields, not 5"
+            " (write minute, hour, day, month and day of the week, such as 0 3 * * *, or @daily)",
+        ),
+        (
+            "[volume.a]\nbackup = { schedule = '@daily', to = 'b' }",
+            "2:38: volume.a.backup.to: cannot use 'b': write an absolute path",
+        ),
+        (
+            "[volume.a]\nbackup = { to = '/b' }",
+            "2:1: volume.a.backup: 'schedule' is missing",
+        ),
+        (
+            "[volume.a]\nbackup = { schedule = '@daily', to = '/b', keep = { dayly = 3 } }",
+            "2:53: volume.a.backup.keep: unknown key 'dayly' (did you mean 'daily'?)",
+        ),
+        (
+            "[volume.a]\nbackup = { schedule = '@daily', to = '/b', quiesce = 'pause' }",
+            "2:54: volume.a.backup.quiesce: cannot use 'pause': write one of freeze, stop, none",
+        ),
         ("[volume.a]\ndriver = 'nfs'", "2:10: volume.a.driver: cannot use 'nfs': write one of local"),
         (
             "[volume.a]\ndriver_opts = { sise = '1g' }",
