@@ -408,6 +408,8 @@ class FakeRuntime:
         with self._effect(f"remove volume {name}"):
             if self._users(name):
                 raise Fault("volume-in-use", "remove volume", name, "a container uses it")
+            if name in self._volumes and self._volumes[name].keep:
+                raise Fault("volume-kept", "remove volume", name, "it is marked to be kept")
             self._volumes.pop(name, None)
             self._claims.pop(name, None)
             self._orphans.pop(name, None)

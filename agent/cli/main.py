@@ -52,7 +52,7 @@ COMMANDS: Commands = {
         "list, show, make and remove networks, and connect containers to them",
         "stead network ls",
     ),
-    "volume": ("volume", "back up and restore volumes", "stead volume backup shop/data -o /backups/"),
+    "volume": ("volume", "make, list, remove and back up volumes", "stead volume ls"),
     "system": ("system", "show what this machine keeps", "stead system df"),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),
     "schema": ("schema", "write the JSON Schema of spec files", "stead schema > stead.schema.json"),

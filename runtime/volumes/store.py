@@ -22,9 +22,9 @@ from pathlib import Path
 from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
-from runtime.inside import clone_mount
+from runtime.inside import clone_mount, same_process
 from runtime.interface import VolumeRequest
-from runtime.linux import mounts
+from runtime.linux import mounts, pidfd
 from runtime.paths import Paths
 from runtime.usage import tree_size
 from runtime.volumes import backing as backings
@@ -45,8 +45,8 @@ Names = list[str]
 #: Characters of a random name, as docker has them.
 _RANDOM = 32
 _REMOVED = "_removed-"
-#: Holds a mount that is only tried.
-_TRIAL = "trial"
+#: What begins the name of a holder that is a process of ours.
+_PROCESS = "process-"
 
 
 class Volumes:
@@ -62,10 +62,10 @@ class Volumes:
 
     # ------------------------------------------------------------ rows
 
-    def create(self, request: VolumeRequest) -> None:
+    def create(self, request: VolumeRequest, *, anonymous: bool = False) -> None:
         """Record and directory; what its options ask for is tried once, so that a refusal comes before a use.
 
-        Faults request-invalid (name, options), volume-refused.
+        `anonymous`: nobody chose its name. Faults request-invalid (name, options), volume-refused.
         """
         path, wanted = self._path(request.name), self._backing(request.name, request.options)
         with self._lock(request.name):
@@ -79,7 +79,7 @@ class Volumes:
                     self._discard(path.parent)
                 raise
             with self._database.write() as connection:
-                self._insert(connection, request, anonymous=False)
+                self._insert(connection, request, anonymous=anonymous)
                 fates.declare(connection, request.name, request.prune)
 
     def orphan(self, name: str) -> None:
@@ -135,9 +135,9 @@ class Volumes:
 
     # ------------------------------------------------------------ remove
 
-    def remove(self, name: str, users: Sequence[str] = ()) -> None:
+    def remove(self, name: str, users: Sequence[str] = (), *, even_kept: bool = False) -> None:
         """Data and record go; repeatable. Fault volume-in-use names the containers that mount it (`users` are
-        further ones).
+        further ones); volume-kept, unless `even_kept`.
 
         The record goes in one transaction with the look at the users, the data out of sight with it.
         """
@@ -154,6 +154,10 @@ class Volumes:
                         f"used by {shown}",
                         "remove its containers first",
                     )
+                have = self.get(name)
+                if have is not None and have.keep and not even_kept:
+                    cause = "it is marked to be kept"
+                    raise Fault("volume-kept", "remove volume", name, cause, "take keep away, or use --force")
                 with faults("remove volume", name):
                     backings.unmount(home / "_data")
                     backings.unlimit(home)
@@ -238,6 +242,27 @@ class Volumes:
                         self._set_filled(name)
         return volume.path
 
+    @contextmanager
+    def at_hand(self, name: str) -> Iterator[Path]:
+        """The directory of the volume with all that is in it, for a job of this process; whatever it lies on
+        is mounted meanwhile. Faults volume-not-found, volume-refused."""
+        holder = _process()
+        with self._lock(name):
+            volume = self.need(name, "open volume")
+            wanted = self._backing(name, volume.options)
+            if wanted.mounted:
+                with faults("open volume", name):
+                    self._hold(name, holder)
+            try:
+                self._ready(name, volume.path, wanted)
+            except BaseException:
+                self._let_go(name, holder)
+                raise
+        try:
+            yield volume.path
+        finally:
+            self._let_go(name, holder)
+
     def release(self, id: str) -> None:
         """Container `id` uses nothing any more; what nobody else uses is unmounted."""
         for name, holders in self._held().items():
@@ -248,7 +273,7 @@ class Volumes:
         """Let go what containers hold that are not there any more, and delete what removals left behind."""
         removed = []
         for name, holders in self._held().items():
-            dead = holders - set(living)
+            dead = {id for id in holders - set(living) if not _works(id)}
             if dead or not holders:
                 for id in dead or {""}:
                     self._let_go(name, id)
@@ -261,8 +286,11 @@ class Volumes:
 
     def leftovers(self, living: Collection[str]) -> set[str]:
         """What `sweep` would do."""
-        stale = {name for name, holders in self._held().items() if not holders or holders - set(living)}
-        return {f"mount of volume {name}" for name in stale}
+        return {
+            f"mount of volume {name}"
+            for name, holders in self._held().items()
+            if not holders or any(not _works(id) for id in holders - set(living))
+        }
 
     def unmounted(self) -> frozenset[str]:
         """Volumes that containers hold, on which something is to be mounted and is not."""
@@ -298,11 +326,12 @@ class Volumes:
             return
         if self._held().get(name) or mounts.is_mounted(path):
             return  # what is in use stays as it is until its last user ends
-        self._hold(name, _TRIAL)
+        holder = _process()
+        self._hold(name, holder)
         try:
             backings.mount(wanted, path, name)
         finally:
-            self._let_go(name, _TRIAL)
+            self._let_go(name, holder)
 
     def _ready(self, name: str, path: Path, wanted: Backing) -> None:
         if wanted.mounted:
@@ -365,6 +394,18 @@ class Volumes:
             lock = self._locks.setdefault(name, threading.RLock())
         with lock:
             yield
+
+
+def _process() -> str:
+    """A holder that lives as long as this process does."""
+    pid = os.getpid()
+    return f"{_PROCESS}{pid}-{pidfd.start_time(pid)}-{secrets.token_hex(4)}"
+
+
+def _works(holder: str) -> bool:
+    """Whether the process of such a holder is still there."""
+    words = holder.removeprefix(_PROCESS).split("-")
+    return holder.startswith(_PROCESS) and same_process(int(words[0]), int(words[1]))
 
 
 def _json(values: Mapping[str, str]) -> str:

@@ -285,6 +285,8 @@ def test_options_and_keep_of_a_volume_are_written_down(imported: Runtime) -> Non
     imported.create_volume(VolumeRequest("s/v", "s", "f1", options=options, keep=True))
     volume = imported.observe().volumes["s/v"]
     assert (dict(volume.options), volume.keep, volume.anonymous) == (options, True, False)
+    assert code(lambda: imported.remove_volume("s/v")) == "volume-kept"
+    imported.create_volume(VolumeRequest("s/v", "s", "f2", options=options))
     imported.remove_volume("s/v")
 
 
