@@ -177,12 +177,13 @@ class Files:
     def _file_defects(self, id: str, bases: Iterable[str], via: str) -> tuple[Defect, ...]:
         """`bases` are what containers with networks of their own follow, and those on the host's: which of
         them it is the records do not say."""
-        found: tuple[Defect, ...] = ()
         resolv = names.read_small(f"{self._containers}/{id}/resolv.conf")
-        if resolv is not None and all(resolvconf.is_stale(resolv, base, via) for base in bases):
-            text = "what its resolv.conf follows has changed since it was written"
-            found += (Defect("resolv", text),)
-        return found
+        if resolv is None or not all(resolvconf.is_stale(resolv, base, via) for base in bases):
+            return ()
+        own = resolvconf.asked(via, self._service.servers(id)) if self._service is not None else via
+        if own != via and not all(resolvconf.is_stale(resolv, base, own) for base in bases):
+            return ()
+        return (Defect("resolv", "what its resolv.conf follows has changed since it was written"),)
 
 
 def _near(leases: Sequence[Lease], networks: Mapping[str, NetworkRecord]) -> NetworkRecord | None:

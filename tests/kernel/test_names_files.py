@@ -202,6 +202,7 @@ def test_a_container_that_asks_a_server_of_its_own_loopback_has_its_peers_in_its
         web, alone = made.container("shop/web"), made.container("shop/alone", dns=("127.0.0.1",))
         until(lambda: made.node.address(web) in made.hosts(alone))
         assert made.node.address(alone) not in made.hosts(web)
+        assert made.node.defects() == set()
         shutil.rmtree(made.node.paths.live(web), ignore_errors=True)
         until(lambda: made.node.address(web) not in made.hosts(alone))
 

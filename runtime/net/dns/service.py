@@ -80,6 +80,13 @@ class NameService:
     def is_told(self, id: str) -> bool:
         return (self._paths.live(id) / documents.MEMBER).exists()
 
+    def servers(self, id: str) -> tuple[str, ...]:
+        """The servers of its own that the container was told of with."""
+        try:
+            return documents.decode_member(_read(self._paths.live(id) / documents.MEMBER)).dns
+        except ValueError:
+            return ()
+
     # ------------------------------------------------------------ keep running
 
     def state(self) -> State | None:
