@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from runtime.net.dns import documents
 from runtime.net.dns.zone import Endpoint, Files, Member
 
@@ -26,3 +28,22 @@ def test_a_member_that_an_older_release_wrote_has_no_files_to_follow() -> None:
     document = json.loads(documents.encode_member(MEMBER))
     del document["files"]
     assert documents.decode_member(json.dumps(document).encode()) == replace(MEMBER, files=Files())
+
+
+@pytest.mark.parametrize(
+    ("phase", "health", "standing"),
+    [
+        ("running", "none", (True, True)),
+        ("running", "healthy", (True, True)),
+        ("running", "starting", (True, False)),
+        ("running", "unhealthy", (False, False)),
+        ("starting", "none", (True, False)),
+        ("backoff", "none", (False, False)),
+        ("exited", "healthy", (False, False)),
+    ],
+)
+def test_a_containers_phase_and_health_decide_on_its_names(
+    phase: str, health: str, standing: tuple[bool, bool]
+) -> None:
+    text = json.dumps({"v": 1, "phase": phase, "health": health})
+    assert documents.standing(text.encode()) == standing

@@ -191,3 +191,18 @@ def test_peers_are_by_address_what_the_member_can_look_up() -> None:
     assert "10.2.0.3" not in made.peers(WEB)
     odd = Member("f" * 32, "shop/odd", (Endpoint("shop/back", ("10.2.0.9",)),), hostname="a\tb")
     assert made.put(odd, up=True) and made.peers(WEB)["10.2.0.9"] == ("odd", "odd.shop", "f" * 12)
+
+
+def test_who_is_not_ready_is_found_by_a_shared_name_only_while_nobody_else_is() -> None:
+    first, second = (
+        Member(f"{n:032}", f"s/r{n}", (Endpoint("shop/front", (f"10.1.0.{n}",), ("r",)),)) for n in (7, 8)
+    )
+    made = zone(first)
+    assert made.put(second, up=True, ready=False)
+    assert addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.7"]
+    assert addresses(made, FRONT, "10.1.0.7", "r8") == ["10.1.0.8"]
+    assert made.put(first, up=True, ready=False) and not made.put(first, up=True, ready=False)
+    assert addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.7", "10.1.0.8"]
+    assert made.put(second, up=True)
+    assert addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.8"]
+    assert made.drop(first.id) and made.drop(second.id) and not any(made._names.values())

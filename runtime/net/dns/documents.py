@@ -123,11 +123,14 @@ def _files(document: dict[str, Any]) -> Files:
     )
 
 
-def is_up(data: bytes) -> bool:
-    """Whether the shim's record says that the container has its names. ValueError for no such record."""
+def standing(data: bytes) -> tuple[bool, bool]:
+    """Whether the shim's record says that the container has its names, and that it is ready for what others
+    want of it. ValueError for no such record."""
     try:
         document = json.loads(data)
-        return document["phase"] in UP and document.get("health") != "unhealthy"
+        phase, health = document["phase"], document.get("health")
+        up = phase in UP and health != "unhealthy"
+        return up, up and phase == "running" and health != "starting"
     except (KeyError, TypeError) as error:
         raise ValueError(f"cannot read state: {error!r}") from error
 

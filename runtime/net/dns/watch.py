@@ -110,10 +110,10 @@ class Watch:
         except (OSError, ValueError):
             return self.zone.drop(id)
         try:
-            up = documents.is_up(_read(f"{directory}/{documents.STATE}"))
+            up, ready = documents.standing(_read(f"{directory}/{documents.STATE}"))
         except (OSError, ValueError):
-            up = False
-        return self.zone.put(member, up=up) if member.id == id else self.zone.drop(id)
+            up, ready = False, False
+        return self.zone.put(member, up=up, ready=ready) if member.id == id else self.zone.drop(id)
 
     def _forget(self, id: str) -> None:
         self._watched.pop(self._numbers.pop(id, -1), None)

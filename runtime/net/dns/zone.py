@@ -10,7 +10,8 @@ hostname that somebody chose counts where nobody has that name otherwise.
     <short id>      the container, by the first twelve characters of its id
 
 Names of one label that nobody has, and addresses of our networks that the asker does not share, do not exist:
-they are never forwarded. A container that is not up, or is unhealthy, has no names.
+they are never forwarded. A container that is not up, or is unhealthy, has no names; one that is not ready,
+since it starts or its health is not known yet, shares none with those that are.
 """
 
 from __future__ import annotations
@@ -110,11 +111,13 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Somebody's name. `chosen` is a hostname, which is the weakest kind."""
+    """Somebody's name. `chosen` is a hostname, which is the weakest kind; who is not `ready` counts only
+    where nobody of that name is."""
 
     project: str
     addresses: tuple[bytes, ...]
     chosen: bool
+    ready: bool
 
 
 class Zone:
@@ -123,22 +126,22 @@ class Zone:
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self.networks = {network.name: network for network in networks}
         self._members: dict[str, Member] = {}
-        self._up: set[str] = set()
+        self._up: dict[str, bool] = {}  # id -> ready
         self._clients: dict[str, str] = {}  # address -> id
         self._names: dict[str, dict[bytes, dict[str, _Entry]]] = {}  # network -> name -> id -> entry
         self._reverse: dict[bytes, tuple[str, bytes]] = {}  # packed address -> (network, name)
 
-    def put(self, member: Member, *, up: bool) -> bool:
+    def put(self, member: Member, *, up: bool, ready: bool = True) -> bool:
         """Know this container, in place of what was known of it. Whether anything changed."""
-        if self._members.get(member.id) == member and up == (member.id in self._up):
+        if self._members.get(member.id) == member and self._up.get(member.id) == (ready if up else None):
             return False
         self.drop(member.id)
         self._members[member.id] = member
         for endpoint in member.endpoints:
             self._clients.update(dict.fromkeys(endpoint.addresses, member.id))
         if up:
-            self._up.add(member.id)
-            for network, name, entry in _entries(member):
+            self._up[member.id] = ready
+            for network, name, entry in _entries(member, ready):
                 self._names.setdefault(network, {}).setdefault(name, {})[member.id] = entry
             self._reverse.update(_reverse(member))
         return True
@@ -153,12 +156,12 @@ class Zone:
                 if self._clients.get(address) == id:
                     del self._clients[address]
         if id in self._up:
-            self._up.discard(id)
+            del self._up[id]
             self._drop_names(member)
         return True
 
     def _drop_names(self, member: Member) -> None:
-        for network, name, _ in _entries(member):
+        for network, name, _ in _entries(member, True):
             holders = self._names.get(network, {}).get(name, {})
             holders.pop(member.id, None)
             if not holders:
@@ -240,7 +243,8 @@ class Zone:
             if holders:
                 entries = list(holders.values())
                 given = [entry for entry in entries if not entry.chosen] or entries
-                return [entry for entry in given if entry.project == asker.project] or given
+                near = [entry for entry in given if entry.project == asker.project] or given
+                return [entry for entry in near if entry.ready] or near
         return None
 
     def _pointer(self, asker: Asker, address: bytes, type: int) -> Answer | None:
@@ -275,7 +279,7 @@ def _addresses(packed: Iterable[bytes], type: int) -> tuple[Record, ...]:
     return tuple(Record(kinds[len(item)], item) for item in packed if type in (kinds[len(item)], wire.ANY))
 
 
-def _entries(member: Member) -> Iterator[tuple[str, bytes, _Entry]]:
+def _entries(member: Member, ready: bool) -> Iterator[tuple[str, bytes, _Entry]]:
     """(network, name, entry) for each name that the member has."""
     own = member.name.rpartition("/")[2]
     for endpoint in member.endpoints:
@@ -286,7 +290,7 @@ def _entries(member: Member) -> Iterator[tuple[str, bytes, _Entry]]:
         for text, chosen in {member.hostname: True, **given}.items():
             name = wire.encode_name(text) if text else None
             if name is not None:
-                yield endpoint.network, name, _Entry(member.project, packed, chosen)
+                yield endpoint.network, name, _Entry(member.project, packed, chosen, ready)
 
 
 def _reverse(member: Member) -> dict[bytes, tuple[str, bytes]]:
