@@ -45,6 +45,25 @@ def read_all(paths: Paths) -> list[ContainerRecord]:
         return []
 
 
+def read_ports(paths: Paths) -> dict[str, list[dict[str, Any]]]:
+    """Published ports by container id, as they are: with the ports of the host that were chosen."""
+    if not paths.database.exists():
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        with closing(connect(paths.database, readonly=True)) as connection:
+            rows = connection.execute(
+                "SELECT container, host_ip, host_port, container_port, protocol FROM published_ports"
+                " ORDER BY container_port, protocol, host_ip, host_port"
+            )
+            for row in rows:
+                port = {key: row[key] for key in ("host_ip", "host_port", "container_port", "protocol")}
+                found.setdefault(row["container"], []).append(port)
+    except sqlite3.OperationalError:  # made, and not yet migrated
+        return {}
+    return found
+
+
 def find(paths: Paths, name: str) -> ContainerRecord:
     """By full name, by the name without its project where that is unique, by id or a unique prefix of one.
 
@@ -137,6 +156,7 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
         "identity": record.identity,
         "adjustable": record.adjustable,
         "request": json.loads(record.request),
+        "ports": read_ports(paths).get(record.id, []),
         "state": dict(state._asdict()) if state is not None else None,
         "config": json.loads(config.read_text()) if config.exists() else None,
         "paths": {

@@ -13,6 +13,7 @@ from runtime.shim import client
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
     from typing import Any
 
     from runtime.paths import Paths
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 #: seconds between two looks of --watch
 PERIOD = 1.0
-#: What a published port is where its record does not say: specs.values.PortBinding.
-PORT = {"host_ip": "", "host_port": 0, "container_port": 0, "protocol": "tcp"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     if options.watch:
         return watch(paths)
-    rows = [describe(paths, record) for record in attend.read_all(paths)]
+    rows = describe_all(paths)
     print(json.dumps(rows, indent=1) if options.json else shown(rows, time.time()))
     return 0
 
@@ -43,7 +42,7 @@ def watch(paths: Paths) -> int:
     from rich.text import Text
 
     def look() -> str:
-        return shown([describe(paths, record) for record in attend.read_all(paths)], time.time())
+        return shown(describe_all(paths), time.time())
 
     if sys.stdout.isatty():
         with Live(Text(look()), auto_refresh=False, transient=True) as live:
@@ -78,13 +77,24 @@ def shown(rows: list[dict[str, Any]], now: float) -> str:
 def ports(published: list[dict[str, Any]]) -> str:
     """As Docker shows them: 127.0.0.1:8080->80/tcp."""
     return ", ".join(
-        f"{item['host_ip'] or '0.0.0.0'}:{item['host_port']}->{item['container_port']}/{item['protocol']}"
+        f"{_host(item['host_ip'])}:{item['host_port']}->{item['container_port']}/{item['protocol']}"
         for item in published
     )
 
 
-def describe(paths: Paths, record: ContainerRecord) -> dict[str, Any]:
-    """One container as JSON; `phase` as in runtime.interface.Phase."""
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address or "0.0.0.0"
+
+
+def describe_all(paths: Paths) -> list[dict[str, Any]]:
+    published = attend.read_ports(paths)
+    return [describe(paths, record, published) for record in attend.read_all(paths)]
+
+
+def describe(
+    paths: Paths, record: ContainerRecord, published: Mapping[str, list[dict[str, Any]]] | None = None
+) -> dict[str, Any]:
+    """One container as JSON; `phase` as in runtime.interface.Phase. `published`: see attend.read_ports."""
     state = attend.live_state(paths, record)
     ended = None if state else client.read_exit(paths.container(record.id))
     last = state or ended
@@ -99,7 +109,7 @@ def describe(paths: Paths, record: ContainerRecord) -> dict[str, Any]:
         "id": record.id,
         "image": record.image,
         "source": record.source,
-        "ports": [{**PORT, **item} for item in json.loads(record.request).get("ports", ())],
+        "ports": (published or {}).get(record.id, []),
         "phase": phase,
         "pid": state.pid if state else 0,
         "health": state.health if state else "",
