@@ -17,6 +17,7 @@ from runtime.interface import ContainerRequest, Defect
 from runtime.net import names, records, resolvconf
 from runtime.net.dns import zone
 from runtime.net.dns.service import NameService
+from runtime.net.hearing import Hearing
 from runtime.net.records import Lease, NetworkRecord, by_container, way_out
 from runtime.paths import Paths
 
@@ -30,6 +31,7 @@ class Files:
         self._database = database
         self._service = service
         self._telling = threading.Lock()
+        self._hearing = Hearing(paths.netns)
 
     # ------------------------------------------------------------ write
 
@@ -145,14 +147,17 @@ class Files:
         """By network with members that are up: what is wrong with its name server."""
         if self._service is None:
             return {}
-        served = {lease.network for lease in records.read_leases(connection) if lease.active}
+        served = {lease.network: lease for lease in records.read_leases(connection) if lease.active}
         state = self._service.state() if served else None
         networks = records.read_networks(connection)
-        return {
-            name: self._service.defects(_gateways(networks[name]), state)
-            for name in served
-            if networks[name].is_bridge
-        }
+        found = {}
+        for name, lease in served.items():
+            record = networks[name]
+            if record.is_bridge:
+                wrong = self._service.defects(_gateways(record), state)
+                text = "" if wrong else self._hearing.check(record.gateway, lease.container)
+                found[name] = wrong + ((Defect("names", text),) if text else ())
+        return found
 
     def defects(self) -> dict[str, tuple[Defect, ...]]:
         """How the files of the containers that are up differ from what they should say."""

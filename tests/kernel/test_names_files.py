@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.interface import ContainerRequest
+from runtime.net import hearing
 from runtime.paths import write_atomically
 from specs.values import ImageRef
 from tests.kernel.names_box import until
@@ -216,3 +219,23 @@ def test_a_repair_of_files_keeps_the_peers_that_the_name_server_wrote() -> None:
         request = ContainerRequest("shop/alone", "test", "", "", "", IMAGE, dns=("127.0.0.1",))
         made.node.fabric.write_files(alone, request, made.home(alone))
         assert made.node.address(web) in made.hosts(alone)
+
+
+@on_own_host
+def test_a_firewall_that_drops_what_containers_ask_is_a_defect_until_it_lets_them() -> None:
+    with own_etc() as etc, shop() as made, pytest.MonkeyPatch.context() as patch:
+        rewritten(etc, "nameserver 192.0.2.1\n")
+        patch.setattr(hearing, "TIMEOUT", 0.1)
+        patch.setattr(hearing, "PAUSE", 0.0)
+        made.container("shop/web")
+        assert made.node.defects() == set()
+        sh(
+            "nft",
+            "add table inet filter; add chain inet filter in { type filter hook input priority 0; policy drop; }",
+        )
+        (network,) = made.node.fabric.observe().networks
+        (defect,) = network.defects
+        assert defect.kind == "names"
+        command = defect.text.partition("let them ask: ")[2]
+        sh("nft", command.removeprefix("nft ").replace("'st*'", '"st*"'))
+        assert made.node.defects() == set()

@@ -1,0 +1,121 @@
+"""Effects: whether what containers ask comes through to the name server; the decision which rules are to blame.
+
+A server that listens hears nothing where a firewall of the host drops what comes in, and no table can overrule
+another one's drop. Rules are too many kinds to be understood, so a question is asked from inside of a container,
+and rules are read only when there is no answer: without any that drop nobody is blamed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.linux import namespaces
+from runtime.net import addresses, nft
+
+PORT = 53
+#: Seconds for one answer, questions that are asked, and seconds between looks while rules change all the time.
+TIMEOUT, ATTEMPTS, PAUSE = 0.5, 2, 2.0
+#: Lists the tables of iptables-legacy in this network namespace.
+LEGACY = Path("/proc/net/ip_tables_names")
+
+_QUESTION = struct.pack("!5H", 0x0100, 1, 0, 0, 0) + b"\x09localhost\0" + struct.pack("!HH", 1, 1)
+
+
+class Hearing:
+    """`netns` says where a container's network namespace is bound. Thread-safe: what two find out is the same."""
+
+    def __init__(self, netns: Callable[[str], Path]) -> None:
+        self._netns = netns
+        self._known: dict[
+            str, tuple[int | None, float, str]
+        ] = {}  # gateway -> (generation, when, what is wrong)
+
+    def check(self, gateway: str, container: str) -> str:
+        """What keeps this container, which is on the gateway's network, from being heard there; empty: nothing,
+        or it cannot be told. Asked again only when rules have changed, or while something is wrong."""
+        generation, now = nft.generation(), time.monotonic()
+        known = self._known.get(gateway)
+        if known is not None and now - known[1] < PAUSE:
+            return known[2]
+        if known is not None and not known[2] and generation is not None and known[0] == generation:
+            return ""
+        heard = _is_heard(self._netns(container), gateway)
+        wrong = "" if heard is not False else blame(nft.listed(["list", "ruleset"]) or {}, _legacy())
+        if heard is not None:
+            self._known[gateway] = (generation, now, wrong)
+        return wrong
+
+
+def _is_heard(netns: Path, gateway: str) -> bool | None:
+    """Whether a question from this namespace is answered; None: it could not be asked."""
+    family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
+    try:
+        with namespaces.in_netns(netns):
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with sock:
+            sock.connect((gateway, PORT))
+            sock.settimeout(TIMEOUT)
+            for _ in range(ATTEMPTS):
+                sock.send(os.urandom(2) + _QUESTION)
+                try:
+                    return bool(sock.recv(512))
+                except TimeoutError:
+                    continue
+                except ConnectionRefusedError:  # a rule may reject by icmp(7); or the server has just ended
+                    return False
+            return False
+    except OSError:  # the container has gone
+        return None
+
+
+def _legacy() -> bool:
+    try:
+        return "filter" in LEGACY.read_text().split()
+    except OSError:
+        return False
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def blame(ruleset: Mapping[str, Any], legacy: bool) -> str:
+    """Which chain of somebody else at the input hook drops, and how to let containers ask; empty: none. A chain
+    without a policy of dropping counts where a rule of its table drops or rejects."""
+    items = ruleset.get("nftables", ())
+    dropping = {
+        (item["rule"]["family"], item["rule"]["table"])
+        for item in items
+        if any("drop" in expr or "reject" in expr for expr in item.get("rule", {}).get("expr", ()))
+    }
+    for item in items:
+        chain = item.get("chain", {})
+        table = (chain.get("family"), chain.get("table"))
+        ours = str(chain.get("table", "")).startswith(addresses.TABLE)
+        if chain.get("hook") != "input" or ours or chain["family"] not in ("ip", "ip6", "inet"):
+            continue
+        if chain.get("policy") == "drop" or table in dropping:
+            return _advice(chain["family"], chain["table"], chain["name"])
+    return _iptables("iptables-legacy", "INPUT") if legacy else ""
+
+
+def _advice(family: str, table: str, chain: str) -> str:
+    if table == "filter" and chain == "INPUT" and family != "inet":
+        return _iptables("iptables" if family == "ip" else "ip6tables", chain)
+    text = f"chain {chain} of nftables table {family} {table} drops what containers ask the name server"
+    if table == "firewalld":
+        return f"{text}; let them ask: firewall-cmd --permanent --zone=trusted --add-source=SUBNET, with the network's"
+    rule = "iifname 'st*' meta l4proto { tcp, udp } th dport 53 accept"
+    return f"{text}; let them ask: nft insert rule {family} {table} {chain} {rule}"
+
+
+def _iptables(command: str, chain: str) -> str:
+    rules = "; ".join(
+        f"{command} -I {chain} -i 'st+' -p {protocol} --dport {PORT} -j ACCEPT" for protocol in ("udp", "tcp")
+    )
+    return f"chain {chain} of {command} drops what containers ask the name server; let them ask: {rules}"
