@@ -1,8 +1,8 @@
-"""Effects: whether what containers ask comes through to the name server; the decision which rules are to blame.
+"""Effects: whether what containers ask comes through to the name server; and, pure, which rules are to blame.
 
-A server that listens hears nothing where a firewall of the host drops what comes in, and no table can overrule
-another one's drop. Rules are too many kinds to be understood, so a question is asked from inside of a container,
-and rules are read only when there is no answer: without any that drop nobody is blamed.
+A server that listens hears nothing where a firewall of the host drops what comes in, and no table can
+overrule another one's drop. There are too many kinds of rules to tell by reading them, so a question is asked
+from inside of a container. Rules are read when there is no answer: without any that drop nobody is blamed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runtime.linux import namespaces
 from runtime.net import addresses, nft
 
 PORT = 53
-#: Seconds for one answer, questions that are asked, and seconds between looks while rules change all the time.
+#: Seconds for one answer, questions that are asked, seconds between looks while rules change all the time.
 TIMEOUT, ATTEMPTS, PAUSE = 0.5, 2, 2.0
 #: Lists the tables of iptables-legacy in this network namespace.
 LEGACY = Path("/proc/net/ip_tables_names")
@@ -28,7 +28,7 @@ _QUESTION = struct.pack("!5H", 0x0100, 1, 0, 0, 0) + b"\x09localhost\0" + struct
 
 
 class Hearing:
-    """`netns` says where a container's network namespace is bound. Thread-safe: what two find out is the same."""
+    """`netns` says where a container's network namespace is bound. Thread-safe."""
 
     def __init__(self, netns: Callable[[str], Path]) -> None:
         self._netns = netns
@@ -37,8 +37,8 @@ class Hearing:
         ] = {}  # gateway -> (generation, when, what is wrong)
 
     def check(self, gateway: str, container: str) -> str:
-        """What keeps this container, which is on the gateway's network, from being heard there; empty: nothing,
-        or it cannot be told. Asked again only when rules have changed, or while something is wrong."""
+        """What keeps this container, which is on the gateway's network, from being heard there; empty:
+        nothing, or it cannot be told. Asked again when rules have changed, or while something is wrong."""
         generation, now = nft.generation(), time.monotonic()
         known = self._known.get(gateway)
         if known is not None and now - known[1] < PAUSE:
@@ -85,8 +85,8 @@ def _legacy() -> bool:
 
 
 def blame(ruleset: Mapping[str, Any], legacy: bool) -> str:
-    """Which chain of somebody else at the input hook drops, and how to let containers ask; empty: none. A chain
-    without a policy of dropping counts where a rule of its table drops or rejects."""
+    """Which chain of somebody else at the input hook drops, and how to let containers ask; empty: none. One
+    whose policy is to accept counts where a rule of its table drops or rejects."""
     items = ruleset.get("nftables", ())
     dropping = {
         (item["rule"]["family"], item["rule"]["table"])
@@ -109,7 +109,7 @@ def _advice(family: str, table: str, chain: str) -> str:
         return _iptables("iptables" if family == "ip" else "ip6tables", chain)
     text = f"chain {chain} of nftables table {family} {table} drops what containers ask the name server"
     if table == "firewalld":
-        return f"{text}; let them ask: firewall-cmd --permanent --zone=trusted --add-source=SUBNET, with the network's"
+        return f"{text}; let them ask: firewall-cmd --permanent --zone=trusted --add-source=<the subnet>"
     rule = "iifname 'st*' meta l4proto { tcp, udp } th dport 53 accept"
     return f"{text}; let them ask: nft insert rule {family} {table} {chain} {rule}"
 

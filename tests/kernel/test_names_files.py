@@ -229,10 +229,8 @@ def test_a_firewall_that_drops_what_containers_ask_is_a_defect_until_it_lets_the
         patch.setattr(hearing, "PAUSE", 0.0)
         made.container("shop/web")
         assert made.node.defects() == set()
-        sh(
-            "nft",
-            "add table inet filter; add chain inet filter in { type filter hook input priority 0; policy drop; }",
-        )
+        sh("nft", "add table inet filter")
+        sh("nft", "add chain inet filter in { type filter hook input priority 0; policy drop; }")
         (network,) = made.node.fabric.observe().networks
         (defect,) = network.defects
         assert defect.kind == "names"
