@@ -179,7 +179,7 @@ class Bridges:
         given = frozenset(filter(None, (record.gateway_interface, record.gateway6_interface)))
         try:
             links.ensure_bridge(links.Bridge(record.bridge, given, mac, record.mtu))
-            for shard in records.read_shards(self._database.read(), record.name):
+            for shard in records.read_shards(self._database.read()).get(record.name, ()):
                 self._ensure_shard(record, shard)
         except OSError as error:
             raise link_fault(error, operation, record.name) from error

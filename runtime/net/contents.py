@@ -35,6 +35,7 @@ class Contents:
     spread6: frozenset[Element] = frozenset()
     spread6_at: frozenset[Element] = frozenset()
     bridges: frozenset[Element] = frozenset()
+    further: frozenset[Element] = frozenset()
     within: frozenset[Element] = frozenset()
     internal: frozenset[Element] = frozenset()
     hairpin: frozenset[Element] = frozenset()
@@ -60,7 +61,8 @@ NAMES = tuple(item.name for item in fields(Contents))
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A network as the firewall sees it. `subnet6` empty: it has no IPv6. Without `icc` its members do not
-    reach each other, without `masquerade` packets leave with the address of the container."""
+    reach each other, without `masquerade` packets leave with the address of the container. `further`
+    are bridges of more members, which have no address."""
 
     bridge: str
     subnet: str
@@ -68,6 +70,7 @@ class Zone:
     subnet6: str = ""
     icc: bool = True
     masquerade: bool = True
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def contents(zones: Iterable[Zone], publications: Iterable[Publication]) -> Cont
     return Contents(
         **{name: frozenset(held) for name, held in ports.items()},
         bridges=frozenset((zone.bridge,) for zone in zones),
+        further=frozenset((bridge,) for zone in zones for bridge in zone.further),
         within=frozenset((zone.bridge, zone.bridge) for zone in zones if zone.icc),
         internal=frozenset((zone.bridge,) for zone in zones if zone.internal),
         hairpin=frozenset((zone.bridge, zone.subnet) for zone in zones),

@@ -258,6 +258,7 @@ class Fabric:
             try:
                 if record.is_bridge and not links.index_of(endpoint.bridge):
                     self._bridges.ensure(record, "attach container")
+                    self.publish()
                 endpoints.ensure_endpoint(endpoint, netns, hairpin=hairpin)
             except OSError as error:
                 raise link_fault(error, "attach container", f"{lease.name} to {lease.network}") from error

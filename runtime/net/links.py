@@ -376,6 +376,8 @@ def ensure_bridge(bridge: Bridge) -> int:
         )
     if bridge.addresses:
         write_sysctl(f"ipv4/conf/{bridge.name}/route_localnet", "1")
+    else:  # or it would answer for the host's addresses (ip-sysctl: any interface does)
+        write_sysctl(f"ipv4/conf/{bridge.name}/arp_ignore", "8")
     return index
 
 

@@ -39,6 +39,7 @@ class Publishing:
     ) -> None:
         """`state` is the file in which the firewall keeps what it wrote last."""
         self._database = database
+        self._root = root
         self._table = addresses.table_name(root)
         self._firewall = firewall.Firewall(self._table, state, self._wanted)
         self._is_ready = is_ready
@@ -289,6 +290,7 @@ class Publishing:
         networks = records.read_networks(connection)
         if not networks:
             return None
+        shards = records.read_shards(connection)
         zones = [
             Zone(
                 item.bridge,
@@ -297,6 +299,9 @@ class Publishing:
                 item.subnet6,
                 item.options.icc,
                 item.options.masquerade,
+                tuple(
+                    addresses.shard_name(self._root, item.name, shard) for shard in shards.get(item.name, ())
+                ),
             )
             for item in networks.values()
             if item.is_bridge

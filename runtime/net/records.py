@@ -257,10 +257,14 @@ def owner_of(connection: sqlite3.Connection, network: str, address: str) -> str:
     return "" if row is None else str(row["name"])
 
 
-def read_shards(connection: sqlite3.Connection, network: str) -> list[int]:
-    """The numbers of the further bridges that members of a network are on."""
-    query = "SELECT DISTINCT shard FROM leases WHERE network = ? AND shard > 0 ORDER BY shard"
-    return [int(row[0]) for row in connection.execute(query, (network,))]
+def read_shards(connection: sqlite3.Connection) -> dict[str, list[int]]:
+    """The numbers of the further bridges that members are on, by network; without those that have none."""
+    found: dict[str, list[int]] = {}
+    for network, shard in connection.execute(
+        "SELECT DISTINCT network, shard FROM leases WHERE shard > 0 ORDER BY network, shard"
+    ):
+        found.setdefault(network, []).append(shard)
+    return found
 
 
 def free_shard(connection: sqlite3.Connection, network: str, most: int) -> int:

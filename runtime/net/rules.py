@@ -3,6 +3,8 @@
 nft(8), libnftables-json(5): it is written as text and read as JSON.
 
 What the rules promise, in the order of a packet's way:
+- where bridged packets pass the hooks (br_netfilter), they are tracked on the bridge that has the network's
+  address only: what was seen on a bridge before would not be translated there any more;
 - a container cannot reach services on the host's loopback, though route_localnet is on for our bridges (the
   kernel itself drops ::1 that comes from anywhere but loopback);
 - a published port is redirected for every local address (or the one asked for), also for packets of the host;
@@ -58,6 +60,7 @@ map published6_at {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . in
 {_map("spread6", "ip6 daddr", f"{_PORT} . {_SLOT}")}
 {_map("spread6_at", "ip6 daddr", f"ip6 daddr . {_PORT} . {_SLOT}")}
 set bridges {{ type ifname; }}
+set further {{ type ifname; }}
 set within {{ type ifname . ifname; }}
 set internal {{ type ifname; }}
 set hairpin {{ type ifname . ipv4_addr; flags interval; }}
@@ -66,6 +69,7 @@ set outgoing {{ type ipv4_addr; flags interval; }}
 set outgoing6 {{ type ipv6_addr; flags interval; }}
 chain guard {{
   type filter hook prerouting priority -300; policy accept;
+  iifname @further notrack
   iifname @bridges ip daddr 127.0.0.0/8 drop
 }}
 chain arriving {{
@@ -135,7 +139,7 @@ def _elements(verb: str, table: str, name: str, elements: Iterable[Element]) -> 
 
 def _element_text(name: str, element: Element, key_only: bool) -> str:
     size = KEYS.get(name, len(element))
-    quoted = name in ("bridges", "within", "internal", "hairpin", "hairpin6")
+    quoted = name in ("bridges", "further", "within", "internal", "hairpin", "hairpin6")
     key = " . ".join(f'"{word}"' if quoted and word.startswith("st") else word for word in element[:size])
     return key if key_only or len(element) == size else f"{key} : {' . '.join(element[size:])}"
 

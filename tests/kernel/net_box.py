@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import pytest
 from runtime.database import Database
 from runtime.interface import Attachment, NetworkRequest
 from runtime.linux import namespaces
-from runtime.net import addresses, records
+from runtime.net import addresses, links, records
 from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.paths import Paths
@@ -123,10 +123,14 @@ class Node:
         self.fabric.create_network(NetworkRequest(name, "test", "f", **fields))  # type: ignore[arg-type]
 
     def container(
-        self, name: str, *networks: str, ports: tuple[PortBinding, ...] = (), service: str = ""
+        self,
+        name: str,
+        *networks: str | Attachment,
+        ports: tuple[PortBinding, ...] = (),
+        service: str = "",
     ) -> str:
         id = secrets.token_hex(16)
-        attachments = [Attachment(network) for network in networks]
+        attachments = [Attachment(item) if isinstance(item, str) else item for item in networks]
         with self.database.write() as connection:
             self.fabric.reserve(connection, id, name, attachments, ports, service)
         self.start(id)
@@ -156,10 +160,31 @@ class Node:
         self.fabric.attach(id, self.netns[id])
         self.fabric.activate(id)
         self.fabric.publish(only=id)
-        for position, (network, _) in enumerate(self.fabric.addresses(id)):
-            root = str(self.paths.root.resolve())
-            wait_for_queue(None, addresses.link_name(root, id, network))
-            wait_for_queue(self.netns[id], f"eth{position}")
+        self.wait_for_queues(id)
+
+    def leases(self, id: str) -> dict[str, records.Lease]:
+        return {item.network: item for item in records.read_leases(self.database.read(), container=id)}
+
+    def wait_for_queues(self, id: str) -> None:
+        root = str(self.paths.root.resolve())
+        for network, lease in self.leases(id).items():
+            host = addresses.link_name(root, id, network)
+            if links.index_of(host):
+                wait_for_queue(None, host)
+                wait_for_queue(self.netns[id], lease.inside)
+
+    def settle(self, id: str, before: Sequence[Attachment], after: Sequence[Attachment]) -> None:
+        """Change its networks while it runs."""
+        with self.database.write() as connection:
+            gone = self.fabric.settle(connection, id, "p/x", before, after)
+        self.fabric.drop_links(gone, self.netns[id])
+        self.fabric.attach(id, self.netns[id])
+        self.fabric.publish()
+        self.wait_for_queues(id)
+
+    def inside(self, id: str, *command: str) -> str:
+        with namespaces.in_netns(self.netns[id]):
+            return sh(*command)
 
     def address6(self, id: str) -> str:
         return records.read_leases(self.database.read(), container=id)[0].address6
