@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.faults import Fault
@@ -28,14 +29,13 @@ from runtime.net.contents import (
     maps_of,
     moved_udp,
 )
+from runtime.net.foreign import Foreign
 from runtime.net.rules import (
     FAMILY,
     OLD_FAMILY,
     build_text,
     change_text,
     delete_text,
-    foreign_drops,
-    lets_us_pass,
     read_listing,
     rules_digest,
 )
@@ -61,17 +61,19 @@ class Firewall:
     how nft listed the rules after we wrote them, since each version of nft has its own way to list them.
     """
 
-    def __init__(self, table: str, memory: Path, wanted: Callable[[], Contents | None]) -> None:
+    def __init__(
+        self, table: str, memory: Path, wanted: Callable[[], Contents | None], foreign: Foreign
+    ) -> None:
         self._table = table
         self._memory = memory
         self._wanted = wanted
+        self._foreign = foreign
         self._tickets = threading.Lock()
         self._asked = 0
         self._forced = 0
         self._working = threading.Lock()
         self._done = 0
         self._known: tuple[int, Held] | None = None  # (generation, contents), rules as we wrote them
-        self._drops: tuple[int, tuple[Defect, ...]] | None = None
         self._gone: int | None = None  # the generation in which there was no table of ours
 
     def publish(self, *, force: bool = False) -> None:
@@ -132,14 +134,16 @@ class Firewall:
             unchanged = self._known is not None and self._known[0] == nft.generation()
             found = self._find()
             if isinstance(found, str):
-                return (Defect("firewall", found), *self._foreign())
+                return (Defect("firewall", found), *self._foreign.defects())
+            moved: list[str] = []
             if unchanged:  # the kernel is as we left it: containers became ready, or are so no more
                 moved = changed_ports(found, wanted)
-                return (*(Defect("port", text) for text in moved), *self._foreign())
+                found = replace(found, **maps_of(wanted))
             texts = differences(found, wanted)
             if len(texts) > 3:
                 texts = [*texts[:3], f"and {len(texts) - 3} more differences"]
-            return (*(Defect("firewall", text) for text in texts), *self._foreign())
+            defects = [Defect("port", text) for text in moved]
+            return (*defects, *(Defect("firewall", text) for text in texts), *self._foreign.defects())
 
     # ------------------------------------------------------------
 
@@ -150,10 +154,12 @@ class Firewall:
             return
         if forced:
             self._known = None
+            self._foreign.adapt()
         found = self._find()
         if isinstance(found, str):
             self._write(build_text(self._table, wanted), None)
             self._remember(wanted)
+            self._foreign.adapt()
             found = Contents()
         else:
             text = change_text(self._table, found, wanted)
@@ -217,6 +223,7 @@ class Firewall:
             done = nft.run(["-f", "-"], delete_text(self._table))
             if done.returncode:
                 raise nft.refused("delete", done)
+            self._foreign.withdraw()
         self._memory.unlink(missing_ok=True)
 
     def _is_gone(self) -> bool:
@@ -229,30 +236,3 @@ class Firewall:
             self._gone = now if gone else None
             return gone
         return True
-
-    def _foreign(self) -> tuple[Defect, ...]:
-        """Chains of others that drop what we forward: no table can overrule another one's drop."""
-        now = nft.generation()
-        if self._drops is not None and now is not None and self._drops[0] == now:
-            return self._drops[1]
-        found = []
-        for chain in foreign_drops(nft.listed(["list", "chains"]) or {}):
-            family, table, name = chain.split(" ", 2)
-            if not lets_us_pass(nft.listed(["list", "table", family, table]) or {}):
-                found.append(Defect("forwarding", _advice(family, table, name)))
-        if now is not None:
-            self._drops = (now, tuple(found))
-        return tuple(found)
-
-
-def _advice(family: str, table: str, chain: str) -> str:
-    text = (
-        f"chain {chain} of nftables table {family} {table} drops what it does not know, also our containers'"
-    )
-    if (family, table, chain) == ("ip", "filter", "FORWARD"):
-        chain = "DOCKER-USER" if Path("/sys/class/net/docker0").exists() else chain
-        cure = f"iptables -I {chain} -i 'st+' -j ACCEPT; iptables -I {chain} -o 'st+' -j ACCEPT"
-    else:
-        add = f"nft insert rule {family} {table} {chain}"
-        cure = f"{add} iifname 'st*' accept; {add} oifname 'st*' accept"
-    return f"{text} packets; let them pass: {cure}"

@@ -56,6 +56,11 @@ def tables() -> list[tuple[str, str]]:
 _PATH = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin", "LC_ALL": "C"}
 
 
+def environment() -> dict[str, str]:
+    """For commands of firewalls: they are not always on a service's path."""
+    return {**os.environ, **_PATH}
+
+
 def run(arguments: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
     """Fault firewall-failed when nft is not installed or stuck."""
     try:
@@ -65,7 +70,7 @@ def run(arguments: list[str], given: str = "") -> subprocess.CompletedProcess[st
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **_PATH},
+            env=environment(),
             timeout=TIMEOUT,
         )
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from runtime.interface import Defect
 from runtime.linux import namespaces
 from runtime.net import addresses, contents, firewall, links, listening, loopback, ports, records
 from runtime.net.contents import Contents, Element, Publication, Zone, port_of
+from runtime.net.foreign import Foreign
 from runtime.net.records import NetworkRecord, PortRow, by_container, published_on
 from specs.values import PortBinding
 
@@ -41,7 +42,9 @@ class Publishing:
         self._database = database
         self._root = root
         self._table = addresses.table_name(root)
-        self._firewall = firewall.Firewall(self._table, state, self._wanted)
+        self._firewall = firewall.Firewall(
+            self._table, state, self._wanted, Foreign(addresses.bridge_prefix(root))
+        )
         self._is_ready = is_ready
         self._lock = threading.Lock()
         self._changes = 0

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address, summarize_address_range
 from typing import Any
 
-from runtime.net import addresses
 from runtime.net.contents import KEYS, NAMES, PROTOCOLS, SLOTS, Contents, Element
 
 FAMILY = "inet"
@@ -193,35 +192,3 @@ def _words(item: Any) -> Element:
         (network,) = summarize_address_range(first, last)
         return (str(network),)
     return (str(PROTOCOLS.get(item, item)),)
-
-
-# ---------------------------------------------------------------- tables of others
-
-
-def foreign_drops(document: Mapping[str, Any]) -> list[str]:
-    """Base chains of others at the forward hook whose policy drops, as `family table chain`."""
-    found = []
-    for item in document.get("nftables", ()):
-        chain = item.get("chain")
-        drops = chain and chain.get("hook") == "forward" and chain.get("policy") == "drop"
-        if (
-            drops
-            and chain["family"] in ("ip", "ip6", "inet")
-            and not chain["table"].startswith(addresses.TABLE)
-        ):
-            found.append(f"{chain['family']} {chain['table']} {chain['name']}")
-    return found
-
-
-def lets_us_pass(document: Mapping[str, Any]) -> bool:
-    """Whether a table lists a rule that accepts packets from or to links named st*: its owner knows of us."""
-    for item in document.get("nftables", ()):
-        expressions = item.get("rule", {}).get("expr", ())
-        named = any(
-            str(expression["match"].get("right", "")).startswith("st")
-            for expression in expressions
-            if "match" in expression
-        )
-        if named and any("accept" in expression for expression in expressions):
-            return True
-    return False

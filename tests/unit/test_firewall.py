@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.net import contents, rules
+from runtime.net import contents, foreign, rules
 from runtime.net.contents import Contents, Held, Publication, Zone, maps_of, port_of
 
 ZONES = (Zone("stb1", "10.88.0.0/24", False), Zone("stb2", "10.88.1.0/24", True))
@@ -107,21 +107,21 @@ def chain(table: str, policy: str = "drop", hook: str = "forward", family: str =
 
 
 def test_only_a_dropping_forward_policy_of_others_stands_in_our_way() -> None:
-    assert rules.foreign_drops(chain("filter")) == ["ip filter FORWARD"]
+    assert foreign.foreign_drops(chain("filter")) == ["ip filter FORWARD"]
     for harmless in (
         chain("filter", policy="accept"),
         chain("filter", hook="input"),
         chain("stead_0123"),
         chain("filter", family="bridge"),
     ):
-        assert rules.foreign_drops(harmless) == []
+        assert foreign.foreign_drops(harmless) == []
 
 
 def test_a_rule_that_accepts_our_links_settles_it() -> None:
     match = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "st*"}}
     accept = {"nftables": [{"rule": {"expr": [match, {"accept": None}]}}]}
-    assert rules.lets_us_pass(accept)
-    assert not rules.lets_us_pass({"nftables": [{"rule": {"expr": [match, {"drop": None}]}}]})
+    assert foreign.lets_us_pass(accept, "stbabcde")
+    assert not foreign.lets_us_pass({"nftables": [{"rule": {"expr": [match, {"drop": None}]}}]}, "stbabcde")
 
 
 def test_udp_ports_whose_backend_moved_are_named() -> None:
