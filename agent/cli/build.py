@@ -54,8 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("-m", "--memory", default="", metavar="SIZE", help="memory limit of each RUN step")
     add("--cpus", type=float, default=0.0, metavar="NUMBER", help="CPU limit of each RUN step")
     add("--pids-limit", type=int, default=0, metavar="NUMBER", help="process limit of each RUN step")
-    # what docker's command has, and is taken without a use: there is one cache, and no attestation is made
-    for name in ("--cache-from", "--cache-to", "--provenance", "--sbom", "--attest"):
+    text = "an image whose steps may be used, of this machine or a registry"
+    add("--cache-from", action="append", default=[], metavar="NAME|type=registry,ref=NAME", help=text)
+    add("--cache-to", action="append", default=[], metavar="type=inline", help="keep the steps in the image")
+    # what docker's command has, and is taken without a use: no attestation is made
+    for name in ("--provenance", "--sbom", "--attest"):
         add(name, action="append", default=[], help=argparse.SUPPRESS)
     for name in ("--rm", "--force-rm"):
         add(name, action="store_true", help=argparse.SUPPRESS)
@@ -73,11 +76,6 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     from agent.cli.images import store
 
     request = arguments.request(options)
-    for name in ("cache_from", "cache_to"):
-        if getattr(options, name):
-            print(
-                f"stead: --{name.replace('_', '-')} is not used: the cache of this node is", file=sys.stderr
-            )
     if options.check:
         return _check(request)
     shown = show.chosen("quiet" if options.quiet else options.progress)

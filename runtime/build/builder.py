@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from runtime.build import graph as graphs
-from runtime.build import leftovers, outputs, prune, recipes, remote, values
+from runtime.build import inline, leftovers, outputs, prune, recipes, remote, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import ImageConfig, read_config, scratch, write_config
@@ -168,7 +168,10 @@ class Builder:
         executor = Executor(cancelled)
         stack.callback(executor.close)
         bases = Bases(self.catalog, self.layers, self.store, teller, request.label, request.pull)
-        return _Build(self, request, work, sources, teller, bases, executor, networks, cancelled)
+        caches = Bases(self.catalog, self.layers, self.store, teller, request.label, request.pull)
+        return _Build(
+            self, request, work, sources, teller, bases, executor, networks, cancelled, caches, self.cache
+        )
 
 
 @dataclass(slots=True)
@@ -184,6 +187,8 @@ class _Build:
     executor: Executor
     networks: Networks
     cancelled: threading.Event
+    caches: Bases  # images that are there for their steps
+    cache: Cache
     steps: int = 0
     cached: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -196,6 +201,9 @@ class _Build:
         """Build for one platform; `named`: it gets the request's names; `last`: no further one follows."""
         try:
             graph = self._graph(platform)
+            if self.request.cache_from and not self.request.no_cache:
+                names, database = self.request.cache_from, self.builder.database
+                self.cache = inline.offered(names, platform, self.caches, self.teller, database)
             made = self._stages(graph, platform)
         except DockerfileError as error:
             raise invalid(self.request.label, error) from error
@@ -337,7 +345,7 @@ class _Build:
             wanted,
             self.request,
             self.work,
-            self.builder.cache,
+            self.cache,
             self.builder.composer,
             self.teller,
             self.cancelled,
@@ -485,6 +493,8 @@ class _Build:
         config = made.state.config
         if request.labels:
             config = values.replace(config, labels={**config.labels, **request.labels})
+        if request.inline_cache:
+            config = values.replace(config, extra=inline.written(config.extra, made.chain, self.used))
         created = made.created or timestamp(time.time())
         if request.epoch is not None:
             created = timestamp(request.epoch)

@@ -23,6 +23,9 @@ _KNOWN = frozenset(
 _OURS = frozenset("architecture os variant author created config history rootfs".split())
 #: Docker's own keys about the container that an older build step ran in; they say nothing about the image.
 _DROPPED = frozenset("container container_config docker_version id parent parent_id Size".split())
+#: The steps by which an image was built (runtime.build.inline). Those of a base say nothing about the image.
+CACHE = "stead.cache.v1"
+_DROPPED |= {CACHE}
 
 
 class HealthcheckConfig(Value):

@@ -79,6 +79,8 @@ class BuildRequest:
     limits: LimitsRequest | None = None
     outputs: tuple[Output, ...] = ()
     epoch: int | None = None
+    cache_from: tuple[str, ...] = ()  # images whose steps may be used, see runtime.build.inline
+    inline_cache: bool = False  # the image gets its steps
 
     @property
     def label(self) -> str:

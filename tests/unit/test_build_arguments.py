@@ -125,3 +125,46 @@ def test_limits_hosts_and_platforms_are_read() -> None:
 def test_what_means_nothing_is_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(Problem):
         read(*words)
+
+
+def test_caches_are_images_and_the_image_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    request = read("--cache-from", "app:1", "--cache-from", "type=registry,ref=registry.example/app:2")
+    assert request.cache_from == ("docker.io/library/app:1", "registry.example/app:2")
+    assert not request.inline_cache
+    assert read("--cache-to", "type=inline").inline_cache
+    assert read("--build-arg", "BUILDKIT_INLINE_CACHE=1").inline_cache
+    assert not read("--build-arg", "BUILDKIT_INLINE_CACHE=0").inline_cache
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (["--cache-from", "type=gha"], "--cache-from type=gha is not used: type=registry is"),
+        (["--cache-to", "type=local,dest=x"], "--cache-to type=local is not used: type=inline is"),
+        (["--cache-to", "app:1"], "--cache-to type=registry is not used: type=inline is"),
+    ],
+    ids=" ".join,
+)
+def test_caches_that_there_are_not_are_said_and_done_without(
+    words: list[str], instead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = read(*words)
+    assert (request.cache_from, request.inline_cache) == ((), False)
+    assert instead in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--cache-from", "type=registry"],
+        ["--cache-from", "type=nothing"],
+        ["--cache-from", "ref=app"],
+        ["--cache-to", "type=nothing"],
+        ["--cache-from", "UPPER"],
+    ],
+    ids=" ".join,
+)
+def test_mistakes_in_caches_are_wrong_use(words: list[str]) -> None:
+    with pytest.raises(Problem):
+        read(*words)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from specs.values import ImageRef
 
 _EPOCH = "SOURCE_DATE_EPOCH"
+#: Asks for the cache in the image, as docker's users write it.
+_INLINE = "BUILDKIT_INLINE_CACHE"
+#: Kinds of caches that BuildKit knows.
+_CACHES = ("inline", "registry", "local", "gha", "s3", "azblob")
 _KEYS = {"source": "src", "destination": "dest"}
 
 
@@ -49,6 +53,8 @@ def request(options: argparse.Namespace) -> BuildRequest:
         limits=_limits(options),
         outputs=outputs,
         epoch=_epoch(args),
+        cache_from=tuple(name for word in options.cache_from for name in _cache_from(word)),
+        inline_cache=any(map(_is_inline, options.cache_to)) or _is_true(args.get(_INLINE, "")),
     )
 
 
@@ -199,6 +205,39 @@ def _epoch(args: dict[str, str]) -> int | None:
     if not text.isdecimal() or len(text) > 12:
         raise Problem(f"{_EPOCH}={text}: it is not a number of seconds", 2)
     return int(text)
+
+
+def _cache_from(word: str) -> list[str]:
+    """The image whose steps may be used; none for a kind of cache that there is not, as for an empty one."""
+    if "=" not in word:
+        return [str(store.reference(word))]
+    fields = _fields(word, "--cache-from")
+    kind = fields.get("type", "")
+    if kind == "registry":
+        if not fields.get("ref"):
+            raise Problem(f"--cache-from {word}: it has no ref", 2)
+        return [str(store.reference(fields["ref"]))]
+    _other_cache("--cache-from", word, kind, "type=registry")
+    return []
+
+
+def _is_inline(word: str) -> bool:
+    """Whether the cache goes into the image; what other kinds ask for is not made."""
+    kind = _fields(word, "--cache-to").get("type", "") if "=" in word else "registry"
+    if kind != "inline":
+        _other_cache("--cache-to", word, kind, "type=inline")
+    return kind == "inline"
+
+
+def _other_cache(option: str, word: str, kind: str, instead: str) -> None:
+    """A command that was written for docker goes on without; one that has a mistake does not."""
+    if kind not in _CACHES:
+        raise Problem(f"{option} {word}: its type is none of inline, registry, {', '.join(_CACHES[2:])}", 2)
+    print(f"stead: {option} type={kind} is not used: {instead} is what there is", file=sys.stderr)
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in ("1", "t", "true")
 
 
 def _outputs(options: argparse.Namespace) -> tuple[tuple[Output, ...], list[str]]:
