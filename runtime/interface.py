@@ -204,7 +204,7 @@ class ContainerRequest:
     expose: tuple[str, ...] = ()  # said to people (inspect); every port is open to peers anyway
     mounts: tuple[MountPoint, ...] = ()
     networks: tuple[Attachment, ...] = ()
-    network_mode: str = "bridge"  # bridge | none | host
+    network_mode: str = "bridge"  # bridge | none | host | container:PROJECT/NAME
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_opt: tuple[str, ...] = ()
@@ -237,6 +237,13 @@ class ContainerRequest:
         """Whether it may change addresses and routes in its network namespace: capabilities(7)."""
         granted = {word.upper().removeprefix("CAP_") for word in self.cap_add}
         return self.privileged or bool(granted & {"ALL", "NET_ADMIN"})
+
+
+def owner_of_network(network_mode: str) -> str:
+    """Full name of the container whose network namespace such a container is in; empty: its own, or the
+    host's."""
+    kind, _, name = network_mode.partition(":")
+    return name if kind == "container" else ""
 
 
 # ---------------------------------------------------------------- observations

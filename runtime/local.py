@@ -38,7 +38,7 @@ from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.observe import Observer
 from runtime.paths import Paths, write_atomically
 from runtime.prepare import Preparation
-from runtime.records import read_containers
+from runtime.records import read_container, read_containers
 from runtime.shim import client
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from specs.values import ImageRef
@@ -78,7 +78,14 @@ class LocalRuntime:
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self._cgroups = cgroups.detect()
         self._zygote = client.Zygote(paths.run)
-        self._preparation = Preparation(paths, self.images, self.fabric, self.volumes, self._cgroups)
+        self._preparation = Preparation(
+            paths,
+            self.images,
+            self.fabric,
+            self.volumes,
+            self._cgroups,
+            lambda name: read_container(self.database.read(), name),
+        )
         self.containers = Containers(
             paths, self.database, self.images, self.fabric, self._preparation, self.volumes, self._zygote
         )

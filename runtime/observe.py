@@ -30,6 +30,7 @@ from runtime.interface import (
     ObservedVolume,
     Phase,
     Sample,
+    owner_of_network,
 )
 from runtime.linux import mounts
 from runtime.linux.cgroups import Cgroups, normalize
@@ -84,6 +85,7 @@ class _Seen:
     images: Mapping[str, tuple[tuple[str, str], ...]]  # container id -> (reference, image id) that it mounts
     unmounted: frozenset[str]  # volumes that lack the mount they are to have
     broken: Mapping[str, bool]  # image id -> a layer is missing
+    ids: Mapping[str, str]  # of containers, by name
 
 
 class Observer:
@@ -129,6 +131,7 @@ class Observer:
             claims=_by_container(claims),
             images=self._images.mounted(),
             unmounted=self._volumes.unmounted(),
+            ids={record.name: record.id for record in records},
         )
         net = seen.net
         containers = {life.record.name: self._container(life, seen) for life in lives}
@@ -276,6 +279,11 @@ class Observer:
                 found.append(Defect("netns", "its network namespace is not bound"))
             elif same_process(state.pid, state.pid_start) and bound != _namespace(state.pid):
                 found.append(Defect("netns", "its process is in another network namespace", restart=True))
+            owner = owner_of_network(request.network_mode)
+            theirs = seen.mounts.get(str(self._paths.netns(seen.ids[owner]))) if owner in seen.ids else None
+            if theirs is not None and bound is not None and bound != theirs:
+                text = f"container {owner}, whose network it has, has been given another one"
+                found.append(Defect("netns", text, restart=True))
         joined = {network for network, _ in seen.net.addresses.get(id, ())}
         for attachment in request.networks:
             if attachment.network not in joined:

@@ -29,7 +29,7 @@ from runtime.faults import Fault, faults
 from runtime.filters import filter_file
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
-from runtime.interface import ContainerRequest, LimitsRequest
+from runtime.interface import ContainerRequest, LimitsRequest, owner_of_network
 from runtime.linux import capabilities, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
@@ -65,9 +65,17 @@ class Preparation:
     """Thread-safe for different containers; the caller keeps one step a container at a time."""
 
     def __init__(
-        self, paths: Paths, images: ImageStore, fabric: Fabric, volumes: Volumes, cgroups: Cgroups
+        self,
+        paths: Paths,
+        images: ImageStore,
+        fabric: Fabric,
+        volumes: Volumes,
+        cgroups: Cgroups,
+        find: Callable[[str], ContainerRecord | None],
     ) -> None:
+        """`find` gives the record of a container by its name."""
         self._paths = paths
+        self._find = find
         self._images = images
         self._fabric = fabric
         self._volumes = volumes
@@ -153,10 +161,26 @@ class Preparation:
         if request.network_mode == "host":
             return
         netns = self._paths.netns(record.id)
+        owner = self._network_owner(request)
         with faults("make network namespace of", record.name):
+            if owner is not None:
+                _share_netns(self._paths.netns(owner.id), netns)
+                return
             namespaces.create_netns(netns)
         if request.network_mode == "bridge":
             self._fabric.attach(record.id, netns)
+
+    def _network_owner(self, request: ContainerRequest) -> ContainerRecord | None:
+        """The container whose network it has; None where it has one of its own, or the host's. Fault
+        container-not-running: there is nothing to share yet."""
+        name = owner_of_network(request.network_mode)
+        if not name:
+            return None
+        owner = self._find(name)
+        if owner is None or not mounts.is_mounted(self._paths.netns(owner.id)):
+            cause = f"container {name}, whose network it is to have, is not running"
+            raise Fault("container-not-running", "start container", request.name, cause, "start that first")
+        return owner
 
     def rootfs(self, record: ContainerRecord) -> None:
         """The image's layers under the container's writable one, mounted at run/containers/<id>/rootfs."""
@@ -219,6 +243,9 @@ class Preparation:
         image_user = str((image.config.get("config") or {}).get("User") or "")
         user = self._user(rootfs, request.user or image_user, request)
         taken = {mount["destination"] for mount in given}
+        owner = self._network_owner(request)
+        if owner is not None:  # the files are those of who has the network, so that they follow it
+            home = self._paths.container(owner.id)
         files = tuple(
             {"destination": f"/etc/{name}", "type": "bind", "source": str(home / name), "options": ["bind"]}
             for name in ("hosts", "hostname", "resolv.conf")
@@ -230,7 +257,7 @@ class Preparation:
             rootfs=str(rootfs),
             cgroup=cgroup_path(record.id),
             netns=None if request.network_mode == "host" else str(self._paths.netns(record.id)),
-            hostname=hostname_of(request),
+            hostname=hostname_of(request if owner is None else owner.decode()),
             user=user,
             mounts=given + files,
             all_capabilities=own,
@@ -329,6 +356,13 @@ def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Map
     return {
         mount.target: dict(mount.labels) for mount in found if mount.kind == "volume" and not mount.source
     }
+
+
+def _share_netns(theirs: Path, netns: Path) -> None:
+    """Bind another container's namespace as this one's. Repeatable."""
+    if not mounts.is_mounted(netns):
+        netns.touch(mode=0o600)
+        mounts.bind(theirs, netns, recursive=False)
 
 
 def _make_upper(upper: Path, top: Path) -> None:

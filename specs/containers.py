@@ -101,7 +101,7 @@ class _Build:
             expose=model.expose or (),
             mounts=self._mounts(),
             networks=self._networks(),
-            network_mode=model.network_mode or "bridge",
+            network_mode=sharing.network_mode(self.declared, model, self.index, self.wrong),
             dns=model.dns or (),
             dns_search=model.dns_search or (),
             dns_opt=model.dns_opt or (),
@@ -325,6 +325,14 @@ class _Build:
             count = replica_count(other.model) if isinstance(other.model, Container) else None
             names = [full] if count is None else [f"{full}-{n + 1}" for n in range(count)]
             out += [Dependency(one, rule.condition) for one in names]
+        owner = self.index.full_name(self.declared.project, sharing.network_owner(self.model))
+        if sharing.network_owner(self.model) and self.index.get("container", owner) not in (
+            None,
+            self.declared,
+        ):
+            waits.append(owner)
+            if all(one.container != owner for one in out):
+                out.append(Dependency(owner, "started"))
         self.declared.waits_for = tuple(waits)
         return tuple(out)
 

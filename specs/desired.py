@@ -248,7 +248,7 @@ class DesiredContainer:
     expose: tuple[str, ...] = ()
     mounts: tuple[MountPoint, ...] = ()  # a volume's source is a full name; a bind's source is absolute
     networks: tuple[Attachment, ...] = ()
-    network_mode: str = "bridge"  # bridge | none | host
+    network_mode: str = "bridge"  # bridge | none | host | container:PROJECT/NAME
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_opt: tuple[str, ...] = ()

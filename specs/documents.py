@@ -230,6 +230,22 @@ def _as_list(value: Any) -> Any:
 # ---------------------------------------------------------------- container
 
 _MODES = ("service:", "container:")
+_NETWORK_MODES = ("bridge", "none", "host")
+_NETWORK_MODE_SCHEMA = {
+    "anyOf": [
+        *shapes.words_schema(_NETWORK_MODES)["anyOf"],
+        {"type": "string", "pattern": "^(container|service):.+"},
+    ]
+}
+
+
+def _network_mode(value: Any) -> str:
+    """A word, or container:NAME; Compose's service:NAME means the same, as a service is a container here."""
+    found = shapes.text(value)
+    kind, _, name = found.partition(":")
+    if kind in ("container", "service") and name:
+        return f"container:{name}"
+    return shapes.choice(*_NETWORK_MODES, "container:NAME")(found)
 
 
 class Container(Model):
@@ -267,7 +283,7 @@ class Container(Model):
         ]
         | None
     ) = None
-    network_mode: Annotated[str, *one_of("bridge", "none", "host", not_yet=_MODES)] | None = None
+    network_mode: Annotated[str, *shapes.shape(_network_mode, _NETWORK_MODE_SCHEMA)] | None = None
     dns: shapes.Addresses | None = None
     dns_search: shapes.SearchDomains | None = None
     dns_opt: shapes.ResolverOptions | None = None

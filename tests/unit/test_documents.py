@@ -143,7 +143,7 @@ C = "container.c"
         (
             'network_mode = "service:x"',
             16,
-            f"{C}.network_mode: 'service:x': not supported yet (one of: bridge, none, host)",
+            f"{C}.network_mode: no container 'x' (declare [container.x])",
         ),
         (
             'network_mode = "host"\nports = ["80:80"]',
