@@ -32,22 +32,30 @@ def decide(world: World, owners: dict[str, str]) -> Iterator[Decision]:
 def _decide(
     world: World, source: str, want: DesiredVolume, backup: DesiredBackup, last: Backup, created: float
 ) -> Decision:
-    subject, wakes = Subject("backup", want.name), []
-    times = next_times(backup, last, created, world)
-    for action, at, schedule in (
-        (BackupVolume(want.name, backup, world.revisions.get(source, "")), times[0], backup.schedule),
-        (DrillBackup(want.name, backup), times[1], backup.drill),
-    ):
-        if at is None or schedule is None:
-            continue
-        if at > world.clock:
-            wakes.append(world.now + at - world.clock)
-            continue
-        due = datetime.fromtimestamp(at, world.zone).strftime("%Y-%m-%d %H:%M")
-        cause = Cause("schedule", f"is due since {due} ({schedule})", want.place)
-        basis = f"{backup.to} {backup.quiesce} {last.at if isinstance(action, DrillBackup) else ''}"
-        return chain(world, Step(subject, action, cause, source=source, basis=basis))
-    return Decision(next_look=min(wakes, default=None))
+    at, drill_at = next_times(backup, last, created, world)
+    make = BackupVolume(want.name, backup, world.revisions.get(source, ""))
+    coming: list[Due] = []
+    if at is not None:
+        coming.append((at, make, backup.schedule))
+    if drill_at is not None:
+        coming.append((drill_at, DrillBackup(want.name, backup), backup.drill))
+    due = sorted((item for item in coming if item[0] <= world.clock), key=lambda item: item[0])
+    if not due:
+        times = [at for at, _, _ in coming]
+        return Decision(next_look=world.now + min(times) - world.clock if times else None)
+    found = [_run(world, source, want, backup, item) for item in due]  # what waits longest comes first
+    return next((decision for decision in found if decision.steps), found[0])
+
+
+Due = tuple[float, BackupVolume | DrillBackup, Schedule | None]
+
+
+def _run(world: World, source: str, want: DesiredVolume, backup: DesiredBackup, due: Due) -> Decision:
+    at, action, schedule = due
+    since = datetime.fromtimestamp(at, world.zone).strftime("%Y-%m-%d %H:%M")
+    cause = Cause("schedule", f"is due since {since} ({schedule})", want.place)
+    basis = f"{backup.to} {backup.quiesce}"
+    return chain(world, Step(Subject("backup", want.name), action, cause, source=source, basis=basis))
 
 
 def next_times(

@@ -135,10 +135,10 @@ class Backups:
 
     def prune(self, directory: Path, volume: str, keep: Keep) -> list[Path]:
         """Remove the backups of `volume` that are not to be kept. Returns which."""
-        found = target.backups(directory, volume)
-        stay = kept((item.summary.at for item in found), keep)
-        gone = [item.path for item in found if item.summary.at not in stay]
         with faults("remove backups in", str(directory)):
+            found = target.backups(directory, volume)
+            stay = kept((item.summary.at for item in found), keep)
+            gone = [item.path for item in found if item.summary.at not in stay]
             for path in gone:
                 path.unlink(missing_ok=True)
         return gone
@@ -299,7 +299,8 @@ class Backups:
         entry, with what the backup says. Faults backup-differs, backup-invalid (there is none, too),
         digest-mismatch."""
         operation, begin = "drill backup of", time.monotonic()
-        found = target.backups(directory, volume)
+        with faults(operation, volume):
+            found = target.backups(directory, volume)
         if not found:
             cause = f"{directory} has none"
             raise Fault("backup-invalid", operation, volume, cause, "make one: stead volume backup")

@@ -283,6 +283,10 @@ def test_bad_places_are_said(box: Engine, data: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(Fault, match=said):
             backup(box, into)
+    (tmp_path / "file").touch()
+    with pytest.raises(Fault, match="not a directory"):
+        box.runtime.backups.drill("t/data", tmp_path / "file")
+    (tmp_path / "file").unlink()
     with pytest.raises(Fault, match="no volume of this name"):
         backup(box, tmp_path, "t/none")
     deep = data
