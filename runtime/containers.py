@@ -47,6 +47,7 @@ from runtime.records import (
 from runtime.requests import encode_request
 from runtime.shim import client
 from runtime.volumes import Volumes
+from runtime.volumes.records import read_anonymous
 
 #: Seconds that clients of a container get to end their connections, where others take the new ones.
 DRAIN = 5.0
@@ -117,6 +118,7 @@ class Containers:
                 return
             request = record.decode()
             volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
+            volumes.update(read_anonymous(self._database.read(), name).values())
             with self._holds.starting(volumes, name):
                 self._start(record, request)
 

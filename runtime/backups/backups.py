@@ -31,13 +31,17 @@ from runtime.faults import Fault, faults
 from runtime.halt import end
 from runtime.images.blobs import CHUNK, sync_directory
 from runtime.interface import VolumeRequest
-from runtime.linux import libc
+from runtime.linux import libc, mounts
 from runtime.linux.cgroups import Cgroups
-from runtime.paths import Paths
+from runtime.paths import Paths, write_atomically
 from runtime.pausing import paused
 from runtime.records import ContainerRecord, read_containers
 from runtime.volumes import Volume, Volumes
+from runtime.volumes.copying import copy_metadata
+from runtime.volumes.filling import is_empty
+from runtime.volumes.records import read_claims
 from specs.values import Keep
+from specs.volumes import backing
 
 FREEZE, STOP, NONE = "freeze", "stop", "none"
 
@@ -105,11 +109,13 @@ class Backups:
             raise Fault("volume-not-found", operation, volume, "there is no volume of this name")
         with faults(operation, volume), self._alone(volume, "being backed up") as after:
             path = target.chosen(into, volume, now)
-            _refuse_inside(path, found.path, volume)
+            self._refuse_fleeting(found, operation, self._users(volume, writers=False))
+            data = after.enter_context(self._volumes.at_hand(volume))
+            _refuse_inside(path, data, volume)
             with target.written(path) as file, tempfile.TemporaryFile(dir=path.parent) as scratch:
                 with self._still(volume, quiesce, operation, foreign, after) as users:
                     since = time.monotonic()
-                    report = self._write(found.path, file, scratch, volume)
+                    report = self._write(data, file, scratch, volume)
                     held = time.monotonic() - since if users else 0.0
                 summary = Summary(
                     volume,
@@ -147,14 +153,14 @@ class Backups:
 
     def _users(self, volume: str, *, writers: bool) -> list[ContainerRecord]:
         """Containers with a supervisor that use the volume."""
-        found = []
-        for record in read_containers(self._database.read()):
-            if any(
-                mount.kind == "volume" and mount.source == volume and not (writers and mount.read_only)
-                for mount in record.decode().mounts
-            ) and attend.live_state(self._paths, record):
-                found.append(record)
-        return found
+        connection = self._database.read()
+        owner = read_claims(connection).get(volume, "")
+        return [
+            record
+            for record in read_containers(connection)
+            if (record.name == owner or _mounts(record, volume, writers=writers))
+            and attend.live_state(self._paths, record)
+        ]
 
     @contextmanager
     def _alone(self, volume: str, what: str) -> Iterator[ExitStack]:
@@ -228,16 +234,19 @@ class Backups:
                     shown = ", ".join(record.name for record in users[:5])
                     hint = "stop them first, or add --stop"
                     raise Fault("volume-in-use", operation, volume, f"used by {shown}", hint)
-                self._check_empty(volume, force)
-                self._stop(users, operation, volume, foreign, after)
-                self._replace(self._ensure(volume, summary.source), file, summary)
+                found = self._ensure(volume, summary.source)
+                self._refuse_fleeting(found, operation, ())
+                with self._volumes.at_hand(volume) as data:
+                    inside = mounts.is_mounted(data)
+                    if not force and not is_empty(data, mounted=inside) and not leftovers.is_cut_off(found):
+                        hint = "restore into another volume, or replace its data with --force"
+                        raise Fault("volume-not-empty", operation, volume, "it has data", hint)
+                    self._stop(users, operation, volume, foreign, after)
+                    replace = self._replace_inside if inside else self._replace
+                    replace(found, file, summary)
+                with self._database.write() as connection:
+                    connection.execute("UPDATE volumes SET filled = 1 WHERE name = ?", (volume,))
         return summary
-
-    def _check_empty(self, volume: str, force: bool) -> None:
-        found = self._volumes.get(volume)
-        if found is not None and not force and found.path.is_dir() and os.listdir(found.path):
-            hint = "restore into another volume, or replace its data with --force"
-            raise Fault("volume-not-empty", "restore volume", volume, "it has data", hint)
 
     def _verify(self, file: BinaryIO, summary: Summary, operation: str) -> None:
         digest, left = hashlib.sha256(), summary.covered
@@ -250,6 +259,12 @@ class Backups:
         if left or digest.hexdigest() != summary.digest:
             cause = f"its content is sha256:{digest.hexdigest()}, not sha256:{summary.digest}"
             raise Fault("digest-mismatch", operation, str(file.name), cause, "take another backup")
+
+    def _refuse_fleeting(self, volume: Volume, operation: str, users: Sequence[ContainerRecord]) -> None:
+        """What lies in memory is nowhere while no container uses it."""
+        if not users and not backing(volume.options).lasting:
+            cause = "its data are there only while containers use it"
+            raise Fault("request-invalid", operation, volume.name, cause)
 
     def _ensure(self, volume: str, source: str) -> Volume:
         """The volume; one that is not there is `source`'s, whose next round takes it up as it is."""
@@ -269,8 +284,27 @@ class Backups:
             volume.path.mkdir(mode=0o755, exist_ok=True)
             exchange(new, volume.path)
             sync_directory(home)
-            with self._database.write() as connection:
-                connection.execute("UPDATE volumes SET filled = 1 WHERE name = ?", (volume.name,))
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _replace_inside(self, volume: Volume, file: BinaryIO, summary: Summary) -> None:
+        """As `_replace`, of a file system of its own: what is unpacked in it takes the place of the rest,
+        entry by entry. Until that is done no container gets the volume (`leftovers.clear`)."""
+        data = volume.path
+        new, mark = data / leftovers.INSIDE, volume.home / leftovers.CUT_OFF
+        try:
+            self._unpack(new, file, summary, "restore volume", volume.name)
+            write_atomically(mark, b"")
+            for name in set(os.listdir(data)) - {new.name}:
+                remove(data / name)
+            for name in os.listdir(new):
+                os.rename(new / name, data / name)
+            status = os.lstat(new)
+            copy_metadata(new, data, status)
+            os.rmdir(new)
+            os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+            _sync(data)
+            mark.unlink()
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
@@ -286,11 +320,7 @@ class Backups:
         new.mkdir(mode=0o700)
         words = (str(new), file.fileno(), summary.archive, summary.tar)
         process.run(operation, subject, "unpack", *words, fds=(file.fileno(),), cancelled=self.closing)
-        fd = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            libc.call("syncfs", fd, subject=str(new))
-        finally:
-            os.close(fd)
+        _sync(new)
 
     # ------------------------------------------------------------ drill
 
@@ -339,6 +369,30 @@ class Backups:
 
     def sweep(self) -> list[str]:
         return leftovers.sweep(self._paths, self._volumes.list(), self._holds)
+
+
+def _mounts(record: ContainerRecord, volume: str, *, writers: bool) -> bool:
+    return any(
+        mount.kind == "volume" and mount.source == volume and not (writers and mount.read_only)
+        for mount in record.decode().mounts
+    )
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a whole directory."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """All of its file system is on the disk: syncfs(2)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc.call("syncfs", fd, subject=str(path))
+    finally:
+        os.close(fd)
 
 
 def exchange(one: Path, other: Path) -> None:

@@ -14,6 +14,10 @@ from runtime.volumes.records import Volume
 
 #: Beside a volume's data: what is to become them.
 RESTORING = "_restore"
+#: In a volume that is a file system of its own: the same.
+INSIDE = ".stead_restore"
+#: Beside a volume's data: some of them are of before a restore, and some are not.
+CUT_OFF = "_cut_off"
 
 
 def drill_place(paths: Paths, volume: str) -> Path:
@@ -24,6 +28,21 @@ def drill_place(paths: Paths, volume: str) -> Path:
 def drill_hold(volume: str) -> str:
     """What is held meanwhile."""
     return f"{volume}@drill"
+
+
+def is_cut_off(volume: Volume) -> bool:
+    """Whether a restore was killed while it took the data's place."""
+    return (volume.home / CUT_OFF).exists()
+
+
+def clear(volume: Volume) -> None:
+    """Before a container gets a file system of its own: what a killed restore unpacked goes. Fault
+    volume-refused where the data are neither those of before nor those of the backup."""
+    if is_cut_off(volume):
+        cause, hint = "a restore of it was cut off in the middle", "restore it again, or remove it"
+        raise Fault("volume-refused", "mount volume", volume.name, cause, hint)
+    if (volume.path / INSIDE).exists():
+        shutil.rmtree(volume.path / INSIDE)
 
 
 def found(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> set[str]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.backups import leftovers
 from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
@@ -87,7 +88,11 @@ class Volumes:
         volume = self.get(name)
         if volume is None:
             return
-        size = -1 if self._backing(name, volume.options).mounted else tree_size(volume.path)
+        on = self._backing(name, volume.options)
+        loop = volume.home / backings.LOOP_FILE
+        size = -1 if on.mounted else tree_size(volume.path)
+        if on.kind == "loop" and loop.exists():
+            size = loop.stat().st_blocks * 512  # stat(2)
         with self._database.write() as connection:
             fates.orphan(connection, name, self._clock(), size)
 
@@ -236,6 +241,9 @@ class Volumes:
                 if wanted.mounted:
                     self._hold(name, id)
             self._ready(name, volume.path, wanted)
+            if wanted.mounted:
+                with faults("mount volume", name):
+                    leftovers.clear(volume)
             if not nocopy and not (volume.filled and wanted.lasting):
                 with faults("fill volume", name):
                     if filling.fill(volume.path, rootfs, target, mounted=wanted.mounted):

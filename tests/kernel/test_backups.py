@@ -297,3 +297,64 @@ def test_bad_places_are_said(box: Engine, data: Path, tmp_path: Path) -> None:
         backup(box, tmp_path)
     assert caught.value.code == "backup-invalid"
     assert os.listdir(tmp_path) == []
+
+
+needs_mkfs = pytest.mark.skipif(
+    shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None, reason="needs e2fsprogs"
+)
+LOOP = {"loop": "ext4", "size": "4m"}
+BIND = {"type": "none", "o": "bind"}
+
+
+@pytest.mark.parametrize("options", [pytest.param(LOOP, marks=needs_mkfs), BIND], ids=["loop", "bind"])
+def test_what_a_volume_lies_on_is_mounted_meanwhile(
+    box: Engine, data: Path, tmp_path: Path, options: dict[str, str]
+) -> None:
+    if options is BIND:
+        (tmp_path / "disk").mkdir()
+        options = {**options, "device": str(tmp_path / "disk")}
+    box.runtime.create_volume(VolumeRequest("t/on", "test", "f", options=options))
+    on = path_of(box, "t/on")
+    mount = (MountPoint("volume", "t/on", "/data"),)
+    box.run("echo first > /data/file; mkdir /data/dir; ln /data/file /data/dir/same", mounts=mount)
+    (tmp_path / "to").mkdir()
+    made = backup(box, tmp_path / "to", "t/on")
+    box.run("echo second > /data/more; rm -r /data/dir", mounts=mount)
+    with pytest.raises(Fault, match="it has data"):
+        box.runtime.backups.restore("t/on", made.path)
+    box.runtime.backups.restore("t/on", made.path, force=True)
+    assert box.run("cat /data/dir/same; ls /data", mounts=mount).lines[:3] == ["first", "dir", "file"]
+    assert os.listdir(on) == []
+    assert set(os.listdir(on.parent)) <= {"_data", "_image"}
+
+    (on.parent / "_cut_off").touch()  # as a crash in the middle leaves it
+    with pytest.raises(Fault, match=r"a restore of it was cut off in the middle \(restore it again"):
+        box.start("true", mounts=mount)
+    box.runtime.backups.restore("t/on", made.path)
+    assert box.run("cat /data/file", mounts=mount).lines == ["first"]
+    box.runtime.backups.restore("t/data", made.path)  # from one kind to the other
+    assert (data / "dir/same").read_text() == "first\n"
+
+
+def test_a_volume_in_memory_is_backed_up_while_it_is_used(box: Engine, data: Path, tmp_path: Path) -> None:
+    memory = {"type": "tmpfs", "device": "tmpfs"}
+    box.runtime.create_volume(VolumeRequest("t/on", "test", "f", options=memory))
+    script = "echo here > /data/file; sleep 1000"
+    name = box.start(script, mounts=(MountPoint("volume", "t/on", "/data"),), stop_signal="SIGKILL")
+    until((path_of(box, "t/on") / "file").exists)
+    made = backup(box, tmp_path, "t/on")
+    box.runtime.stop_container(name)
+    with pytest.raises(Fault, match="only while containers use it"):
+        backup(box, tmp_path, "t/on")
+    with pytest.raises(Fault, match="only while containers use it"):
+        box.runtime.backups.restore("t/on", made.path)
+    box.runtime.backups.restore("t/data", made.path)
+    assert (data / "file").read_text() == "here\n"
+
+
+def test_who_uses_an_anonymous_volume_is_held_still_too(box: Engine, data: Path, tmp_path: Path) -> None:
+    name = box.start("sleep 1000", mounts=(MountPoint("volume", "", "/data"),), stop_signal="SIGKILL")
+    (volume,) = [item for item in box.runtime.volumes.list() if item.anonymous]
+    made = backup(box, tmp_path, volume.name, quiesce="stop")
+    assert made.summary.users == (name,)
+    assert box.runtime.backups.drill(volume.name, tmp_path).path == made.path
