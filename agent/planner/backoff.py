@@ -7,7 +7,9 @@ Kinds of waiting, both by step id and basis (what exactly was attempted):
 - a backup that failed waits 60 s doubling to an hour: it reads all of a volume, and may stop containers;
 - a look at a tag that failed waits as long as what does not pass by itself: what there is goes on meanwhile;
 - a success that is needed again at once is allowed twice, then paced 1 s doubling to 60 s, so that a repair
-  that cures nothing, or somebody who keeps killing a thing, never makes a busy loop.
+  that cures nothing, or somebody who keeps killing a thing, never makes a busy loop;
+- what holds networks together costs little and is missed at once: its repair is allowed ten times, then paced
+  1 s doubling to 5 s.
 
 Another basis (a corrected spec, another defect, a new container of the same name) starts afresh.
 """
@@ -17,11 +19,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.planner.learning import learned
-from agent.planner.model import Attempt, Blocked, Limits, LookUpImage, Memory, Result, Step
+from agent.planner.model import (
+    Attempt,
+    Blocked,
+    Limits,
+    LookUpImage,
+    Memory,
+    RepairFirewall,
+    RepairNetwork,
+    Result,
+    Step,
+)
 from runtime.faults import TRANSIENT
 
 #: successes in a row that cost no waiting
-FREE = 2
+FREE, FREE_OF_NETWORKS = 2, 10
+#: the longest pause between two such repairs of networks, in seconds
+NETWORKS_MAX = 5.0
 #: seconds without a repetition after which the count starts afresh (at least twice the wait)
 QUIET = 60.0
 
@@ -67,7 +81,10 @@ def succeeded(memory: Memory, step: Step, now: float, limits: Limits, result: Re
     last = memory.attempts.get(step.id)
     repeated = last is not None and last.basis == step.basis and not last.code
     count = last.count + 1 if last and repeated and now < last.at + _quiet(last) else 1
-    wait = 0.0 if count <= FREE else _doubled(limits.transient_initial, count - FREE, limits.transient_max)
+    free, longest = FREE, limits.transient_max
+    if isinstance(step.action, RepairFirewall | RepairNetwork):
+        free, longest = FREE_OF_NETWORKS, min(NETWORKS_MAX, limits.transient_max)
+    wait = 0.0 if count <= free else _doubled(limits.transient_initial, count - free, longest)
     attempt = Attempt(step.subject, step.basis, count, now, now + wait, source=step.source)
     return _with(memory, step, attempt, now)
 

@@ -338,7 +338,9 @@ class Publishing:
     def defects(self, networks: Collection[NetworkRecord], forward: str) -> tuple[Defect, ...]:
         """How the firewall and the settings of forwarding differ from what the records want. `forward` is
         net.ipv4.ip_forward as it was read."""
-        wall = () if self._is_half_done() else self._firewall.check()
+        if self._is_half_done():
+            return ()
+        wall = self._firewall.check()
         networks = tuple(networks)
         if forward != "1" and networks:
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)

@@ -103,7 +103,7 @@ def mend_host(ways: Iterable[Way]) -> None:
 
 
 def _own_is_lost(netlink: Netlink, way: Way) -> bool:
-    route = _find(netlink, way.interface.ip, _RTM_F_FIB_MATCH)
+    route = _find(netlink, way.interface.ip)
     return route is None or route.kind != _LOCAL
 
 
@@ -124,6 +124,8 @@ def lost_inside(netns: Path, ways: Iterable[Way]) -> tuple[str, ...]:
         texts = [] if _loopback_is_up(netlink) else ["its loopback interface is down"]
         for way in given:
             network = way.interface.network
+            if _own_is_lost(netlink, way):
+                texts.append(f"its route to its own address {way.interface.ip} is gone")
             if network.num_addresses > 2:  # else nobody else is there
                 route = _find(netlink, _neighbour(way.interface))
                 if route is None or (route.gateway and route.index in given.values()):
@@ -143,6 +145,8 @@ def mend_inside(netns: Path, ways: Iterable[Way]) -> None:
             namespaces.raise_loopback()
         for way in ways:
             with suppress(OSError):
+                if _own_is_lost(netlink, way):
+                    _add(netlink, way, local=True)
                 _add(netlink, way)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,20 +45,29 @@ def box(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[Box]:
     ended(made)
 
 
-@pytest.fixture
-def island(tmp_path: Path) -> Iterator[Box]:
-    """A box in a network namespace of its own, in which the test is, too: all of nftables is ours."""
-    spot = tmp_path / "island"
+@contextmanager
+def isle(base: Path) -> Iterator[Box]:
+    """A box in a network namespace of its own, in which the caller is, too: all of nftables is ours."""
+    spot = base / "island"
     namespaces.create_netns(spot)
     try:
         with namespaces.in_netns(spot):
             nursery = Nursery()
-            made = opened(tmp_path, nursery)
-            yield made
+            made = opened(base, nursery)
+            try:
+                yield made
+            finally:
+                made.stead("down", str(made.specs), "--volumes")
             ended(made)
             nursery.close()
     finally:
         namespaces.delete_netns(spot)
+
+
+@pytest.fixture
+def island(tmp_path: Path) -> Iterator[Box]:
+    with isle(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
