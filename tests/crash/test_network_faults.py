@@ -7,6 +7,7 @@ The box is an island (tests.crash.conftest): the whole ruleset and the host's se
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import statistics
@@ -125,10 +126,21 @@ class Town:
             found[f"itself by {address}"] = (web, address, self.port)
         return found
 
-    def comes_back(self, what: str) -> None:
-        """All ways are open and the kernel has what it had."""
+    def quiet(self) -> None:
+        """Until the agent has looked at all that it had heard."""
+        seen = -1.0
+
+        def still() -> bool:
+            nonlocal seen
+            before, seen = seen, self.agent.metric("stead_network_looks_total")
+            return not select.select([], [], [], 0.6)[0] and before == seen
+
+        until(still, "the agent looks no more")
+
+    def comes_back(self, what: str) -> float:
+        """All ways are open and the kernel has what it had. Returns the seconds until then."""
         try:
-            until(lambda: not self.broken() and faults.snapshot(self.ground) == self.whole, what, SOON)
+            return until(lambda: not self.broken() and faults.snapshot(self.ground) == self.whole, what, SOON)
         except AssertionError:
             missing = faults.difference(self.whole, faults.snapshot(self.ground))
             raise AssertionError(f"{what}: {self.broken()} {missing}") from None
@@ -227,3 +239,55 @@ def test_each_object_of_the_kernel_that_is_deleted_comes_back_and_nobody_is_rest
     assert median < MEDIAN, "without events it would be half of the agent's period"
     assert town.repairs() - counted >= len(found) - 5, "each is counted, but what came back beside another"
     assert town.box.ps() == town.before
+
+
+def test_all_of_it_at_once_comes_back(town: Town) -> None:
+    commands = [command for fault in faults.faults(town.ground, town.whole) for command in fault.commands]
+    for command in commands:
+        subprocess.run(command, capture_output=True)  # what it would take may be gone already
+    seconds = town.comes_back("all of it")
+    print(f"all of it: {seconds * 1e3:.0f} ms")
+    assert town.box.ps() == town.before
+
+
+RELOAD = """
+flush ruleset
+table inet filter {
+  chain input { type filter hook input priority 0; policy accept; ct state invalid drop; }
+}
+"""
+
+
+def test_a_firewall_that_flushes_and_loads_its_own_rules_keeps_them_beside_ours(town: Town) -> None:
+    """As nftables.service does it, several times in a row."""
+    for _ in range(5):
+        subprocess.run(["nft", "-f", "-"], input=RELOAD, text=True, check=True)
+        town.comes_back("our table")
+    listed = subprocess.run(["nft", "list", "chain", "inet", "filter", "input"], capture_output=True)
+    assert b"invalid drop" in listed.stdout
+    subprocess.run(["nft", "delete", "table", "inet", "filter"], check=True)
+
+
+def test_what_was_repaired_and_why_is_told_afterwards(town: Town) -> None:
+    before = town.agent.metric("stead_repairs_total", kind="firewall")
+    subprocess.run(["nft", "delete", "table", *town.ground.table], check=True)
+    town.comes_back("our table")
+    until(lambda: town.agent.metric("stead_repairs_total", kind="firewall") == before + 1, "it is counted")
+    assert "its nftables table is gone" in town.box.well("history")
+
+
+def test_nothing_is_looked_at_while_nothing_happens_and_what_others_do_is_passed_over(town: Town) -> None:
+    until(town.agent.converged, "the agent is done")
+    town.quiet()
+    looks = town.agent.metric("stead_network_looks_total")
+    add = "".join(f"add element ip theirs ports {{ {port} }}\n" for port in range(1, 1001))
+    made = f"table ip theirs {{ set ports {{ type inet_service; }}; }}\n{add}"
+    for _ in range(5):
+        for text in (made, "delete table ip theirs"):
+            subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+        for verb in ("add", "delete"):
+            subprocess.run(["ip", "route", verb, "203.0.113.0/24", "dev", "lan0"], check=True)
+    subprocess.run(["nft", "delete", "table", *town.ground.table], check=True)
+    town.comes_back("our table, in the middle of it")
+    town.quiet()
+    assert town.agent.metric("stead_network_looks_total") - looks <= 5, "for our own table, and our repair"
