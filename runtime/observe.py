@@ -155,7 +155,7 @@ class Observer:
         )
 
     def observe_networks(self, last: Observed) -> Observed:
-        net = self._fabric.observe()
+        net = self._fabric.observe(ask=False)
         return replace(
             last,
             networks={item.name: item for item in net.networks},

@@ -296,14 +296,15 @@ class Fabric:
 
     # ------------------------------------------------------------ look
 
-    def observe(self) -> NetObservation:
-        """One dump of links and addresses, one listing of nftables if anything touched it."""
+    def observe(self, *, ask: bool = True) -> NetObservation:
+        """One dump of links and addresses, one listing of nftables if anything touched it. Without `ask`
+        nothing is waited for: what the name server hears is as it was known."""
         connection = self._database.read()
         try:
             found, given = links.links(), links.addresses()
             networks, held = records.read_networks(connection), records.read_leases(connection)
             forward = links.read_sysctl(IP_FORWARD)
-            names = self._files.network_defects(connection)
+            names = self._files.network_defects(connection, ask=ask)
             members = by_network(held)
             observed = [
                 _observed(

@@ -143,8 +143,9 @@ class Files:
         state = self._service.state() if self._service is not None else None
         return state.pid if state is not None else 0
 
-    def network_defects(self, connection: sqlite3.Connection) -> dict[str, tuple[Defect, ...]]:
-        """By network with members that are up: what is wrong with its name server."""
+    def network_defects(self, connection: sqlite3.Connection, *, ask: bool) -> dict[str, tuple[Defect, ...]]:
+        """By network with members that are up: what is wrong with its name server. Without `ask` nothing is
+        asked that might have to wait for an answer."""
         if self._service is None:
             return {}
         served = {lease.network: lease for lease in records.read_leases(connection) if lease.active}
@@ -155,7 +156,7 @@ class Files:
             record = networks[name]
             if record.is_bridge:
                 wrong = self._service.defects(_gateways(record), state)
-                text = "" if wrong else self._hearing.check(record.gateway, lease.container)
+                text = "" if wrong else self._hearing.check(record.gateway, lease.container, ask=ask)
                 found[name] = wrong + ((Defect("names", text),) if text else ())
         return found
 
