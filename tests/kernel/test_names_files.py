@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runtime.interface import ContainerRequest
+from runtime.interface import ContainerRequest, NetworkOptions
 from runtime.net import hearing
 from runtime.paths import write_atomically
 from specs.values import ImageRef
@@ -236,4 +236,22 @@ def test_a_firewall_that_drops_what_containers_ask_is_a_defect_until_it_lets_the
         assert defect.kind == "names"
         command = defect.text.partition("let them ask: ")[2]
         sh("nft", command.removeprefix("nft ").replace("'st*'", '"st*"'))
+        assert made.node.defects() == set()
+
+
+@on_own_host
+def test_containers_on_a_lan_only_have_their_peers_in_hosts_files_and_ask_the_hosts_servers() -> None:
+    with own_etc() as etc, shop() as made:
+        rewritten(etc, "nameserver 192.0.2.1\n")
+        lan = NetworkOptions("macvlan", "up0", ip_range="198.51.100.64/28")
+        made.node.network("shop/lan", subnet="198.51.100.0/24", gateway="198.51.100.2", options=lan)
+        one, two = (made.container(f"shop/{name}", "shop/lan") for name in ("one", "two"))
+        assert "nameserver 192.0.2.1\n" in made.resolv(one)
+        until(lambda: made.node.address(two) in made.hosts(one))
+        until(lambda: made.node.address(one) in made.hosts(two))
+        made.node.network("shop/other")
+        third, other = made.container("shop/three", "shop/lan"), made.container("shop/four", "shop/other")
+        until(lambda: made.node.address(third) in made.hosts(one))
+        assert made.node.address(other) not in made.hosts(one)
+        assert made.node.address(one) not in made.hosts(other)
         assert made.node.defects() == set()
