@@ -59,6 +59,7 @@ def by_recipe(options: argparse.Namespace, paths: Paths) -> int | None:
     )
     done = _answered(answer)
     if options.words:
+        notes.follow([os.path.abspath(options.file)] if options.file else [])
         root = os.path.abspath(options.root)
         notes.keep(root, _command(root, options.run, options.words), _variables(options), answer)
     return done
@@ -105,4 +106,5 @@ def _said(options: argparse.Namespace) -> dict[str, object] | None:
     if never or more or not os.path.isdir(context):
         return None
     environment = {name: os.environ.get(name) for name in _variables(options)}
-    return {**words, "context": context, "directory": os.getcwd(), "environment": environment}
+    here = {"directory": os.getcwd(), "near": bool(options.file) and os.path.isfile(options.file)}
+    return {**words, **here, "context": context, "environment": environment}
