@@ -86,7 +86,14 @@ class Message:
 
 
 def concerns(message: Message, expected: Expected) -> bool:
-    """Whether something of ours may be other than it was."""
+    """Whether something of ours may be other than it was; what cannot be read may be anything."""
+    try:
+        return _concerns(message, expected)
+    except struct.error:
+        return True
+
+
+def _concerns(message: Message, expected: Expected) -> bool:
     if message.kind >> 8 == _SUBSYS_NFTABLES:
         return _in_table(message, expected)
     if message.namespace != -1:
@@ -252,7 +259,7 @@ class Watch:
         for item in self._sockets:
             for _ in range(BATCH):
                 try:
-                    data, extra, _, _ = item.recvmsg(65536, 64)
+                    data, extra, _, (sender, _) = item.recvmsg(65536, 64)
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -261,7 +268,8 @@ class Watch:
                     self._overrun()
                     found = True
                     continue
-                found |= self._read(data, extra, expected)
+                if sender == 0:  # the kernel
+                    found |= self._read(data, extra, expected)
         return found
 
     def _read(self, data: bytes, extra: list[tuple[int, int, bytes]], expected: Expected) -> bool:
