@@ -273,6 +273,7 @@ class Backups:
             self._volumes.create(VolumeRequest(volume, source, ""))
             found = self._volumes.get(volume)
             assert found is not None
+        found.path.mkdir(mode=0o755, parents=True, exist_ok=True)  # somebody may have removed it
         return found
 
     def _replace(self, volume: Volume, file: BinaryIO, summary: Summary) -> None:
@@ -281,7 +282,6 @@ class Backups:
         new = home / RESTORING
         try:
             self._unpack(new, file, summary, "restore volume", volume.name)
-            volume.path.mkdir(mode=0o755, exist_ok=True)
             exchange(new, volume.path)
             sync_directory(home)
         finally:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONTROLLERS = ("cpu", "cpuset", "memory", "io", "pids")
 _PERIOD = 100_000
+_FROZEN = ("FREEZING", "FROZEN")  # cgroup-v1/freezer-subsystem.rst
 _REMOVE_TIMEOUT = 5.0
 
 
@@ -202,6 +203,14 @@ class Cgroups:
             self.v2.freeze(path, False)
         elif self.v1:
             self.v1.thaw(path)
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether somebody said `freeze` of it, and not yet `thaw`."""
+        if self.v2:
+            return (read(f"{self.v2.root}/{path}/cgroup.freeze") or "").strip() == "1"
+        if self.v1 and "freezer" in self.v1.mounted:
+            return (read(f"{self.v1.mounted['freezer']}/{path}/freezer.state") or "").strip() in _FROZEN
+        return False
 
     def thawing(self, path: str) -> list[tuple[str, str]]:
         """What `thaw` does, for a process that has nothing of this: (file, what is to be written)."""

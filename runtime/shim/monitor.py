@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 STATE, EXIT = "state.json", "exit.json"
+#: Seconds until a container that is frozen is looked at again.
+FROZEN = 0.2
 #: Seconds that a whole cgroup is given to die of SIGKILL.
 KILL_TIMEOUT = 5.0
 #: shim.log is emptied at this size (bytes).
@@ -414,6 +416,9 @@ class Monitor:
         began, began_at = time.monotonic(), time.time()
         if self.child is None or self._probe_document is None or self.phase != supervise.RUNNING:
             return
+        if self.host.is_frozen(self.cgroup):  # whoever is frozen is well, and cannot say so
+            self._health_timer = self.loop.after(FROZEN, self._begin_probe)
+            return
 
         def done(code: int, output: str) -> None:
             self._probe = None
@@ -444,6 +449,9 @@ class Monitor:
     def _probed(self, code: int, output: str, began: float, began_at: float) -> None:
         before = self._health
         if before is None or self.phase != supervise.RUNNING:
+            return
+        if code and self.host.is_frozen(self.cgroup):  # it was frozen before it could answer
+            self._health_timer = self.loop.after(FROZEN, self._begin_probe)
             return
         now = time.monotonic()
         self._health = after = supervise.after_probe(

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from runtime.backups import target
 from runtime.backups.backups import Made
 from runtime.faults import Fault
 from runtime.images.decompress import decompressed
-from runtime.interface import VolumeRequest
+from runtime.interface import ProbeRequest, VolumeRequest
 from runtime.linux import cgroups
 from runtime.prepare import cgroup_path
 from specs.values import Keep, MountPoint
@@ -125,6 +126,32 @@ def test_frozen_writers_are_read_at_one_moment_and_go_on(box: Engine, data: Path
     before = (data / "count").stat().st_mtime_ns
     until(lambda: (data / "count").stat().st_mtime_ns != before)
     assert box.runtime.backups.drill("t/data", tmp_path).path == made.path
+
+
+def test_a_frozen_container_is_not_found_ill(box: Engine, data: Path) -> None:
+    probe = ProbeRequest(shell="true", interval=0.05, timeout=0.1, retries=1)
+    name = box.start("sleep 1000", mounts=MOUNT, probe=probe, stop_signal="SIGKILL")
+    record = attend.find(box.paths, name)
+
+    def health() -> str:
+        state = attend.live_state(box.paths, record)
+        assert state is not None and state.restarts == 0
+        return state.health
+
+    until(lambda: health() == "healthy")
+    groups, path = cgroups.detect(), cgroup_path(record.id)
+    groups.freeze(path)
+    try:
+        for _ in range(8):
+            time.sleep(0.05)  # as long as a few probes would take to fail
+            assert health() == "healthy"
+    finally:
+        groups.thaw(path)
+    state = attend.live_state(box.paths, record)
+    assert state is not None
+    seen = state.health_log[-1].started_at if state.health_log else 0.0
+    until(lambda: attend.live_state(box.paths, record).health_log[-1].started_at > seen)  # type: ignore[union-attr]
+    assert health() == "healthy"
 
 
 def test_stopped_writers_end_before_and_are_started_after(box: Engine, data: Path, tmp_path: Path) -> None:

@@ -68,9 +68,19 @@ def test_frozen_processes_do_nothing_until_they_are_thawed(
         program.wait()
 
 
+def test_whether_it_is_frozen_is_seen(groups: Cgroups, path: str) -> None:
+    assert not groups.is_frozen(path)
+    groups.freeze(path)
+    assert groups.is_frozen(path)
+    groups.thaw(path)
+    assert not groups.is_frozen(path)
+    assert not groups.is_frozen(f"{path}/none")
+
+
 def test_a_host_without_a_freezer_says_so() -> None:
     groups = Cgroups(V1({"pids": "/cg/pids"}), None)
     assert groups.thawing("x") == []
+    assert not groups.is_frozen("x")
     with pytest.raises(OSError, match="this host has no freezer") as caught:
         groups.freeze("x")
     assert caught.value.errno == errno.ENOTSUP
