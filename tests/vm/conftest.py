@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             pytest.skip(f"needs {command}")
     wheels: Path = tmp_path_factory.mktemp("vm") / "wheels"
     node = Node(tool, f"stead-test-{os.getpid()}")
+    # whoever ends these tests ends the machine; SIGINT alone does not come to what a shell started aside
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ThreadPoolExecutor(1) as aside:
             up = aside.submit(node.vm, "up", timeout=600)
