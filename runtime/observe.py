@@ -216,7 +216,7 @@ class Observer:
         defects: tuple[Defect, ...] = ()
         if life.alive and state is not None:
             defects = self._defects(life, state, known, seen)
-            defects += _network_defects(record.id, known.request.owns_network, seen.net)
+            defects += network_defects(record.id, known.request.owns_network, seen.net)
         if seen.broken.get(record.image_id, False):
             defects += (Defect("layer", "a layer of its image is missing", restart=True),)
         return ObservedContainer(
@@ -377,7 +377,7 @@ def _by_container(claims: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _network_defects(id: str, owns_network: bool, net: NetObservation) -> tuple[Defect, ...]:
+def network_defects(id: str, owns_network: bool, net: NetObservation) -> tuple[Defect, ...]:
     """Routes of a container that may change them itself are its own matter: a VPN takes the default route."""
     found = net.containers.get(id, ())
     return tuple(item for item in found if item.kind != "route") if owns_network else found
@@ -386,7 +386,7 @@ def _network_defects(id: str, owns_network: bool, net: NetObservation) -> tuple[
 def _with_network(item: ObservedContainer, net: NetObservation) -> ObservedContainer:
     """As it was but for its network, which is as it is."""
     kept = tuple(defect for defect in item.defects if defect.kind not in NETWORK_KINDS)
-    found = _network_defects(item.id, item.owns_network, net)
+    found = network_defects(item.id, item.owns_network, net)
     return replace(
         item,
         defects=kept + found,

@@ -246,6 +246,21 @@ def test_new_labels_are_written_down_while_things_are_in_use(imported: Runtime) 
     assert (volume.fingerprint, volume.labels, volume.users) == ("f2", {"b": "2"}, ("s/a",))
 
 
+def test_a_look_at_networks_alone_says_of_them_what_a_whole_look_says(imported: Runtime) -> None:
+    imported.create_network(NetworkRequest("s/n", "s", "f", subnet="10.213.8.0/24"))
+    imported.create_container(want(**on("s/n")))
+    imported.start_container("s/a")
+    whole = imported.observe()
+    end = imported.watch_networks(lambda: None)
+    try:
+        assert imported.observe_networks(whole) == whole
+        assert imported.observe_networks(whole) == whole, "again, when it knows what it may pass over"
+        imported.create_network(NetworkRequest("s/m", "s", "f", subnet="10.213.9.0/24"))
+        assert imported.observe_networks(whole).networks == imported.observe().networks
+    finally:
+        end()
+
+
 def test_an_anonymous_volume_follows_its_container_by_name(imported: Runtime) -> None:
     mounts = (MountPoint("volume", "", "/data", labels=(("a", "b"),)), MountPoint("volume", "", "/more"))
     imported.create_container(want(mounts=mounts))

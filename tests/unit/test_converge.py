@@ -12,7 +12,8 @@ import pytest
 from agent import journal as reading
 from agent.converge import Engine, Event
 from agent.journal import Journal
-from agent.planner.model import Collecting, Limits
+from agent.planner import backoff
+from agent.planner.model import FIREWALL, Cause, Collecting, Limits, Memory, RepairFirewall, Step
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.interface import Defect, Health, Phase
@@ -221,6 +222,39 @@ def test_a_repair_that_cures_nothing_is_paced(engine: Engine, runtime: FakeRunti
     slow.close()
     assert runtime.calls.count("repair container shop/web") <= 3
     assert "needed again" in str(slow.plan_once())
+
+
+def test_a_look_at_networks_repairs_them_and_starts_nothing_else(
+    engine: Engine, runtime: FakeRuntime
+) -> None:
+    last = engine.apply(SHOP, timeout=10).round
+    assert last is not None
+    del runtime.calls[:]
+    runtime.damage("shop/back", Defect("bridge", "its bridge is gone"))
+    runtime.damage("shop/web", Defect("link", "eth0 is gone"), Defect("limits", "not seen by this look"))
+    runtime.lose("shop/db")
+    engine.mend_networks(last.observed)
+    deadline = time.monotonic() + 10
+    while engine.busy():
+        assert time.monotonic() < deadline
+        engine.wait(0.01)
+    assert sorted(runtime.calls) == ["repair container shop/web", "repair network shop/back"]
+    engine.round()
+    counters = engine.tally.counters()
+    assert counters.repairs == {"bridge": 1, "link": 1} and counters.looks == 1
+
+
+def test_repairs_of_networks_are_soon_repeated_and_still_paced(runtime: FakeRuntime) -> None:
+    limits, memory, now = Limits(), Memory(), 0.0
+    step = Step(FIREWALL, RepairFirewall(), Cause("drift", "its table is gone"), basis="gone")
+    waits = []
+    for _ in range(20):
+        memory = backoff.succeeded(memory, step, now, limits)
+        blocked = backoff.gate(memory, step, now)
+        assert blocked is None or blocked.until is not None
+        waits.append(0.0 if blocked is None or blocked.until is None else blocked.until - now)
+        now += waits[-1]
+    assert waits[:10] == [0.0] * 10 and waits[10:14] == [1.0, 2.0, 4.0, 5.0] and max(waits) == 5.0
 
 
 def test_a_suspended_container_is_left_alone(engine: Engine, runtime: FakeRuntime) -> None:

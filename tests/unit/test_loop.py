@@ -21,7 +21,7 @@ from agent.loop import Agent
 from agent.settings import Settings, Source
 from agent.view import View
 from runtime.faults import Fault
-from runtime.interface import Phase
+from runtime.interface import Defect, Observed, Phase
 from runtime.paths import Paths
 from tests.fake_runtime import FakeRuntime
 
@@ -78,6 +78,13 @@ def until(agent: Agent, met: Callable[[View], object]) -> View:
             return agent.view
         time.sleep(0.002)
     raise AssertionError(f"never happened: {agent.view}")
+
+
+def wait(met: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def converged(view: View) -> bool:
@@ -156,6 +163,60 @@ def test_a_word_of_a_shim_is_a_reason_to_look(house: House) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(b'{"v":1,"id":"x","phase":"exited"}', str(house.paths.events_socket))
         until(agent, lambda _: house.runtime.calls.count("start container shop/web") > before)
+
+    house.run(act)
+
+
+def test_what_the_kernel_says_of_networks_is_mended_without_a_full_look(house: House) -> None:
+    house.write("blue")
+    release = threading.Event()
+    rounds: list[float] = []
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        observe = house.runtime.observe_networks
+
+        def looked(last: Observed) -> Observed:
+            rounds.append(agent.view.observed_at)
+            return observe(last)
+
+        house.runtime.observe_networks = looked  # type: ignore[method-assign]
+        before = agent.view.observed_at
+        house.runtime.stir()
+        wait(lambda: len(rounds) == 1)
+        assert agent.view.observed_at == before and agent.view.in_flight == (), "nothing was wrong"
+        house.runtime.gate = lambda call: release.wait(DEADLINE) and None
+        house.runtime.damage("firewall", Defect("firewall", "its table is gone"))
+        house.runtime.stir()
+        view = until(agent, lambda view: view.in_flight)
+        assert [step.id for step in view.in_flight] == ["repair firewall"]
+        assert view.observed_at == before and view.state == "progressing", "by the look at networks alone"
+        release.set()
+        until(agent, lambda view: view.counters.repairs == {"firewall": 1} and view.state == "converged")
+
+    house.run(act)
+    assert house.runtime.calls.count("repair firewall") == 1
+
+
+def test_a_storm_of_events_does_not_keep_the_agent_from_its_other_work(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        over = threading.Event()
+
+        def storm() -> None:
+            while not over.wait(0.0005):
+                house.runtime.stir()
+
+        blowing = threading.Thread(target=storm)
+        blowing.start()
+        try:
+            house.write("green")
+            until(agent, lambda view: "green" in color(view))
+        finally:
+            over.set()
+            blowing.join()
 
     house.run(act)
 
