@@ -17,6 +17,7 @@ from benchmarks.builds import build
 from benchmarks.listing import listing
 from benchmarks.measure import Report, Row
 from benchmarks.names import names
+from benchmarks.ports import ports
 from benchmarks.pulls import pull
 from benchmarks.rivals import Engine
 from benchmarks.stead import Stead, cpu_seconds, rollup, until
@@ -239,4 +240,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "listing": listing,
     "build": build,
     "names": names,
+    "ports": ports,
 }

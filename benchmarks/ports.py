@@ -1,0 +1,300 @@
+"""Effects: how fast published ports are: nginx by wrk, iperf3 beside a path made by hand, the 2,000th port.
+
+Stead runs in a network namespace that is made for it (`python -m benchmarks.ports DIRECTORY`, a JSON line a
+value), as docker and podman do; nginx alone runs in the same one. 32 connections, 1 KB, one thread each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from benchmarks.rivals import Engine
+from runtime.interface import Attachment, ContainerRequest, NetworkRequest
+from runtime.linux import namespaces
+from runtime.local import LocalRuntime
+from runtime.net import links
+from runtime.net.records import read_leases
+from runtime.paths import Paths
+from specs.values import ImageRef, PortBinding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from benchmarks.scenarios import Bench
+
+SECONDS, ROUNDS, PORTS = 2, 3, 2000
+PORT, ALONE = 8080, 8090
+IMAGE = "bench/nginx:1"
+NETWORK = "bench/ports"
+CONF = """\
+daemon off; user root; worker_processes 1; pid /run/nginx.pid; error_log /dev/stderr;
+events { worker_connections 1024; }
+http {
+  access_log off; keepalive_requests 1000000000;
+  client_body_temp_path /tmp/1; proxy_temp_path /tmp/2; fastcgi_temp_path /tmp/3; uwsgi_temp_path /tmp/4;
+  scgi_temp_path /tmp/5;
+  server { listen PORT; listen [::]:PORT; root ROOT; }
+}
+"""
+FIGURE = 90_000.0  # requests a second, where nginx alone has 107,000
+
+
+def ports(bench: Bench) -> None:
+    missing = [name for name in ("nginx", "wrk", "iperf3") if shutil.which(name, path=_path()) is None]
+    if missing:
+        print(f"without ports: {', '.join(missing)} not installed")
+        return
+    with tempfile.TemporaryDirectory(prefix="stead-ports.") as directory:
+        base = Path(directory)
+        archive = make_image(base / "nginx")
+        command = [
+            "unshare",
+            "-n",
+            "-m",
+            "--propagation",
+            "private",
+            sys.executable,
+            "-m",
+            "benchmarks.ports",
+        ]
+        done = subprocess.run([*command, directory], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        for line in done.stdout.splitlines():
+            row = json.loads(line)
+            bench.add(row.pop("what"), row.pop("engine"), row.pop("unit"), row.pop("values"), **row)
+        for rival in bench.rivals:
+            rival.call("import", "--change", 'CMD ["/usr/sbin/nginx"]', str(archive), IMAGE)
+            for way, values in of_rival(rival).items():
+                bench.add(f"requests a second, {way}", rival.name, "1/s", values)
+
+
+def _path() -> str:
+    return os.environ["PATH"] + ":/usr/sbin:/sbin"
+
+
+def make_image(root: Path) -> Path:
+    """nginx of this machine with its libraries, as a directory and as an archive beside it."""
+    program = shutil.which("nginx", path=_path())
+    assert program is not None
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for file in [program, *re.findall(r"(/\S+) \(0x", listed)]:
+        to = root / (file.lstrip("/") if file != program else "usr/sbin/nginx")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, to)
+    for place in ("etc/nginx", "tmp", "run", "srv", "var/log/nginx", "var/lib/nginx", "usr/share/nginx"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    (root / "srv/index.html").write_text("x" * 1024)
+    (root / "etc/nginx/nginx.conf").write_text(CONF.replace("PORT", "80").replace("ROOT", "/srv"))
+    archive = root.with_suffix(".tar")
+    subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
+    return archive
+
+
+def wrk(url: str, *before: str) -> float:
+    command = [*before, "wrk", "-t1", "-c32", f"-d{SECONDS}s", url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in said and "Socket errors" not in said, said
+    return float(re.search(r"Requests/sec: +([\d.]+)", said)[1])  # type: ignore[index]
+
+
+def of_rival(rival: Engine) -> dict[str, list[float]]:
+    name = "nginx"
+    sh(*rival.entering, "ip", "link", "set", "lo", "up")
+    rival.call("run", "-d", "--name", name, *rival.options, "-p", f"{PORT}:80", IMAGE, "/usr/sbin/nginx")
+    try:
+        address = rival.call("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
+        ways = {"bridge address": f"http://{address}/", "127.0.0.1": f"http://127.0.0.1:{PORT}/"}
+        found: dict[str, list[float]] = {}
+        for _ in range(ROUNDS):
+            for way, url in ways.items():
+                found.setdefault(way, []).append(wrk(url, *rival.entering))
+        return found
+    finally:
+        rival.remove([name])
+
+
+# ---------------------------------------------------------------- in a namespace of its own
+
+
+def say(what: str, engine: str, unit: str, values: list[float], **more: object) -> None:
+    print(json.dumps({"what": what, "engine": engine, "unit": unit, "values": values, **more}), flush=True)
+
+
+def sh(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def inside(base: Path) -> None:
+    sh("ip", "link", "set", "lo", "up")
+    links.write_sysctl("bridge/bridge-nf-call-ip6tables", "0", optional=True)  # [::1] needs that
+    with ExitStack() as stack:
+        outside = base / "outside"
+        namespaces.create_netns(outside)
+        stack.callback(namespaces.delete_netns, outside)
+        sh("ip", "link", "add", "up0", "type", "veth", "peer", "name", "world0", "netns", str(outside))
+        join("", "up0", "198.51.100.1/24")
+        join(outside, "world0", "198.51.100.2/24")
+        runtime = stack.enter_context(closing(LocalRuntime(Paths(base / "root", base / "run"))))
+        runtime.import_image(base / "nginx", ImageRef.parse(IMAGE))
+        runtime.create_network(NetworkRequest(NETWORK, "bench", "f", ipv6=True))
+        web = start(runtime, stack, "web", (PortBinding("", PORT, 80), PortBinding("", 5201, 5201)))
+        peer = start(runtime, stack, "peer", ())
+        requests(base, runtime, web)
+        throughput(base, runtime, web, peer, outside)
+        many(runtime)
+
+
+def start(runtime: LocalRuntime, stack: ExitStack, name: str, ports: tuple[PortBinding, ...]) -> str:
+    request = ContainerRequest(
+        f"bench/{name}", "bench", "i", "a", "{}", ImageRef.parse(IMAGE),
+        command=("/usr/sbin/nginx",), networks=(Attachment(NETWORK),), ports=ports, stop_grace_period=0.1,
+    )  # fmt: skip
+    id = runtime.create_container(request)
+    stack.callback(runtime.remove_container, request.name)
+    runtime.start_container(request.name)
+    return id
+
+
+def requests(base: Path, runtime: LocalRuntime, web: str) -> None:
+    address = read_leases(runtime.database.read(), container=web)[0].address
+    ways = {
+        "bridge address": f"http://{address}/",
+        "127.0.0.1": f"http://127.0.0.1:{PORT}/",
+        "the host's address": f"http://198.51.100.1:{PORT}/",
+        "[::1]": f"http://[::1]:{PORT}/",
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    alone: list[float] = []
+    with nginx(base):
+        for _ in range(ROUNDS):
+            alone.append(wrk(f"http://127.0.0.1:{ALONE}/"))
+            for way, url in ways.items():
+                found[way].append(wrk(url))
+    say("requests a second, nginx alone", "host", "1/s", alone)
+    for way, values in found.items():
+        rates = sorted(one / other for one, other in zip(values, alone, strict=True))
+        note = f"{rates[len(rates) // 2] * 100:.0f} % of nginx alone, 127.0.0.1"
+        say(f"requests a second, {way}", "stead", "1/s", values, target=FIGURE, note=note)
+
+
+@contextmanager
+def nginx(base: Path) -> Iterator[None]:
+    """Alone, on this namespace's own loopback."""
+    conf = base / "alone.conf"
+    text = CONF.replace("/tmp/", f"{base}/t").replace("/run/nginx.pid", f"{base}/nginx.pid")
+    conf.write_text(text.replace("PORT", str(ALONE)).replace("ROOT", str(base / "nginx/srv")))
+    program = str(shutil.which("nginx", path=_path()))
+    running = subprocess.Popen([program, "-c", str(conf)], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(("127.0.0.1", ALONE))
+        yield
+    finally:
+        running.terminate()
+        running.wait(10)
+
+
+def wait_for(address: tuple[str, int]) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(address) == 0:
+                return
+        assert time.monotonic() < deadline, address
+        time.sleep(0.01)
+
+
+def join(netns: Path | str, link: str, address: str, gateway: str = "") -> None:
+    before = ["nsenter", f"--net={netns}"] if netns else []
+    sh(*before, "ip", "link", "set", "lo", "up")
+    sh(*before, "ip", "address", "add", address, "dev", link)
+    sh(*before, "ip", "link", "set", link, "up")
+    if gateway:
+        sh(*before, "ip", "route", "add", "default", "via", gateway)
+
+
+def throughput(base: Path, runtime: LocalRuntime, web: str, peer: str, outside: Path) -> None:
+    """The same paths by hand: a bridge with two pairs of ip(8), and a route from outside."""
+    netns = {id: runtime.paths.netns(id) for id in (web, peer)}
+    address = read_leases(runtime.database.read(), container=web)[0].address
+    sh("ip", "link", "add", "byhand", "type", "bridge")
+    join("", "byhand", "10.99.0.1/24")
+    made = [base / "hand2", base / "hand3"]
+    for number, path in enumerate(made, 2):
+        namespaces.create_netns(path)
+        sh("ip", "link", "add", f"hand{number}", "type", "veth", "peer", "name", "eth0", "netns", str(path))
+        sh("ip", "link", "set", f"hand{number}", "master", "byhand", "up")
+        join(path, "eth0", f"10.99.0.{number}/24", "10.99.0.1")
+    sh("nsenter", f"--net={outside}", "ip", "route", "add", "10.99.0.0/24", "via", "198.51.100.1")
+    paths = {
+        "container to container": (netns[web], netns[peer], address, made[0], made[1], "10.99.0.2"),
+        "a published port": (netns[web], outside, "198.51.100.1", made[0], outside, "10.99.0.2"),
+    }
+    for what, (server, client, to, server2, client2, to2) in paths.items():
+        ours, theirs = [], []
+        for _ in range(ROUNDS):
+            theirs.append(iperf(server2, client2, to2))
+            ours.append(iperf(server, client, to))
+        ratio = sorted(one / other for one, other in zip(ours, theirs, strict=True))[ROUNDS // 2]
+        say(f"iperf3, {what}", "by hand", "Gbit/s", theirs)
+        say(f"iperf3, {what}", "stead", "Gbit/s", ours, note=f"{ratio * 100:.0f} % of the path by hand")
+    for path in made:
+        namespaces.delete_netns(path)
+
+
+def iperf(server: Path, client: Path, address: str) -> float:
+    listening = subprocess.Popen(
+        ["nsenter", f"--net={server}", "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL
+    )
+    try:
+        command = ["nsenter", f"--net={client}", "iperf3", "-J", "-t", str(SECONDS), "-c", address]
+        deadline = time.monotonic() + 10
+        while True:
+            said = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+            if "error" not in said:
+                return float(said["end"]["sum_received"]["bits_per_second"]) / 1e9
+            assert time.monotonic() < deadline, said["error"]  # it does not listen yet
+            time.sleep(0.05)
+    finally:
+        listening.wait(10)
+
+
+def many(runtime: LocalRuntime) -> None:
+    """Containers that are rows only, each with one port: what it takes until the kernel has it."""
+    taken = []
+    for number in range(PORTS):
+        id = f"{number:032x}"
+        with runtime.database.write(durable=False) as connection:
+            binding = PortBinding("", 20_000 + number, 80)
+            runtime.fabric.reserve(connection, id, f"bench/c{number}", (), (binding,))
+            connection.execute(
+                "INSERT INTO leases (network, address, container, position, mac, aliases)"
+                " VALUES (?, ?, ?, 0, '', '[]')",
+                (NETWORK, f"10.{number >> 8}.{number & 255}.9", id),
+            )
+        begin = time.perf_counter()
+        runtime.fabric.activate(id)
+        runtime.fabric.publish(only=id)
+        taken.append((time.perf_counter() - begin) * 1e6)
+    say("publishing a port, the first ten", "stead", "us", taken[:10])
+    say("publishing a port, the 1,991st to the 2,000th", "stead", "us", taken[-10:])
+    with runtime.database.write() as connection:
+        for number in range(PORTS):
+            runtime.fabric.release(connection, f"{number:032x}")
+    runtime.fabric.publish()
+
+
+if __name__ == "__main__":
+    inside(Path(sys.argv[1]))
