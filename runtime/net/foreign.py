@@ -6,7 +6,9 @@ drops what it does not know, our packets need a rule there, and rules.py goes on
 In the tables of iptables, where every container engine has its rules, we have ours: two that accept what
 comes from or goes to our bridges, in DOCKER-USER where that chain is (Docker leaves it alone when it starts),
 else first in FORWARD. They have the bridges' prefix in them, which is how they are found again; they go with
-the last network. A table that a person wrote is not touched: it is told, with the rules that it needs.
+the last network. firewalld forwards nothing between interfaces that it does not know: our bridges are put into
+its zone `trusted` until it loads its rules anew (firewall-cmd(1)), and then again. A table that a person wrote
+is not touched: it is told, with the rules that it needs.
 
 iptables-nft(8) reads rules that nft(8) wrote if they are such as its own. iptables-legacy has its tables
 elsewhere; it is asked for them where the kernel has any (/proc/net/ip_tables_names).
@@ -25,6 +27,8 @@ from runtime.net import addresses, nft
 
 #: Seconds for which the answer of iptables-legacy is believed: its changes are told by nobody.
 LEGACY_LOOK = 10.0
+_FIREWALLD, _FORWARD = ("inet", "firewalld"), "inet firewalld filter_FORWARD"
+_CURE = "firewall-cmd --permanent --zone=trusted --add-interface=st+; firewall-cmd --reload"
 _LEGACY = {"ip": ("ip_tables_names", "iptables-legacy"), "ip6": ("ip6_tables_names", "ip6tables-legacy")}
 
 # ---------------------------------------------------------------- decisions
@@ -126,6 +130,11 @@ class Foreign:
             for chain in foreign_drops(nft.listed(["list", "chains"]) or {}):
                 if not lets_us_pass(_table(chain), self._prefix):
                     found.append(Defect("forwarding", _told(chain) if of_iptables(chain) else advice(chain)))
+            if _FIREWALLD in nft.tables() and not lets_us_pass(_table(_FORWARD), self._prefix):
+                text = (
+                    "firewalld does not forward what containers send: their bridges are in no zone that does"
+                )
+                found.append(Defect("forwarding", f"{text}; let it: {_CURE}"))
             self._known = (now or 0, tuple(found))
         return self._known[1] + self._legacy_defects()
 
@@ -137,11 +146,13 @@ class Foreign:
                 done = nft.run(["-f", "-"], adaptation(chain, table, self._prefix))
                 if done.returncode:
                     raise nft.refused("change", done)
+        if _FIREWALLD in nft.tables() and not lets_us_pass(_table(_FORWARD), self._prefix):
+            _asked("firewall-cmd", "--zone=trusted", f"--add-interface={self._prefix}+")
         for command, listing in _legacy_tables():
             if legacy_drops(listing) and not legacy_adapted(listing, self._prefix):
-                chain = "DOCKER-USER" if _asked(command, "-S", "DOCKER-USER") else "FORWARD"
+                chain = "DOCKER-USER" if _asked(command, "-w", "-S", "DOCKER-USER") else "FORWARD"
                 for key in ("-i", "-o"):
-                    _asked(command, "-I", chain, key, f"{self._prefix}+", "-j", "ACCEPT")
+                    _asked(command, "-w", "-I", chain, key, f"{self._prefix}+", "-j", "ACCEPT")
         self._legacy = None
 
     def withdraw(self) -> None:
@@ -152,10 +163,12 @@ class Foreign:
                 done = nft.run(["-f", "-"], text) if text else None
                 if done is not None and done.returncode:
                     raise nft.refused("change", done)
+        if _FIREWALLD in nft.tables():
+            _asked("firewall-cmd", "--zone=trusted", f"--remove-interface={self._prefix}+")
         for command, _ in _legacy_tables():
             for chain in ("DOCKER-USER", "FORWARD"):
                 for key in ("-i", "-o"):
-                    _asked(command, "-D", chain, key, f"{self._prefix}+", "-j", "ACCEPT")
+                    _asked(command, "-w", "-D", chain, key, f"{self._prefix}+", "-j", "ACCEPT")
 
     def _legacy_defects(self) -> tuple[Defect, ...]:
         if self._legacy is None or time.monotonic() > self._legacy[0] + LEGACY_LOOK:
@@ -185,15 +198,15 @@ def _legacy_tables() -> Iterator[tuple[str, str]]:
             there = "filter" in Path("/proc/thread-self/net", names).read_text().split()
         except OSError:
             continue
-        if there and (listing := _asked(command, "-S", "FORWARD")):
-            yield command, listing + _asked(command, "-S", "DOCKER-USER")
+        if there and (listing := _asked(command, "-w", "-S", "FORWARD")):
+            yield command, listing + _asked(command, "-w", "-S", "DOCKER-USER")
 
 
 def _asked(command: str, *words: str) -> str:
     """What it prints; empty where it cannot, or is not there."""
     try:
         done = subprocess.run(
-            [command, "-w", *words],
+            [command, *words],
             capture_output=True,
             text=True,
             env=nft.environment(),

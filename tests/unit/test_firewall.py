@@ -176,3 +176,57 @@ def test_contents_changed_port_by_port_are_the_same_as_made_at_once() -> None:
     assert held.of(ports) == contents.elements(before[1:])
     held.put(ports, contents.elements(after[1:]))
     assert held.whole() == contents.contents(ZONES, after)
+
+
+def table_of(*rules: tuple[str, int, list[dict[str, Any]]]) -> dict[str, Any]:
+    where = {"family": "ip", "table": "filter"}
+    chains = [{"chain": {**where, "name": name}} for name in sorted({rule[0] for rule in rules})]
+    made = [
+        {"rule": {**where, "chain": name, "handle": handle, "expr": expr}} for name, handle, expr in rules
+    ]
+    return {"nftables": [{"metainfo": {}}, *chains, *made]}
+
+
+def accepts(key: str, pattern: str) -> list[dict[str, Any]]:
+    match = {"match": {"op": "==", "left": {"meta": {"key": key}}, "right": pattern}}
+    return [match, {"counter": {"packets": 0, "bytes": 0}}, {"accept": None}]
+
+
+def test_our_rules_go_where_engines_have_theirs_and_are_found_again() -> None:
+    chain, plain = "ip filter FORWARD", table_of(("FORWARD", 1, [{"drop": None}]))
+    assert foreign.of_iptables(chain) and not foreign.of_iptables("inet wall forward")
+    assert foreign.adaptation(chain, plain, "stbabcde").splitlines() == [
+        'insert rule ip filter FORWARD iifname "stbabcde*" counter accept',
+        'insert rule ip filter FORWARD oifname "stbabcde*" counter accept',
+    ]
+    docker = table_of(("DOCKER-USER", 1, [{"return": None}]))
+    assert "ip filter DOCKER-USER iifname" in foreign.adaptation(chain, docker, "stbabcde")
+    held = table_of(
+        ("FORWARD", 4, accepts("iifname", "stbabcde*")),
+        ("FORWARD", 5, accepts("oifname", "stbabcde*")),
+        ("FORWARD", 6, accepts("oifname", "stbother*")),
+    )
+    assert foreign.lets_us_pass(held, "stbabcde") and not foreign.lets_us_pass(held, "stbxxxxx")
+    assert foreign.withdrawal(held, "stbabcde").splitlines() == [
+        "delete rule ip filter FORWARD handle 4",
+        "delete rule ip filter FORWARD handle 5",
+    ]
+    assert foreign.withdrawal(plain, "stbabcde") == ""
+
+
+def test_listings_of_iptables_legacy_are_read() -> None:
+    both = "-A FORWARD -i stbabcde+ -j ACCEPT\n-A FORWARD -o stbabcde+ -j ACCEPT\n"
+    assert foreign.legacy_drops("-P FORWARD DROP\n" + both)
+    assert not foreign.legacy_drops("-P FORWARD ACCEPT\n")
+    assert foreign.legacy_adapted(both, "stbabcde") and not foreign.legacy_adapted(both, "stbother")
+    assert not foreign.legacy_adapted(both.splitlines()[0], "stbabcde")
+
+
+def test_a_port_that_leads_elsewhere_is_told_in_words() -> None:
+    one, two = (Publication("::1", 53, "udp", "", 53, f"fd00::{last}") for last in (2, 3))
+    before, after = contents.contents((), [one]), contents.contents((), [one, two])
+    (text,) = contents.changed_ports(before, after)
+    assert text == "port [::1]:53/udp leads to fd00::2, fd00::3 from now on"
+    assert contents.changed_ports(after, contents.contents((), [])) == [
+        "port [::1]:53/udp leads to nothing from now on"
+    ]
