@@ -6,9 +6,9 @@ drops what it does not know, our packets need a rule there, and rules.py goes on
 In the tables of iptables, where every container engine has its rules, we have ours: two that accept what
 comes from or goes to our bridges, in DOCKER-USER where that chain is (Docker leaves it alone when it starts),
 else first in FORWARD. They have the bridges' prefix in them, which is how they are found again; they go with
-the last network. firewalld forwards nothing between interfaces that it does not know: our bridges are put into
-its zone `trusted` until it loads its rules anew (firewall-cmd(1)), and then again. A table that a person wrote
-is not touched: it is told, with the rules that it needs.
+the last network. firewalld forwards nothing between interfaces that it does not know: our bridges are put in
+its zone `trusted` until it loads its rules anew (firewall-cmd(1)), and then again. A table of a person is
+left alone: it is told, with the rules that it needs.
 
 iptables-nft(8) reads rules that nft(8) wrote if they are such as its own. iptables-legacy has its tables
 elsewhere; it is asked for them where the kernel has any (/proc/net/ip_tables_names).
