@@ -102,6 +102,7 @@ class _Work:
         self._cycles()
         self._ports(containers, origins)
         networks = self._networks(containers.values())
+        self._families(containers, origins, networks)
         volumes, externals = storage.volumes(self.index, self.problems)
         images = self._lock(images)
         return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers, externals)
@@ -273,6 +274,24 @@ class _Work:
         if declared is not None:
             text = f"containers wait for each other: {' -> '.join([*names, names[0]])}"
             self.problems.append(declared.problem(("depends_on",), text, at_key=True))
+
+    def _families(
+        self,
+        containers: Mapping[str, DesiredContainer],
+        origins: Mapping[str, Declared],
+        networks: Mapping[str, DesiredNetwork],
+    ) -> None:
+        """Ports on addresses of IPv6 lead to an address of IPv6."""
+        for name, container in containers.items():
+            joined = [networks[item.network] for item in container.networks if item.network in networks]
+            if len(joined) < len(container.networks) or any(network.ipv6 for network in joined):
+                continue  # what is wrong with a network is its own problem
+            for binding in container.ports:
+                if ":" in binding.host_ip:
+                    text = f"port {binding} is for IPv6, and no network of the container has it"
+                    path = origins[name].ports.get(binding, ("ports",))
+                    hint = "set enable_ipv6 on its network"
+                    self.problems.append(origins[name].problem(path, text, hint))
 
     def _ports(self, containers: Mapping[str, DesiredContainer], origins: Mapping[str, Declared]) -> None:
         """Fixed ports only: what is random, or has a range to choose from, is chosen when it is made."""

@@ -112,6 +112,9 @@ def test_a_long_chain_of_dependencies_is_no_problem() -> None:
         ("80:1", "80:1/udp", False),
         ("80-82:1-3", "82:9", True),
         ("80:1", "81:1", False),
+        ("80", "80", False),
+        ("80-82:1", "80-82:1", False),
+        ("80:1/sctp", "80:1/sctp", True),
     ],
 )
 def test_two_containers_cannot_publish_one_port(one: str, other: str, clash: bool) -> None:
@@ -121,6 +124,48 @@ def test_two_containers_cannot_publish_one_port(one: str, other: str, clash: boo
     if clash:
         assert found[0].startswith("q/a.toml:3:10: container.a.ports[0]: host port 8")
         assert found[0].endswith("is published by 'p/a' (p/a.toml:1) already")
+
+
+def test_replicas_share_their_ports_and_nobody_else_does() -> None:
+    more = 'networks = ["six"]\nreplicas = 2\n[network.six]\nenable_ipv6 = true\n'
+    text = f'{A}ports = ["80:1", "[::1]:81:1", "0.0.0.0:82:1", "[::]:82:1"]\n{more}'
+    assert read({"p/a.toml": text})[1] == []
+    both = {"p/a.toml": text, "q/a.toml": f'{A}ports = ["127.0.0.1:80:1"]\n'}
+    found = read(both)[1]
+    assert len(found) == 1 and "is published by 'p/a-1' (p/a.toml:1) already" in found[0]
+
+
+def test_a_port_on_an_ipv6_address_needs_a_network_with_ipv6() -> None:
+    (found,) = problems('ports = ["80:1", "[::1]:81:1"]')
+    assert found.endswith(
+        "ports[1]: port [::1]:81:1/tcp is for IPv6, and no network of the container has it"
+        " (set enable_ipv6 on its network)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ('update.order = "start-first"', ""),
+        ('deploy.update_config.order = "start-first"', ""),
+        (
+            'update.order = "start-first"\nnetwork_mode = "host"',
+            "two of it cannot have network_mode 'host' at once",
+        ),
+        (
+            'update.order = "start-first"\nnetworks.default.mac_address = "02:00:00:00:00:01"',
+            "two of it cannot have mac_address in network 'default' at once",
+        ),
+        (
+            'update.order = "stop-first"\ndeploy.update_config.order = "start-first"',
+            "`update` says the same; leave one out",
+        ),
+    ],
+)
+def test_start_first_is_for_what_can_be_there_twice(lines: str, expected: str) -> None:
+    found = problems(lines)
+    assert len(found) == bool(expected)
+    assert all(expected in text for text in found)
 
 
 def test_one_container_cannot_publish_a_port_twice() -> None:
