@@ -171,6 +171,20 @@ def test_two_containers_start_at_once_on_a_volume_that_nobody_uses_yet(machine: 
     assert [machine.exec(name, "cat /home/shared").text for name in names] == ["shared\n"] * 4
 
 
+@needs_mkfs
+def test_a_backup_has_what_lies_in_a_file_that_nobody_has_mounted(machine: Engine, tmp_path: Path) -> None:
+    volume(machine, LOOP)
+    machine.run("echo kept >/home/web/kept", mounts=HOME)
+    made = machine.runtime.backups.backup("t/data", tmp_path, now=1e9)
+    assert made.summary.entries >= 3 and mounted(machine) == []
+    with pytest.raises(Fault) as caught:
+        machine.runtime.backups.restore("t/data", made.path, force=True)
+    assert caught.value.code == "volume-refused"
+    machine.runtime.backups.restore("t/copy", made.path)
+    copy = machine.runtime.volumes.need("t/copy", "look at")
+    assert (copy.path / "web/kept").read_text() == "kept\n"
+
+
 # ---------------------------------------------------------------- drift and crashes
 
 
