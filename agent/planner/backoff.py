@@ -36,6 +36,8 @@ from runtime.faults import TRANSIENT
 FREE, FREE_OF_NETWORKS = 2, 10
 #: the longest pause between two such repairs of networks, in seconds
 NETWORKS_MAX = 5.0
+#: kinds of things that containers wait for, which tell what they wait for with the line that asks for it
+_SHARED = ("volume", "network")
 #: seconds without a repetition after which the count starts afresh (at least twice the wait)
 QUIET = 60.0
 
@@ -115,6 +117,9 @@ def gate(memory: Memory, step: Step, now: float) -> Blocked | None:
     if last is None or last.basis != step.basis or now >= last.until:
         return None
     if last.code:
-        return Blocked(step.subject, last.reason, last.until, last.code, step.source, last.count)
+        reason = last.reason
+        if step.cause.place is not None and step.subject.kind in _SHARED:
+            reason += f" ({step.cause.place})"
+        return Blocked(step.subject, reason, last.until, last.code, step.source, last.count)
     reason = f"was done {last.count} times in a row and is needed again: {step.cause.text}"
     return Blocked(step.subject, reason, last.until, "no-effect", step.source, last.count)

@@ -8,6 +8,7 @@ they end.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -29,6 +30,9 @@ from agent.planner.model import (
 from agent.planner.ownership import claims
 from agent.planner.waiting import Waiting
 from specs.desired import Place
+
+#: How a reason ends that says its place.
+_PLACE = re.compile(r" \(\S+:[0-9]+\)$")
 
 
 class HasPlace(Protocol):
@@ -87,7 +91,7 @@ def _with_place(world: World, blocked: Blocked) -> Blocked:
         "container": desired.containers,
     }
     thing = things.get(blocked.subject.kind, {}).get(blocked.subject.name)
-    if thing is None or thing.place is None or f"({thing.place})" in blocked.reason:
+    if thing is None or thing.place is None or _PLACE.search(blocked.reason):
         return blocked
     return replace(blocked, reason=f"{blocked.reason} ({thing.place})")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ def _kernel_words(kind: str, device: str, flags: Sequence[str]) -> str:
             kind, [("source", device), *((key, value) for key, value in options if key not in general)]
         )
     except OSError as error:
-        return str(error.strerror or "")
+        said = re.search(r"\((?:[ewi] )?(.*)\)$", error.strerror or "")  # after a letter: how bad it is
+        return said[1] if said else str(error.strerror or "")
     os.close(fd)
     return ""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -46,8 +47,8 @@ def unpacked(name: str, to: Path) -> Path:
     """A root filesystem with the program and its libraries."""
     for path in packages(name):
         subprocess.run(["dpkg-deb", "-x", str(path), str(to)], check=True)
-    for documents in ("usr/share/doc", "usr/share/man", "usr/share/lintian"):
-        shutil.rmtree(to / documents, ignore_errors=True)
+    for documents in ("doc", "man", "lintian", "locale"):
+        shutil.rmtree(to / "usr/share" / documents, ignore_errors=True)
     for place in ("tmp", "run", "etc"):
         (to / place).mkdir(exist_ok=True)
     (to / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
@@ -96,3 +97,32 @@ def push_busybox(registry: LocalRegistry, base: Path) -> None:
     layout = Layout(base / "plain")
     layout.image([packed.stdout], tag="busybox", config={"Cmd": ["sh"]})
     registry.push(layout.path, "busybox", "busybox:1")
+
+
+#: Initialises its directory once, as the database's own images do; checksums show pages that were torn.
+POSTGRES_START = """\
+#!/bin/sh
+set -e
+[ -s "$PGDATA/PG_VERSION" ] || initdb --no-locale --encoding=UTF8 --data-checksums --no-sync >/dev/null
+exec postgres -c jit=off -c listen_addresses= -c shared_buffers=16MB
+"""
+
+
+def postgres(base: Path) -> Path:
+    """A root filesystem with PostgreSQL, whose data directory belongs to the user postgres, and a shell."""
+    root = unpacked("postgres", busybox(base / "postgres"))
+    programs = root / "usr/lib/postgresql/15"
+    shutil.rmtree(programs / "lib/bitcode")
+    (root / "usr/bin").mkdir(exist_ok=True)
+    for program in (programs / "bin").iterdir():
+        (root / "usr/bin" / program.name).unlink(missing_ok=True)
+        (root / "usr/bin" / program.name).symlink_to(f"/usr/lib/postgresql/15/bin/{program.name}")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\npostgres:x:999:999::/:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\npostgres:x:999:\n")
+    (root / "bin/start").write_text(POSTGRES_START)
+    (root / "bin/start").chmod(0o755)
+    for place in ("var/lib/postgresql/data", "var/run/postgresql"):
+        (root / place).mkdir(parents=True)
+        os.chown(root / place, 999, 999)
+        (root / place).chmod(0o700)
+    return root
