@@ -172,12 +172,8 @@ def test_down_removes_dependents_first_and_keeps_volumes(engine: Engine, runtime
     engine.apply(SHOP, timeout=10)
     del runtime.calls[:]
     assert engine.down(SHOP, timeout=10).ok
-    assert runtime.calls == [
-        "remove container shop/web",
-        "remove container shop/db",
-        "remove network shop/back",
-        "orphan volume shop/data",
-    ]
+    assert runtime.calls[:2] == ["remove container shop/web", "remove container shop/db"]
+    assert sorted(runtime.calls[2:]) == ["orphan volume shop/data", "remove network shop/back"]
     assert "shop/data" in runtime.observe().volumes
     engine.apply(SHOP, timeout=10)
     assert engine.down(SHOP, volumes=True, timeout=10).ok
