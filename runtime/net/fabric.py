@@ -189,7 +189,7 @@ class Fabric:
         networks = records.read_networks(self._database.read())
         try:
             for lease in gone:
-                if not networks[lease.network].is_bridge:
+                if lease.network in networks and not networks[lease.network].is_bridge:
                     endpoints.remove_inside(lease.inside, netns)
             hosts = [addresses.link_name(self._root, lease.container, lease.network) for lease in gone]
             links.delete_links(hosts)
@@ -245,8 +245,7 @@ class Fabric:
     def attach(self, id: str, netns: Path) -> None:
         """Make or mend the container's links in the namespace bound at `netns`, while it runs or not."""
         connection = self._database.read()
-        held = records.read_leases(connection, container=id)
-        networks = records.read_networks(connection)
+        networks, held = records.snapshot(connection, container=id)
         hairpin = links.hairpin_needed()
         outward, outward6 = way_out(held, networks), way_out6(held, networks)
         if any(links.index_of(addresses.link_name(self._root, id, lease.network)) for lease in held):
@@ -302,7 +301,7 @@ class Fabric:
         connection = self._database.read()
         try:
             found, given = links.links(), links.addresses()
-            networks, held = records.read_networks(connection), records.read_leases(connection)
+            networks, held = records.snapshot(connection)
             forward = links.read_sysctl(IP_FORWARD)
             names = self._files.network_defects(connection, ask=ask)
             members = by_network(held)
@@ -415,9 +414,9 @@ class Fabric:
         """The same by (container, network)."""
         found = links.links(stats=True)
         connection = self._database.read()
-        networks = records.read_networks(connection)
+        networks, held = records.snapshot(connection)
         counted: dict[tuple[str, str], dict[str, int]] = {}
-        for lease in records.read_leases(connection):
+        for lease in held:
             stats: tuple[int, ...] = ()
             if networks[lease.network].is_bridge:
                 host = found.get(addresses.link_name(self._root, lease.container, lease.network))
@@ -440,7 +439,7 @@ class Fabric:
                 if id not in known:
                     records.delete_endpoint(connection, id)
                     removed.append(f"leases of {id}")
-            networks, held = records.read_networks(connection), records.read_leases(connection)
+            networks, held = records.snapshot(connection)
         ours = self._ours(networks.values(), held)
         strays = sorted(name for name in found if name.startswith(self._marks) and name not in ours)
         try:

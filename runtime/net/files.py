@@ -148,9 +148,9 @@ class Files:
         asked that might have to wait for an answer."""
         if self._service is None:
             return {}
-        served = {lease.network: lease for lease in records.read_leases(connection) if lease.active}
+        networks, held = records.snapshot(connection)
+        served = {lease.network: lease for lease in held if lease.active}
         state = self._service.state() if served else None
-        networks = records.read_networks(connection)
         found = {}
         for name, lease in served.items():
             record = networks[name]
@@ -164,8 +164,8 @@ class Files:
         """How the files of the containers that are up differ from what they should say."""
         connection = self._database.read()
         wrongs: dict[str, tuple[Defect, ...]] = {}
-        networks = records.read_networks(connection)
-        leases = by_container(records.read_leases(connection))
+        networks, held = records.snapshot(connection)
+        leases = by_container(held)
         state = self._service.state() if self._service is not None else None
         failed = state.failed if state is not None else {}
         bases = resolvconf.host_text(), resolvconf.raw_host_text()

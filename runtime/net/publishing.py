@@ -389,12 +389,9 @@ def _asked(row: PortRow) -> PortBinding:
 
 def _targets(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, tuple[str, str]]:
     """Id -> (IPv4 address, IPv6 address) that published ports lead to; empty where there is none."""
-    networks = records.read_networks(connection)
     found = {}
-    if len(ids) == 1:
-        held = {id: records.read_leases(connection, container=id) for id in ids}
-    else:
-        held = by_container(records.read_leases(connection)) if ids else {}
+    networks, all_leases = records.snapshot(connection, container=next(iter(ids)) if len(ids) == 1 else "")
+    held = by_container(all_leases)
     for id in ids:
         leases = held.get(id, [])
         four = published_on(leases, networks)

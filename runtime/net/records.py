@@ -147,6 +147,21 @@ def read_network(connection: sqlite3.Connection, name: str) -> NetworkRecord | N
     return None if row is None else _network(row)
 
 
+def snapshot(
+    connection: sqlite3.Connection, *, container: str = ""
+) -> tuple[dict[str, NetworkRecord], list[Lease]]:
+    """Networks, and all leases or those of a container, of one moment: no lease is on a network that is not
+    among them."""
+    own = not connection.in_transaction
+    if own:
+        connection.execute("BEGIN")
+    try:
+        return read_networks(connection), read_leases(connection, container=container)
+    finally:
+        if own:
+            connection.execute("COMMIT")
+
+
 def any_network(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM networks LIMIT 1").fetchone() is not None
 
