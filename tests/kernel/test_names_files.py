@@ -255,3 +255,20 @@ def test_containers_on_a_lan_only_have_their_peers_in_hosts_files_and_ask_the_ho
         assert made.node.address(other) not in made.hosts(one)
         assert made.node.address(one) not in made.hosts(other)
         assert made.node.defects() == set()
+
+
+@on_own_host
+def test_files_do_not_change_while_a_bridge_is_gone() -> None:
+    with own_etc() as etc, shop() as made:
+        rewritten(etc, "nameserver 192.0.2.1\n")
+        web = made.container("shop/web")
+        made.container("shop/db")
+        before = made.resolv(web), made.hosts(web)
+        (record,) = made.node.fabric.networks()
+        sh("ip", "link", "delete", record.bridge)
+        service = made.node.service
+        assert service is not None
+        until(lambda: record.gateway not in getattr(service.state(), "listening", ()))
+        rewritten(etc, "nameserver 192.0.2.1\nsearch later.test\n")
+        until(lambda: "search later.test" in made.resolv(web))
+        assert (made.resolv(web).splitlines()[1], made.hosts(web)) == (before[0].splitlines()[1], before[1])

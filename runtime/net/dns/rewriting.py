@@ -73,8 +73,10 @@ class Rewriting:
             self._arm(DELAY)
 
     def names_peers(self) -> bool:
-        """Whether there is a container whose hosts file names its peers."""
-        return any(not self._via(member) for member in self._watch.zone.members)
+        """Whether there may be a container whose hosts file names its peers."""
+        zone = self._watch.zone
+        gateways = {address for network in zone.networks.values() for address in network.gateways}
+        return bool(zone.apart) or (len(zone) > 0 and not all(map(self._answers, gateways)))
 
     # ------------------------------------------------------------ write
 

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from runtime.net.dns import documents, forward, wire
 from runtime.net.dns.handover import Given
@@ -29,14 +29,14 @@ PORT = 53
 TTL = 1
 #: Packets that are read before any is answered, bytes of one.
 BATCH, MAX_PACKET = 64, 4096
-#: Answers that are kept, the size of a question for which one is, orders of one answer.
-MAX_KEPT, MAX_KEPT_SIZE, ORDERS = 16384, 300, 8
+#: Answers that are kept, the size of a question for which one is, orders of one answer at most.
+MAX_KEPT, MAX_KEPT_SIZE, ORDERS = 16384, 300, 16
 #: Bytes of questions that wait in the kernel, for each network.
 RECEIVE_BUFFER = 1 << 20
 #: Seconds between attempts to listen where it failed; and how long to stay when there is no container.
-RETRY, IDLE = 1.0, 10.0
+RETRY, IDLE = 1.0, 5.0
 #: Seconds for which a bridge that has gone keeps its address: then somebody else may have it.
-ABSENT = 5.0
+ABSENT = 3.0
 
 #: Seconds that a server whose sockets a newer one has stays for answers that it still owes.
 LINGER = 12.0
@@ -211,7 +211,7 @@ class Server:
 
     def _heed(self) -> None:
         """Hear of containers at once, without being asked, only where hosts files name peers."""
-        heeding = bool(self._failed) or self._rewriting.names_peers()
+        heeding = self._rewriting.names_peers()
         if heeding and not self._heeding:
             self.loop.watch(self._watch.quiet_fd, lambda: self.refresh(None))
         elif self._heeding and not heeding:
@@ -219,7 +219,8 @@ class Server:
         self._heeding = heeding
 
     def _is_served(self, address: str) -> bool:
-        return address in self._listeners and address not in self._failed
+        """Also while its bridge is gone: that is brought back, and nobody can ask anything until then."""
+        return address in self._wanted() and address not in self._failed
 
     def _wanted(self) -> dict[str, Network]:
         return {a: item for item in self._watch.zone.networks.values() for a in item.gateways}
@@ -290,7 +291,9 @@ class Server:
             return wrong.answer
         found = self._watch.zone.answer(asker, query)
         if isinstance(found, Answer):
-            return _packed(query, found) if tcp else self._keep(kept, query, data, found)
+            if tcp:
+                return _packed(query, found.rcode, _shuffled(found.records), wire.MAX_MESSAGE)
+            return self._keep(kept, query, data, found)
         servers = forward.usable(found.servers or self._upstreams.get(), self._listeners)
         key = (source, query.id, query.question, tcp)
         self._forwarder.ask(source[0], key, query, data, servers, reply, tcp)
@@ -309,23 +312,29 @@ class Server:
         return listener.askers[address]
 
     def _keep(self, kept: _Kept, query: Query, data: bytes, found: Answer) -> bytes:
-        orders = ORDERS if len(found.records) > 1 else 1
-        answers = tuple(_packed(query, found, by_udp=True) for _ in range(orders))
+        answers = tuple(_packed(query, found.rcode, order) for order in _orders(found.records))
         if len(data) <= MAX_KEPT_SIZE:
             if self._kept >= MAX_KEPT:
                 self._forget_answers()
             kept[data[2:]] = tuple(answer[2:] for answer in answers)
             self._kept += 1
-        return answers[0]
+        return random.choice(answers)
 
 
-def _packed(query: Query, found: Answer, *, by_udp: bool = False) -> bytes:
-    """In an order of chance, so that askers spread over those that have the name."""
-    records: tuple[Record, ...] = found.records
-    if len(records) > 1:
-        records = tuple(random.sample(records, len(records)))
-    limit = 0 if by_udp else wire.MAX_MESSAGE
-    return wire.respond(query, found.rcode, records, ttl=TTL, limit=limit)
+def _orders(records: Sequence[Record]) -> list[list[Record]]:
+    """Orders of chance of which each record leads as many as any other, so that askers, who take the first,
+    spread over those that have the name. Of more records than ORDERS some lead none, until answers are made
+    anew."""
+    leaders = random.sample(records, min(len(records), ORDERS))
+    return [[first, *_shuffled([item for item in records if item is not first])] for first in leaders] or [[]]
+
+
+def _shuffled(records: Sequence[Record]) -> list[Record]:
+    return random.sample(records, len(records))
+
+
+def _packed(query: Query, rcode: int, records: Sequence[Record], limit: int = 0) -> bytes:
+    return wire.respond(query, rcode, records, ttl=TTL, limit=limit)
 
 
 def _is_there(bridge: str) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from runtime.net import resolvconf
 from runtime.net.dns import wire
 from runtime.net.dns.wire import Query, Record
 
@@ -85,6 +86,11 @@ class Member:
     def project(self) -> str:
         return self.name.rpartition("/")[0]
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether it has files that we follow, and does not ask us."""
+        return bool(self.files.directory) and not resolvconf.asked(self.files.gateway, self.dns)
+
 
 @dataclass(frozen=True, slots=True)
 class Asker:
@@ -127,6 +133,7 @@ class Zone:
         self.networks = {network.name: network for network in networks}
         self._members: dict[str, Member] = {}
         self._up: dict[str, bool] = {}  # id -> ready
+        self.apart: set[str] = set()  # ids of members that are
         self._clients: dict[str, str] = {}  # address -> id
         self._names: dict[str, dict[bytes, dict[str, _Entry]]] = {}  # network -> name -> id -> entry
         self._reverse: dict[bytes, tuple[str, bytes]] = {}  # packed address -> (network, name)
@@ -137,6 +144,8 @@ class Zone:
             return False
         self.drop(member.id)
         self._members[member.id] = member
+        if member.is_apart:
+            self.apart.add(member.id)
         for endpoint in member.endpoints:
             self._clients.update(dict.fromkeys(endpoint.addresses, member.id))
         if up:
@@ -151,6 +160,7 @@ class Zone:
         member = self._members.pop(id, None)
         if member is None:
             return False
+        self.apart.discard(id)
         for endpoint in member.endpoints:
             for address in endpoint.addresses:
                 if self._clients.get(address) == id:
