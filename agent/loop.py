@@ -131,6 +131,7 @@ class Agent:
         self._was_state = self._trouble = ""
         self._cost = self._ended = 0.0
         self._look_cost = self._looked = 0.0
+        self._due = 0.0  # for a round, when nothing happens until then
         self._observed: Observed | None = None  # by the last round
 
     # ------------------------------------------------------------ for those who show it
@@ -315,15 +316,15 @@ class Agent:
     async def _rounds(self) -> None:
         watchdog = notify.watchdog_interval()
         ready = False
-        pause = due = 0.0
+        pause = 0.0
         while not self._stop.is_set():
             await self._until(pause, watchdog)
             await self._space()
             if self._stop.is_set():
                 return
-            if self._observed is not None and self._only_networks(due):
+            if self._observed is not None and self._only_networks():
                 await self._look(self._observed)
-                pause = due - time.monotonic()
+                pause = self._due - time.monotonic()
                 continue
             self._wake.clear()
             self._reasons.clear()
@@ -339,18 +340,20 @@ class Agent:
                 self._publish(done)
                 pause = self._next(done)
             self._ended = time.monotonic()
-            due = self._ended + pause
+            self._due = self._ended + pause
             if not ready:
                 ready = True
                 notify.notify("READY=1")
             notify.notify("WATCHDOG=1", f"STATUS={self._status()}")
 
-    def _only_networks(self, due: float) -> bool:
+    def _only_networks(self) -> bool:
         """Whether there is reason to look at networks, and it is not yet time for all the rest."""
         now = time.monotonic()
         others = self._reasons - {NETWORK}
         return (
-            NETWORK in self._reasons and now < due and all(self._ready_at(reason) > now for reason in others)
+            NETWORK in self._reasons
+            and now < self._due
+            and all(self._ready_at(reason) > now for reason in others)
         )
 
     async def _look(self, last: Observed) -> None:
@@ -364,6 +367,9 @@ class Agent:
             log.error("%s", error)
         else:
             self._look_cost = done.seconds
+            if done.plan.wake_at is not None:  # a repair that is paced
+                left = done.plan.wake_at - self._clock.monotonic()
+                self._due = min(self._due, time.monotonic() + max(0.0, left))
             self._view = picture.with_flights(self._view, self._engine.in_flight())
         self._looked = time.monotonic()
 

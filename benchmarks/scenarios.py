@@ -19,6 +19,7 @@ from benchmarks.measure import Report, Row
 from benchmarks.names import names
 from benchmarks.ports import ports
 from benchmarks.pulls import pull
+from benchmarks.repair import repair
 from benchmarks.rivals import Engine
 from benchmarks.stead import Stead, cpu_seconds, rollup, until
 
@@ -241,4 +242,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "build": build,
     "names": names,
     "ports": ports,
+    "repair": repair,
 }

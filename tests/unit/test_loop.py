@@ -198,6 +198,22 @@ def test_what_the_kernel_says_of_networks_is_mended_without_a_full_look(house: H
     assert house.runtime.calls.count("repair firewall") == 1
 
 
+def test_a_repair_that_is_paced_comes_when_its_pause_is_over(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        for count in range(1, 5):  # of a container's, the third in a row is followed by a pause of a second
+            house.runtime.damage("shop/web", Defect("route", "its default route is gone"))
+            house.runtime.stir()
+            begin = time.monotonic()
+            until(agent, lambda view, count=count: view.counters.repairs.get("route") == count)  # type: ignore[misc]
+            assert time.monotonic() - begin < 5.0, "without it only the periodic look would come"
+            until(agent, lambda view: view.state == "converged")
+
+    house.run(act)
+
+
 def test_a_storm_of_events_does_not_keep_the_agent_from_its_other_work(house: House) -> None:
     house.write("blue")
 
