@@ -104,9 +104,7 @@ class Backups:
         archive can hold), disk-full, kernel-error.
         """
         operation, begin = "back up volume", time.monotonic()
-        found = self._volumes.get(volume)
-        if found is None:
-            raise Fault("volume-not-found", operation, volume, "there is no volume of this name")
+        found = self._volumes.need(volume, operation)
         with faults(operation, volume), self._alone(volume, "being backed up") as after:
             path = target.chosen(into, volume, now)
             self._refuse_fleeting(found, operation, self._users(volume, writers=False))
@@ -282,6 +280,7 @@ class Backups:
         new = home / RESTORING
         try:
             self._unpack(new, file, summary, "restore volume", volume.name)
+            _sync(new)
             exchange(new, volume.path)
             sync_directory(home)
         finally:
@@ -294,6 +293,7 @@ class Backups:
         new, mark = data / leftovers.INSIDE, volume.home / leftovers.CUT_OFF
         try:
             self._unpack(new, file, summary, "restore volume", volume.name)
+            _sync(new)
             write_atomically(mark, b"")
             for name in set(os.listdir(data)) - {new.name}:
                 remove(data / name)
@@ -309,7 +309,7 @@ class Backups:
             shutil.rmtree(new, ignore_errors=True)
 
     def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> None:
-        """At `new`, durable. Fault disk-full before it begins where there is no room."""
+        """At `new`. Fault disk-full before it begins where there is no room."""
         if new.exists():
             shutil.rmtree(new)
         status = os.statvfs(new.parent)
@@ -320,7 +320,6 @@ class Backups:
         new.mkdir(mode=0o700)
         words = (str(new), file.fileno(), summary.archive, summary.tar)
         process.run(operation, subject, "unpack", *words, fds=(file.fileno(),), cancelled=self.closing)
-        _sync(new)
 
     # ------------------------------------------------------------ drill
 

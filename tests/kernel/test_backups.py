@@ -20,6 +20,7 @@ import pytest
 from runtime import attend
 from runtime.backups import target
 from runtime.backups.backups import Made
+from runtime.backups.holds import Holds
 from runtime.faults import Fault
 from runtime.images.decompress import decompressed
 from runtime.interface import ProbeRequest, VolumeRequest
@@ -300,6 +301,45 @@ def test_old_backups_go_and_what_is_not_ours_stays(box: Engine, data: Path, tmp_
         backup(box, made[3], now=9e8)
     backup(box, tmp_path, now=9e8)
     assert not cut.exists()
+
+
+def test_a_full_disk_leaves_no_backup_and_no_half_of_a_volume(
+    box: Engine, data: Path, tmp_path: Path
+) -> None:
+    (data / "big").write_bytes(os.urandom(3_000_000))
+    name = box.start(COUNT, mounts=MOUNT)
+    made, small = backup(box, tmp_path), tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(small)], check=True)
+    try:
+        with pytest.raises(Fault, match="no space left on device") as caught:
+            backup(box, small)
+        assert caught.value.code == "disk-full" and os.listdir(small) == []
+        before = (data / "count").stat().st_mtime_ns
+        until(lambda: (data / "count").stat().st_mtime_ns != before)  # it goes on
+        bind = {"type": "none", "o": "bind", "device": str(small)}
+        box.runtime.create_volume(VolumeRequest("t/on", "test", "f", options=bind))
+        (small / "old").touch()
+        with pytest.raises(Fault, match=r"\d+ bytes are needed, \d+ are free") as caught:
+            box.runtime.backups.restore("t/on", made.path, force=True)
+        assert caught.value.code == "disk-full" and os.listdir(small) == ["old"]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    box.runtime.remove_container(name)
+
+
+def test_what_a_killed_restore_and_drill_left_is_swept(box: Engine, data: Path) -> None:
+    left = [data.parent / "_restore", box.paths.root / "drills" / "t@data"]
+    for path in left:
+        (path / "half").mkdir(parents=True)
+    told = ("drill of volume t/data", "restore of volume t/data")
+    assert box.runtime.observe().leftovers == told
+    with Holds(box.paths).hold("t/data", "being restored"):
+        assert box.runtime.observe().leftovers == told[:1]
+        box.runtime.sweep()
+        assert left[0].exists() and not left[1].exists()
+    assert box.runtime.sweep() == told[1:]
+    assert not left[0].exists() and box.runtime.observe().leftovers == ()
 
 
 def test_bad_places_are_said(box: Engine, data: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Scene:
     now: float = 0.0
     drop_volumes: frozenset[str] = frozenset()
     collecting: Collecting | None = None
+    clock: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("busybox", "nginx", "postgres"):
@@ -63,6 +64,7 @@ class Scene:
             self.drop_volumes,
             inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now, self.memory.built),
             collecting=self.collecting,
+            clock=self.clock,
         )
         return plan(world)
 
@@ -280,6 +282,22 @@ def failed_job() -> Scene:
 def stopped_by_hand() -> Scene:
     scene = nothing_to_do()
     scene.runtime.set_phase("shop/web", Phase.STOPPED)
+    return scene
+
+
+def volume_that_is_backed_up() -> Scene:
+    """Its container was stopped for that; the others are started."""
+    scene = nothing_to_do()
+    scene.runtime.set_phase("shop/web", Phase.STOPPED)
+    scene.runtime.set_phase("shop/db", Phase.LOST)
+    scene.runtime.held["shop/data"] = "being backed up by process 12"
+    return scene
+
+
+def volume_that_was_undeclared_for_long() -> Scene:
+    scene = Scene().want(desired("s", replace(volume("s/data"), prune=30 * 86_400.0)))
+    scene.converge().want(desired("s")).converge()
+    scene.clock = 31 * 86_400.0
     return scene
 
 
@@ -508,6 +526,8 @@ SCENES: list[Callable[[], Scene]] = [
     unhealthy_dependency,
     failed_job,
     stopped_by_hand,
+    volume_that_is_backed_up,
+    volume_that_was_undeclared_for_long,
     wanted_stopped,
     suspended,
     name_of_another_source,
