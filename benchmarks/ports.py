@@ -23,7 +23,6 @@ from benchmarks.rivals import Engine
 from runtime.interface import Attachment, ContainerRequest, NetworkRequest
 from runtime.linux import namespaces
 from runtime.local import LocalRuntime
-from runtime.net import links
 from runtime.net.records import read_leases
 from runtime.paths import Paths
 from specs.values import ImageRef, PortBinding
@@ -139,7 +138,6 @@ def sh(*command: str) -> str:
 
 def inside(base: Path) -> None:
     sh("ip", "link", "set", "lo", "up")
-    links.write_sysctl("bridge/bridge-nf-call-ip6tables", "0", optional=True)  # [::1] needs that
     with ExitStack() as stack:
         outside = base / "outside"
         namespaces.create_netns(outside)

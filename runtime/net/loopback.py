@@ -2,13 +2,15 @@
 
 Such a connection leaves by a bridge with the bridge's address; its answers are turned back to ::1 when they
 come in. For IPv4 route_localnet lets them in; IPv6 has no such setting, but it lets in what a local route of
-that interface covers (net/ipv6/route.c: a loopback address is looked for where its packet came in).
-So each bridge gets `local ::1 dev BRIDGE metric 1024` in the table of local routes: connections to ::1 go by
-lo all the same, whose route has metric 0, and a packet for ::1 that a container sends is dropped before any
-routing (net/ipv6/ip6_input.c).
+that interface covers (net/ipv6/route.c: a loopback address is looked for where its packet came in). So each
+bridge gets `local ::1 dev BRIDGE metric 1024` in the table of local routes: connections to ::1 go by lo all
+the same, whose route has metric 0, and a packet for ::1 that a container sends is dropped before any routing
+(net/ipv6/ip6_input.c).
 
 Where bridge netfilter is on for IPv6 (net.bridge.bridge-nf-call-ip6tables) an answer is turned back before it
-has left the bridge, and that same check drops it: there [::1] does not lead to containers.
+has left the bridge, and that same check would drop it. There the rules mark it (rules.py, chain returning),
+and a chain at the bridge's ingress hands what is marked to lo, on which ::1 may come in. A container cannot
+mark a packet, and what it sends to ::1 itself meets the chain guard before.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from runtime.net.links import index_of
+from runtime.net import nft
+from runtime.net.links import index_of, read_sysctl
 from runtime.net.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Netlink, attributes, number
+from runtime.net.rules import RETURNING
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 6, 15
@@ -28,13 +32,12 @@ _LOOPBACK = socket.inet_pton(socket.AF_INET6, "::1")
 METRIC = 1024
 
 
-def ensure(bridges: Iterable[str]) -> None:
-    """The route on each bridge that is there. Repeatable."""
-    indexes = [index for index in map(index_of, bridges) if index]
-    if not indexes:
-        return
+def ensure(table: str, bridges: Iterable[str]) -> None:
+    """The route, and where it is needed the chain, of each bridge that is there; no other chain. Repeatable.
+    `table` is the name of ours. Raises OSError; Fault firewall-failed."""
+    indexes = {name: index for name in bridges if (index := index_of(name))}
     with Netlink() as netlink:
-        for index in indexes:
+        for index in indexes.values():
             body = _head(128, _RTN_LOCAL)
             body += _attribute(_RTA_DST, _LOOPBACK) + _attribute(_RTA_OIF, struct.pack("=I", index))
             body += _attribute(_RTA_PRIORITY, struct.pack("=I", METRIC))
@@ -43,13 +46,21 @@ def ensure(bridges: Iterable[str]) -> None:
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENETDOWN, errno.ENODEV, errno.EOPNOTSUPP):
                     raise
+    text = ingress_text(table, nft.chains("netdev", table), indexes if _is_filtered() else ())
+    if not indexes and ("netdev", table) in nft.tables():
+        text = f"delete table netdev {table}\n"
+    done = nft.run(["-f", "-"], text) if text else None
+    if done is not None and done.returncode:
+        raise nft.refused("change", done)
 
 
-def missing(bridges: Iterable[str]) -> list[str]:
-    """Those of the bridges that are there without the route."""
+def missing(table: str, bridges: Iterable[str]) -> list[str]:
+    """Those of the bridges that are there without the route, or without the chain that they need."""
     indexes = {index: name for name in bridges if (index := index_of(name))}
     if not indexes:
         return []
+    held = nft.chains("netdev", table) if _is_filtered() else dict.fromkeys(indexes.values(), 1)
+    lacking = {name for name in indexes.values() if not held.get(name)}
     with Netlink() as netlink:
         netlink.strict()
         body = _head(0, 0)
@@ -57,7 +68,24 @@ def missing(bridges: Iterable[str]) -> list[str]:
             given = attributes(data, 12)
             if given.get(_RTA_DST) == _LOOPBACK:
                 indexes.pop(number(given.get(_RTA_OIF)), None)
-    return sorted(indexes.values())
+    return sorted(lacking | set(indexes.values()))
+
+
+def ingress_text(table: str, held: Mapping[str, int], bridges: Collection[str]) -> str:
+    """nft text from the chains that there are, with how many rules each has, to one of each bridge."""
+    lines = [f"delete chain netdev {table} {name}" for name in sorted(held.keys() - set(bridges))]
+    for name in sorted(bridges):
+        if not held.get(name):
+            hook = f'{{ type filter hook ingress device "{name}" priority 0; policy accept; }}'
+            rule = f'meta mark {RETURNING:#x} ether daddr set 00:00:00:00:00:00 fwd to "lo"'
+            lines += [f"add table netdev {table}", f"add chain netdev {table} {name} {hook}"]
+            lines.append(f"add rule netdev {table} {name} {rule}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_filtered() -> bool:
+    """Whether bridge netfilter may be on for IPv6: whoever switches it on finds the chain there."""
+    return bool(read_sysctl("bridge/bridge-nf-call-ip6tables"))
 
 
 def _head(length: int, kind: int) -> bytes:

@@ -25,7 +25,9 @@ _NFT_MSG_GETGEN = 16
 _NFTA_GEN_ID = 1
 _NFT_MSG_GETTABLE = 1
 _NFTA_TABLE_NAME = 1
-_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # NFPROTO_*, linux/netfilter.h
+_NFT_MSG_GETCHAIN = 4
+_NFTA_CHAIN_TABLE, _NFTA_CHAIN_NAME, _NFTA_CHAIN_USE = 1, 3, 6
+_FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}  # NFPROTO_*, linux/netfilter.h
 
 
 def generation() -> int | None:
@@ -51,6 +53,23 @@ def tables() -> list[tuple[str, str]]:
         ]
     except OSError:
         return []
+
+
+def chains(family: str, table: str) -> dict[str, int]:
+    """Names of a table's chains, with how many rules and jumps each has; none where there is no table."""
+    number = next(number for number, name in _FAMILIES.items() if name == family)
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            body = struct.pack("=BBH", number, 0, 0)
+            answers = netlink.ask(_NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETCHAIN, body, NLM_F_DUMP)
+    except OSError:
+        return {}
+    found = (attributes(answer, 4) for answer in answers)
+    return {
+        words(chain.get(_NFTA_CHAIN_NAME)): int.from_bytes(chain.get(_NFTA_CHAIN_USE, b""), "big")
+        for chain in found
+        if words(chain.get(_NFTA_CHAIN_TABLE)) == table
+    }
 
 
 _PATH = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin", "LC_ALL": "C"}

@@ -252,13 +252,15 @@ class Publishing:
             self._firewall.publish(force=force)
         self._done(only, changes)
         networks = records.read_networks(self._database.read())
-        if not networks:
-            return
         try:
+            if not only:
+                six = [item.bridge for item in networks.values() if item.subnet6 and item.is_bridge]
+                loopback.ensure(self._table, six)
+            if not networks:
+                return
             links.write_sysctl(IP_FORWARD, "1")
             if any(record.subnet6 for record in networks.values()):
                 links.forward_ipv6()
-                loopback.ensure(item.bridge for item in networks.values() if item.subnet6 and item.is_bridge)
             if force:
                 for record in networks.values():
                     name = f"ipv4/conf/{record.bridge}/route_localnet"
@@ -348,8 +350,8 @@ class Publishing:
             text = "net.ipv6.conf.all.forwarding is 0: containers cannot reach the network by IPv6"
             wall += (Defect("forwarding", text),)
         six = [item.bridge for item in networks if item.subnet6 and item.is_bridge]
-        for bridge in loopback.missing(six):
-            wall += (Defect("forwarding", f"the route by which answers to ::1 come in at {bridge} is gone"),)
+        for bridge in loopback.missing(self._table, six):
+            wall += (Defect("forwarding", f"the way by which answers to ::1 come in at {bridge} is gone"),)
         return wall
 
 

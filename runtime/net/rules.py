@@ -5,8 +5,8 @@ nft(8), libnftables-json(5): it is written as text and read as JSON.
 What the rules promise, in the order of a packet's way:
 - where bridged packets pass the hooks (br_netfilter), they are tracked on the bridge that has the network's
   address only: what was seen on a bridge before would not be translated there any more;
-- a container cannot reach services on the host's loopback, though route_localnet is on for our bridges (the
-  kernel itself drops ::1 that comes from anywhere but loopback);
+- a container cannot reach services on the host's loopback, though route_localnet is on for our bridges, nor
+  by ::1, for which there is a way back through them (loopback.py);
 - a published port is redirected for every local address (or the one asked for), also for packets of the host;
 - between our networks and into them nothing passes but answers and what came by a published port;
 - an internal network has no way out;
@@ -31,6 +31,10 @@ OLD_FAMILY = "ip"
 
 _PORT = "meta l4proto . th dport"
 _SLOT = f"numgen random mod {SLOTS}"
+
+
+#: What packets are marked with that are turned back to ::1 (loopback.py): "WEAD".
+RETURNING = 0x57454144
 
 
 def _map(name: str, address: str, keys: str) -> str:
@@ -70,6 +74,11 @@ chain guard {{
   type filter hook prerouting priority -300; policy accept;
   iifname @further notrack
   iifname @bridges ip daddr 127.0.0.0/8 drop
+  iifname @bridges ip6 daddr ::1 drop
+}}
+chain returning {{
+  type filter hook prerouting priority -90; policy accept;
+  iifname @bridges ip6 daddr ::1 ct direction reply ct status dnat meta mark set {RETURNING:#x}
 }}
 chain arriving {{
   type nat hook prerouting priority -100; policy accept;

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from runtime.linux import namespaces
-from runtime.net import links
 from tests.e2e.conftest import Node, until
 from tests.e2e.programs import DEBS, unpacked
 from tests.kernel.net_box import HOST, HOST6, MARKS, OUTSIDE, OUTSIDE6, Machine, on_own_host
@@ -94,7 +93,6 @@ def fetch_from(netns: Path | str, address: str, port: int) -> str:
 def test_nginx_is_reached_by_every_way() -> None:
     with Machine() as machine:
         machine.ipv6()
-        links.write_sysctl("bridge/bridge-nf-call-ip6tables", "0", optional=True)
         with running(machine) as node:
             ports = 'ports = ["8080:80", "127.0.0.1:8081:80", "[::1]:8082:80", "9000-9005:80", "80"]\n'
             peer = '[container.peer]\nimage = "nginx:1"\ncommand = ["/usr/sbin/nginx"]\nnetworks = ["back"]\n'
