@@ -19,6 +19,7 @@ import zoneinfo
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 
 from specs.values import Duration
 
@@ -107,13 +108,16 @@ class Schedule:
         """
         if self.every:
             return after + self.every
-        zone = zoneinfo.ZoneInfo(self.zone) if self.zone else local
-        found = self._fixed(after, zone) if self.fixed else self._followed(after, zone)
+        found = _next(self, after, zoneinfo.ZoneInfo(self.zone) if self.zone else local)
         if found is None:
             raise ValueError(f"schedule {self.text!r} has no time in the next {YEARS} years")
         return found
 
     # ------------------------------------------------------------ by the clock
+
+    def find(self, after: float, zone: tzinfo) -> float | None:
+        """As `next`, by the clock of `zone`."""
+        return self._fixed(after, zone) if self.fixed else self._followed(after, zone)
 
     def _fixed(self, after: float, zone: tzinfo) -> float | None:
         """Times on paper, each of them once: what does not exist is moved to the jump, and `fold` 0 is the
@@ -153,6 +157,12 @@ class Schedule:
             return False
         by_month, by_week = day.day in self.days, day.weekday() in self.weekdays
         return by_month or by_week if self.either_day else by_month and by_week
+
+
+@lru_cache(maxsize=512)
+def _next(schedule: Schedule, after: float, zone: tzinfo) -> float | None:
+    """The same question comes with every plan, and an answer may be years away."""
+    return schedule.find(after, zone)
 
 
 def _instant(naive: datetime, zone: tzinfo) -> float:

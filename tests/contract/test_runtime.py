@@ -24,6 +24,7 @@ from runtime.faults import Fault
 from runtime.images.garbage import Limits
 from runtime.interface import (
     Attachment,
+    BackupRequest,
     ContainerRequest,
     LimitsRequest,
     NetworkRequest,
@@ -35,7 +36,7 @@ from runtime.interface import (
 )
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
-from specs.values import ImageRef, MountPoint, parse_ports
+from specs.values import ImageRef, Keep, MountPoint, parse_ports
 from tests.fake_runtime import FakeRuntime
 
 BUSYBOX = ImageRef.parse("contract/busybox:1")
@@ -303,6 +304,31 @@ def test_options_and_keep_of_a_volume_are_written_down(imported: Runtime) -> Non
     assert code(lambda: imported.remove_volume("s/v")) == "volume-kept"
     imported.create_volume(VolumeRequest("s/v", "s", "f2", options=options))
     imported.remove_volume("s/v")
+
+
+def test_an_orphan_is_written_down_once_until_it_is_declared_again(imported: Runtime) -> None:
+    request = VolumeRequest("s/v", "s", "f1", prune=60.0)
+    imported.create_volume(request)
+    assert imported.observe().volumes["s/v"].orphaned_at == 0.0
+    imported.orphan_volume("s/v")
+    first = imported.observe().volumes["s/v"]
+    assert first.orphaned_at > 0.0 and first.prune == 60.0
+    imported.orphan_volume("s/v")
+    assert imported.observe().volumes["s/v"].orphaned_at == first.orphaned_at
+    imported.create_volume(request)
+    assert imported.observe().volumes["s/v"].orphaned_at == 0.0
+    imported.orphan_volume("s/none")
+
+
+def test_a_volume_is_backed_up_and_the_backup_drilled(imported: Runtime, tmp_path: Path) -> None:
+    into = str(tmp_path / "to")
+    assert code(lambda: imported.backup_volume(BackupRequest("s/v", into))) == "volume-not-found"
+    imported.create_volume(VolumeRequest("s/v", "s", "f1"))
+    assert code(lambda: imported.drill_backup("s/v", into)) == "backup-invalid"
+    made = imported.backup_volume(BackupRequest("s/v", into, keep=Keep(last=1)))
+    assert made.path.startswith(into) and made.bytes > 0 and made.entries > 0
+    done = imported.drill_backup("s/v", into)
+    assert (done.path, done.at) == (made.path, made.at)
 
 
 def test_a_volume_knows_its_users_and_goes_after_them(imported: Runtime) -> None:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent import metrics
-from agent.view import BlockedView, Counters, ImageCounters, SourceView, View
+from agent.view import BackupView, BlockedView, Counters, ImageCounters, OrphanView, SourceView, View
 from runtime.interface import Disk, Health, Observed, ObservedContainer, ObservedNetwork, Phase, Sample
 
 WEB = ObservedContainer(
@@ -51,7 +51,10 @@ VIEW = View(
             collected=4,
             collected_bytes=5000,
         ),
+        backup_failures={("shop/data", "drill"): 2},
     ),
+    orphans=(OrphanView("shop/old", "shop", 5.0, 700), OrphanView("shop/on", "shop", 5.0, -1)),
+    backups=(BackupView("shop/data", "shop", 9.0, 1.5, 2048, drilled_at=8.0),),
     samples=(
         Sample("0123", "shop/web", "docker.io/library/web:1", cpu_seconds=1.5, memory_working_set=4096),
     ),
@@ -89,6 +92,13 @@ def series(view: View) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         ("stead_images_collected_total", {}, 4),
         ("stead_images_collected_bytes_total", {}, 5000),
         ("stead_image_layers_bytes", {}, 300),
+        ("stead_volume_orphan_bytes", {"volume": "shop/old"}, 700),
+        ("stead_volume_backup_last_success_timestamp_seconds", {"volume": "shop/data"}, 9),
+        ("stead_volume_backup_size_bytes", {"volume": "shop/data"}, 2048),
+        ("stead_volume_backup_duration_seconds", {"volume": "shop/data"}, 1.5),
+        ("stead_volume_backup_drill_last_success_timestamp_seconds", {"volume": "shop/data"}, 8),
+        ("stead_volume_backup_failures_total", {"volume": "shop/data", "what": "drill"}, 2),
+        ("stead_volume_backup_failures_total", {"volume": "shop/data", "what": "backup"}, 0),
         ("stead_disk_bytes", {"state": "free"}, 200),
         ("stead_blocked", {"kind": "container", "code": "port-taken"}, 1),
         ("stead_objects", {"kind": "container", "state": "running"}, 1),
