@@ -3,6 +3,7 @@ kernel."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 from runtime.build.executor import Cancelled
 from runtime.build.failure import StepFailed
 from runtime.build.mounting import Relay
-from runtime.build.request import SecretSource, SshSource
+from runtime.build.request import BuildEvent, SecretSource, SshSource
 from runtime.faults import Fault
 from runtime.interface import LimitsRequest
 from tests.kernel.build_box import BuildBox, build_box
@@ -417,6 +418,22 @@ def test_a_stage_that_fails_ends_the_others(box: BuildBox) -> None:
         'process "/bin/sh -c sleep 0.2; exit 7" did not complete successfully: exit code: 7',
         "cancelled",
     }
+
+
+def test_the_stage_that_failed_first_is_told_and_not_what_followed_of_it(box: BuildBox) -> None:
+    cancelled = threading.Event()
+
+    def told(event: BuildEvent) -> None:
+        if event.text == "tick" and cancelled.is_set():
+            raise OSError(errno.EIO, "a consequence")
+
+    with pytest.raises(StepFailed, match="exit code: 7"):
+        text = (
+            "FROM tests/busybox:1 AS a\nRUN while :; do echo tick; done\n"
+            "FROM tests/busybox:1 AS b\nRUN exit 7\n"
+            "FROM scratch\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n"
+        )
+        box.runtime.builder.build(box.request(text), told, cancelled)
 
 
 def test_a_network_that_is_none_is_refused(box: BuildBox) -> None:
