@@ -14,7 +14,7 @@ from pathlib import Path
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.interface import ContainerRequest, Defect
-from runtime.net import names, records, resolvconf
+from runtime.net import addresses, names, records, resolvconf
 from runtime.net.dns import zone
 from runtime.net.dns.service import NameService
 from runtime.net.hearing import Hearing
@@ -31,7 +31,7 @@ class Files:
         self._database = database
         self._service = service
         self._telling = threading.Lock()
-        self._hearing = Hearing(paths.netns)
+        self._hearing = Hearing(paths.netns, addresses.bridge_prefix(str(paths.root.resolve())))
 
     # ------------------------------------------------------------ write
 
@@ -132,9 +132,11 @@ class Files:
         return zone.Member(id, request.name, endpoints, request.hostname, request.dns, own)
 
     def ensure_served(self, gateway: str) -> None:
-        """A name server at the gateway, where it can be had. Fault names-failed."""
+        """A name server at the gateway, where it can be had, that hears containers where that is ours to do.
+        Faults names-failed, firewall-failed."""
         if self._service is not None:
             self._service.ensure([gateway])
+            self._hearing.let_in(gateway)
 
     # ------------------------------------------------------------ look
 

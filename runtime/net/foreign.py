@@ -53,12 +53,15 @@ def of_iptables(chain: str) -> bool:
 
 def lets_us_pass(document: Mapping[str, Any], prefix: str) -> bool:
     """Whether a table lists a rule that accepts packets from or to links that begin with `prefix`, be it by
-    `st*`: then its owner knows of us."""
+    `st*`: then its owner knows of us. One that accepts some packets only, such as what containers ask the
+    name server, does not count."""
     return any(
         prefix.startswith(pattern[:-1])
         for rule in _rules(document)
         for pattern in _patterns(rule)
-        if pattern.startswith("st") and any("accept" in item for item in rule.get("expr", ()))
+        if pattern.startswith("st")
+        and any("accept" in item for item in rule.get("expr", ()))
+        and not any("payload" in item["match"].get("left", ()) for item in rule["expr"] if "match" in item)
     )
 
 

@@ -272,3 +272,23 @@ def test_files_do_not_change_while_a_bridge_is_gone() -> None:
         rewritten(etc, "nameserver 192.0.2.1\nsearch later.test\n")
         until(lambda: "search later.test" in made.resolv(web))
         assert (made.resolv(web).splitlines()[1], made.hosts(web)) == (before[0].splitlines()[1], before[1])
+
+
+@on_own_host
+def test_a_repair_lets_containers_ask_through_input_of_iptables() -> None:
+    with own_etc() as etc, shop() as made, pytest.MonkeyPatch.context() as patch:
+        rewritten(etc, "nameserver 192.0.2.1\n")
+        patch.setattr(hearing, "TIMEOUT", 0.1)
+        patch.setattr(hearing, "PAUSE", 0.0)
+        made.container("shop/web")
+        sh("nft", "add table ip filter")
+        for name in ("INPUT", "FORWARD"):
+            hook = f"{{ type filter hook {name.lower()} priority 0; policy drop; }}"
+            sh("nft", f"add chain ip filter {name} {hook}")
+        assert made.node.defects() == {"names", "forwarding"}
+        made.node.fabric.repair_network("shop/net")
+        assert made.node.defects() == {"forwarding"}, "a rule for questions lets nothing else pass"
+        made.node.fabric.publish(force=True)
+        assert made.node.defects() == set()
+        listing = sh("nft", "list", "chain", "ip", "filter", "INPUT")
+        assert listing.count("dport 53") == 2

@@ -16,7 +16,7 @@ def rule(family: str, table: str, verdict: str) -> dict[str, Any]:
 
 
 def blame(*items: dict[str, Any], legacy: bool = False) -> str:
-    return hearing.blame({"nftables": [{"metainfo": {}}, *items]}, legacy)
+    return hearing.blame({"nftables": [{"metainfo": {}}, *items]}, legacy, "stbabc")
 
 
 def test_a_chain_whose_policy_drops_is_named_with_the_rule_that_lets_containers_ask() -> None:
@@ -45,3 +45,18 @@ def test_chains_of_iptables_are_named_in_its_words() -> None:
     assert "iptables -I INPUT -i 'st+' -p udp --dport 53 -j ACCEPT" in text and "-p tcp" in text
     assert "ip6tables -I INPUT" in blame(chain("ip6", "filter", "INPUT", "input", "drop"))
     assert "iptables-legacy -I INPUT" in blame(legacy=True) and blame() == ""
+
+
+def test_rules_of_ours_are_put_in_input_of_iptables_alone_and_once() -> None:
+    items = [chain("ip", "filter", "INPUT", "input", "drop"), chain("inet", "wall", "in", "input", "drop")]
+    text = hearing.admission({"nftables": items}, "stbabc")
+    assert text.splitlines() == [
+        'insert rule ip filter INPUT iifname "stbabc*" udp dport 53 counter accept',
+        'insert rule ip filter INPUT iifname "stbabc*" tcp dport 53 counter accept',
+    ]
+    match = {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "stbabc*"}
+    expr = [{"match": match}, {"accept": None}]
+    held = {"rule": {"family": "ip", "table": "filter", "chain": "INPUT", "expr": expr}}
+    assert hearing.admission({"nftables": [*items, held]}, "stbabc") == ""
+    assert "inet wall in" in blame(*items, held) and blame(items[0], held) == ""
+    assert hearing.admission({"nftables": [*items, held]}, "stbother") != ""
