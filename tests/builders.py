@@ -40,6 +40,7 @@ def container(
     memory: int = 0,
     after: Mapping[str, str] | None = None,
     line: int = 1,
+    addresses: Mapping[str, str] | None = None,
     **more: Any,
 ) -> DesiredContainer:
     """Identity covers image, environment, networks and volumes; memory and ports are adjustable."""
@@ -52,6 +53,7 @@ def container(
         "image": reference,
         **{f"environment.{key}": value for key, value in (env or {}).items()},
         "networks": sorted(networks),
+        **{f"networks.{one}.ipv4_address": address for one, address in (addresses or {}).items()},
         "mounts": [str(m) for m in mounts],
         **{key: str(value) for key, value in extra.items()},
     }
@@ -61,7 +63,7 @@ def container(
         image=reference,
         project=name.partition("/")[0],
         environment=dict(env or {}),
-        networks=tuple(Attachment(n) for n in networks),
+        networks=tuple(Attachment(n, ipv4_address=(addresses or {}).get(n, "")) for n in networks),
         mounts=mounts,
         ports=bindings,
         limits=Limits(memory=memory),

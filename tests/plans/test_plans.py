@@ -150,6 +150,43 @@ def changed_network() -> Scene:
     return scene.want(Desired(want.source, want.images, networks, want.volumes, want.containers))
 
 
+def moved_to_another_network() -> Scene:
+    """Where the containers go on running."""
+    scene = nothing_to_do()
+    again = [
+        container("shop/db", image="postgres", networks=["shop/new"], volumes={"shop/data": "/data"}, line=3),
+        container(
+            "shop/web",
+            image="nginx",
+            env={"COLOR": "blue", "DB_PASSWORD": "blue"},
+            networks=["shop/back", "shop/new"],
+            ports=["8080:80"],
+            after={"shop/db": "started"},
+            line=9,
+        ),
+    ]
+    nets = [network("shop/back"), network("shop/new")]
+    return scene.want(desired("shop", *nets, volume("shop/data"), *again))
+
+
+def two_that_swap_their_addresses() -> Scene:
+    """Which cannot be done while both run."""
+
+    def pair(first: str, second: str) -> Desired:
+        named = {"s/a": first, "s/b": second}
+        made = [container(n, networks=["s/n"], addresses={"s/n": a}) for n, a in named.items()]
+        return desired("s", network("s/n", subnet="10.1.0.0/24"), *made)
+
+    scene = Scene().want(pair("10.1.0.8", "10.1.0.9")).converge()
+    return scene.want(pair("10.1.0.9", "10.1.0.8"))
+
+
+def last_container_leaves_a_network() -> Scene:
+    made = [network("s/a"), network("s/b"), container("s/c", networks=["s/a", "s/b"])]
+    scene = Scene().want(desired("s", *made)).converge()
+    return scene.want(desired("s", network("s/b"), container("s/c", networks=["s/b"])))
+
+
 def changed_labels() -> Scene:
     things = shop().containers.values()
     again = desired("shop", *things, network("shop/back", label="b"), volume("shop/data", label="b"))
@@ -505,6 +542,9 @@ SCENES: list[Callable[[], Scene]] = [
     changed_variable,
     changed_limit,
     changed_network,
+    moved_to_another_network,
+    last_container_leaves_a_network,
+    two_that_swap_their_addresses,
     changed_labels,
     another_platform,
     new_image_of_the_same_name,
