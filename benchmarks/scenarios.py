@@ -17,6 +17,7 @@ from benchmarks.builds import build
 from benchmarks.listing import listing
 from benchmarks.measure import Report, Row
 from benchmarks.names import names
+from benchmarks.networks import networks
 from benchmarks.ports import ports
 from benchmarks.pulls import pull
 from benchmarks.repair import repair
@@ -243,4 +244,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "names": names,
     "ports": ports,
     "repair": repair,
+    "networks": networks,
 }

@@ -287,7 +287,7 @@ class Defect:
     people.
 
     Kinds: record, cgroup, limits, rootfs, netns, link, address, route, resolv, bridge, firewall, port,
-    forwarding, hosts, names, layer, volume. `port`: not drift, but a port that is to lead elsewhere.
+    forwarding, hosts, names, layer, volume, parent. `port`: not drift, but a port that is to lead elsewhere.
     `restart` says that the repair needs the container's process to be started anew.
     """
 
