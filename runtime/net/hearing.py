@@ -127,11 +127,17 @@ def _of_iptables(family: str, table: str, chain: str) -> bool:
 
 
 def _admitted(ruleset: Mapping[str, Any], family: str, table: str, chain: str, prefix: str) -> bool:
-    """Whether the chain has rules as `admission` makes them."""
+    """Whether the chain has rules as `admission` or `_advice` have them: for our bridges, or for `st*`."""
     return any(
         (rule.get("family"), rule.get("table"), rule.get("chain")) == (family, table, chain)
-        and any(item.get("match", {}).get("right") == f"{prefix}*" for item in rule.get("expr", ()))
+        and any(_matches(item.get("match", {}).get("right"), prefix) for item in rule.get("expr", ()))
         for rule in (item.get("rule", {}) for item in ruleset.get("nftables", ()))
+    )
+
+
+def _matches(pattern: object, prefix: str) -> bool:
+    return (
+        isinstance(pattern, str) and pattern.startswith("st") and prefix.startswith(pattern.removesuffix("*"))
     )
 
 

@@ -228,10 +228,9 @@ def test_a_firewall_that_drops_what_containers_ask_is_a_defect_until_it_lets_the
         patch.setattr(hearing, "TIMEOUT", 0.1)
         patch.setattr(hearing, "PAUSE", 0.0)
         made.container("shop/web")
-        assert made.node.defects() == set()
         sh("nft", "add table inet filter")
         sh("nft", "add chain inet filter in { type filter hook input priority 0; policy drop; }")
-        (network,) = made.node.fabric.observe().networks
+        (network,) = until(lambda: [item for item in made.node.fabric.observe().networks if item.defects])
         (defect,) = network.defects
         assert defect.kind == "names"
         command = defect.text.partition("let them ask: ")[2]

@@ -60,3 +60,5 @@ def test_rules_of_ours_are_put_in_input_of_iptables_alone_and_once() -> None:
     assert hearing.admission({"nftables": [*items, held]}, "stbabc") == ""
     assert "inet wall in" in blame(*items, held) and blame(items[0], held) == ""
     assert hearing.admission({"nftables": [*items, held]}, "stbother") != ""
+    match["right"] = "st*"  # as a person puts it there who was told
+    assert hearing.admission({"nftables": [*items, held]}, "stbother") == "" == blame(items[0], held)
