@@ -19,7 +19,8 @@ _NFNL_SUBSYS_CTNETLINK = 1
 _GET, _DELETE = 1, 2
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY = 1, 2
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
-_CTA_IP_V4_SRC, _CTA_IP_V4_DST = 1, 2
+#: of IPv4 and of IPv6
+_SOURCE, _DESTINATION = (1, 3), (2, 4)
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
 _NLA_F_NESTED = 0x8000
 _UDP = 17
@@ -31,22 +32,28 @@ def forget_udp(backends: Mapping[int, frozenset[str]]) -> int:
 
     Nothing is done, and nothing raised, where the kernel has no ctnetlink.
     """
-    header = struct.pack("=BBH", socket.AF_INET, 0, 0)
     forgotten, is_local = 0, cache(listening.is_local)
-    try:
-        with Netlink(NETLINK_NETFILTER) as netlink:
-            for data in netlink.ask(_NFNL_SUBSYS_CTNETLINK << 8 | _GET, header, NLM_F_DUMP):
-                flow = attributes(data, 4)
-                original = flow.get(_CTA_TUPLE_ORIG, b"")
-                port, source = _udp_port(original), _address(flow.get(_CTA_TUPLE_REPLY, b""), _CTA_IP_V4_SRC)
-                if port not in backends or source in backends[port]:
-                    continue
-                if is_local(_address(original, _CTA_IP_V4_DST)):
-                    nested = struct.pack("=HH", len(original) + 4, _CTA_TUPLE_ORIG | _NLA_F_NESTED)
-                    forgotten += _delete(netlink, header + nested + original)
-    except OSError:
-        return forgotten
+    for family in (socket.AF_INET, socket.AF_INET6):
+        header = struct.pack("=BBH", family, 0, 0)
+        try:
+            with Netlink(NETLINK_NETFILTER) as netlink:
+                for data in netlink.ask(_NFNL_SUBSYS_CTNETLINK << 8 | _GET, header, NLM_F_DUMP):
+                    original, port, source = _flow(data)
+                    if port not in backends or source in backends[port]:
+                        continue
+                    if is_local(_address(original, _DESTINATION)):
+                        nested = struct.pack("=HH", len(original) + 4, _CTA_TUPLE_ORIG | _NLA_F_NESTED)
+                        forgotten += _delete(netlink, header + nested + original)
+        except OSError:
+            continue
     return forgotten
+
+
+def _flow(data: bytes) -> tuple[bytes, int, str]:
+    """(its original direction, the UDP port that it was sent to, where its answers come from)"""
+    flow = attributes(data, 4)
+    original = flow.get(_CTA_TUPLE_ORIG, b"")
+    return original, _udp_port(original), _address(flow.get(_CTA_TUPLE_REPLY, b""), _SOURCE)
 
 
 def _udp_port(original: bytes) -> int:
@@ -57,10 +64,13 @@ def _udp_port(original: bytes) -> int:
     return int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b""), "big")
 
 
-def _address(direction: bytes, which: int) -> str:
+def _address(direction: bytes, which: tuple[int, int]) -> str:
     """Who sends, or is sent to, in this direction of a flow."""
-    packed = attributes(attributes(direction).get(_CTA_TUPLE_IP, b"")).get(which, b"")
-    return socket.inet_ntoa(packed) if len(packed) == 4 else ""
+    found = attributes(attributes(direction).get(_CTA_TUPLE_IP, b""))
+    for family, kind in zip((socket.AF_INET, socket.AF_INET6), which, strict=True):
+        if kind in found:
+            return socket.inet_ntop(family, found[kind])
+    return ""
 
 
 def _delete(netlink: Netlink, body: bytes) -> int:

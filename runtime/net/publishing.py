@@ -22,6 +22,8 @@ from specs.values import PortBinding
 
 #: Seconds between two looks at connections that are to end.
 DRAIN_LOOK = 0.02
+#: The leases of so many containers are read one by one, and not all that there are.
+FEW = 32
 IP_FORWARD = "ipv4/ip_forward"
 IP6_FORWARD = "ipv6/conf/all/forwarding"
 #: seconds after which what was changed in the records should have come to the kernel
@@ -392,8 +394,8 @@ def _asked(row: PortRow) -> PortBinding:
 def _targets(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, tuple[str, str]]:
     """Id -> (IPv4 address, IPv6 address) that published ports lead to; empty where there is none."""
     found = {}
-    networks, all_leases = records.snapshot(connection, container=next(iter(ids)) if len(ids) == 1 else "")
-    held = by_container(all_leases)
+    networks, leases_of = records.snapshot(connection, containers=sorted(ids) if len(ids) < FEW else ())
+    held = by_container(leases_of)
     for id in ids:
         leases = held.get(id, [])
         four = published_on(leases, networks)

@@ -148,15 +148,16 @@ def read_network(connection: sqlite3.Connection, name: str) -> NetworkRecord | N
 
 
 def snapshot(
-    connection: sqlite3.Connection, *, container: str = ""
+    connection: sqlite3.Connection, *, container: str = "", containers: Iterable[str] = ()
 ) -> tuple[dict[str, NetworkRecord], list[Lease]]:
-    """Networks, and all leases or those of a container, of one moment: no lease is on a network that is not
-    among them."""
+    """Networks, and all leases, those of a container or of some, of one moment: no lease is on a network that
+    is not among them."""
     own = not connection.in_transaction
     if own:
         connection.execute("BEGIN")
     try:
-        return read_networks(connection), read_leases(connection, container=container)
+        found = [lease for id in containers for lease in read_leases(connection, container=id)]
+        return read_networks(connection), found or read_leases(connection, container=container)
     finally:
         if own:
             connection.execute("COMMIT")

@@ -286,8 +286,9 @@ def test_a_replaced_backend_loses_no_connection_and_old_ones_live_on() -> None:
 @on_own_host
 def test_a_udp_flow_leaves_a_backend_that_goes_and_stays_with_one_that_does_not() -> None:
     with Machine() as machine:
+        machine.ipv6()
         node = machine.fabric()
-        node.network("p/net")
+        node.network("p/net", ipv6=True)
         ports = (PortBinding("", 5353, 53, "udp"),)
         ids = {}
         for number in ("1", "2"):
@@ -295,25 +296,28 @@ def test_a_udp_flow_leaves_a_backend_that_goes_and_stays_with_one_that_does_not(
             serve(node.netns[ids[number]], 53, UDP, answer_with=number)
             node.ready(ids[number])
         node.fabric.publish()
-        with open_socket(machine.outside, UDP) as client:
-            client.connect((HOST, 5353))
+        for address, family in ((HOST, socket.AF_INET), (HOST6, socket.AF_INET6)):
+            with open_socket(machine.outside, UDP, family) as client:
+                client.connect((address, 5353))
 
-            def answer() -> str:
-                client.send(b"?")
-                return client.recv(10).decode()
+                def answer(client: socket.socket = client) -> str:
+                    client.send(b"?")
+                    return client.recv(10).decode()
 
-            first = answer()
-            assert {answer() for _ in range(10)} == {first}, "a flow stays with its backend"
-            other = "2" if first == "1" else "1"
-            node.fabric.deactivate(ids[other])
-            node.fabric.publish(only=ids[other])
-            assert answer() == first
-            node.fabric.activate(ids[other])
-            node.fabric.publish(only=ids[other])
-            assert answer() == first
-            node.fabric.deactivate(ids[first])
-            node.fabric.publish(only=ids[first])
-            assert answer() == other
+                def publish(id: str, up: bool) -> None:
+                    (node.fabric.activate if up else node.fabric.deactivate)(id)
+                    node.fabric.publish(only=id)
+
+                first = answer()
+                assert {answer() for _ in range(10)} == {first}, "a flow stays with its backend"
+                other = "2" if first == "1" else "1"
+                publish(ids[other], False)
+                assert answer() == first
+                publish(ids[other], True)
+                assert answer() == first
+                publish(ids[first], False)
+                assert answer() == other
+                publish(ids[first], True)
 
 
 @on_own_host
