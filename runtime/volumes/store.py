@@ -45,7 +45,8 @@ VolumeList = list[Volume]  # Volumes.list hides the builtin in annotations
 Names = list[str]
 #: Characters of a random name, as docker has them.
 _RANDOM = 32
-_REMOVED = "_removed-"
+#: Where removed volumes lie until their files are deleted.
+_REMOVED = ".removed"
 #: What begins the name of a holder that is a process of ours.
 _PROCESS = "process-"
 
@@ -77,7 +78,8 @@ class Volumes:
                 self._try(request.name, path, wanted)
             except BaseException:
                 if fresh:
-                    self._discard(path.parent)
+                    self._discard(self._aside(path.parent))
+                    _remove_if_empty(path.parent.parent)
                 raise
             with self._database.write() as connection:
                 self._insert(connection, request, anonymous=anonymous)
@@ -165,20 +167,31 @@ class Volumes:
                     raise Fault("volume-kept", "remove volume", name, cause, "take keep away, or use --force")
                 with faults("remove volume", name):
                     backings.unmount(home / "_data")
+                    _refuse_mounts(home, name)
                     backings.unlimit(home)
-                    if (home / "_data").exists():
-                        os.rename(home / "_data", home / f"{_REMOVED}{secrets.token_hex(4)}")
+                    aside = self._aside(home)
                 connection.execute("DELETE FROM volumes WHERE name = ?", (name,))
                 connection.execute("DELETE FROM anonymous_volumes WHERE volume = ?", (name,))
                 fates.forget(connection, name)
             with faults("remove volume", name):
-                self._discard(home)
+                _remove_if_empty(home.parent)
+                self._discard(aside)
                 holds.forget(name)
 
-    def _discard(self, home: Path) -> None:
+    def _aside(self, home: Path) -> Path:
+        """`home` goes where no volume is, all at once: what is there belongs to nobody any more."""
+        removed = self.paths.volumes / _REMOVED
+        removed.mkdir(mode=0o700, exist_ok=True)
+        aside = removed / secrets.token_hex(8)
         if home.exists():
-            shutil.rmtree(home)
-        _remove_if_empty(home.parent)
+            os.rename(home, aside)
+        return aside
+
+    def _discard(self, aside: Path) -> None:
+        """Another process may be at it, too."""
+        while aside.exists():
+            shutil.rmtree(aside, onerror=_unless_gone)
+        _remove_if_empty(aside.parent)
 
     # ------------------------------------------------------------ anonymous volumes
 
@@ -288,13 +301,13 @@ class Volumes:
                 removed.append(f"mount of volume {name}")
         for left in self._removed():
             with faults("sweep volume", str(left)):
-                shutil.rmtree(left)
-            removed.append(f"removed volume {left}")
+                self._discard(left)
+            removed.append(f"removed volume {left.name}")
         return tuple(removed)
 
     def leftovers(self, living: Collection[str]) -> set[str]:
         """What `sweep` would do."""
-        return {
+        return {f"removed volume {left.name}" for left in self._removed()} | {
             f"mount of volume {name}"
             for name, holders in self._held().items()
             if not holders or any(not _works(id) for id in holders - set(living))
@@ -322,7 +335,7 @@ class Volumes:
                 clone_mount(pid, target, volume.path)
 
     def _removed(self) -> Iterator[Path]:
-        yield from self.paths.volumes.glob(f"*/*/{_REMOVED}*")
+        yield from self.paths.volumes.glob(f"{_REMOVED}/*")
 
     # ------------------------------------------------------------ mounts and limits
 
@@ -402,6 +415,19 @@ class Volumes:
             lock = self._locks.setdefault(name, threading.RLock())
         with lock:
             yield
+
+
+def _refuse_mounts(home: Path, name: str) -> None:
+    """What somebody mounted inside of a volume is not ours to delete."""
+    inside = [mount.target for mount in mounts.table() if mount.target.startswith(f"{home}/")]
+    if inside:
+        cause = f"something is mounted at {inside[0]}"
+        raise Fault("volume-in-use", "remove volume", name, cause, "unmount it first")
+
+
+def _unless_gone(_function: object, _path: object, info: tuple[type, BaseException, object]) -> None:
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
 
 
 def _process() -> str:

@@ -91,11 +91,21 @@ class Inventory:
             if not mount.target.startswith((str(self.paths.root) + "/", str(self.paths.run) + "/")):
                 continue
             id, _, what = mount.target.removeprefix(live).partition("/")
+            ours = what in ("rootfs", "netns") or what.startswith("mount-")
             if mount.target in seen:
                 yield f"a second mount at {mount.target}"
-            elif id not in records.running or what not in ("rootfs", "netns"):
+            elif not (id in records.running and ours) and not self._held(mount.target, records):
                 yield f"mount {mount.target}"
             seen.add(mount.target)
+
+    def _held(self, target: str, records: Records) -> bool:
+        """Whether it is what a volume lies on that running containers use, and nobody else."""
+        name, _, rest = target.removeprefix(f"{self.paths.volumes}/").rpartition("/")
+        holders = self.paths.run / "volumes" / name.replace("/", ",")
+        if rest != "_data" or not holders.is_dir():
+            return False
+        ids = set(os.listdir(holders))
+        return bool(ids) and ids <= records.running
 
     def _links(self, records: Records) -> Iterator[str]:
         ours = (addresses.bridge_prefix(self.root), addresses.link_prefix(self.root))

@@ -32,7 +32,7 @@ CHANGES = re.compile(
     | paths.py:write_atomically
     | prepare.py:_remove_live
     | containers.py:delete_tree
-    | volumes.py:(_copy_entry|_remove_if_empty|Volumes.(_fill|_set_filled))
+    | volumes/(copying.py:_copy_entry|filling.py:fill|store.py:(_remove_if_empty|Volumes._set_filled))
     | linux/cgroups.py:Cgroups.(create|kill|remove|apply|allow_devices)
     | linux/mounts.py:(attach|bind|unmount)
     | linux/namespaces.py:(create|delete)_netns

@@ -225,7 +225,24 @@ def test_what_a_killed_agent_left_mounted_is_found_and_goes(machine: Engine) -> 
 
 
 def test_a_removal_that_was_cut_off_is_finished(machine: Engine) -> None:
+    removed = machine.paths.volumes / ".removed"
+    (removed / "0123" / "_data").mkdir(parents=True)
+    assert machine.runtime.observe().leftovers == ("removed volume 0123",)
+    assert "removed volume 0123" in machine.runtime.sweep()
+    assert not removed.exists() and machine.runtime.observe().leftovers == ()
+
+
+def test_what_somebody_mounted_in_a_volume_is_not_deleted(machine: Engine, tmp_path: Path) -> None:
     data = volume(machine, {})
-    (data.home / "_removed-0123" / "deep").mkdir(parents=True)
-    assert any("_removed-0123" in line for line in machine.runtime.sweep())
-    assert os.listdir(data.home) == ["_data"]
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    (data.path / "disk").mkdir()
+    subprocess.run(["mount", "--bind", str(tmp_path / "precious"), str(data.path / "disk")], check=True)
+    try:
+        with pytest.raises(Fault, match=f"something is mounted at {data.path}/disk"):
+            machine.runtime.remove_volume("t/data")
+        assert machine.runtime.volumes.get("t/data") is not None
+    finally:
+        subprocess.run(["umount", str(data.path / "disk")], check=True)
+    machine.runtime.remove_volume("t/data")
+    assert (tmp_path / "precious/file").exists()
