@@ -67,6 +67,7 @@ class Expected:
     """What is ours in the kernel, as the last look found it whole."""
 
     table: str = ""
+    mark: str = ""  # with which names of our bridges begin; rules in tables of others name them, too
     links: Mapping[int, links.Link] = field(default_factory=lambda: MappingProxyType({}))  # by index
     bridges: frozenset[int] = frozenset()  # indexes
     namespaces: frozenset[int] = frozenset()  # of containers, by the number that this one gives them
@@ -115,11 +116,14 @@ def _concerns(message: Message, expected: Expected) -> bool:
 
 
 def _in_table(message: Message, expected: Expected) -> bool:
-    """Our table, or a base chain of others, which may drop what we forward."""
+    """Our table, a rule of others that lets our bridges pass, or a base chain of theirs: it may drop what we
+    forward."""
     if not expected.table:
         return False
     given = attributes(message.body, 4)
     if text(given.get(_NFTA_TABLE)) == expected.table:
+        return True
+    if expected.mark and expected.mark.encode() in message.body:
         return True
     return message.kind & 0xFF in (_NFT_NEWCHAIN, _NFT_DELCHAIN) and _NFTA_CHAIN_HOOK in given
 

@@ -85,7 +85,7 @@ class Fabric:
             database, self._root, paths.run / "firewall.json", lambda id: _is_ready(paths.live(id))
         )
         self._files = Files(paths, database, service)
-        self._sentry = Sentry(addresses.table_name(self._root))
+        self._sentry = Sentry(addresses.table_name(self._root), addresses.bridge_prefix(self._root))
 
     def close(self) -> None:
         """Nothing is held open between calls."""

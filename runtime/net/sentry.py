@@ -22,8 +22,9 @@ AGAIN = 600.0
 class Sentry:
     """Thread-safe. Without a Watch (`stead plan`, an old kernel) every look enters every namespace."""
 
-    def __init__(self, table: str) -> None:
-        self._table = table
+    def __init__(self, table: str, mark: str) -> None:
+        """`mark` is how names of our bridges begin."""
+        self._table, self._mark = table, mark
         self._watch: Watch | None = None
         self._lock = threading.Lock()
         #: by container: what `stirred` said before it was found whole, and when that was
@@ -52,6 +53,7 @@ class Sentry:
         own = [found[name] for name in ours if name in found]
         expected = Expected(
             table=self._table,
+            mark=self._mark,
             links={link.index: link for link in own},
             bridges=frozenset(link.index for link in own if link.kind == "bridge"),
             namespaces=frozenset(link.nsid for link in own if link.nsid != -1),

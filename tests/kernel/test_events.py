@@ -109,6 +109,21 @@ def test_a_chain_of_others_that_may_drop_what_we_forward_is_heard() -> None:
 
 
 @on_own_host
+def test_a_rule_that_is_lost_and_let_us_pass_a_table_of_others_is_heard() -> None:
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("net")
+        mark = addresses.bridge_prefix(str(node.paths.root.resolve()))
+        sh("nft", "add table ip filter; add chain ip filter USER; add chain ip filter OTHER")
+        sh("nft", f'add rule ip filter USER iifname "{mark}*" accept; add rule ip filter OTHER counter drop')
+        with Ear(node) as ear:
+            sh("nft", "flush chain ip filter OTHER")
+            assert not ear.hears(0.5)
+            sh("nft", "flush chain ip filter USER")
+            assert ear.hears()
+
+
+@on_own_host
 def test_events_that_were_lost_are_a_reason_to_look() -> None:
     events.BUFFER, before = 4096, events.BUFFER
     heard: queue.SimpleQueue[None] = queue.SimpleQueue()
