@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,12 @@ def _enter(path: Path | None) -> tuple[str, ...]:
 # ---------------------------------------------------------------- what may be taken away
 
 
-def faults(ground: Ground, whole: dict[str, Any]) -> list[Fault]:
-    """Every object of the snapshot `whole`, one by one."""
+def faults(ground: Ground, whole: dict[str, Any], spared: Collection[str] = ()) -> list[Fault]:
+    """Every object of the snapshot `whole`, one by one, but what is in the `spared` containers."""
     found = [*_of_namespace("host", None, whole["host"])]
     for name, path in ground.inside.items():
-        found += _of_namespace(name, path, whole[name])
+        if name not in spared:
+            found += _of_namespace(name, path, whole[name])
     for name, value in whole["settings"].items():
         other = {"0": "1", "1": "0"}.get(value)
         if other is not None:
