@@ -37,7 +37,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ThreadPoolExecutor(1) as aside:
-            up = aside.submit(node.vm, "up", timeout=600)
+            up = aside.submit(node.vm, "up", timeout=900)
             download_wheels(wheels)
             up.result()
         node.before = node.run(STOCK)

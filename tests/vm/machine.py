@@ -30,7 +30,7 @@ NOT_SHIPPED = (
     "benchmarks",
 )
 #: s for one command in the machine, and until something in it has come true
-COMMAND, DEADLINE = 90.0, 150.0
+COMMAND, DEADLINE = 180.0, 300.0
 
 IMAGE = """
 rm -rf image && mkdir -p image/bin image/etc image/www image/tmp
@@ -135,7 +135,7 @@ class Node(Machine):
     def setup(self, verb: str) -> str:
         # modules are compiled when they are first imported: most never are, and it takes the emulator long
         pip = "PIP_NO_INDEX=1 PIP_NO_COMPILE=1 PIP_FIND_LINKS=/root/wheels"
-        return self.run(f"cd stead && {pip} ./setup {verb}", timeout=400)
+        return self.run(f"cd stead && {pip} ./setup {verb}", timeout=800)
 
     # ------------------------------------------------------------ what Stead says
 

@@ -6,10 +6,10 @@ import pytest
 
 from tests.vm.machine import Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800)]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_pushed_commit_deploys_on_a_stock_machine(node: Node) -> None:
     assert node.before.split("\n")[:5] == [
         "no modules",

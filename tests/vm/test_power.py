@@ -6,7 +6,7 @@ import pytest
 
 from tests.vm.machine import Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(1200)]
 
 #: names of directories and rows that must be the same set, one line each: kind, then ids
 INVENTORY = """
@@ -52,7 +52,7 @@ def check_inventory(node: Node) -> None:
 def test_a_reboot_ends_containers_in_order_and_brings_all_back_without_the_repository(node: Node) -> None:
     before = node.settle()
     node.run("mv /srv/shop.git /srv/away.git")
-    node.vm("reboot", timeout=400)
+    node.vm("reboot", timeout=800)
     node.until(lambda: set(node.phases().values()) == {"running"}, "all containers run again")
     after = node.ps()
     assert {name: row["id"] for name, row in after.items()} == {n: row["id"] for n, row in before.items()}
