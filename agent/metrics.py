@@ -139,7 +139,7 @@ def _objects(view: View) -> Iterator[Metric]:
     observed = view.observed
     states = Counter(("container", item.phase.value) for item in observed.containers.values())
     states.update(("network", "drifted" if item.defects else "ready") for item in observed.networks.values())
-    states.update(("volume", "ready") for _ in observed.volumes)
+    states.update(("volume", "orphan" if item.orphaned_at else "ready") for item in observed.volumes.values())
     states["image", "ready"] = len({image.id for image in observed.images.values()})
     rows = [(key, float(count)) for key, count in sorted(states.items())]
     yield _gauge("stead_objects", "What exists, by kind and state.", ["kind", "state"], rows)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from runtime import attend
 from runtime.backups import form, guard, leftovers, process, target
 from runtime.backups.form import Summary
-from runtime.backups.holds import Holds
+from runtime.backups.holds import READING, Holds
 from runtime.backups.leftovers import RESTORING
 from runtime.backups.retention import kept
 from runtime.database import Database
@@ -105,7 +105,8 @@ class Backups:
         """
         operation, begin = "back up volume", time.monotonic()
         found = self._volumes.need(volume, operation)
-        with faults(operation, volume), self._alone(volume, "being backed up") as after:
+        shared = quiesce == NONE
+        with faults(operation, volume), self._alone(volume, "being backed up", shared=shared) as after:
             path = target.chosen(into, volume, now)
             self._refuse_fleeting(found, operation, self._users(volume, writers=False))
             data = after.enter_context(self._volumes.at_hand(volume))
@@ -161,9 +162,17 @@ class Backups:
         ]
 
     @contextmanager
-    def _alone(self, volume: str, what: str) -> Iterator[ExitStack]:
-        """Hold the volume. What is pushed on the stack runs when nobody holds it any more."""
-        with ExitStack() as after, self._holds.hold(volume, what):
+    def _alone(self, volume: str, what: str, *, shared: bool = False) -> Iterator[ExitStack]:
+        """Hold the volume; `shared`: containers may be started meanwhile, and it may not go.
+
+        What is pushed on the stack runs when nobody holds it any more.
+        """
+        with ExitStack() as after, ExitStack() as held:
+            if shared:
+                held.enter_context(self._holds.hold(volume + READING, what))
+                held.enter_context(self._holds.sharing(volume))
+            else:
+                held.enter_context(self._holds.hold(volume, what))
             yield after
 
     @contextmanager

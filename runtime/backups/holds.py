@@ -20,6 +20,9 @@ from runtime.paths import Paths
 #: seconds that starts which are under way are waited for, and another holder is
 STARTS, OTHERS = 30.0, 0.5
 _LOOK = 0.005
+#: Behind the name of a volume: one at a time does that, and it keeps nobody from using the volume. (No volume
+#: has such a name.)
+READING, DRILLING = "%backup", "%drill"
 
 
 class Holds:
@@ -64,18 +67,32 @@ class Holds:
         with ExitStack() as stack:
             for volume in sorted(set(volumes)):
                 with faults("start container", container):
-                    fd = self._open(volume)
-                stack.callback(os.close, fd)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    said = os.pread(fd, 200, 0).decode(errors="replace")
-                    raise _in_use("start container", container, f"volume {volume} is {said}") from None
+                    stack.enter_context(self._shared(volume, "start container", container))
             yield
+
+    @contextmanager
+    def sharing(self, volume: str) -> Iterator[None]:
+        """As `starting`, for who only reads."""
+        with self._shared(volume, "use volume", volume):
+            yield
+
+    @contextmanager
+    def _shared(self, volume: str, operation: str, subject: str) -> Iterator[None]:
+        fd = self._open(volume)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                said = os.pread(fd, 200, 0).decode(errors="replace")
+                raise _in_use(operation, subject, f"volume {volume} is {said}") from None
+            yield
+        finally:
+            os.close(fd)
 
     def forget(self, volume: str) -> None:
         """By its holder, of a volume that is gone."""
-        self._path(volume).unlink(missing_ok=True)
+        for name in (volume, volume + READING, volume + DRILLING):
+            self._path(name).unlink(missing_ok=True)
 
     def held(self) -> dict[str, str]:
         """Volume -> what is done with it, of every volume that somebody has."""
@@ -103,4 +120,6 @@ class Holds:
 
 
 def _in_use(operation: str, subject: str, said: str) -> Fault:
-    return Fault("volume-in-use", operation, subject, said or "containers that use it are being started")
+    return Fault(
+        "volume-in-use", operation, subject, said or "it is being read, or containers that use it are started"
+    )

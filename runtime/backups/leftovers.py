@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runtime.backups.holds import Holds
+from runtime.backups.holds import DRILLING, Holds
 from runtime.faults import Fault, faults
 from runtime.paths import Paths
 from runtime.volumes.records import Volume
@@ -27,7 +27,7 @@ def drill_place(paths: Paths, volume: str) -> Path:
 
 def drill_hold(volume: str) -> str:
     """What is held meanwhile."""
-    return f"{volume}@drill"
+    return volume + DRILLING
 
 
 def is_cut_off(volume: Volume) -> bool:
@@ -49,7 +49,7 @@ def found(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> set[str]:
     """What `sweep` would remove."""
     left = list(_left(paths, volumes))
     held = holds.held() if left else {}
-    return {what for what, hold, _ in left if hold.replace("@", "/") not in held and hold not in held}
+    return {what for what, hold, _ in left if hold not in held}
 
 
 def sweep(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> list[str]:

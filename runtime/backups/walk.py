@@ -8,6 +8,7 @@ out, what becomes shorter is filled with zeros; both are counted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -292,8 +293,10 @@ def _pieces(fd: int, size: int) -> list[tuple[int, int]]:
     while at < size:
         try:
             begin = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: there is a hole up to the end
-            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # there is a hole up to the end
         at = min(size, os.lseek(fd, begin, os.SEEK_HOLE))
         if begin < size:
             found.append((begin, at - begin))

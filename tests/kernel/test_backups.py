@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from runtime import attend
-from runtime.backups import target
+from runtime.backups import holds, target
 from runtime.backups.backups import Made
 from runtime.backups.holds import Holds
 from runtime.faults import Fault
@@ -212,6 +212,26 @@ def test_users_run_again_when_who_backs_up_is_killed(
     assert [item for item in os.listdir(tmp_path) if item.endswith(".tar.zst")] == []
     backup(box, tmp_path)
     assert len(os.listdir(tmp_path)) == 1
+
+
+def test_containers_may_be_started_beside_a_backup_that_holds_nobody_still(
+    box: Engine, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [sys.executable, "-c", CUT, str(box.paths.root), str(box.paths.run), str(tmp_path), "none"]
+    monkeypatch.setattr(holds, "STARTS", 0.1)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        box.run("echo x > /data/file", mounts=MOUNT)
+        for refused in (
+            lambda: backup(box, tmp_path),
+            lambda: backup(box, tmp_path, quiesce="none"),
+            lambda: box.runtime.volumes.remove("t/data"),
+        ):
+            with pytest.raises(Fault) as caught:
+                refused()
+            assert caught.value.code == "volume-in-use"
+        process.send_signal(signal.SIGKILL)
+    backup(box, tmp_path, quiesce="none")
 
 
 def test_a_restore_is_refused_while_the_volume_is_used_or_has_data(

@@ -6,11 +6,12 @@ import io
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent import stores
+from agent import clock, stores
 from agent.cli import status
 from agent.perform import perform
 from agent.planner import backoff
@@ -140,6 +141,19 @@ def test_the_last_backup_outlives_the_agent() -> None:
     }
     found = recall(lambda kind: rows.get(kind, {}), SystemClock(), Memory())
     assert found.backups == {"p/data": last}
+
+
+def test_the_machine_has_a_time_zone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    summer = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    monkeypatch.setenv("TZ", ":Europe/Berlin")
+    assert summer.astimezone(clock.local_zone()).hour == 14
+    monkeypatch.delenv("TZ")
+    monkeypatch.setattr(clock, "LOCALTIME", "/usr/share/zoneinfo/Asia/Tokyo")
+    assert summer.astimezone(clock.local_zone()).hour == 21
+    monkeypatch.setattr(clock, "LOCALTIME", str(tmp_path / "none"))
+    assert clock.local_zone() is UTC
+    (tmp_path / "none").write_text("no zone")
+    assert clock.local_zone() is UTC
 
 
 def test_drills_count_from_the_first_backup() -> None:
