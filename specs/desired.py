@@ -293,3 +293,4 @@ class Desired:
     volumes: Mapping[str, DesiredVolume] = field(default_factory=dict)
     containers: Mapping[str, DesiredContainer] = field(default_factory=dict)
     externals: Mapping[str, DesiredVolume] = field(default_factory=dict)  # volumes that somebody else makes
+    external_networks: Mapping[str, Place] = field(default_factory=dict)  # likewise

@@ -385,10 +385,10 @@ class Network(Model):
     driver_opts: StringMap | None = None
     enable_ipv4: Flag | None = None
     enable_ipv6: Flag | None = None
-    external: Flag | None = later()
+    external: Flag | None = None
     attachable: Flag | None = None  # of no effect: every container of this node may join
     ipam: Ipam | None = None
-    name: Text | None = later()
+    name: Annotated[str, *shapes.shape(subnets.network_name, {"type": "string"})] | None = None
     prune: Flag | None = later()
 
 

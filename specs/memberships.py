@@ -7,7 +7,7 @@ from collections.abc import Callable
 from specs.declared import Declared, Index
 from specs.desired import Attachment
 from specs.documents import Container, Network, NetworkMembership
-from specs.networks import Pool, is_host, pools
+from specs.networks import Pool, is_external, is_host, name_of, pools
 
 _Wrong = Callable[..., None]
 #: (network, address or MAC) -> who asked for it
@@ -25,7 +25,7 @@ def memberships(
         return ()
     if not model.networks:
         bridged = model.network_mode in (None, "bridge")
-        return (Attachment(f"{project}/default"),) if bridged else ()
+        return (Attachment(name_of(index, f"{project}/default")),) if bridged else ()
     found: list[tuple[int, Attachment]] = []
     for name, member in model.networks.items():
         full = index.full_name(project, name)
@@ -34,7 +34,12 @@ def memberships(
             wrong(path, f"no network {name!r}", index.hint("network", project, name), at_key=at_key)
             continue
         _check(declared, index, asked, name, full, member, wrong)
-        found.append((member.priority or 0, _attachment(full, member)))
+        real = name_of(index, full)
+        if any(item.network == real for _, item in found):
+            path, at_key = declared.item(("networks",), name)
+            wrong(path, f"network {real!r} stands here twice", at_key=at_key)
+            continue
+        found.append((member.priority or 0, _attachment(real, member)))
     ordered = tuple(item for _, item in sorted(found, key=lambda pair: -pair[0]))
     _check_names(ordered, index, project, wrong)
     return ordered
@@ -80,6 +85,8 @@ def _check(
     table = index.get("network", full)
     if table is not None and table.model is None:
         return  # that table has its own problem
+    if is_external(table):
+        return  # whoever makes it knows
     model = table.model if table is not None and isinstance(table.model, Network) else Network()
     four, six = pools(model)
     if member.ipv4_address:

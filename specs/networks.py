@@ -10,13 +10,14 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from specs.declared import Declared
+from specs.declared import Declared, Index
 from specs.desired import DesiredNetwork
 from specs.documents import Network
 from specs.fingerprint import network_fingerprint
 from specs.positions import Path
 from specs.problems import Problem
 from specs.shapes import NOT_YET
+from specs.subnets import network_name
 
 MTU = "com.docker.network.driver.mtu"
 ICC = "com.docker.network.bridge.enable_icc"
@@ -49,6 +50,49 @@ class Pool:
         if self.gateway or not self.subnet:
             return self.gateway
         return str(ipaddress.ip_network(self.subnet).network_address + 1)
+
+
+#: What an external network has from who made it.
+_OWN = (
+    "internal",
+    "subnet",
+    "gateway",
+    "mtu",
+    "labels",
+    "driver",
+    "driver_opts",
+    "enable_ipv4",
+    "enable_ipv6",
+    "ipam",
+    "prune",
+)
+
+
+def is_external(declared: Declared | None) -> bool:
+    return declared is not None and isinstance(declared.model, Network) and bool(declared.model.external)
+
+
+def name_of(index: Index, full: str) -> str:
+    """What the network of this full name is called on the machine: an external one as it says."""
+    declared = index.get("network", full)
+    if declared is None or not isinstance(declared.model, Network) or not declared.model.external:
+        return full
+    return declared.model.name or network_name(declared.name)
+
+
+def check_external(declared: Declared, model: Network) -> list[Problem]:
+    """An external network says nothing else; any other has the name of its table."""
+    if not model.external:
+        hint = "it is called by its project and its table; a name is for external = true"
+        text = f"a name of its own for a network: {NOT_YET}"
+        return [declared.problem(("name",), text, hint)] if model.name else []
+    return [
+        declared.problem(
+            (key,), f"an external network has no {key} here", "whoever makes it says so", at_key=True
+        )
+        for key in _OWN
+        if getattr(model, key) is not None
+    ]
 
 
 def pools(model: Network, wrong: _Wrong = lambda *_, **__: None) -> tuple[Pool, Pool]:

@@ -21,7 +21,7 @@ from specs.fingerprint import network_fingerprint
 from specs.ignore import COMPOSE_FILES, LOCK_FILE, Ignored, is_read, spec_files
 from specs.interpolate import flatten_node, parse_env
 from specs.load import Loaded, load
-from specs.networks import AnyNetwork, network_of
+from specs.networks import AnyNetwork, check_external, name_of, network_of
 from specs.parse import Document, parse
 from specs.problems import Problem
 from specs.pulls import PullPolicy, lockable, merge_image, read_lock
@@ -101,11 +101,19 @@ class _Work:
                 origins[container.name] = declared
         self._cycles()
         self._ports(containers, origins)
-        networks = self._networks(containers.values())
+        networks, external_networks = self._networks(containers.values())
         self._families(containers, origins, networks)
         volumes, externals = storage.volumes(self.index, self.problems)
         images = self._lock(images)
-        return Desired(self.source, dict(sorted(images.items())), networks, volumes, containers, externals)
+        return Desired(
+            self.source,
+            dict(sorted(images.items())),
+            networks,
+            volumes,
+            containers,
+            externals,
+            external_networks,
+        )
 
     def _countable(self) -> Iterator[Declared]:
         """The containers, up to what one machine could ever run."""
@@ -231,19 +239,27 @@ class _Work:
                 self.problems.append(Problem(at.file, at.line, at.column, text, "run stead lock"))
         return locked
 
-    def _networks(self, containers: Iterable[DesiredContainer]) -> dict[str, DesiredNetwork]:
+    def _networks(
+        self, containers: Iterable[DesiredContainer]
+    ) -> tuple[dict[str, DesiredNetwork], dict[str, Place]]:
+        """(networks of this source, external ones), by their names on the machine."""
         networks: dict[str, DesiredNetwork] = {}
+        externals: dict[str, Place] = {}
         taken: list[tuple[AnyNetwork, Declared]] = []
         for declared in self.index.all("network"):
             if isinstance(declared.model, Network):
-                networks[declared.full] = network_of(declared, declared.model, taken, self.problems)
+                self.problems += check_external(declared, declared.model)
+                if declared.model.external:
+                    externals[name_of(self.index, declared.full)] = declared.place
+                else:
+                    networks[declared.full] = network_of(declared, declared.model, taken, self.problems)
         for container in containers:
             for attachment in container.networks:
                 name = attachment.network
-                if name not in networks and name.endswith(f"/{DEFAULT_NETWORK}"):
+                if name not in networks and name not in externals and name.endswith(f"/{DEFAULT_NETWORK}"):
                     network = DesiredNetwork(name, place=container.place)
                     networks[name] = replace(network, fingerprint=network_fingerprint(network))
-        return dict(sorted(networks.items()))
+        return dict(sorted(networks.items())), dict(sorted(externals.items()))
 
     # ------------------------------------------------------------ checks over all containers
 

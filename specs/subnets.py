@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Annotated, Any
 
-from specs.shapes import Mistake, address, shape, text
+from specs.shapes import Mistake, address, name_text, project_text, shape, text
 
 #: The smallest networks that are of use: a gateway, and a few containers.
 _SMALLEST = {4: 29, 6: 125}
@@ -71,6 +71,16 @@ def _one_a_family(found: list[str], what: str) -> tuple[str, ...]:
                 f"there is one {what} of IPv{6 if six else 4} in a network, not {' and '.join(same)}"
             )
     return tuple(sorted(found, key=lambda item: ":" in item))
+
+
+def network_name(value: Any) -> str:
+    """PROJECT/NAME, or NAME for what was made by hand without a project."""
+    found = text(value)
+    project, slash, name = found.rpartition("/")
+    name_text(name)
+    if slash:
+        project_text(project)
+    return found if slash else f"default/{found}"
 
 
 def interface_name(value: Any) -> str:

@@ -23,7 +23,7 @@ waits for what the container depends on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from agent.planner.causes import changes
@@ -47,7 +47,7 @@ from agent.planner.model import (
 )
 from agent.planner.networks import Fate
 from runtime.interface import Health, ObservedContainer, Phase, retired, successor
-from specs.desired import DesiredContainer
+from specs.desired import DesiredContainer, Place
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 
@@ -64,6 +64,8 @@ class Ground:
     networks: Mapping[str, Fate]
     network_blocks: Mapping[str, Blocked]  # networks that cannot be made now
     network_owners: Mapping[str, str]
+    external_networks: Mapping[tuple[str, str], Place]  # (source, network): somebody else makes it
+    there: Collection[str]  # networks that exist
 
 
 def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, Decision]:
@@ -317,12 +319,18 @@ def _networks_needed(
     after: set[str] = set()
     for attachment in want.networks:
         network = attachment.network
-        if ground.network_owners.get(network) != source:
+        place = ground.external_networks.get((source, network))
+        making = ground.networks.get(network) in (Fate.CREATE, Fate.REPLACE)
+        if place is not None and network not in ground.there and not making:
+            reason = f"waits for network {network}, which does not exist, and is external ({place})"
+            hint = f": stead network create {network}"
+            return frozenset(), Blocked(subject, reason + hint, None, "network-not-found", source)
+        if place is None and ground.network_owners.get(network) != source:
             reason = f"waits for network {network}, which belongs to another source"
             return frozenset(), Blocked(subject, reason, None, "name-taken", source)
         if network in ground.network_blocks:
             return frozenset(), _because(subject, source, ground.network_blocks[network])
-        if ground.networks[network] in (Fate.CREATE, Fate.REPLACE):
+        if making:
             after.add(f"create {Subject('network', network)}")
     return frozenset(after), None
 

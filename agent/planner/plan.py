@@ -56,7 +56,18 @@ def plan(world: World) -> Plan:
     fates = networks.fates(world, network_owners)
     stores = volumes.decide(world, volume_owners)
     ground = containers.Ground(
-        pulls, found.refused, stores, fates, _network_blocks(world, network_owners, fates), network_owners
+        images=pulls,
+        refused_images=found.refused,
+        volumes=stores,
+        networks=fates,
+        network_blocks=_network_blocks(world, network_owners, fates),
+        network_owners=network_owners,
+        external_networks={
+            (source, name): place
+            for source, desired in world.desired.items()
+            for name, place in desired.external_networks.items()
+        },
+        there=world.observed.networks,
     )
     raw = containers.decide(world, container_owners, ground)
     runs = Waiting(world, container_owners, raw).settle()

@@ -21,7 +21,7 @@ from agent.sight import Sight
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.interface import Defect, Disk, Health, ImageSize, Phase
-from specs.desired import Desired, Probe, Restart
+from specs.desired import Desired, Place, Probe, Restart
 from specs.values import ImageRef, MountPoint
 from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import FakeRuntime
@@ -185,6 +185,22 @@ def last_container_leaves_a_network() -> Scene:
     made = [network("s/a"), network("s/b"), container("s/c", networks=["s/a", "s/b"])]
     scene = Scene().want(desired("s", *made)).converge()
     return scene.want(desired("s", network("s/b"), container("s/c", networks=["s/b"])))
+
+
+def external_network_that_is_not_there() -> Scene:
+    want = desired("s", container("s/a", networks=["lab/net"]))
+    return Scene().want(replace(want, external_networks={"lab/net": Place("net.toml", 1)}))
+
+
+def external_network_of_another_source() -> Scene:
+    """It is made first; and whoever is on it keeps it."""
+    scene = Scene().want(desired("a", network("a/n")))
+    want = desired("b", container("b/c", networks=["a/n"]))
+    return scene.want(replace(want, external_networks={"a/n": Place("net.toml", 1)}))
+
+
+def network_that_another_source_uses_goes() -> Scene:
+    return external_network_of_another_source().converge().want(desired("a"))
 
 
 def changed_labels() -> Scene:
@@ -545,6 +561,9 @@ SCENES: list[Callable[[], Scene]] = [
     moved_to_another_network,
     last_container_leaves_a_network,
     two_that_swap_their_addresses,
+    external_network_that_is_not_there,
+    external_network_of_another_source,
+    network_that_another_source_uses_goes,
     changed_labels,
     another_platform,
     new_image_of_the_same_name,

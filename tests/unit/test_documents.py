@@ -396,7 +396,10 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
             '[network.a]\ndriver = "overlay"',
             "2:10: network.a.driver: 'overlay': not supported yet (one of: bridge, macvlan)",
         ),
-        ("[network.a]\nexternal = true", "2:1: network.a.external: not supported yet"),
+        (
+            "[network.a]\nexternal = true\ninternal = true",
+            "3:1: network.a.internal: an external network has no internal here (whoever makes it says so)",
+        ),
         (
             "[volume.a]\nprune = 30",
             '2:9: volume.a.prune: write a duration with its unit ("30s")',

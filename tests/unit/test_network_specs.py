@@ -98,6 +98,11 @@ def test_options_of_drivers_reach_the_runtime() -> None:
             "enable_ipv4 = false\nenable_ipv6 = true",
             "2:15: network.n.enable_ipv4: a network without IPv4: not supported yet (leave enable_ipv4 out)",
         ),
+        (
+            'name = "x"',
+            "2:8: network.n.name: a name of its own for a network: not supported yet "
+            "(it is called by its project and its table; a name is for external = true)",
+        ),
         ("ipv6 = true", "2:1: network.n: unknown key 'ipv6' (write `enable_ipv6`)"),
         (
             'ipam = { driver = "dhcp" }',
@@ -231,6 +236,28 @@ def test_two_containers_cannot_ask_for_one_address(what: str) -> None:
     text = f"{BOTH}[container.a]\n{one}[container.b]\n{one}"
     (found,) = read({"p/c.toml": text})[1]
     assert found.startswith("p/c.toml:10:") and found.endswith("is asked for by 'p/a' already (p/c.toml:5)")
+
+
+def test_an_external_network_is_called_as_it_says_and_is_not_made() -> None:
+    text = (
+        '[network.lab]\nexternal = true\nname = "lab/net"\n[network.proxy]\nexternal = true\n'
+        '[network.default]\nexternal = true\nname = "shop/front"\n'
+        '[container.a]\nimage = "i"\nnetworks.lab.ipv4_address = "10.9.0.9"\nnetworks.proxy = {}\n'
+        '[container.b]\nimage = "i"\n'
+    )
+    wanted, problems = read({"p/c.toml": text})
+    assert problems == [] and wanted.networks == {}
+    assert list(wanted.external_networks) == ["default/proxy", "lab/net", "shop/front"]
+    assert [one.network for one in wanted.containers["p/a"].networks] == ["lab/net", "default/proxy"]
+    assert [one.network for one in wanted.containers["p/b"].networks] == ["shop/front"]
+
+
+def test_two_names_for_one_external_network_are_one_too_many() -> None:
+    table = 'external = true\nname = "lab/net"\n'
+    text = f"[network.a]\n{table}[network.b]\n{table}[container.c]\nimage = 'i'\nnetworks = ['a', 'b']\n"
+    assert read({"p/c.toml": text})[1] == [
+        "p/c.toml:9:18: container.c.networks[1]: network 'lab/net' stands here twice"
+    ]
 
 
 # ---------------------------------------------------------------- fingerprints
