@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -74,8 +75,9 @@ def ports(bench: Bench) -> None:
             bench.add(row.pop("what"), row.pop("engine"), row.pop("unit"), row.pop("values"), **row)
         for rival in bench.rivals:
             rival.call("import", "--change", 'CMD ["/usr/sbin/nginx"]', str(archive), IMAGE)
-            for way, values in of_rival(rival).items():
-                bench.add(f"requests a second, {way}", rival.name, "1/s", values)
+            for way, (rates, costs) in of_rival(rival).items():
+                bench.add(f"requests a second, {way}", rival.name, "1/s", rates)
+                bench.add(f"processor for a request, {way}", rival.name, "us", costs)
 
 
 def _path() -> str:
@@ -102,25 +104,41 @@ def make_image(root: Path) -> Path:
     return archive
 
 
-def wrk(url: str, *before: str) -> float:
+def wrk(url: str, master: int, *before: str) -> tuple[float, float]:
+    """(requests a second, microseconds of a processor that wrk and nginx took for one): the second says what
+    a way costs where others want the processors, too."""
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime + busy(master)
+    begun += resource.getrusage(resource.RUSAGE_CHILDREN).ru_stime
     command = [*before, "wrk", "-t1", "-c32", f"-d{SECONDS}s", url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in said and "Socket errors" not in said, said
-    return float(re.search(r"Requests/sec: +([\d.]+)", said)[1])  # type: ignore[index]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = used.ru_utime + used.ru_stime + busy(master) - begun
+    rate, count = (re.search(text, said) for text in (r"Requests/sec: +([\d.]+)", r"(\d+) requests in"))
+    assert rate is not None and count is not None
+    return float(rate[1]), took / int(count[1]) * 1e6
 
 
-def of_rival(rival: Engine) -> dict[str, list[float]]:
+def busy(master: int) -> float:
+    """Seconds of a processor that a process and its children have had; proc(5)."""
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    ticks = 0
+    for pid in (str(master), *children):
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def of_rival(rival: Engine) -> dict[str, tuple[list[float], list[float]]]:
     name = "nginx"
     sh(*rival.entering, "ip", "link", "set", "lo", "up")
     rival.call("run", "-d", "--name", name, *rival.options, "-p", f"{PORT}:80", IMAGE, "/usr/sbin/nginx")
     try:
         address = rival.call("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
         ways = {"bridge address": f"http://{address}/", "127.0.0.1": f"http://127.0.0.1:{PORT}/"}
-        found: dict[str, list[float]] = {}
-        for _ in range(ROUNDS):
-            for way, url in ways.items():
-                found.setdefault(way, []).append(wrk(url, *rival.entering))
-        return found
+        master = rival.pid(name)
+        runs = [{way: wrk(url, master, *rival.entering) for way, url in ways.items()} for _ in range(ROUNDS)]
+        return {way: ([run[way][0] for run in runs], [run[way][1] for run in runs]) for way in ways}
     finally:
         rival.remove([name])
 
@@ -174,23 +192,24 @@ def requests(base: Path, runtime: LocalRuntime, web: str) -> None:
         "the host's address": f"http://198.51.100.1:{PORT}/",
         "[::1]": f"http://[::1]:{PORT}/",
     }
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    alone: list[float] = []
-    with nginx(base):
+    master = next(item.pid for item in runtime.observe().containers.values() if item.id == web)
+    runs = []
+    with nginx(base) as alone:
         for _ in range(ROUNDS):
-            alone.append(wrk(f"http://127.0.0.1:{ALONE}/"))
-            for way, url in ways.items():
-                found[way].append(wrk(url))
-    say("requests a second, nginx alone", "host", "1/s", alone)
-    for way, values in found.items():
-        rates = sorted(one / other for one, other in zip(values, alone, strict=True))
-        note = f"{rates[len(rates) // 2] * 100:.0f} % of nginx alone, 127.0.0.1"
-        say(f"requests a second, {way}", "stead", "1/s", values, target=FIGURE, note=note)
+            run = {"nginx alone": wrk(f"http://127.0.0.1:{ALONE}/", alone)}
+            runs.append(run | {way: wrk(url, master) for way, url in ways.items()})
+    for way in ("nginx alone", *ways):
+        rates, costs = ([run[way][item] for run in runs] for item in (0, 1))
+        parts = sorted(run[way][0] / run["nginx alone"][0] for run in runs)
+        engine, target = ("stead", FIGURE) if way in ways else ("host", None)
+        note = f"{parts[len(parts) // 2] * 100:.0f} % of nginx alone, 127.0.0.1" if way in ways else ""
+        say(f"requests a second, {way}", engine, "1/s", rates, target=target, note=note)
+        say(f"processor for a request, {way}", engine, "us", costs)
 
 
 @contextmanager
-def nginx(base: Path) -> Iterator[None]:
-    """Alone, on this namespace's own loopback."""
+def nginx(base: Path) -> Iterator[int]:
+    """Alone, on this namespace's own loopback. Yields its pid."""
     conf = base / "alone.conf"
     text = CONF.replace("/tmp/", f"{base}/t").replace("/run/nginx.pid", f"{base}/nginx.pid")
     conf.write_text(text.replace("PORT", str(ALONE)).replace("ROOT", str(base / "nginx/srv")))
@@ -198,7 +217,7 @@ def nginx(base: Path) -> Iterator[None]:
     running = subprocess.Popen([program, "-c", str(conf)], stderr=subprocess.DEVNULL)
     try:
         wait_for(("127.0.0.1", ALONE))
-        yield
+        yield running.pid
     finally:
         running.terminate()
         running.wait(10)
