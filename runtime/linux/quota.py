@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import stat
 import struct
 
 from runtime.linux import libc
@@ -45,9 +46,10 @@ def project_of(fd: int) -> int:
 
 
 def set_project(fd: int, project: int) -> None:
-    """What is made in the directory from now on belongs to `project`, and the directory itself."""
+    """An open file or directory belongs to `project`, and what is made in the directory from now on."""
     flags, extent, count, _, cow, rest = _attributes(fd)
-    flags = flags | _INHERIT if project else flags & ~_INHERIT
+    if stat.S_ISDIR(os.fstat(fd).st_mode):  # a file takes no such flag
+        flags = flags | _INHERIT if project else flags & ~_INHERIT
     fcntl.ioctl(fd, _SET, _XATTR.pack(flags, extent, count, project, cow, rest))
 
 

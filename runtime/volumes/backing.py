@@ -213,7 +213,7 @@ def _free_project(fd: int, home: Path) -> int:
 
 
 def _adopt(path: str, project: int) -> None:
-    """What is there already counts, too. The flag by which it is inherited means nothing on a file."""
+    """What is there already counts, too."""
     for directory, _, files in os.walk(path):
         regular = (f"{directory}/{name}" for name in files if os.path.isfile(f"{directory}/{name}"))
         for entry in (directory, *(name for name in regular if not os.path.islink(name))):
