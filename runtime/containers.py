@@ -184,6 +184,7 @@ class Containers:
     def _halt(self, record: ContainerRecord) -> None:
         id = record.id
         others = self._fabric.is_shared(id)
+        self._fabric.leave_names(id)
         self._fabric.deactivate(id)
         self._fabric.publish(only=id)
         if others:  # new connections go to them; those that it has may end by themselves

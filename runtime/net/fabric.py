@@ -221,6 +221,10 @@ class Fabric:
         """It is called `name` in messages; peers know it by the names that it had."""
         records.rename_endpoint(connection, id, name)
 
+    def leave_names(self, id: str) -> None:
+        """The container is about to be stopped: by a name that others have as well only they are found."""
+        self._files.leave(id)
+
     def drain(self, id: str, netns: Path, seconds: float) -> bool:
         """Wait until no client is connected to one of its published ports any more. Returns whether that came
         about in time."""

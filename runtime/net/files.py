@@ -115,6 +115,11 @@ class Files:
             gateway = _asked(leases, records.read_networks(connection))
             self._service.member(self._member(id, request, leases, gateway))
 
+    def leave(self, id: str) -> None:
+        """The container is about to be stopped: new clients are better off with others of its names."""
+        if self._service is not None:
+            self._service.leave(id)
+
     def _member(
         self, id: str, request: ContainerRequest, leases: Sequence[Lease], gateway: str
     ) -> zone.Member:
@@ -188,7 +193,8 @@ class Files:
         resolv = names.read_small(f"{self._containers}/{id}/resolv.conf")
         if resolv is None or not all(resolvconf.is_stale(resolv, base, via) for base in bases):
             return ()
-        own = resolvconf.asked(via, self._service.servers(id)) if self._service is not None else via
+        told = self._service.told(id) if self._service is not None else None
+        own = resolvconf.asked(via, told.dns) if told is not None else via
         if own != via and not all(resolvconf.is_stale(resolv, base, own) for base in bases):
             return ()
         return (Defect("resolv", "what its resolv.conf follows has changed since it was written"),)

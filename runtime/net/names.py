@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BEGIN, END = "# peers on the same networks, kept by stead", "# end of peers"
 #: How often a file is written when somebody else writes it at the same moment.
 ATTEMPTS = 5
-#: A hosts file larger than this is not read back.
+#: Bytes that are read back of a file. A hosts file that a program made larger is its own from then on.
 MAX_SIZE = 4 * 1024 * 1024
 
 

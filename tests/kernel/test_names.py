@@ -341,3 +341,18 @@ def test_dig_reads_every_kind_of_answer() -> None:
         assert "127.0.0.1\n" in dig("localhost") and "::1\n" in dig("localhost", "AAAA")
         text = dig("long.org", "+bufsize=512")
         assert "Truncated, retrying in TCP mode" in text and "ANSWER: 60" in text
+
+
+@on_own_host
+def test_who_is_about_to_be_stopped_is_found_only_while_nobody_else_has_the_name() -> None:
+    with served() as names:
+        one, two = (names.container(f"shop/r{last}", last, aliases=("r",)) for last in (2, 3))
+        names.start()
+        assert looked_up("r") == ["10.66.0.2", "10.66.0.3"]
+        names.service.leave(one)
+        assert looked_up("r") == ["10.66.0.3"] and looked_up("r2") == ["10.66.0.2"]
+        names.service.leave(two)
+        assert looked_up("r") == ["10.66.0.2", "10.66.0.3"]
+        shutil.rmtree(names.paths.live(one))
+        names.service.leave(one)  # gone already
+        assert looked_up("r") == ["10.66.0.3"]

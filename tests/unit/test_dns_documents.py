@@ -17,6 +17,7 @@ MEMBER = Member(
     "front",
     ("192.0.2.1",),
     Files("/var/lib/stead/containers/a", "10.88.0.1", ("a.test",), ("ndots:1",), True),
+    leaving=True,
 )
 
 
@@ -26,8 +27,10 @@ def test_a_member_is_read_as_it_was_written() -> None:
 
 def test_a_member_that_an_older_release_wrote_has_no_files_to_follow() -> None:
     document = json.loads(documents.encode_member(MEMBER))
-    del document["files"]
-    assert documents.decode_member(json.dumps(document).encode()) == replace(MEMBER, files=Files())
+    del document["files"], document["leaving"]
+    assert documents.decode_member(json.dumps(document).encode()) == replace(
+        MEMBER, files=Files(), leaving=False
+    )
 
 
 @pytest.mark.parametrize(

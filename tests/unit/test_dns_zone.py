@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -205,4 +206,7 @@ def test_who_is_not_ready_is_found_by_a_shared_name_only_while_nobody_else_is() 
     assert addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.7", "10.1.0.8"]
     assert made.put(second, up=True)
     assert addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.8"]
-    assert made.drop(first.id) and made.drop(second.id) and not any(made._names.values())
+    assert made.put(first, up=True) and made.put(replace(second, leaving=True), up=True)
+    assert addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.7"]
+    assert made.drop(first.id) and addresses(made, FRONT, "10.1.0.7", "r") == ["10.1.0.8"]
+    assert made.drop(second.id) and not any(made._names.values())

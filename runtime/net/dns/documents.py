@@ -107,6 +107,7 @@ def decode_member(data: bytes) -> Member:
             hostname=str(document["hostname"]),
             dns=tuple(map(str, document["dns"])),
             files=_files(document.get("files") or {}),
+            leaving=bool(document.get("leaving", False)),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot read names: {error!r}") from error

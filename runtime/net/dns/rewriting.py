@@ -132,7 +132,7 @@ class Rewriting:
     def _rewrite_hosts(self, member: Member, via: str) -> None:
         path = f"{member.files.directory}/hosts"
         text = names.read_small(path)
-        if text is not None:
+        if text is not None and len(text) < names.MAX_SIZE:
             made = names.with_peers(text, {} if via else self._watch.zone.peers(member))
             if made != text:
                 names.write_in_place(path, made)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Set
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.faults import Fault, from_oserror
@@ -80,12 +81,19 @@ class NameService:
     def is_told(self, id: str) -> bool:
         return (self._paths.live(id) / documents.MEMBER).exists()
 
-    def servers(self, id: str) -> tuple[str, ...]:
-        """The servers of its own that the container was told of with."""
+    def told(self, id: str) -> Member | None:
+        """What was told of the container; None when nothing was."""
         try:
-            return documents.decode_member(_read(self._paths.live(id) / documents.MEMBER)).dns
+            return documents.decode_member(_read(self._paths.live(id) / documents.MEMBER))
         except ValueError:
-            return ()
+            return None
+
+    def leave(self, id: str) -> None:
+        """The container is about to be stopped: who has a name together with it is found by that name, and it
+        is no more. Telling of it again takes this back."""
+        told = self.told(id)
+        if told is not None:
+            self.member(replace(told, leaving=True))
 
     # ------------------------------------------------------------ keep running
 

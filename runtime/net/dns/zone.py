@@ -73,7 +73,8 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A container; `name` is its full name. `dns` are servers of its own; empty: the host's."""
+    """A container; `name` is its full name. `dns` are servers of its own; empty: the host's. One that is
+    `leaving` is about to be stopped: whoever shares a name with it is asked instead."""
 
     id: str
     name: str
@@ -81,6 +82,7 @@ class Member:
     hostname: str = ""
     dns: tuple[str, ...] = ()
     files: Files = Files()
+    leaving: bool = False
 
     @property
     def project(self) -> str:
@@ -140,6 +142,7 @@ class Zone:
 
     def put(self, member: Member, *, up: bool, ready: bool = True) -> bool:
         """Know this container, in place of what was known of it. Whether anything changed."""
+        ready = ready and not member.leaving
         if self._members.get(member.id) == member and self._up.get(member.id) == (ready if up else None):
             return False
         self.drop(member.id)
