@@ -1,4 +1,4 @@
-"""Effects: elements of the maps of published ports, added and removed in one nftables transaction.
+"""Effects: elements of the maps of published ports, added and removed in one nftables transaction; and found.
 
 The messages of nfnetlink are packed here, as starting the nft command takes twenty times as long. Only maps
 without intervals; everything else goes through nft. linux/netfilter/nf_tables.h, nfnetlink.h; the layout of
@@ -10,22 +10,25 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from runtime.net.contents import KEYS, Element
 from runtime.net.netlink import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_CREATE,
+    NLM_F_DUMP,
     NLM_F_EXCL,
     Netlink,
+    attributes,
 )
 
 NFTABLES = 10
 _NEWSETELEM, _DELSETELEM = NFTABLES << 8 | 12, NFTABLES << 8 | 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _BATCH_GENID = 1
-_NFPROTO_INET = 1
+_GETSETELEM = NFTABLES << 8 | 13
+_FAMILIES = {"inet": 1, "ip": 2}  # NFPROTO_*
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEM, _ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 1, 2, 1
 _NESTED = 0x8000
@@ -53,22 +56,62 @@ def change(table: str, changes: Change, generation: int) -> None:
         raise OSError(code, os.strerror(code), table)
 
 
+def has(family: str, table: str, name: str, key: Element) -> bool:
+    """Whether a map has an element of this key, at a cost that does not grow with the map."""
+    element = _attribute(_LIST_ELEM | _NESTED, _attribute(_ELEM_KEY | _NESTED, _value(pack_key(name, key))))
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            body = _head(family, table, name) + _attribute(_LIST_ELEMENTS | _NESTED, element)
+            return bool(netlink.ask(_GETSETELEM, body))
+    except OSError:  # no such element, map or table
+        return False
+
+
+def keys(family: str, table: str, name: str) -> Iterator[bytes]:
+    """The packed key of every element of a map (pack_key); none where there is no such map."""
+    try:
+        with Netlink(NETLINK_NETFILTER) as netlink:
+            answers = netlink.ask(_GETSETELEM, _head(family, table, name), NLM_F_DUMP)
+    except OSError:
+        return
+    for answer in answers:
+        listed = attributes(answer, 4).get(_LIST_ELEMENTS, b"")
+        at = 0
+        while at + 4 <= len(listed):
+            (length,) = struct.unpack_from("=H", listed, at)
+            if length < 4:
+                break
+            found = attributes(attributes(listed[at + 4 : at + length]).get(_ELEM_KEY, b""))
+            yield found.get(_DATA_VALUE, b"")
+            at += (length + 3) & ~3
+
+
+def _head(family: str, table: str, name: str) -> bytes:
+    head = struct.pack("=BBH", _FAMILIES[family], 0, 0)
+    return (
+        head + _attribute(_LIST_TABLE, table.encode() + b"\0") + _attribute(_LIST_SET, name.encode() + b"\0")
+    )
+
+
+def _value(data: bytes) -> bytes:
+    return _attribute(_DATA_VALUE, data)
+
+
 def _bodies(table: str, name: str, elements: Iterable[Element], with_value: bool) -> Iterable[bytes]:
     """As many messages as the elements need."""
     items = [_element(name, element, with_value) for element in sorted(elements)]
-    head = struct.pack("=BBH", _NFPROTO_INET, 0, 0)
-    head += _attribute(_LIST_TABLE, table.encode() + b"\0") + _attribute(_LIST_SET, name.encode() + b"\0")
+    head = _head("inet", table, name)
     for at in range(0, len(items), _MANY):
         yield head + _attribute(_LIST_ELEMENTS | _NESTED, b"".join(items[at : at + _MANY]))
 
 
 def _element(name: str, element: Element, with_value: bool) -> bytes:
     size = KEYS[name]
-    parts = _attribute(_ELEM_KEY | _NESTED, _attribute(_DATA_VALUE, pack_key(name, element[:size])))
+    parts = _attribute(_ELEM_KEY | _NESTED, _value(pack_key(name, element[:size])))
     if with_value:
         address, port = element[size:]
         value = _address(address) + struct.pack("!HH", int(port), 0)
-        parts += _attribute(_ELEM_DATA | _NESTED, _attribute(_DATA_VALUE, value))
+        parts += _attribute(_ELEM_DATA | _NESTED, _value(value))
     return _attribute(_LIST_ELEM | _NESTED, parts)
 
 

@@ -17,13 +17,14 @@ from runtime.faults import Fault
 from runtime.interface import Defect
 from runtime.net import addresses, elements, flows, nft
 from runtime.net.contents import (
+    ANY4,
+    ANY6,
     KEYS,
-    PROTOCOL_NAMES,
+    PROTOCOLS,
     Contents,
     Element,
     Held,
     Port,
-    backends,
     changed_ports,
     differences,
     maps_of,
@@ -40,18 +41,36 @@ from runtime.net.rules import (
     rules_digest,
 )
 from runtime.paths import write_atomically
-from specs.values import PortBinding
+from specs.values import PortBinding, addresses_meet
 
 
-def published_elsewhere(own: str) -> list[tuple[str, PortBinding]]:
-    """(table, port) of what other state directories publish here: of two dnat maps, only one is asked."""
-    found = []
-    for family, table in nft.tables():
-        if table.startswith(addresses.TABLE) and table != own and family in (FAMILY, OLD_FAMILY):
-            held = read_listing(nft.listed(["list", "table", family, table]) or {}).contents
-            for host_ip, protocol, port in backends(maps_of(held)):
-                found.append((table, PortBinding(host_ip, int(port), 0, PROTOCOL_NAMES[protocol])))
-    return found
+def published_elsewhere(own: str) -> list[tuple[str, str]]:
+    """(family, table) of other state directories that publish ports here: of two dnat maps, one is asked."""
+    found = nft.tables()
+    return [
+        (family, table)
+        for family, table in found
+        if table.startswith(addresses.TABLE) and table != own and family in (FAMILY, OLD_FAMILY)
+    ]
+
+
+def publishes(family: str, table: str, binding: PortBinding) -> bool:
+    """Whether a table of ours has a port that takes the same packets as the binding. Looks its key up in the
+    maps; only ports on single addresses are gone through, for a binding that is for all of them."""
+    port = (str(PROTOCOLS[binding.protocol]), str(binding.host_port))
+    for six, anywhere in (("", ANY4), ("6", ANY6)):
+        if not addresses_meet(binding.host_ip, anywhere):
+            continue
+        specific = binding.host_ip not in ("", anywhere)
+        for name, slot in ((f"published{six}", ()), (f"spread{six}", ("0",))):
+            if elements.has(family, table, name, (*port, *slot)):
+                return True
+            at, packed = f"{name}_at", elements.pack_key(name, (*port, *slot))
+            if specific and elements.has(family, table, at, (binding.host_ip, *port, *slot)):
+                return True
+            if not specific and any(key.endswith(packed) for key in elements.keys(family, table, at)):
+                return True
+    return False
 
 
 class Firewall:

@@ -369,7 +369,7 @@ class _Others:
         return listening.listeners()
 
     @cached_property
-    def _elsewhere(self) -> list[tuple[str, PortBinding]]:
+    def _elsewhere(self) -> list[tuple[str, str]]:
         return firewall.published_elsewhere(self._table)
 
     def taker(self, binding: PortBinding) -> tuple[str, str] | None:
@@ -378,8 +378,8 @@ class _Others:
         if listener is not None:
             who = listening.owner(listener.inode) or "a program of the host"
             return f"used by {who}", "stop it or publish on another port"
-        for table, theirs in self._elsewhere:
-            if ports.overlap(binding, theirs):
+        for family, table in self._elsewhere:
+            if firewall.publishes(family, table, binding):
                 return "published by another state directory", f"its nftables table is {table}"
         return None
 

@@ -8,13 +8,14 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from runtime.faults import Fault
 from runtime.linux import namespaces
-from runtime.net import addresses, contents, links, nft, rules
-from specs.values import PortBinding
+from runtime.net import addresses, contents, firewall, links, nft, rules
+from specs.values import PortBinding, addresses_meet
 from tests.kernel.net_box import (
     HOST,
     HOST6,
@@ -337,6 +338,32 @@ def test_the_table_of_an_older_release_is_known_elsewhere_and_replaced_at_home()
         assert ("ip", own) not in nft.tables() and ("inet", own) in nft.tables()
         with pytest.raises(Fault, match="published by another state directory"):
             node.container("p/web", "p/net", ports=(PortBinding("", 8080, 80),))
+
+
+@on_own_host
+def test_a_port_of_another_state_directory_is_taken_for_the_same_packets_only() -> None:
+    with Machine() as machine:
+        machine.ipv6()
+        one, two = machine.fabric("one"), machine.fabric("two")
+        for node in (one, two):
+            node.network("p/net", ipv6=True)
+        theirs = [("", "tcp"), ("0.0.0.0", "tcp"), ("::", "udp"), ("127.0.0.1", "tcp"), ("::1", "sctp")]
+        ports = tuple(PortBinding(ip, 9000 + n, 80, protocol) for n, (ip, protocol) in enumerate(theirs))
+        for number in (1, 2):  # a port with several backends is in another map
+            shared = tuple(replace(port, host_port=port.host_port + 100) for port in ports)
+            given = shared if number == 2 else (*ports, *shared)
+            one.container(f"p/w-{number}", "p/net", ports=given, service="p/w")
+        asked = ["", "0.0.0.0", "::", "127.0.0.1", "127.0.0.2", "::1", HOST6]
+        for base in (0, 100):
+            for port in ports:
+                for host_ip in asked:
+                    mine = replace(port, host_ip=host_ip, host_port=port.host_port + base)
+                    taken = firewall.publishes("inet", table(one), mine)
+                    assert taken == addresses_meet(port.host_ip, host_ip), (port, host_ip, base)
+        assert not firewall.publishes("inet", table(one), PortBinding("", 9000, 80, "udp"))
+        for port, word in ((9000, "another state directory"), (9103, "another state directory")):
+            with pytest.raises(Fault, match=word):
+                two.container(f"p/c{port}", "p/net", ports=(PortBinding("", port, 80),))
 
 
 @on_own_host
