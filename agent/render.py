@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from runtime import interface
+from runtime.backups.request import BackupRequest
 from runtime.build.request import BuildRequest, SecretSource, SshSource
 from specs import desired
 
@@ -41,8 +42,8 @@ def volume_request(source: str, want: desired.DesiredVolume) -> interface.Volume
     )
 
 
-def backup_request(volume: str, want: desired.DesiredBackup, revision: str) -> interface.BackupRequest:
-    return interface.BackupRequest(volume, want.to, want.quiesce, want.keep, revision)
+def backup_request(volume: str, want: desired.DesiredBackup, revision: str) -> BackupRequest:
+    return BackupRequest(volume, want.to, want.quiesce, want.keep, revision)
 
 
 def build_request(want: desired.DesiredImage) -> BuildRequest:

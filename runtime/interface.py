@@ -18,9 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from runtime.backups.request import BackupRequest, BackupResult, DrillResult
 from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.images.garbage import Limits, Removed
-from specs.values import EVERYTHING, ImageRef, Keep, MountPoint, PortBinding
+from specs.values import ImageRef, MountPoint, PortBinding
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -71,44 +72,6 @@ class VolumeRequest:
     prune: float | None = (
         None  # seconds after which it goes once nothing declares it; None: as the node has it
     )
-
-
-@dataclass(frozen=True, slots=True)
-class BackupRequest:
-    """`into` is a directory, which is made where it is missing. `quiesce` is freeze, stop or none."""
-
-    volume: str
-    into: str
-    quiesce: str = "freeze"
-    keep: Keep = EVERYTHING
-    revision: str = ""  # of the volume's source
-
-
-@dataclass(frozen=True, slots=True)
-class BackupResult:
-    """`at` is when it was begun, `bytes` the size of the file, `size` that of the volume's files; `removed`
-    are older backups that went."""
-
-    path: str
-    at: float
-    seconds: float
-    bytes: int
-    size: int
-    entries: int
-    changed: int = 0
-    removed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DrillResult:
-    """A backup that was restored, compared and found to be what it says. `at` is when that was made, `begun`
-    when the drill was."""
-
-    path: str
-    at: float
-    begun: float
-    seconds: float
-    entries: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtime.backups.backups import Backups
 from runtime.backups.holds import Holds
+from runtime.backups.request import BackupRequest, BackupResult, DrillResult
 from runtime.build.builder import BUILD_SCHEMA, Builder
 from runtime.build.executor import Cancelled
 from runtime.build.failure import StepFailed
@@ -20,10 +21,7 @@ from runtime.faults import Fault, faults
 from runtime.images.garbage import Limits, Removed
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.interface import (
-    BackupRequest,
-    BackupResult,
     ContainerRequest,
-    DrillResult,
     ImageSize,
     NetworkRequest,
     Observed,

@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from runtime.backups.request import BackupRequest, BackupResult, DrillResult
 from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
 from runtime.interface import (
-    BackupRequest,
-    BackupResult,
     ContainerRequest,
     Defect,
     Disk,
-    DrillResult,
     Health,
     ImageSize,
     NetworkRequest,

@@ -12,9 +12,10 @@ from datetime import UTC, tzinfo
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from runtime.backups.request import BackupResult, DrillResult
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.images.garbage import Removed
-from runtime.interface import BackupResult, DrillResult, ImageSize, Observed
+from runtime.interface import ImageSize, Observed
 from specs.desired import (
     Desired,
     DesiredBackup,

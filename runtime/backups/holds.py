@@ -38,6 +38,10 @@ class Holds:
             fd = self._open(volume)
             try:
                 self._lock(fd, volume)
+                while not self._is_there(fd, volume):  # it was forgotten while it was waited for
+                    os.close(fd)
+                    fd = self._open(volume)
+                    self._lock(fd, volume)
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{what} by process {os.getpid()}".encode(), 0)
             except BaseException:
@@ -48,6 +52,12 @@ class Holds:
         finally:
             os.ftruncate(fd, 0)
             os.close(fd)
+
+    def _is_there(self, fd: int, volume: str) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self._path(volume)))
+        except FileNotFoundError:
+            return False
 
     def _lock(self, fd: int, volume: str) -> None:
         begin = time.monotonic()
@@ -98,17 +108,29 @@ class Holds:
         """Volume -> what is done with it, of every volume that somebody has."""
         found: dict[str, str] = {}
         try:
-            names = os.listdir(self._directory)
+            with os.scandir(self._directory) as entries:
+                names = [entry.name for entry in entries]
         except FileNotFoundError:
             return found
         for name in names:
-            with open(self._directory / name, "rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if said := file.read(200).decode(errors="replace"):
-                        found[name.replace("@", "/")] = said
+            if said := self._said(name):
+                found[name.replace("@", "/")] = said
         return found
+
+    def _said(self, name: str) -> str:
+        """What its holder says; empty where there is none, as in most files: those need no more than a look."""
+        try:
+            if not os.stat(self._directory / name).st_size:
+                return ""
+            file = (self._directory / name).open("rb")
+        except FileNotFoundError:  # the volume went at this moment
+            return ""
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read(200).decode(errors="replace")
+        return ""
 
     def _open(self, volume: str) -> int:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

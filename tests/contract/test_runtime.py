@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
+from runtime.backups.request import BackupRequest
 from runtime.build.request import BuildRequest
 from runtime.faults import Fault
 from runtime.images.garbage import Limits
 from runtime.interface import (
     Attachment,
-    BackupRequest,
     ContainerRequest,
     LimitsRequest,
     NetworkRequest,

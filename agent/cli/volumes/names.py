@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from agent.cli.main import Problem
 
@@ -37,15 +37,12 @@ def alone(paths: Paths, *, needed: bool) -> Iterator[bool]:
     if not needed:
         yield False
         return
-    holding = hold(paths, "volume")
-    try:
-        holding.__enter__()
-    except Fault as fault:
-        if fault.code != "locked":
-            raise
-        yield True
-        return
-    try:
-        yield False
-    finally:
-        holding.__exit__(None, None, None)
+    with ExitStack() as stack:
+        foreign = False
+        try:
+            stack.enter_context(hold(paths, "volume"))
+        except Fault as fault:
+            if fault.code != "locked":
+                raise
+            foreign = True
+        yield foreign
