@@ -118,7 +118,7 @@ class Holds:
         return found
 
     def _said(self, name: str) -> str:
-        """What its holder says; empty where there is none, as in most files: those need no more than a look."""
+        """What its holder says; empty where there is none, as in most files: a look at those is enough."""
         try:
             if not os.stat(self._directory / name).st_size:
                 return ""
