@@ -403,6 +403,7 @@ class Fabric:
         """`heard` is called, in a thread of its own, soon after something of ours was changed in the kernel,
         by whomever, from the next look on. Returns what ends it. Raises OSError where the kernel tells
         nobody."""
+        self._files.renew_server()
         return self._sentry.watch(heard)
 
     def counters(self) -> dict[str, dict[str, int]]:

@@ -136,6 +136,16 @@ class Files:
         )
         return zone.Member(id, request.name, endpoints, request.hostname, request.dns, own)
 
+    def renew_server(self) -> None:
+        """A name server of an older release, where one runs, is followed by this one's; or stays, where that
+        fails."""
+        try:
+            if self._service is not None:
+                self._service.renew()
+        except Fault as fault:
+            if fault.code != "names-failed":
+                raise
+
     def ensure_served(self, gateway: str) -> None:
         """A name server at the gateway, where it can be had, that hears containers where that is ours to do.
         Faults names-failed, firewall-failed."""

@@ -123,6 +123,13 @@ class NameService:
                 time.sleep(_STEP)
             return {key: text for key, text in state.failed.items() if key in wanted}
 
+    def renew(self) -> None:
+        """One that runs and is older gives way to one of this release. Nothing is planned for that: it is no
+        drift. Fault names-failed."""
+        state = self.state()
+        if state is not None and state.release < release():
+            self.ensure(())
+
     def _cause(self, state: State | None) -> str:
         noted = _read(self._directory / documents.ERROR).decode("utf-8", "replace")
         late = f"it does not listen after {START:g} s" if state is not None else "it does not start"
@@ -162,7 +169,7 @@ class NameService:
         """How it does not serve at the gateways of one network, where containers are told of."""
         if state is None:
             return (Defect("names", "the name server of this node does not run"),)
-        if state.release < release():
+        if state.release.version < documents.VERSION:
             return (Defect("names", "the name server of this node is of an older release"),)
         return tuple(
             Defect("names", f"{gateway} has no name server, it {state.failed[gateway]}")
