@@ -241,7 +241,7 @@ class Backups:
                     shown = ", ".join(record.name for record in users[:5])
                     hint = "stop them first, or add --stop"
                     raise Fault("volume-in-use", operation, volume, f"used by {shown}", hint)
-                found = self._ensure(volume, summary.source)
+                found = self._ensure(volume, summary.source if volume == summary.volume else "")
                 self._refuse_fleeting(found, operation, ())
                 with self._volumes.at_hand(volume) as data:
                     inside = mounts.is_mounted(data)
@@ -274,7 +274,8 @@ class Backups:
             raise Fault("request-invalid", operation, volume.name, cause)
 
     def _ensure(self, volume: str, source: str) -> Volume:
-        """The volume; one that is not there is `source`'s, whose next round takes it up as it is."""
+        """The volume; one that is not there is made for `source`, whose next round takes it up as it is, or
+        by hand where that is empty."""
         found = self._volumes.get(volume)
         if found is None:
             self._volumes.create(VolumeRequest(volume, source, ""))

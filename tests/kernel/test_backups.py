@@ -254,6 +254,12 @@ def test_a_restore_is_refused_while_the_volume_is_used_or_has_data(
     assert before is not None and after is not None and after.pid != before.pid
     seen = box.exec(name, "cat", "/data/file")
     assert seen.text == "first"
+    box.runtime.remove_container(name)
+    box.runtime.remove_volume("t/data")
+    restore("t/data", made.path)
+    restore("t/again", made.path)
+    sources = {item.name: item.source for item in box.runtime.volumes.list()}
+    assert sources == {"t/data": "test", "t/again": ""}
 
 
 def test_what_is_damaged_cut_off_or_no_backup_touches_nothing(
