@@ -37,10 +37,12 @@ class Node:
             free.bind(("127.0.0.1", 0))
             return int(free.getsockname()[1])
 
-    def stead(self, *words: str, code: int | None = 0) -> str:
+    def command(self, *words: str) -> list[str]:
         command = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())"]
-        command += ["--root", str(self.base / "root"), "--run", str(self.base / "run"), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return [*command, "--root", str(self.base / "root"), "--run", str(self.base / "run"), *words]
+
+    def stead(self, *words: str, code: int | None = 0) -> str:
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=60)
         if code is not None:
             assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -36,6 +36,7 @@ http {
     listen 80;
     listen [::]:80;
     location / { return 200 "$remote_addr $hostname"; }
+    location /health { root /srv; }
   }
 }
 """
@@ -50,6 +51,8 @@ def running(machine: Machine) -> Iterator[Node]:
     for place in ("var/lib/nginx", "var/log/nginx", "etc/nginx"):
         (root / place).mkdir(parents=True, exist_ok=True)
     (root / "etc/nginx/nginx.conf").write_text(NGINX)
+    (root / "srv").mkdir(exist_ok=True)
+    (root / "srv/health").write_text("well")
     node.stead("image", "import", str(root), "nginx:1")
     try:
         yield node
@@ -57,7 +60,8 @@ def running(machine: Machine) -> Iterator[Node]:
         node.stead("down", str(node.specs), "--volumes")
 
 
-def write(node: Node, version: str, more: str = "") -> None:
+def write(node: Node, version: str, more: str = "", *, healthcheck: bool = True) -> None:
+    probe = 'healthcheck = { tcp = ":80", interval = "100ms" }' if healthcheck else ""
     (node.specs / "shop.toml").write_text(
         f"""
 project = "shop"
@@ -70,7 +74,7 @@ command = ["/usr/sbin/nginx"]
 networks = ["front"]
 stop_signal = "SIGQUIT"
 environment = {{ VERSION = "{version}" }}
-healthcheck = {{ tcp = ":80", interval = "100ms" }}
+{probe}
 {more}
 """
     )
@@ -146,6 +150,48 @@ def test_no_request_fails_while_replicas_are_replaced_start_first() -> None:
         assert not errors, errors
         after = {name: row["id"] for name, row in node.ps().items()}
         assert set(after) == set(before) and not set(after.values()) & set(before.values())
+
+
+@on_own_host
+def test_a_replica_that_is_unhealthy_gets_no_connections_until_it_is_well_again() -> None:
+    with Machine() as machine, running(machine) as node:
+        probe = '{ http = "http://:80/health", interval = "100ms", retries = 1, on_failure = "none" }'
+        more = f'replicas = 2\nports = ["8080:80"]\nhealthcheck = {probe}\n'
+        write(node, "1", more, healthcheck=False)
+        settings = machine.directory / "stead.toml"
+        source = f'[[source]]\nname = "shop"\ndirectory = "{node.specs}"\n'
+        settings.write_text(f'{source}[listen]\nmetrics = ""\n')
+        with agent(node, settings):
+            until(lambda: answering(machine) == {"web-1", "web-2"})
+            health = Path(f"/proc/{node.ps()['shop/web-1']['pid']}/root/srv/health")
+            health.unlink()
+            until(lambda: answering(machine) == {"web-2"})
+            health.write_text("well")
+            until(lambda: answering(machine) == {"web-1", "web-2"})
+
+
+@contextmanager
+def agent(node: Node, settings: Path) -> Iterator[None]:
+    with (node.base / "agent.log").open("wb") as log:
+        process = subprocess.Popen(node.command("agent", "--settings", str(settings)), stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0, (node.base / "agent.log").read_text()
+
+
+def answering(machine: Machine) -> set[str]:
+    """Names of the containers that 20 connections from outside lead to."""
+    with namespaces.in_netns(machine.outside):
+        found = set()
+        for _ in range(20):
+            try:
+                with urllib.request.urlopen(f"http://{HOST}:8080/", timeout=5) as answer:
+                    found.add(answer.read().decode().split()[1])
+            except OSError:
+                found.add("nobody")
+    return found
 
 
 def load(machine: Machine, count: int) -> int:
