@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import VolumeRequest
+from runtime.interface import VolumeRequest, retired
 from runtime.linux import mounts, selinux
 from runtime.volumes.mounting import bind_options, tmpfs_options
 from specs.values import ImageRef, MountPoint
 from tests.kernel.engine_box import Engine, bind, engine
+from tests.kernel.shim_box import until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -169,6 +170,21 @@ def test_volumes_that_the_image_declares_are_made_filled_and_kept_over_a_replace
     assert machine.output(name).split() == ["mine", "1"]
     machine.runtime.remove_container(name)
     assert machine.runtime.volumes.list() == [] and os.listdir(machine.paths.volumes) == []
+
+
+def test_a_container_that_starts_before_its_predecessor_goes_has_the_same_volume(machine: Engine) -> None:
+    mounts = (MountPoint("volume", "", "/data"),)
+    name = machine.start("echo old >/data/old; sleep 1000", name="t/web", mounts=mounts)
+    (volume,) = machine.runtime.volumes.list()
+    until(lambda: (volume.path / "old").exists())
+    machine.runtime.retire_container(name)
+    machine.start("sleep 1000", name=name, mounts=mounts)
+    assert machine.exec(name, "cat /data/old").text == "old\n"
+    machine.runtime.remove_container(retired(name), replaced=True)
+    assert [one.name for one in machine.runtime.volumes.list()] == [volume.name]
+    assert machine.exec(name, "cat /data/old").text == "old\n"
+    machine.runtime.remove_container(name)
+    assert machine.runtime.volumes.list() == []
 
 
 def test_a_mount_of_the_spec_takes_the_place_of_a_declared_volume(machine: Engine) -> None:
