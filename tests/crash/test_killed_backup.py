@@ -112,8 +112,7 @@ def test_the_agent_backs_up_drills_prunes_and_knows_orphans_after_its_death(
     assert len(summary.revision) > 10
     assert runs(box)
 
-    shutil.rmtree(to.parent)
-    to.parent.write_text("no directory")
+    until(lambda: is_blocked(to.parent, tmp_path / "gone"), "there is no directory any more")
     until(lambda: bool(backup_of(agent)["error"]), "its failure is told")
     assert "file exists" in backup_of(agent)["error"] or "not a directory" in backup_of(agent)["error"]
     failures = "stead_volume_backup_failures_total"
@@ -138,6 +137,18 @@ def test_the_agent_backs_up_drills_prunes_and_knows_orphans_after_its_death(
     out = box.well("volume", "backup", "data", "-o", f"{tmp_path}/by-hand/", "--quiesce", "stop")
     assert "default/web stood still" in out
     until(lambda: (data / "runs").read_text() == before + "ran\n", "the agent starts it again")
+
+
+def is_blocked(directory: Path, aside: Path) -> bool:
+    """A file has the directory's place, which the agent may make anew at any moment."""
+    aside.mkdir(exist_ok=True)
+    if directory.is_dir():
+        directory.rename(aside / str(len(os.listdir(aside))))
+    try:
+        directory.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def backup_of(agent: Agent) -> Any:
