@@ -48,7 +48,11 @@ def container(
     named = (MountPoint("volume", source, target) for source, target in (volumes or {}).items())
     mounts = (*named, *mounts)
     reference = str(ImageRef.parse(image))
-    extra = {key: value for key, value in more.items() if key not in ("desired", "suspend", "place")}
+    extra = {
+        key: value
+        for key, value in more.items()
+        if key not in ("desired", "suspend", "place", "update_order")
+    }
     identity = {
         "image": reference,
         **{f"environment.{key}": value for key, value in (env or {}).items()},

@@ -34,6 +34,7 @@ from runtime.interface import (
     Transfer,
     VolumeRequest,
     retired,
+    successor,
 )
 from runtime.observe import NETWORK_KINDS
 from specs.fingerprint import same_but_networks
@@ -44,6 +45,11 @@ UP = (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF, Phase.STOPPING)
 
 class Crash(BaseException):
     """The process died here. Nothing may catch it but the test."""
+
+
+def _service(request: ContainerRequest) -> str:
+    """Those of one service may share ports."""
+    return request.service or successor(request.name) or request.name
 
 
 @dataclass
@@ -465,7 +471,8 @@ class FakeRuntime:
                 return
             for other in self._containers.values():
                 taken = set(other.request.ports) & set(container.request.ports)
-                if other is not container and other.phase in UP and taken:
+                shared = _service(other.request) == _service(container.request)
+                if not shared and other.phase in UP and taken:
                     port = min(taken).host_port
                     raise Fault("port-taken", "start container", name, f"port {port} is in use")
             for mount in container.request.mounts:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from agent.planner.model import Blocked, Kind, Subject, World
+from runtime.interface import successor
 
 
 class _Owned(Protocol):
@@ -20,6 +21,8 @@ def claims(world: World, kind: Kind) -> tuple[dict[str, str], list[Blocked]]:
     and that their source no longer declares are in the result too, so that they can be removed.
     """
     existing = {name: thing.source for name, thing in _observed(world, kind).items()}
+    if kind == "container":
+        existing = _kept(world, existing) | existing
     owners = {name: source for name, source in existing.items() if source in world.desired}
     blocked: list[Blocked] = []
     for source in sorted(world.desired):
@@ -31,6 +34,15 @@ def claims(world: World, kind: Kind) -> tuple[dict[str, str], list[Blocked]]:
             reason = f"the name belongs to source {owner}" if owner else "exists, and no source declared it"
             blocked.append(Blocked(Subject(kind, name), reason, None, "name-taken", source))
     return owners, blocked
+
+
+def _kept(world: World, existing: Mapping[str, str]) -> dict[str, str]:
+    """Names that retired containers had: their source is about to give them to the new ones."""
+    return {
+        successor(name): source
+        for name, source in existing.items()
+        if source in world.desired and successor(name) in world.desired[source].containers
+    }
 
 
 def _observed(world: World, kind: Kind) -> Mapping[str, _Owned]:

@@ -44,6 +44,7 @@ def random_desired(source: str, rng: random.Random) -> Desired:
             continue
         earlier = [c.name for c in containers[:index] if c.desired == "running"]
         name = f"{source}/{letter}" if rng.random() < 0.9 else f"both/{letter}"
+        order = rng.choice(["stop-first", "start-first"])
         containers.append(
             container(
                 name,
@@ -55,6 +56,7 @@ def random_desired(source: str, rng: random.Random) -> Desired:
                 memory=rng.choice([0, 64]),
                 after={d: "started" for d in earlier if rng.random() < 0.4},
                 desired=rng.choice(["running", "running", "running", "stopped"]),
+                update_order=order,
             )
         )
     pulls = image(
