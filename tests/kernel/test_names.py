@@ -356,3 +356,43 @@ def test_who_is_about_to_be_stopped_is_found_only_while_nobody_else_has_the_name
         shutil.rmtree(names.paths.live(one))
         names.service.leave(one)  # gone already
         assert looked_up("r") == ["10.66.0.3"]
+
+
+@on_own_host
+def test_broken_streams_neither_end_it_nor_stop_others() -> None:
+    with served() as names:
+        names.container("shop/web", 2)
+        state = names.start()
+        chance = random.Random(2)
+        good = question("web", id=7)
+        for _ in range(200):
+            data = bytearray(len(good).to_bytes(2, "big") + good)
+            for _ in range(chance.randrange(1, 6)):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            with socket.create_connection((GATEWAY, 53), DEADLINE, ("10.66.0.9", 0)) as sock:
+                sock.sendall(data[: chance.randrange(len(data) + 1)])
+        assert [addresses(item) for item in asked_by_tcp(question("web"))] == [["10.66.0.2"]]
+        assert pidfd.is_alive(state.pid, state.start)
+
+
+@on_own_host
+def test_broken_answers_of_the_hosts_server_are_waited_over() -> None:
+    chance = random.Random(3)
+
+    def answers(data: bytes, tcp: bool) -> list[bytes]:
+        good = saying(7)(data, tcp)
+        named = [0, 1, 4, 5, *range(wire.HEADER, len(data))]  # id, how many questions, the question
+        found = []
+        for _ in range(20):
+            made = bytearray(good)
+            made[chance.choice(named)] ^= chance.randrange(1, 256)
+            found += [bytes(made), good[: chance.randrange(len(data))], chance.randbytes(40)]
+        return [*found, good]
+
+    with resolving("nameserver 127.0.0.1\n"), served() as names:
+        Upstream(answers)
+        names.container("shop/web", 2)
+        state = names.start()
+        for number in range(50):
+            assert looked_up(f"n{number}.example.org") == ["192.0.2.7"]
+        assert pidfd.is_alive(state.pid, state.start)
