@@ -18,6 +18,7 @@ from runtime.faults import Fault, from_oserror
 from runtime.interface import NetworkRequest
 from runtime.net import addresses, links, records
 from runtime.net.addresses import AnyNetwork, Net
+from runtime.net.defects import parent_defects
 from runtime.net.records import NetworkRecord
 
 T = TypeVar("T")
@@ -130,10 +131,14 @@ class Bridges:
         return subnet
 
     def repair(self, name: str) -> NetworkRecord:
-        """The bridge, its addresses and settings, and the ends of its members' pairs on it."""
+        """The bridge, its addresses and settings, and the ends of its members' pairs on it.
+
+        Fault kernel-error where a macvlan network has lost its parent, which is not ours to bring back.
+        """
         record = network_of(self._database.read(), name, "repair network")
         self.ensure(record, "repair network")
         if not record.is_bridge:
+            _check_parent(record)
             return record
         hosts: dict[int, list[str]] = {}
         for item in records.read_leases(self._database.read(), networks=[name]):
@@ -253,6 +258,13 @@ def _check_options(request: NetworkRequest, subnet: IPv4Network, subnet6: IPv6Ne
         raise _invalid(request, f"there is no interface {options.parent!r} for macvlan on this host")
     if not request.subnet:
         raise _invalid(request, "a macvlan network needs the subnet of the network that its parent is on")
+
+
+def _check_parent(record: NetworkRecord) -> None:
+    wrong = parent_defects(record, links.links())
+    if wrong:
+        hint = f"bring it back (ip link set {record.options.parent} up), or change the network's parent"
+        raise Fault("kernel-error", "repair network", record.name, wrong[0].text, hint)
 
 
 def _invalid(request: NetworkRequest, cause: str) -> Fault:

@@ -254,6 +254,8 @@ def test_macvlan_gives_addresses_of_the_network_of_an_interface() -> None:
             id = node.container("p/x", name)
             assert f"macvlan mode {mode}" in node.inside(id, "ip", "-d", "link", "show", "eth0")
             assert node.defects() == {"parent"}, "lan1 is down"
+            with pytest.raises(Fault, match="interface lan1 is down"):
+                node.fabric.repair_network(name)
             node.remove(id)
             node.fabric.remove_network(name)
         for wanted, text in (
