@@ -35,9 +35,9 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
             shutil.rmtree(copying, ignore_errors=True)  # a disk may be full of it
             raise
         os.rename(copying, copied)
+    status = os.lstat(copied)  # its time is that of the image, until something is moved out of it
     for entry in os.listdir(copied):
         os.rename(copied / entry, data / entry)
-    status = os.lstat(copied)
     if mounted:
         _drop_found(data)
     copy_metadata(copied, data, status)
