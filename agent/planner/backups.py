@@ -43,18 +43,20 @@ def _decide(
     if not due:
         times = [at for at, _, _ in coming]
         return Decision(next_look=world.now + min(times) - world.clock if times else None)
-    found = [_run(world, source, want, backup, item) for item in due]  # what waits longest comes first
+    found = [_run(world, source, want, last, item) for item in due]  # what waits longest comes first
     return next((decision for decision in found if decision.steps), found[0])
 
 
 Due = tuple[float, BackupVolume | DrillBackup, Schedule | None]
 
 
-def _run(world: World, source: str, want: DesiredVolume, backup: DesiredBackup, due: Due) -> Decision:
+def _run(world: World, source: str, want: DesiredVolume, last: Backup, due: Due) -> Decision:
+    """Every run is another one than the last that went well, however soon it comes (planner.backoff)."""
     at, action, schedule = due
     since = datetime.fromtimestamp(at, world.zone).strftime("%Y-%m-%d %H:%M")
     cause = Cause("schedule", f"is due since {since} ({schedule})", want.place)
-    basis = f"{backup.to} {backup.quiesce}"
+    done = last.drilled_at if isinstance(action, DrillBackup) else last.at
+    basis = f"{action.backup.to} {action.backup.quiesce} {done}"
     return chain(world, Step(Subject("backup", want.name), action, cause, source=source, basis=basis))
 
 
@@ -64,7 +66,7 @@ def next_times(
     """When the next backup and the next drill are due, in seconds since the epoch; None: never."""
     return (
         _next(backup.schedule, last.at or created, world),
-        _next(backup.drill, last.drilled_at or last.at, world) if last.at else None,
+        _next(backup.drill, last.drilled_at or last.first_at or last.at, world) if last.at else None,
     )
 
 

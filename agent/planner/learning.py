@@ -43,7 +43,10 @@ def learned(memory: Memory, step: Step, result: Result, now: float) -> Memory:
             return replace(memory, built={**memory.built, name: Built(key, image)})
         case BackupVolume(volume=volume), BackedUp(made=made):
             last = memory.backups.get(volume, Backup())
-            kept = replace(last, at=made.at, seconds=made.seconds, bytes=made.bytes, path=made.path)
+            first = last.first_at or made.at
+            kept = replace(
+                last, at=made.at, seconds=made.seconds, bytes=made.bytes, path=made.path, first_at=first
+            )
             return replace(memory, backups={**memory.backups, volume: kept})
         case DrillBackup(volume=volume), Drilled(done=done):
             last = memory.backups.get(volume, Backup())

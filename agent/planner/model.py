@@ -426,6 +426,7 @@ class Backup:
     path: str = ""
     drilled_at: float = 0.0
     drill_seconds: float = 0.0
+    first_at: float = 0.0  # of the first one that is remembered: drills count from it
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,20 @@ def test_drills_count_from_the_first_backup() -> None:
     assert scene.memory.backups["p/data"].drilled_at == scene.clock
 
 
+def test_runs_that_are_close_together_are_no_sign_of_trouble() -> None:
+    often = Schedule.parse("@every 5s")
+    scene = Scene(volume(replace(NIGHTLY, schedule=often, drill=often)))
+    done = [step.partition(" ")[0] for _ in range(12) for step in scene.settle(5.5 / 3600)]
+    assert done == ["run", *["run", "drill"] * 11]
+    assert scene.plan().blocked == ()
+
+
+def test_backups_that_come_more_often_than_drills_do_not_put_those_off() -> None:
+    scene = Scene(volume(replace(NIGHTLY, drill=Schedule.parse("@every 3d"))))
+    done = [step.partition(" ")[0] for _ in range(8) for step in scene.settle(24)]
+    assert (done.count("run"), done.count("drill")) == (8, 2)
+
+
 def test_the_revision_in_force_goes_into_the_backup() -> None:
     scene = Scene(volume())
     scene.clock += 15 * HOUR
