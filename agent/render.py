@@ -69,6 +69,9 @@ def build_request(want: desired.DesiredImage) -> BuildRequest:
         extra_hosts=build.extra_hosts,
         shm_size=build.shm_size,
         ulimits=build.ulimits,
+        cache_from=build.cache_from,
+        inline_cache=build.inline_cache,
+        locked=None if build.locked is None else dict(build.locked),
     )
 
 

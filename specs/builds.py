@@ -16,10 +16,7 @@ from specs.policies import Build, UlimitRange
 from specs.policies import BuildSecret as SecretItem
 from specs.positions import Path
 from specs.shapes import NOT_YET
-from specs.values import ImageRef
-
-#: The host of images that are built here and have no name of their own: no registry is called so.
-LOCAL_HOST = "localhost"
+from specs.values import LOCAL_HOST, ImageRef
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|git@|github\.com/", re.IGNORECASE)
 _NETWORKS = ("default", "none", "host")
@@ -105,6 +102,8 @@ class _Work:
             shm_size=build.shm_size or 0,
             ulimits=self._ulimits(),
             tags=self._tags(),
+            cache_from=self._cache_from(build.cache_from or ()),
+            inline_cache=self._inline_cache(build.cache_to or ()),
         )
 
     # ------------------------------------------------------------ paths
@@ -174,6 +173,27 @@ class _Work:
                 self.wrong(("build", "tags", number), text, "write NAME:TAG")
         return found
 
+    def _cache_from(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """The images whose steps may be used, each NAME or type=registry,ref=NAME."""
+        found = []
+        for number, word in enumerate(words):
+            path, (kind, fields) = ("build", "cache_from", number), _cache(word)
+            if kind != "registry":
+                self.wrong(path, _other_cache(word, kind), "write NAME or type=registry,ref=NAME")
+                continue
+            try:
+                found.append(str(ImageRef.parse(fields.get("ref", ""))))
+            except ValueError as error:
+                self.wrong(path, str(error), "write NAME or type=registry,ref=NAME")
+        return tuple(found)
+
+    def _inline_cache(self, words: tuple[str, ...]) -> bool:
+        for number, word in enumerate(words):
+            if (kind := _cache(word)[0]) != "inline":
+                path = ("build", "cache_to", number)
+                self.wrong(path, _other_cache(word, kind), "write type=inline")
+        return bool(words)
+
     def _secrets(self) -> tuple[BuildSecret, ...]:
         found = []
         for number, item in enumerate(self.build.secrets or ()):
@@ -206,3 +226,17 @@ class _Work:
             text = f"variable {model.environment!r} of the source is not set"
             self.problems.append(declared.problem(("environment",), text))
         return BuildSecret(id, value=value or "")
+
+
+def _cache(word: str) -> tuple[str, dict[str, str]]:
+    """(type, fields) of what cache_from and cache_to name. A name alone is an image in a registry."""
+    if "=" not in word:
+        return "registry", {"ref": word}
+    fields = {
+        key.strip(): value.strip() for key, _, value in (part.partition("=") for part in word.split(","))
+    }
+    return fields.get("type", ""), fields
+
+
+def _other_cache(word: str, kind: str) -> str:
+    return f"a cache of type {kind!r}: {NOT_YET}" if kind else f"{word!r} has no type"

@@ -63,6 +63,11 @@ class DesiredBuild:
     shm_size: int = 0
     ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
     tags: tuple[ImageRef, ...] = ()  # further names
+    # what base images are, as the lock file says: (canonical reference, digest; empty: an image of this
+    # machine). None: no lock names bases, and they are free.
+    locked: tuple[tuple[str, str], ...] | None = None
+    cache_from: tuple[str, ...] = ()  # images whose steps may be used; no part of what the build is
+    inline_cache: bool = False  # the image gets its steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -329,8 +329,8 @@ class Build(Model):
         | None
     ) = None
     labels: StringMap | None = None
-    cache_from: Texts | None = later()
-    cache_to: Texts | None = later()
+    cache_from: Texts | None = None
+    cache_to: Texts | None = None
     additional_contexts: StringMap | None = None
     extra_hosts: pairs.ExtraHosts | None = None
     network: Text | None = None

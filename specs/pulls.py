@@ -6,7 +6,7 @@ The words are Compose's (compose-spec, 05-services.md, pull_policy), and a plain
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -17,7 +17,9 @@ from specs.problems import Problem, nearest
 from specs.shapes import Mistake
 from specs.values import Digest, Duration, ImageRef
 
-LOCK_VERSION = 1
+#: Version 1 was written by releases that did not lock the bases of what is built: with one, these are free.
+LOCK_VERSION = 2
+BASES_VERSION = 2
 #: Seconds between two looks at one tag, at least: registries count requests.
 MIN_INTERVAL = 10.0
 
@@ -99,9 +101,15 @@ def merge_image(images: dict[str, DesiredImage], image: DesiredImage) -> str:
 @dataclass(frozen=True, slots=True)
 class Lock:
     """Canonical reference with a tag -> `sha256:<hex>`, as the registry gives it (of an index where it has
-    one)."""
+    one). `version` is that of the file."""
 
     digests: Mapping[str, str] = field(default_factory=dict)
+    version: int = LOCK_VERSION
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether base images of builds have to be in it, too."""
+        return self.version >= BASES_VERSION
 
 
 def read_lock(data: bytes, file: str = LOCK_FILE) -> tuple[Lock, tuple[Problem, ...]]:
@@ -117,8 +125,9 @@ def read_lock(data: bytes, file: str = LOCK_FILE) -> tuple[Lock, tuple[Problem, 
         line = next((number for number, item in enumerate(lines, 1) if key and f'"{key}"' in item), 1)
         problems.append(Problem(file, line, 1, text, "run stead lock"))
 
-    if document.get("version") != LOCK_VERSION:
-        wrong(f"cannot read the lock: its version is {document.get('version')!r}, not {LOCK_VERSION}")
+    version = document.get("version")
+    if type(version) is not int or not 1 <= version <= LOCK_VERSION:
+        wrong(f"cannot read the lock: its version is {version!r}, not {LOCK_VERSION} or less")
         return Lock(), tuple(problems)
     digests = document.get("digest", {})
     if set(document) - {"version", "digest"} or not isinstance(digests, dict):
@@ -131,9 +140,21 @@ def read_lock(data: bytes, file: str = LOCK_FILE) -> tuple[Lock, tuple[Problem, 
             found[str(ref)] = str(Digest.parse(digest if isinstance(digest, str) else ""))
         except ValueError as error:
             wrong(f"cannot read the lock: {error}", name)
-    return Lock(found), tuple(problems)
+    return Lock(found, version), tuple(problems)
 
 
 def lockable(image: DesiredImage) -> bool:
     """Whether a lock file must say what the image is: a tag that comes from a registry."""
     return bool(image.ref.tag) and image.build is None and image.pull != "never"
+
+
+def local_names(images: Iterable[DesiredImage]) -> frozenset[str]:
+    """Canonical references of what is on this machine by other ways than a registry: built, or imported and
+    never pulled. A build that begins from one takes it as it is."""
+    found: set[str] = set()
+    for image in images:
+        if image.build is not None:
+            found.update((str(image.ref), *map(str, image.build.tags)))
+        elif image.pull == "never":
+            found.add(str(image.ref))
+    return frozenset(found)

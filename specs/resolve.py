@@ -24,7 +24,7 @@ from specs.load import Loaded, load
 from specs.networks import AnyNetwork, check_external, name_of, network_of
 from specs.parse import Document, parse
 from specs.problems import Problem
-from specs.pulls import PullPolicy, lockable, merge_image, read_lock
+from specs.pulls import PullPolicy, local_names, lockable, merge_image, read_lock
 from specs.shapes import NOT_YET
 from specs.values import ImageRef, PortBinding, addresses_meet
 
@@ -226,9 +226,13 @@ class _Work:
             return dict(images)
         lock, problems = read_lock(self.files[LOCK_FILE])
         self.problems += problems
+        bases = {**lock.digests, **dict.fromkeys(local_names(images.values()), "")}
         locked = {}
         for name, image in images.items():
             locked[name] = image
+            if image.build is not None and lock.has_bases:
+                made = replace(image.build, locked=tuple(sorted(bases.items())))
+                locked[name] = replace(image, build=made)
             if not lockable(image) or problems:
                 continue
             if name in lock.digests:

@@ -46,6 +46,10 @@ class Digest:
         return f"{self.algorithm}:{self.hex}"
 
 
+#: The host of images that are built here and have no name of their own: no registry is called so.
+LOCAL_HOST = "localhost"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ImageRef:
     """An image's full name (grammar: distribution/reference). Exactly one of tag and digest is not empty.

@@ -1,11 +1,12 @@
-"""Effects: `stead lock DIR`: write down which digest each tag of the specs stands for. Exit 0: the file is as
-it should be now; 2 (with --check): it is not.
+"""Effects: `stead lock DIR`: write down which digest each tag of the specs stands for, those of the bases of
+what is built, too. Exit 0: the file is as it should be now; 2 (with --check): it is not.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from agent.cli import specs
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Mapping
 
+    from agent.buildfiles import Bases
     from agent.settings import Settings
     from runtime.paths import Paths
+    from specs.pulls import Lock
     from specs.values import ImageRef
 
 #: registries that are asked at once
 PARALLEL = 8
+#: What to do about a base that no registry has.
+LOCAL = 'a base that was imported: declare it as [image.NAME] with pull = "never"'
 HEADER = (
     "# Written by `stead lock`: only these digests run. `stead lock --update DIR` looks the tags up again.\n"
 )
@@ -42,13 +47,16 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         raise Problem("NAME is only used with --update", 2)
     settings = specs.settings_of(options)
     file = Path(options.directory) / _lock_file()
-    wanted, before = _wanted(options, settings), _read(file)
-    if wanted is None:
+    found, lock = _wanted(options, settings), _read(file)
+    if found is None:
         return 1
+    wanted, before = found.refs, lock.digests
     again = _chosen(wanted, options.names) if options.update else set()
     asked = [ref for name, ref in wanted.items() if name not in before or name in again]
-    after = {name: before[name] for name in wanted if name in before} | _look_up(settings, asked)
-    lines = list(_changes(before, after))
+    after = {name: before[name] for name in wanted if name in before} | _look_up(
+        settings, asked, found.places
+    )
+    lines = [*_changes(before, after), *_upgrade(lock, found)]
     print("\n".join(lines) if lines else f"{file} is up to date")
     if options.check:
         return 2 if lines else 0
@@ -63,15 +71,21 @@ def _lock_file() -> str:
     return LOCK_FILE
 
 
-def _wanted(options: argparse.Namespace, settings: Settings) -> dict[str, ImageRef] | None:
-    """The tags of the specs that a lock file must have, by canonical reference. None: the specs are wrong."""
+def _wanted(options: argparse.Namespace, settings: Settings) -> Bases | None:
+    """The tags that a lock file must have: of the specs, and of the bases of what is built. None: the specs
+    are wrong, or what is built is."""
+    from agent.buildfiles import Bases, bases
     from specs.pulls import lockable
 
-    found = specs.read(options, settings, locked=False, built=False)
-    if found.desired is None:
+    found = specs.read(options, settings, locked=False)
+    if found.desired is not None:
+        based = bases(found.desired)
+        found = replace(found, problems=based.problems)
+    if found.desired is None or found.problems:
         specs.show_problems(found)
         return None
-    return {name: image.ref for name, image in sorted(found.desired.images.items()) if lockable(image)}
+    declared = {name: image.ref for name, image in found.desired.images.items() if lockable(image)}
+    return Bases(dict(sorted({**based.refs, **declared}.items())), based.places)
 
 
 def _chosen(wanted: Mapping[str, ImageRef], names: list[str]) -> set[str]:
@@ -92,21 +106,31 @@ def _chosen(wanted: Mapping[str, ImageRef], names: list[str]) -> set[str]:
     return chosen if names else set(wanted)
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(file: Path) -> Lock:
     """What is locked. A file that cannot be read as a lock is written anew."""
-    from specs.pulls import read_lock
+    from specs.pulls import Lock, read_lock
 
     try:
         lock, problems = read_lock(file.read_bytes())
     except FileNotFoundError:
-        return {}
+        return Lock()
     except OSError as error:
         raise Problem(f"cannot read {file}: {(error.strerror or '').lower()}") from error
-    return {} if problems else dict(lock.digests)
+    return Lock() if problems else lock
 
 
-def _look_up(settings: Settings, refs: Iterable[ImageRef]) -> dict[str, str]:
-    """The digest that each one stands for now. Raises Problem with every one that is not to be had."""
+def _upgrade(lock: Lock, found: Bases) -> list[str]:
+    """What a file that was written before bases were locked becomes, where something has bases."""
+    from specs.pulls import LOCK_VERSION
+
+    if lock.has_bases or not found.places:
+        return []
+    return [f"version {lock.version} -> {LOCK_VERSION}: the base images of what is built are locked, too"]
+
+
+def _look_up(settings: Settings, refs: Iterable[ImageRef], places: Mapping[str, str]) -> dict[str, str]:
+    """The digest that each one stands for now; `places` are those of bases. Raises Problem with every one
+    that is not to be had."""
     from concurrent.futures import ThreadPoolExecutor
 
     from agent.machine import open_registries
@@ -120,7 +144,8 @@ def _look_up(settings: Settings, refs: Iterable[ImageRef]) -> dict[str, str]:
             try:
                 found[str(ref)] = answer.result()
             except Fault as fault:
-                failures.append(str(fault))
+                place = places.get(str(ref), "")
+                failures.append(f"{place}: {fault} ({LOCAL})" if place else str(fault))
     if failures:
         raise Problem("\n".join([*failures, "nothing was changed"]))
     return found

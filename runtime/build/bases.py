@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from runtime.build import locks
 from runtime.build.progress import Teller
 from runtime.faults import Fault
 from runtime.images.catalog import Catalog
@@ -50,22 +51,24 @@ class Bases:
         teller: Teller,
         subject: str,
         pull: bool,
+        lock: locks.Lock | None = None,
     ) -> None:
-        """`store` is asked for when an image is not here."""
+        """`store` is asked for when an image is not here. What `lock` has is taken at its digest, and no
+        registry is asked for anything newer."""
         self._catalog, self._layers, self._store, self._teller = catalog, layers, store, teller
-        self._subject, self._pull = subject, pull
+        self._subject, self._pull, self._lock = subject, pull, lock
         self._found: dict[tuple[str, str], BaseImage] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
 
     def image(self, name: str, platform: str) -> BaseImage:
         """The image called `name` for `platform`. Faults of pulling, request-invalid."""
-        key = (name, platform)
+        key = (locks.at(name, self._lock), platform)
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             if key not in self._found:
-                self._found[key] = self._bring(name, platform)
+                self._found[key] = self._bring(key[0], platform, not locks.digest_of(name, self._lock))
             return self._found[key]
 
     def told(self) -> dict[str, str] | None:
@@ -79,13 +82,15 @@ class Bases:
         return found
 
     def known(self, name: str, platform: str) -> str:
-        """The id of the image, where it is here; empty otherwise. Brings nothing."""
+        """The digest that it is locked to; else its id, where it is here, or nothing. Brings nothing."""
+        if locked := locks.digest_of(name, self._lock):
+            return locked
         found = self._here(name, Platform.parse(platform))
         return found.id if found is not None else ""
 
-    def _bring(self, name: str, platform: str) -> BaseImage:
+    def _bring(self, name: str, platform: str, free: bool) -> BaseImage:
         wanted = Platform.parse(platform)
-        here = None if self._pull else self._here(name, wanted)
+        here = None if self._pull and free else self._here(name, wanted)
         if here is not None:
             return here
         try:

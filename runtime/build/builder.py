@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from runtime.build import graph as graphs
-from runtime.build import inline, leftovers, outputs, prune, recipes, remote, values
+from runtime.build import inline, leftovers, locks, outputs, prune, recipes, remote, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
 from runtime.build.cache import BUILD_SCHEMA, Cache, Step
 from runtime.build.config import ImageConfig, read_config, scratch, write_config
@@ -61,7 +61,6 @@ __all__ = ["BUILD_SCHEMA", "Builder"]
 
 #: Stages of one build that go on at once.
 PARALLEL = 4
-IMAGE_CONTEXT = "docker-image://"
 
 
 class Builder:
@@ -167,7 +166,9 @@ class Builder:
         stack.callback(networks.close)
         executor = Executor(cancelled)
         stack.callback(executor.close)
-        bases = Bases(self.catalog, self.layers, self.store, teller, request.label, request.pull)
+        bases = Bases(
+            self.catalog, self.layers, self.store, teller, request.label, request.pull, request.locked
+        )
         caches = Bases(self.catalog, self.layers, self.store, teller, request.label, request.pull)
         return _Build(
             self, request, work, sources, teller, bases, executor, networks, cancelled, caches, self.cache
@@ -266,6 +267,7 @@ class _Build:
             contexts=request.contexts.keys(),
         )
         refuse(self._file, graph.warnings)
+        locks.check(graph, platform, request.contexts, request.locked)
         looked: set[int] = set()
         configs: dict[int, ImageConfig] = {}
         while waiting := [stage for stage in graph.needed if stage.index not in looked]:
@@ -276,6 +278,7 @@ class _Build:
                     triggers = ((base.config.get("config") or {}).get("OnBuild") or ()) if base else ()
                     graph = graph.with_triggers(stage.index, [str(item) for item in triggers])
                     configs[stage.index] = self._config(base) if base else ImageConfig()
+                    locks.check(graph, platform, request.contexts, request.locked, locks.ONBUILD_CURE)
         self._warn(rehearse(graph, configs))
         return graph
 
@@ -391,8 +394,8 @@ class _Build:
         if isinstance(base, ImageBase):
             return self.bases.image(base.name, base.platform or platform)
         where = self.request.contexts[self._context_name(base.name)]
-        if where.startswith(IMAGE_CONTEXT):
-            return self.bases.image(where.removeprefix(IMAGE_CONTEXT), base.platform or platform)
+        if where.startswith(locks.IMAGE_CONTEXT):
+            return self.bases.image(where.removeprefix(locks.IMAGE_CONTEXT), base.platform or platform)
         return None
 
     def _context_name(self, name: str) -> str:
@@ -405,7 +408,7 @@ class _Build:
             "build",
             self.request.label,
             f"FROM {base.name}: that context is a directory, and no image",
-            f"give it as {IMAGE_CONTEXT}NAME",
+            f"give it as {locks.IMAGE_CONTEXT}NAME",
         )
 
     # ------------------------------------------------------------ steps

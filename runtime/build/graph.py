@@ -323,7 +323,7 @@ class _Planner:
 
     def sources(self, index: int, instructions: Iterable[Instruction], names: _Names) -> dict[str, Base]:
         found: dict[str, Base] = {}
-        for name, place in _mentioned(instructions):
+        for name, place in mentioned(instructions):
             try:
                 found[name] = names.source(name, index)
             except ValueError as error:
@@ -338,7 +338,7 @@ class _Planner:
         return found
 
 
-def _mentioned(instructions: Iterable[Instruction]) -> Iterable[tuple[str, Place]]:
+def mentioned(instructions: Iterable[Instruction]) -> Iterable[tuple[str, Place]]:
     """The stages, images and contexts that the instructions read from."""
     for one in instructions:
         if isinstance(one, Copy) and one.from_:
@@ -360,7 +360,7 @@ def _with_triggers(stage: PlannedStage, triggers: Sequence[str], names: _Names) 
             parsed.append(parse_trigger(trigger, stage.place))
         except DockerfileError as error:
             problems += error.problems
-    for name, _ in _mentioned(parsed):
+    for name, _ in mentioned(parsed):
         try:
             sources[name] = names.source(name, stage.index)
         except ValueError as error:

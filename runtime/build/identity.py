@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 
 from runtime.build import graph as graphs
-from runtime.build import tree
+from runtime.build import locks, tree
 from runtime.build.bases import Bases, platforms_of
 from runtime.build.cache import key_of
 from runtime.build.dockerfile import parse
 from runtime.build.failure import invalid
-from runtime.build.graph import Graph, ImageBase
 from runtime.build.problems import DockerfileError
 from runtime.build.progress import Teller
 from runtime.build.request import BASE_PART, BuildInputs, BuildRequest, quiet
@@ -35,7 +34,15 @@ def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
     try:
         data, name = sources.dockerfile()
         file = parse(data, name)
-        bases = Bases(builder.catalog, builder.layers, builder.store, Teller(quiet), request.label, False)
+        bases = Bases(
+            builder.catalog,
+            builder.layers,
+            builder.store,
+            Teller(quiet),
+            request.label,
+            False,
+            request.locked,
+        )
         images: dict[str, str] = {}
         for platform in platforms_of(request.platforms):
             graph = graphs.plan(
@@ -46,9 +53,10 @@ def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
                 args=request.args,
                 contexts=request.contexts.keys(),
             )
-            images |= {
-                f"{name} {where}": bases.known(name, where) for name, where in _images(graph, platform)
-            }
+            locks.check(graph, platform, request.contexts, request.locked)
+            for item in locks.needed(graph, platform, request.contexts):
+                if not item.context or locks.digest_of(item.name, request.locked):
+                    images[f"{item.name} {item.platform}"] = bases.known(item.name, item.platform)
         files: dict[str, str] = {}
         contexts = {
             name: _sum(sources, name, files)
@@ -77,6 +85,7 @@ def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
         shm=request.shm_size,
         ulimits=sorted(request.ulimits),
         epoch=request.epoch,
+        **({"inline": True} if request.inline_cache else {}),
     )
     parts = {name: _short(data), "target": request.target, **files}
     parts |= {f"argument {key}": _short(value.encode()) for key, value in request.args.items()}
@@ -87,16 +96,6 @@ def build_inputs(builder: Builder, request: BuildRequest) -> BuildInputs:
 
 def _short(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _images(graph: Graph, platform: str) -> list[tuple[str, str]]:
-    """(name, platform) of every image that a needed stage begins from or copies from."""
-    found = []
-    for stage in graph.needed:
-        for base in (stage.base, *stage.sources.values()):
-            if isinstance(base, ImageBase):
-                found.append((base.name, base.platform or stage.platform or platform))
-    return found
 
 
 def _local(request: BuildRequest, name: str) -> bool:

@@ -81,6 +81,9 @@ class BuildRequest:
     epoch: int | None = None
     cache_from: tuple[str, ...] = ()  # images whose steps may be used, see runtime.build.inline
     inline_cache: bool = False  # the image gets its steps
+    locked: Mapping[str, str] | None = (
+        None  # canonical reference -> digest, see runtime.build.locks; None: free
+    )
 
     @property
     def label(self) -> str:

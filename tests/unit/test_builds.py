@@ -58,6 +58,8 @@ ssh = ["default=/run/agent.sock"]
 shm_size = "1m"
 ulimits = { nofile = 100, nproc = { soft = 1, hard = 2 } }
 tags = ["web:1"]
+cache_from = ["web:cache", "type=registry,ref=registry.example/web:2"]
+cache_to = ["type=inline"]
 [secret.token]
 environment = "TOKEN"
 [secret.key]
@@ -80,6 +82,8 @@ file = "key.pem"
         shm_size=1 << 20,
         ulimits=(("nofile", 100, 100), ("nproc", 1, 2)),
         tags=(ImageRef.parse("web:1"),),
+        cache_from=("docker.io/library/web:cache", "registry.example/web:2"),
+        inline_cache=True,
     )
 
 
@@ -114,6 +118,17 @@ def test_a_container_uses_what_is_built_and_is_of_its_platform() -> None:
         (
             'build = { tags = ["b"] }\n[image.b]\nfrom = "b"',
             "image.b: 'b:latest' is a name of image 'defa",
+        ),
+        (
+            'build = { cache_from = ["type=gha"] }',
+            "image.a.build.cache_from[0]: a cache of type 'gha': not supported yet (write NAME or type",
+        ),
+        ('build = { cache_from = ["ref=x"] }', "image.a.build.cache_from[0]: 'ref=x' has no type"),
+        ('build = { cache_from = ["X"] }', "image.a.build.cache_from[0]: cannot read image reference 'X'"),
+        ('build = { cache_from = ["type=registry"] }', "cannot read image reference '': it is empty"),
+        (
+            'build = { cache_to = ["type=inline", "x:1"] }',
+            "image.a.build.cache_to[1]: a cache of type 'registry': not supported yet (write type=inline)",
         ),
         ('build = { tags = ["X"] }', "image.a.build.tags[0]: cannot read image reference 'X'"),
         ('build = { secrets = ["x"] }', "image.a.build.secrets[0]: no secret 'x' (declare [secret.x])"),

@@ -476,8 +476,8 @@ def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
     ("text", "refused", "unknown"),
     [
         (
-            '[image.a]\nbuild = { contxt = ".", cache_to = ["x"] }',
-            "2:25: image.a.build.cache_to",
+            '[image.a]\nbuild = { contxt = ".", privileged = true }',
+            "2:25: image.a.build.privileged",
             "2:11: image.a.build: unknown key 'contxt' (did you mean 'context'?)",
         ),
         (

@@ -70,7 +70,9 @@ def test_what_no_registry_is_asked_for_needs_no_lock() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("version = 2", "1:1: cannot read the lock: its version is 2, not 1 (run stead lock)"),
+        ("version = 3", "1:1: cannot read the lock: its version is 3, not 2 or less (run stead lock)"),
+        ("version = true", "1:1: cannot read the lock: its version is True, not 2 or less"),
+        ("version = 0", "1:1: cannot read the lock: its version is 0, not 2 or less"),
         (
             "version = 1\nx = 1",
             "1:1: cannot read the lock: it has version and a table digest, and nothing else",

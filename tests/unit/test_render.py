@@ -67,3 +67,36 @@ def test_networks_and_volumes_are_asked_for_whole() -> None:
     )
     volume = desired.DesiredVolume("p/v", {"a": "b"}, "f")
     assert render.volume_request("s", volume) == interface.VolumeRequest("p/v", "s", "f", {"a": "b"})
+
+
+BUILDS: dict[str, Any] = {
+    "dockerfile": "D",
+    "name": "x/D",
+    "target": "prod",
+    "args": (("A", "1"),),
+    "labels": (("a", "1"),),
+    "contexts": (("a", "/a"),),
+    "extra_hosts": (("db", "10.0.0.1"),),
+    "network": "none",
+    "no_cache": True,
+    "pull": True,
+    "secrets": (desired.BuildSecret("id", value="x"),),
+    "ssh": (("default", "/run/a"),),
+    "shm_size": 7,
+    "ulimits": (("nofile", 1, 2),),
+    "tags": (ImageRef.parse("b"),),
+    "locked": (),
+    "cache_from": ("docker.io/library/c:1",),
+    "inline_cache": True,
+    "inline": "FROM scratch",
+    "context": "/elsewhere",
+}
+
+
+def test_every_part_of_a_build_reaches_the_request() -> None:
+    assert BUILDS.keys() == {field.name for field in fields(desired.DesiredBuild)}
+    plain = desired.DesiredBuild("/src")
+    before = render.build_request(replace(IMAGE, build=plain))
+    for name, value in BUILDS.items():
+        other = replace(IMAGE, build=replace(plain, **{name: value}))
+        assert render.build_request(other) != before, name
