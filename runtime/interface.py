@@ -259,6 +259,10 @@ class Defect:
     restart: bool = False
 
 
+#: those that are found in the kernel's network, and in what containers are told of it
+NETWORK_KINDS = frozenset({"link", "address", "route", "resolv", "hosts", "names"})
+
+
 @dataclass(frozen=True, slots=True)
 class ObservedContainer:
     id: str

@@ -20,6 +20,7 @@ from runtime.database import Database
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
 from runtime.interface import (
+    NETWORK_KINDS,
     ContainerRequest,
     Defect,
     Disk,
@@ -48,9 +49,6 @@ from runtime.volumes.records import read_claims
 #: Lines and bytes of output shown of a container that does not stay up.
 TAIL_LINES = 10
 TAIL_BYTES = 4096
-
-#: kinds of defects that are found in the kernel's network and in what containers are told of it
-NETWORK_KINDS = frozenset({"link", "address", "route", "resolv", "hosts", "names"})
 
 LIMITS = tuple(field.name for field in fields(Limits))
 

@@ -17,6 +17,7 @@ from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildR
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
 from runtime.interface import (
+    NETWORK_KINDS,
     ContainerRequest,
     Defect,
     Disk,
@@ -36,7 +37,6 @@ from runtime.interface import (
     retired,
     successor,
 )
-from runtime.observe import NETWORK_KINDS
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 

@@ -25,6 +25,7 @@ from agent.planner.model import (
     Limits,
     LookUpImage,
     Memory,
+    RepairContainer,
     RepairFirewall,
     RepairNetwork,
     Result,
@@ -84,11 +85,21 @@ def succeeded(memory: Memory, step: Step, now: float, limits: Limits, result: Re
     repeated = last is not None and last.basis == step.basis and not last.code
     count = last.count + 1 if last and repeated and now < last.at + _quiet(last) else 1
     free, longest = FREE, limits.transient_max
-    if isinstance(step.action, RepairFirewall | RepairNetwork):
+    if _is_of_networks(step):
         free, longest = FREE_OF_NETWORKS, min(NETWORKS_MAX, limits.transient_max)
     wait = 0.0 if count <= free else _doubled(limits.transient_initial, count - free, longest)
     attempt = Attempt(step.subject, step.basis, count, now, now + wait, source=step.source)
     return _with(memory, step, attempt, now)
+
+
+def _is_of_networks(step: Step) -> bool:
+    match step.action:
+        case RepairFirewall() | RepairNetwork():
+            return True
+        case RepairContainer(network=network):
+            return network
+        case _:
+            return False
 
 
 def _quiet(attempt: Attempt) -> float:

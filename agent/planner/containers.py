@@ -46,7 +46,7 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.networks import Fate
-from runtime.interface import Health, ObservedContainer, Phase, retired, successor
+from runtime.interface import NETWORK_KINDS, Health, ObservedContainer, Phase, retired, successor
 from specs.desired import DesiredContainer, Place
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
@@ -179,7 +179,8 @@ def _phase_steps(source: str, want: DesiredContainer, have: ObservedContainer, b
     if any(defect.restart for defect in have.defects):
         stop = StopContainer(want.name)
         return [_step(source, want.name, stop, cause, basis), _step(source, want.name, start, cause, basis)]
-    return [_step(source, want.name, RepairContainer(want.name), cause, basis)]
+    network = all(defect.kind in NETWORK_KINDS for defect in have.defects)
+    return [_step(source, want.name, RepairContainer(want.name, network), cause, basis)]
 
 
 def _on_whole_image(world: World, steps: list[Step], want: DesiredContainer, ground: Ground) -> list[Step]:

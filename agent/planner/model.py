@@ -155,7 +155,10 @@ class AdjustContainer:
 
 @dataclass(frozen=True, slots=True)
 class RepairContainer:
+    """`network`: nothing but its links, addresses and routes, or what it is told of the network."""
+
     name: str
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

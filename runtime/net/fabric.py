@@ -306,6 +306,7 @@ class Fabric:
         try:
             found, given = links.links(), links.addresses()
             networks, held = records.snapshot(connection)
+            settings = self._sentry.settings(_settings(networks.values()))
             forward = links.read_sysctl(IP_FORWARD)
             names = self._files.network_defects(connection, ask=ask)
             members = by_network(held)
@@ -341,7 +342,7 @@ class Fabric:
         }
         ours = self._ours(networks.values(), held)
         strays = frozenset(name for name in found if name.startswith(self._marks) and name not in ours)
-        self._sentry.expect(found, ours, _settings(networks.values()))
+        self._sentry.expect(found, ours, settings)
         published = records.ports_by_container(connection)
         return NetObservation(observed, containers, wall, given_to, strays, server, published)
 

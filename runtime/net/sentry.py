@@ -46,8 +46,15 @@ class Sentry:
 
     # ------------------------------------------------------------ a look
 
-    def expect(self, found: Mapping[str, links.Link], ours: Collection[str], settings: Iterable[str]) -> None:
-        """Changes of what was `found` of `ours` are heard; `settings` are names below /proc/sys/net."""
+    def settings(self, names: Iterable[str]) -> dict[str, str]:
+        """These settings (names below /proc/sys/net) as they are, for `expect`. To be read before all that a
+        look judges by them, so that a change in the middle of it is heard."""
+        return {name: links.read_sysctl(name) for name in names} if self._watch is not None else {}
+
+    def expect(
+        self, found: Mapping[str, links.Link], ours: Collection[str], settings: Mapping[str, str]
+    ) -> None:
+        """Changes of what was `found` of `ours`, and of `settings`, are heard."""
         if self._watch is None:
             return
         own = [found[name] for name in ours if name in found]
@@ -57,7 +64,7 @@ class Sentry:
             links={link.index: link for link in own},
             bridges=frozenset(link.index for link in own if link.kind == "bridge"),
             namespaces=frozenset(link.nsid for link in own if link.nsid != -1),
-            settings=tuple((name, links.read_sysctl(name)) for name in settings),
+            settings=tuple(settings.items()),
         )
         self._watch.expect(expected)
 

@@ -203,7 +203,7 @@ def test_a_repair_that_is_paced_comes_when_its_pause_is_over(house: House) -> No
 
     def act(agent: Agent) -> None:
         until(agent, converged)
-        for count in range(1, 5):  # of a container's, the third in a row is followed by a pause of a second
+        for count in range(1, 13):  # the eleventh in a row is followed by a pause of a second
             house.runtime.damage("shop/web", Defect("route", "its default route is gone"))
             house.runtime.stir()
             begin = time.monotonic()
