@@ -269,10 +269,11 @@ def test_a_firewall_that_flushes_and_loads_its_own_rules_keeps_them_beside_ours(
 
 
 def test_what_was_repaired_and_why_is_told_afterwards(town: Town) -> None:
+    until(town.agent.converged, "what was begun before is done")
     before = town.agent.metric("stead_repairs_total", kind="firewall")
     subprocess.run(["nft", "delete", "table", *town.ground.table], check=True)
     town.comes_back("our table")
-    until(lambda: town.agent.metric("stead_repairs_total", kind="firewall") == before + 1, "it is counted")
+    until(lambda: town.agent.metric("stead_repairs_total", kind="firewall") > before, "it is counted")
     assert "its nftables table is gone" in town.box.well("history")
 
 
