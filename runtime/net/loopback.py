@@ -48,7 +48,7 @@ def ensure(table: str, bridges: Iterable[str]) -> None:
                     raise
     text = ingress_text(table, nft.chains("netdev", table), indexes if _is_filtered() else ())
     if not indexes and ("netdev", table) in nft.tables():
-        text = f"delete table netdev {table}\n"
+        text = f"add table netdev {table}\ndelete table netdev {table}\n"  # right if it has gone meanwhile
     done = nft.run(["-f", "-"], text) if text else None
     if done is not None and done.returncode:
         raise nft.refused("change", done)

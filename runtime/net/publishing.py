@@ -43,6 +43,7 @@ class Publishing:
         """`state` is the file in which the firewall keeps what it wrote last."""
         self._database = database
         self._root = root
+        self._answering = threading.Lock()
         self._table = addresses.table_name(root)
         self._firewall = firewall.Firewall(
             self._table, state, self._wanted, Foreign(addresses.bridge_prefix(root))
@@ -256,8 +257,10 @@ class Publishing:
         networks = records.read_networks(self._database.read())
         try:
             if not only:
-                six = [item.bridge for item in networks.values() if item.subnet6 and item.is_bridge]
-                loopback.ensure(self._table, six)
+                with self._answering:  # of as late as now, or an older one would undo it
+                    networks = records.read_networks(self._database.read())
+                    six = [item.bridge for item in networks.values() if item.subnet6 and item.is_bridge]
+                    loopback.ensure(self._table, six)
             if not networks:
                 return
             links.write_sysctl(IP_FORWARD, "1")
