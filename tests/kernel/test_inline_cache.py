@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from agent.render import build_request
 from runtime.build.bases import BaseImage
 from runtime.build.config import CACHE
 from runtime.build.inline import offers
+from runtime.build.request import BuildEvent
+from specs.resolve import resolve
 from tests.kernel.build_box import BuildBox, build_box, ref
 from tests.kernel.engine_box import IMAGE
 from tests.kernel.images_box import LocalRegistry, needs_registry
@@ -61,6 +64,22 @@ def test_what_another_machine_did_is_not_done_again(origin: Origin, box: BuildBo
     assert taken.result.image_id == origin.built.result.image_id
     assert box.build(origin.text).cached == [True] * 4, "what was used is known from now on"
     assert box.build(origin.text, cache_from=(origin.app,), no_cache=True).cached == [False] * 4
+
+
+def test_specs_give_an_image_its_steps_and_take_them(origin: Origin, box: BuildBox) -> None:
+    name = f"{origin.name}/spec:1"
+    for machine, more in ((origin.box, 'cache_to = ["type=inline"]'), (box, f'cache_from = ["{name}"]')):
+        text = f'[image.a]\nfrom = "{name}"\n[image.a.build]\nnetwork = "none"\n{more}\n'
+        text += f"dockerfile_inline = {json.dumps(origin.text + 'COPY a /again')}\n"
+        wanted, problems = resolve(
+            {"a.toml": text.encode()}, source="s", variables={}, tree=str(machine.context)
+        )
+        assert wanted is not None, problems
+        events: list[BuildEvent] = []
+        machine.runtime.build_image(build_request(wanted.images[name]), events.append)
+        if machine is origin.box:
+            machine.runtime.images.push(ref(name))
+    assert [event.kind for event in events].count("cached") == 5
 
 
 def test_only_what_is_used_of_it_is_kept_and_a_change_is_done_anew(origin: Origin, box: BuildBox) -> None:
