@@ -7,6 +7,7 @@ addresses and routes by a socket opened inside. veth(4), ip-link(8), rtnetlink(7
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -148,10 +149,13 @@ def _make_pair(endpoint: Endpoint, netns: Path, hairpin: bool) -> None:
 def _make_macvlan(endpoint: Endpoint, netns: Path) -> None:
     data = [("IFLA_MACVLAN_MODE", endpoint.macvlan)]
     kind = [("IFLA_INFO_KIND", "macvlan"), ("IFLA_INFO_DATA", {"attrs": data})]
+    parent = index_of(endpoint.bridge)
+    if not parent:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), f"the host's interface {endpoint.bridge}")
     with open(netns, "rb") as namespace, Netlink() as netlink:
         attrs: list[tuple[str, Any]] = [
             ("IFLA_IFNAME", endpoint.inside),
-            ("IFLA_LINK", socket.if_nametoindex(endpoint.bridge)),
+            ("IFLA_LINK", parent),
             ("IFLA_MTU", endpoint.mtu),
             ("IFLA_NET_NS_FD", namespace.fileno()),
             ("IFLA_LINKINFO", {"attrs": kind}),

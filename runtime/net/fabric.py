@@ -321,7 +321,8 @@ class Fabric:
             ]
             containers = self._container_defects(held, networks, found)
             for id, leases in by_container(held).items():
-                if leases[0].active and not containers.get(id):
+                whole = all(networks[item.network].has_ground(found) for item in leases)
+                if leases[0].active and whole and not containers.get(id):
                     ends = [found.get(addresses.link_name(self._root, id, item.network)) for item in leases]
                     containers[id] = self._sentry.inside(self._paths.netns(id), leases, networks, ends)
             self._sentry.forget(containers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
@@ -100,6 +100,10 @@ class NetworkRecord:
     @property
     def is_bridge(self) -> bool:
         return self.options.driver == "bridge"
+
+    def has_ground(self, interfaces: Container[str]) -> bool:
+        """Whether the host has what it stands on: with macvlan its parent, of which we make none."""
+        return self.is_bridge or self.options.parent in interfaces
 
     @property
     def gateway_interface(self) -> str:

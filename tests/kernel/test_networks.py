@@ -264,5 +264,11 @@ def test_macvlan_gives_addresses_of_the_network_of_an_interface() -> None:
         ):
             with pytest.raises(Fault, match=text):
                 node.network("p/bad", **{"subnet": "10.66.0.0/24", **wanted})
+        node.network("p/lan1", subnet="10.66.0.0/24", options=NetworkOptions("macvlan", "lan1"))
+        sh("ip", "link", "set", "lan1", "up")
+        late = node.container("p/late", "p/lan1", "p/back")
         sh("ip", "link", "delete", "lan1")
+        assert node.defects() == {"parent"}, "which takes its links with it, and is one defect"
+        with pytest.raises(Fault, match="the host's interface lan1"):
+            node.fabric.attach(late, node.netns[late])
         take_down(node)
