@@ -11,7 +11,6 @@ Settings of which the kernel tells nobody are read now and then. netlink(7), rtn
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import struct
@@ -266,12 +265,10 @@ class Watch:
                     data, extra, _, (sender, _) = item.recvmsg(65536, 64)
                 except BlockingIOError:
                     break
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
+                except OSError:  # ENOBUFS: some were lost; whatever else it is, the same follows
                     self._overrun()
                     found = True
-                    continue
+                    break
                 if sender == 0:  # the kernel
                     found |= self._read(data, extra, expected)
         return found

@@ -320,12 +320,7 @@ class Fabric:
                 for record in networks.values()
             ]
             containers = self._container_defects(held, networks, found)
-            for id, leases in by_container(held).items():
-                whole = all(networks[item.network].has_ground(found) for item in leases)
-                if leases[0].active and whole and not containers.get(id):
-                    ends = [found.get(addresses.link_name(self._root, id, item.network)) for item in leases]
-                    containers[id] = self._sentry.inside(self._paths.netns(id), leases, networks, ends)
-            self._sentry.forget(containers)
+            self._look_inside(containers, held, networks, found)
         except OSError as error:
             raise from_oserror(error, "observe", "networks") from error
         wall = self._publishing.defects(networks.values(), forward)
@@ -400,6 +395,21 @@ class Fabric:
         for id, wrong in self._files.defects().items():
             wrongs[id] = wrongs.get(id, ()) + wrong
         return wrongs
+
+    def _look_inside(
+        self,
+        containers: dict[str, tuple[Defect, ...]],
+        held: Sequence[Lease],
+        networks: Mapping[str, NetworkRecord],
+        found: Mapping[str, links.Link],
+    ) -> None:
+        """Add what is wrong with loopback and routes of those that have no other defect."""
+        for id, own in by_container(held).items():
+            whole = all(networks[item.network].has_ground(found) for item in own)
+            if own[0].active and whole and not containers.get(id):
+                ends = [found.get(addresses.link_name(self._root, id, item.network)) for item in own]
+                containers[id] = self._sentry.inside(self._paths.netns(id), own, networks, ends)
+        self._sentry.forget(containers)
 
     def watch(self, heard: Callable[[], None]) -> Callable[[], None]:
         """`heard` is called, in a thread of its own, soon after something of ours was changed in the kernel,
