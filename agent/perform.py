@@ -90,8 +90,8 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             runtime.repair_container(name)
         case RetireContainer(name=name):
             runtime.retire_container(name)
-        case RemoveContainer(name=name, replaced=replaced):
-            runtime.remove_container(name, replaced=replaced)
+        case RemoveContainer(name=name, replaced=replaced, volumes=volumes):
+            runtime.remove_container(name, replaced=replaced, volumes=volumes)
         case RepairFirewall():
             runtime.repair_firewall()
         case Sweep():

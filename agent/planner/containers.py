@@ -77,9 +77,8 @@ def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, De
             found[name] = _retired(world, source, have, ground)
         elif want is None:
             assert have is not None
-            step = _step(
-                source, name, RemoveContainer(name), Cause("undeclared", "is no longer declared"), have.id
-            )
+            away = RemoveContainer(name, volumes=source in world.drop_volumes)
+            step = _step(source, name, away, Cause("undeclared", "is no longer declared"), have.id)
             found[name] = chain(world, step)
         elif want.suspend:
             reason = f"suspended: {want.suspend}"

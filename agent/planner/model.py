@@ -172,6 +172,7 @@ class RetireContainer:
 class RemoveContainer:
     name: str
     replaced: bool = False  # another one of its name follows
+    volumes: bool = False  # its anonymous volumes go with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,13 +131,7 @@ def removals(world: World, owners: dict[str, str], containers: dict[str, Decisio
         source = owners.get(name, "")
         if source != have.source or not source:
             continue
-        if have.anonymous:
-            if _nobodys(world, source, have):
-                cause = Cause("undeclared", f"its container {have.container} is gone")
-                step = Step(
-                    Subject("volume", name), RemoveVolume(name), cause, source=source, basis=have.path
-                )
-                found[name] = chain(world, step)
+        if _follows(world, source, have):
             continue
         if have.source not in world.drop_volumes or name in world.desired[source].volumes or have.keep:
             continue
@@ -153,14 +147,14 @@ def removals(world: World, owners: dict[str, str], containers: dict[str, Decisio
     return found
 
 
-def _nobodys(world: World, source: str, have: ObservedVolume) -> bool:
-    """Of an anonymous volume: its container went to be replaced, and its successor is not wanted any more."""
+def _follows(world: World, source: str, have: ObservedVolume) -> bool:
+    """Whether an anonymous volume has a container whose fate is its own: one that is there, or that is being
+    replaced."""
     name = have.container
-    return (
-        bool(name)
-        and name not in world.observed.containers
-        and name not in world.desired[source].containers
-        and Subject("container", name) not in world.in_flight
+    return bool(name) and (
+        name in world.observed.containers
+        or name in world.desired[source].containers
+        or Subject("container", name) in world.in_flight
     )
 
 
@@ -169,7 +163,7 @@ def orphans(world: World, containers: dict[str, Decision]) -> dict[str, Decision
     found: dict[str, Decision] = {}
     for name, have in sorted(world.observed.volumes.items()):
         source = have.source
-        if have.anonymous or source not in world.desired or source in world.drop_volumes:
+        if source not in world.desired or source in world.drop_volumes or _follows(world, source, have):
             continue
         if any(name in {**desired.volumes, **desired.externals} for desired in world.desired.values()):
             continue

@@ -130,5 +130,9 @@ volumes = ["/data", {{ type = "image", source = "tools:1", target = "/tools" }}]
 
     spec.write_text("[network.other]\n")
     node.stead("apply", str(node.specs))
-    assert volumes(node) == {}, "they go with their container"
+    left = volumes(node)[name]
+    assert (left["Anonymous"], left["Container"]) == (True, ""), "no commit removes data"
+    assert log.read_text().split() == ["one", "two", "two"]
     node.stead("image", "rm", "tools:1")
+    node.stead("volume", "prune", "--force")
+    assert volumes(node) == {}
