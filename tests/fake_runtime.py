@@ -1,7 +1,7 @@
 """Values and effects in memory: a Runtime without a machine. `tests/contract` proves it against LocalRuntime.
 
 Tests steer it by `available` (what registries hold), `faults` (what fails next), `crash` (where the process
-dies) and the methods at the end, which are what the world does to a machine: kill, flush, unplug.
+dies) and the methods of FakeWorld, which are what the world does to a machine: kill, flush, unplug.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from runtime.interface import (
 )
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
-
-UP = (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF, Phase.STOPPING)
+from tests.fake_world import UP, FakeWorld
 
 
 class Crash(BaseException):
@@ -77,7 +76,7 @@ class _Network:
 
 
 @dataclass
-class FakeRuntime:
+class FakeRuntime(FakeWorld):
     """Thread-safe. `calls` is every effect in the order in which it succeeded, as "verb kind name"."""
 
     available: dict[str, str] = field(default_factory=dict)  # canonical reference -> image id and digest
@@ -548,66 +547,6 @@ class FakeRuntime:
             removed = tuple(sorted(self._leftovers))
             self._leftovers.clear()
             return removed
-
-    # ------------------------------------------------------------ what the world does
-
-    def put_image(self, reference: str, id: str) -> None:
-        with self._lock:
-            self._name(ImageRef.parse(reference), id, id)
-
-    def rot(self, reference: str) -> None:
-        """A layer of the image is gone, for containers that run from it, too."""
-        with self._lock:
-            id = self._images[str(ImageRef.parse(reference))]
-            self._broken.add(id)
-
-    def image_ids(self) -> set[str]:
-        with self._lock:
-            return set(self._ids)
-
-    def lose(self, name: str) -> None:
-        """Somebody killed the supervisor."""
-        with self._lock:
-            if self._containers[name].phase in UP:
-                self._containers[name].phase = Phase.LOST
-
-    def exit(self, name: str, code: int) -> None:
-        """The program ended and the policy says: leave it."""
-        with self._lock:
-            self._containers[name].phase = Phase.EXITED
-            self._containers[name].exit_code = code
-
-    def set_health(self, name: str, health: Health) -> None:
-        with self._lock:
-            self._containers[name].health = health
-
-    def set_phase(self, name: str, phase: Phase) -> None:
-        with self._lock:
-            self._containers[name].phase = phase
-
-    def damage(self, name: str, *defects: Defect) -> None:
-        """A container, a network, or "firewall" is not as recorded."""
-        with self._lock:
-            if name == "firewall":
-                self._firewall = defects
-            elif name in self._containers:
-                self._containers[name].defects = defects
-            else:
-                self._networks[name].defects = defects
-
-    def stir(self) -> None:
-        """The kernel says that something of networks changed."""
-        self._heard()
-
-    def leave(self, *names: str) -> None:
-        """A crash left half-made things."""
-        with self._lock:
-            self._leftovers.update(names)
-
-    def reboot(self) -> None:
-        for name, container in self._containers.items():
-            self.lose(name)
-            container.started_at = 0.0
 
 
 def _observed(container: _Container) -> ObservedContainer:

@@ -7,118 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.perform import perform
-from agent.planner import backoff
-from agent.planner.model import Collecting, Limits, Memory, Plan, Step, Subject, World
-from agent.planner.plan import plan
-from agent.sight import Sight
-from runtime.faults import Fault
-from runtime.images.garbage import Limits as CollectLimits
-from runtime.interface import Defect, Disk, Health, ImageSize, Phase
+from runtime.interface import Defect, Health, Phase
 from specs.desired import Desired, Place, Probe, Restart
-from specs.values import ImageRef, MountPoint
-from tests.builders import built, container, desired, image, network, volume
-from tests.fake_runtime import FakeRuntime
+from specs.values import MountPoint
+from tests.builders import container, desired, image, network, volume
+from tests.plans import images
+from tests.plans.scene import Scene, shop
 
 HERE = Path(__file__).parent
-LIMITS = Limits()
-
-
-@dataclass
-class Scene:
-    """A machine, and what happened on it."""
-
-    runtime: FakeRuntime = field(default_factory=FakeRuntime)
-    wanted: dict[str, Desired] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
-    flying: dict[Subject, Step] = field(default_factory=dict)
-    now: float = 0.0
-    drop_volumes: frozenset[str] = frozenset()
-    collecting: Collecting | None = None
-    clock: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("busybox", "nginx", "postgres"):
-            self.runtime.available[f"docker.io/library/{name}:latest"] = f"sha256:{name}"
-
-    def want(self, want: Desired) -> Scene:
-        self.wanted[want.source] = want
-        depends = {n: frozenset(d.container for d in c.depends_on) for n, c in want.containers.items()}
-        self.memory = backoff.new_revision(self.memory, want.source, depends)
-        return self
-
-    def plan(self) -> Plan:
-        world = World(
-            self.wanted,
-            self.runtime.observe(),
-            self.memory,
-            self.flying,
-            self.now,
-            LIMITS,
-            self.drop_volumes,
-            inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now, self.memory.built),
-            collecting=self.collecting,
-            clock=self.clock,
-        )
-        return plan(world)
-
-    def converge(self) -> Scene:
-        while ready := self.plan().ready:
-            self.do(ready[0].id)
-        return self
-
-    def do(self, id: str, fault: str = "") -> Scene:
-        step = next(step for step in self.plan().ready if step.id == id)
-        if fault:
-            error = Fault(fault, *id.split(" ", 1), "it did not work")
-            self.memory = backoff.failed(self.memory, step, error.code, str(error), self.now, LIMITS)
-        else:
-            found = perform(self.runtime, step)
-            self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS, found)
-        return self
-
-    def measured(self) -> Scene:
-        """Every image that is to be pulled was asked about."""
-        for step in self.plan().ready:
-            if step.verb == "measure":
-                self.do(step.id)
-        return self
-
-    def start(self, id: str) -> Scene:
-        step = next(step for step in self.plan().ready if step.id == id)
-        self.flying[step.subject] = step
-        return self
-
-
-def shop(color: str = "blue", **db: str) -> Desired:
-    return desired(
-        "shop",
-        network("shop/back"),
-        volume("shop/data"),
-        container(
-            "shop/db",
-            image="postgres",
-            networks=["shop/back"],
-            volumes={"shop/data": "/data"},
-            line=3,
-            env=db,
-        ),
-        container(
-            "shop/web",
-            image="nginx",
-            env={"COLOR": color, "DB_PASSWORD": color},
-            networks=["shop/back"],
-            ports=["8080:80"],
-            after={"shop/db": "started"},
-            line=9,
-        ),
-    )
 
 
 def first_light() -> Scene:
@@ -418,139 +319,6 @@ def start_first_when_the_old_one_died() -> Scene:
     return scene
 
 
-def image_that_is_never_pulled() -> Scene:
-    return Scene().want(desired("s", container("s/a"), image("busybox", pull="never")))
-
-
-NGINX = "docker.io/library/nginx:latest"
-
-
-def moving(**more: Any) -> Scene:
-    """Two containers of an image whose tag is looked up every hour, all well."""
-    want = desired(
-        "s", image("nginx", **more), container("s/a", image="nginx"), container("s/b", image="nginx")
-    )
-    return Scene().want(want).converge()
-
-
-def tag_that_is_due() -> Scene:
-    scene = moving(interval=3600.0)
-    scene.now = 3600.0
-    return scene
-
-
-def tag_that_moved() -> Scene:
-    scene = tag_that_is_due()
-    scene.runtime.available[NGINX] = "sha256:newer"
-    return scene.do(f"look-up image {NGINX}")
-
-
-def registry_that_is_gone_when_a_tag_is_due() -> Scene:
-    scene = tag_that_is_due()
-    return scene.do(f"look-up image {NGINX}", "registry-unreachable")
-
-
-def newer_image_that_cannot_be_pulled() -> Scene:
-    scene = tag_that_moved().measured()
-    return scene.do(f"pull image {NGINX}", "registry-unreachable")
-
-
-def new_container_while_the_registry_is_gone() -> Scene:
-    scene = moving(pull="always")
-    scene.want(desired("s", image("nginx", pull="always"), container("s/c", image="nginx")))
-    return scene.do(f"look-up image {NGINX}", "registry-unreachable")
-
-
-def always_at_a_new_revision() -> Scene:
-    scene = moving(pull="always")
-    return scene.want(desired("s", image("nginx", pull="always"), container("s/a", image="nginx")))
-
-
-def locked_to_what_the_store_lacks() -> Scene:
-    scene = moving()
-    scene.runtime.older.add("sha256:locked")
-    return scene.want(desired("s", image("nginx", digest="sha256:locked"), container("s/a", image="nginx")))
-
-
-def two_locks_for_one_tag() -> Scene:
-    scene = moving(digest="sha256:nginx")
-    return scene.want(desired("t", image("nginx", digest="sha256:other"), container("t/a", image="nginx")))
-
-
-def plan_that_does_not_fit() -> Scene:
-    scene = Scene()
-    scene.runtime.disk = Disk("/var/lib/stead", 10_000_000_000, 700_000_000)
-    for name, size in {"busybox": 1_000_000, "nginx": 400_000_000, "postgres": 500_000_000}.items():
-        scene.runtime.sizes[f"docker.io/library/{name}:latest"] = ImageSize(size // 4, size - size // 4)
-    scene.want(desired("a", container("a/small")))
-    scene.want(desired("b", container("b/web", image="nginx"), container("b/db", image="postgres")))
-    return scene.measured()
-
-
-def room_for_a_pull() -> Scene:
-    """After it is collected: another look at the disk says whether that was enough."""
-    scene = plan_that_does_not_fit()
-    scene.collecting = Collecting(3600.0, CollectLimits(high=0.95, low=0.8))
-    scene.memory = replace(scene.memory, collected=0.0)
-    scene.now = 300.0
-    return scene
-
-
-def rotten_layer() -> Scene:
-    scene = moving()
-    scene.runtime.rot("nginx")
-    return scene
-
-
-def app(**more: Any) -> Desired:
-    return desired("s", built("localhost/s/app", **more), container("s/app", image="localhost/s/app"))
-
-
-def first_build() -> Scene:
-    scene = Scene().want(app())
-    scene.runtime.recipes["localhost/s/app:latest"] = "one"
-    return scene
-
-
-def changed_files_of_a_build() -> Scene:
-    scene = first_build().converge()
-    scene.runtime.recipes["localhost/s/app:latest"] = "two"
-    return scene
-
-
-def failed_build() -> Scene:
-    return changed_files_of_a_build().do("build image localhost/s/app:latest", "request-invalid")
-
-
-def rotten_layer_of_a_build() -> Scene:
-    scene = first_build().converge()
-    scene.runtime.rot("localhost/s/app")
-    return scene
-
-
-def lost_tag_of_a_build() -> Scene:
-    scene = first_build().want(app(tags=(ImageRef.parse("app:1"),))).converge()
-    scene.runtime.put_image("app:1", "sha256:other")
-    return scene
-
-
-def build_without_a_dockerfile() -> Scene:
-    scene = first_build().converge()
-    del scene.runtime.recipes["localhost/s/app:latest"]
-    return scene
-
-
-def full_disk() -> Scene:
-    scene = moving()
-    scene.runtime.older.add("sha256:gone")
-    scene.runtime.put_image("old", "sha256:old")
-    scene.collecting = Collecting(3600.0, CollectLimits(high=0.85, low=0.8))
-    scene.memory = replace(scene.memory, collected=0.0)
-    scene.runtime.disk = Disk("/var/lib/stead", 10_000_000_000, 1_000_000_000)
-    scene.now = 400.0
-    return scene
-
-
 SCENES: list[Callable[[], Scene]] = [
     first_light,
     half_way,
@@ -597,25 +365,25 @@ SCENES: list[Callable[[], Scene]] = [
     start_first_changed_again_on_its_way,
     start_first_of_what_does_not_run,
     start_first_when_the_old_one_died,
-    image_that_is_never_pulled,
-    tag_that_is_due,
-    tag_that_moved,
-    registry_that_is_gone_when_a_tag_is_due,
-    newer_image_that_cannot_be_pulled,
-    new_container_while_the_registry_is_gone,
-    always_at_a_new_revision,
-    locked_to_what_the_store_lacks,
-    two_locks_for_one_tag,
-    plan_that_does_not_fit,
-    room_for_a_pull,
-    rotten_layer,
-    first_build,
-    changed_files_of_a_build,
-    failed_build,
-    rotten_layer_of_a_build,
-    lost_tag_of_a_build,
-    build_without_a_dockerfile,
-    full_disk,
+    images.image_that_is_never_pulled,
+    images.tag_that_is_due,
+    images.tag_that_moved,
+    images.registry_that_is_gone_when_a_tag_is_due,
+    images.newer_image_that_cannot_be_pulled,
+    images.new_container_while_the_registry_is_gone,
+    images.always_at_a_new_revision,
+    images.locked_to_what_the_store_lacks,
+    images.two_locks_for_one_tag,
+    images.plan_that_does_not_fit,
+    images.room_for_a_pull,
+    images.rotten_layer,
+    images.first_build,
+    images.changed_files_of_a_build,
+    images.failed_build,
+    images.rotten_layer_of_a_build,
+    images.lost_tag_of_a_build,
+    images.build_without_a_dockerfile,
+    images.full_disk,
 ]
 
 
