@@ -55,20 +55,24 @@ def ensure(table: str, bridges: Iterable[str]) -> None:
 
 
 def missing(table: str, bridges: Iterable[str]) -> list[str]:
-    """Those of the bridges that are there without the route, or without the chain that they need."""
+    """What is not there of the bridges that are, in words."""
     indexes = {index: name for name in bridges if (index := index_of(name))}
     if not indexes:
         return []
-    held = nft.chains("netdev", table) if _is_filtered() else dict.fromkeys(indexes.values(), 1)
-    lacking = {name for name in indexes.values() if not held.get(name)}
+    texts = []
+    if _is_filtered():
+        held = nft.chains("netdev", table)
+        for name in sorted(indexes.values()):
+            if not held.get(name):
+                state = "is empty" if name in held else "is gone"
+                texts.append(f"the chain at {name}, by which answers to ::1 come in, {state}")
     with Netlink() as netlink:
         netlink.strict()
-        body = _head(0, 0)
-        for data in netlink.ask(_RTM_GETROUTE, body, NLM_F_DUMP):
+        for data in netlink.ask(_RTM_GETROUTE, _head(0, 0), NLM_F_DUMP):
             given = attributes(data, 12)
             if given.get(_RTA_DST) == _LOOPBACK:
                 indexes.pop(number(given.get(_RTA_OIF)), None)
-    return sorted(lacking | set(indexes.values()))
+    return texts + [f"the route to ::1 at {name} is gone" for name in sorted(indexes.values())]
 
 
 def ingress_text(table: str, held: Mapping[str, int], bridges: Collection[str]) -> str:

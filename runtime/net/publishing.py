@@ -355,9 +355,7 @@ class Publishing:
             text = "net.ipv6.conf.all.forwarding is 0: containers cannot reach the network by IPv6"
             wall += (Defect("forwarding", text),)
         six = [item.bridge for item in networks if item.subnet6 and item.is_bridge]
-        for bridge in loopback.missing(self._table, six):
-            wall += (Defect("forwarding", f"the way by which answers to ::1 come in at {bridge} is gone"),)
-        return wall
+        return wall + tuple(Defect("forwarding", text) for text in loopback.missing(self._table, six))
 
 
 class _Others:

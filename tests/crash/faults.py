@@ -32,20 +32,26 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ground:
-    """What is ours: links whose names begin with one of `marks`, the `table` (family, name), and the network
+    """What is ours: links whose names begin with one of `marks`, the `tables` (family, name), and the network
     namespaces of containers by their names."""
 
     marks: tuple[str, ...]
-    table: tuple[str, str]
+    tables: tuple[tuple[str, str], ...]
     inside: dict[str, Path]
+
+    @property
+    def main(self) -> tuple[str, str]:
+        """The table with the ports."""
+        return next(table for table in self.tables if table[0] == "inet")
 
 
 def ground(root: str, inside: dict[str, Path]) -> Ground:
     marks = (addresses.bridge_prefix(root), addresses.link_prefix(root))
     name = addresses.table_name(root)
     tables = [item["table"] for item in _nft("list", "tables") if "table" in item]
-    family = next(item["family"] for item in tables if item["name"] == name)
-    return Ground(marks, (family, name), inside)
+    ours = tuple((item["family"], name) for item in tables if item["name"] == name)
+    assert ours
+    return Ground(marks, ours, inside)
 
 
 # ---------------------------------------------------------------- what is there
@@ -133,9 +139,9 @@ def _routes(found: list[Any], family: str, table: str, links: dict[str, Any]) ->
 
 
 def _ruleset(ground: Ground) -> list[str]:
-    """Of our table."""
+    """Of our tables."""
     texts = []
-    for item in _nft("list", "table", *ground.table):
+    for item in (item for table in ground.tables for item in _nft("list", "table", *table)):
         for kind, value in item.items():
             if kind == "metainfo":
                 continue
@@ -143,7 +149,10 @@ def _ruleset(ground: Ground) -> list[str]:
             if "elem" in value:
                 value["elem"] = sorted(json.dumps(element, sort_keys=True) for element in value["elem"])
             texts.append(json.dumps([kind, value], sort_keys=True))
-    return texts
+    # chains of netdev stand in the order in which they were made, and mean the same in any
+    return [text for text in texts if '"netdev"' not in text] + sorted(
+        text for text in texts if '"netdev"' in text
+    )
 
 
 def _nft(*words: str) -> list[dict[str, Any]]:
@@ -210,11 +219,14 @@ def _of_namespace(where: str, path: Path | None, found: dict[str, Any]) -> Itera
 
 
 def _of_table(ground: Ground, ruleset: list[str]) -> Iterator[Fault]:
-    table = ground.table
     yield Fault("nft: the whole ruleset", (("nft", "flush", "ruleset"),))
-    yield Fault("nft: our table", (("nft", "delete", "table", *table),))
+    for table in ground.tables:
+        yield Fault(f"nft: our table of {table[0]}", (("nft", "delete", "table", *table),))
     for text in ruleset:
         kind, value = json.loads(text)
+        if kind == "table":
+            continue
+        table = (value["family"], value["table"])
         if kind == "chain":
             flush = ("nft", "flush", "chain", *table, value["name"])
             yield Fault(f"nft: chain {value['name']} flushed", (flush,))

@@ -271,7 +271,7 @@ def test_a_firewall_that_flushes_and_loads_its_own_rules_keeps_them_beside_ours(
 def test_what_was_repaired_and_why_is_told_afterwards(town: Town) -> None:
     until(town.agent.converged, "what was begun before is done")
     before = town.agent.metric("stead_repairs_total", kind="firewall")
-    subprocess.run(["nft", "delete", "table", *town.ground.table], check=True)
+    subprocess.run(["nft", "delete", "table", *town.ground.main], check=True)
     town.comes_back("our table")
     until(lambda: town.agent.metric("stead_repairs_total", kind="firewall") > before, "it is counted")
     assert "its nftables table is gone" in town.box.well("history")
@@ -288,7 +288,7 @@ def test_nothing_is_looked_at_while_nothing_happens_and_what_others_do_is_passed
             subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
         for verb in ("add", "delete"):
             subprocess.run(["ip", "route", verb, "203.0.113.0/24", "dev", "lan0"], check=True)
-    subprocess.run(["nft", "delete", "table", *town.ground.table], check=True)
+    subprocess.run(["nft", "delete", "table", *town.ground.main], check=True)
     town.comes_back("our table, in the middle of it")
     town.quiet()
     assert town.agent.metric("stead_network_looks_total") - looks <= 5, "for our own table, and our repair"
