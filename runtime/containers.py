@@ -78,6 +78,7 @@ class Containers:
         self._holds = Holds(paths)
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
+        self._fresh: set[str] = set()  # ids that were made here and never started: nothing is left of them
 
     # ------------------------------------------------------------ create, start
 
@@ -107,6 +108,7 @@ class Containers:
                 ports = published_ports(request, image.config)
                 service = request.service or request.name
                 self._fabric.reserve(connection, id, request.name, request.networks, ports, service)
+            self._fresh.add(id)
             return id
 
     def start(self, name: str) -> None:
@@ -123,14 +125,17 @@ class Containers:
                 self._start(record, request)
 
     def _start(self, record: ContainerRecord, request: ContainerRequest) -> None:
-        restarts = self._restarts(record.id)
-        self._preparation.clear(record.id)
+        fresh = record.id in self._fresh
+        self._fresh.discard(record.id)
+        restarts = {} if fresh else self._restarts(record.id)
+        if not fresh:
+            self._preparation.clear(record.id)
         self._fabric.check_ports(record.id)
         image = self._preparation.image(record)
         self._want(record.id, RUNNING)
         try:
             with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                self._preparation.make(record, request, image, restarts=restarts)
+                self._preparation.make(record, request, image, restarts=restarts, fresh=fresh)
                 self._fabric.activate(record.id)
                 self._fabric.publish(only=record.id)
                 with _started(record):
@@ -221,6 +226,7 @@ class Containers:
             record = read_container(self._database.read(), name)
             if record is None:
                 return
+            self._fresh.discard(record.id)
             self._want(record.id, STOPPED)
             self._halt(record)
             with self._database.write() as connection:

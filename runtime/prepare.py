@@ -97,8 +97,10 @@ class Preparation:
         image: StoredImage,
         *,
         restarts: Mapping[str, int] = NONE,
+        fresh: bool = False,
     ) -> None:
-        """Everything up to, and without, the program. Raises Fault; the caller clears."""
+        """Everything up to, and without, the program. Raises Fault; the caller clears. `fresh`: nothing was
+        ever made for it."""
         paths, id = self._paths, record.id
         live, home = paths.live(id), paths.container(id)
         with faults("prepare container", record.name):
@@ -107,7 +109,7 @@ class Preparation:
             (home / "exit.json").unlink(missing_ok=True)
         network = self._aside.submit(self.network, record, request)  # most of it is waiting for the kernel
         try:
-            self.cgroup(id, request)
+            self.cgroup(id, request, fresh=fresh)
             self.rootfs(record)
             with faults("prepare volumes of", record.name):
                 given = self.mounts(record, request, image)
@@ -135,13 +137,14 @@ class Preparation:
             )
         return image
 
-    def cgroup(self, id: str, request: ContainerRequest) -> None:
+    def cgroup(self, id: str, request: ContainerRequest, *, fresh: bool = False) -> None:
         """The container's cgroup with its limits and device rules. Processes of its own are moved back in."""
         path, subject = cgroup_path(id), request.name
         with faults("make cgroup of", subject):
             self._cgroups.create(path)
             self._cgroups.allow_devices(path, _device_rules(request))
-        self.limits(id, request)
+        if not fresh or request.limits != LimitsRequest():  # a new cgroup has none
+            self.limits(id, request)
 
     def limits(self, id: str, request: ContainerRequest) -> None:
         """Make the kernel's limits equal the request's. Fault limit-unsupported where it cannot."""
