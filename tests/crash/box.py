@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -23,12 +24,17 @@ from tests.crash.bomb import REPOSITORY
 from tests.crash.inventory import Inventory
 
 DEADLINE = 15.0
+#: s for one call of the command: below pytest's own limit for a test, which does not hold in a fixture's end
+CALL = 100.0
 
 
 class Nursery:
     """Forks the command `stead` (tests.crash.nursery)."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.nursery"],
             cwd=REPOSITORY,
@@ -47,7 +53,13 @@ class Nursery:
         return os.waitstatus_to_exitcode(int(self._line()))
 
     def _line(self) -> str:
+        """AssertionError when there is none in time: the call has ended then, too."""
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], CALL)[0]:
+            self._process.kill()
+            self.close()
+            self._begin()
+            raise AssertionError(f"no end within {CALL:g} s")
         return self._process.stdout.readline().strip()
 
     def close(self) -> None:
@@ -86,6 +98,7 @@ class Box:
 
     def killed(self, *words: str, place: str) -> bool:
         """Whether the call came to `place` and was killed there. Returns when its children are gone, too."""
+        assert is_place(place), f"there is no {place}"
         survivors = Path(f"{self.out}.survivors")
         survivors.unlink(missing_ok=True)
         code, _ = self.stead(*words, place=place)
@@ -113,6 +126,13 @@ class Box:
         assert self.well("plan", str(self.specs)) == "nothing to do\n"
         strays = self.inventory.strays()
         assert strays == [], strays
+
+
+def is_place(place: str) -> bool:
+    """Whether there is such a function: a bomb at a name that is no more would never go off."""
+    file, _, name = place.split()[0].partition(":")
+    own = name.rpartition(".")[2]
+    return not own.isidentifier() or f"def {own}(" in Path(REPOSITORY, file).read_text()
 
 
 def is_gone(pid: int) -> bool:

@@ -12,9 +12,11 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
+from runtime.linux import libc
 from tests.crash.bomb import Bomb
 
 PRELOADED = (
@@ -29,6 +31,7 @@ def child(words: list[str], out: str, place: str | None) -> int:
     """The code of the call; only for a forked process."""
     from agent.cli.main import main
 
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with us
     fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     null = os.open("/dev/null", os.O_RDONLY)
     for source, target in ((null, 0), (fd, 1), (fd, 2)):

@@ -78,8 +78,8 @@ STEPS = (
     "runtime/containers.py:Containers.create return 2",
     "runtime/prepare.py:Preparation.cgroup return 3",
     "runtime/prepare.py:Preparation.network return 2",
-    "runtime/shim/client.py:Zygote._send return 1",
-    "runtime/containers.py:Containers._spawn return 3",
+    "runtime/shim/client.py:Zygote.send return 1",
+    "runtime/shim/client.py:Birth.start return 3",
 )
 
 
