@@ -26,7 +26,7 @@ from runtime.net.dns.zone import Member, Network
 from runtime.paths import Paths, write_atomically
 
 #: Seconds for the server to listen where it has been told to.
-START = 10.0
+START = 30.0
 #: Seconds that its end is waited for when the last network has gone.
 END = 5.0
 _STEP = 0.002
@@ -110,8 +110,8 @@ class NameService:
         """A server of this release, or a newer one, that has tried to listen on these addresses. Returns
         where it cannot. Fault names-failed when none can be started."""
         wanted = set(gateways)
-        deadline = time.monotonic() + START
         with self._starting:
+            deadline = time.monotonic() + START
             state = self.state()
             if state is not None and state.release.version < min(HANDS_OVER, documents.VERSION):
                 pidfd.kill(state.pid, state.start)
