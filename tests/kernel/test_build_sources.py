@@ -25,6 +25,7 @@ from runtime.faults import Fault
 from tests.kernel.build_box import BuildBox, build_box, ref
 from tests.kernel.git_box import served
 from tests.kernel.images_box import Layout, LocalRegistry, file, layer
+from tests.kernel.shim_box import until
 
 pytestmark = [
     pytest.mark.root,
@@ -98,6 +99,12 @@ def site() -> Iterator[Site]:
         thread.join()
 
 
+def descriptors() -> list[str]:
+    """Of this process, once the server in it has let go its connections."""
+    until(lambda: not any("process_request" in thread.name for thread in threading.enumerate()))
+    return sorted(os.listdir("/proc/self/fd"))
+
+
 def test_a_file_of_a_url_has_its_name_its_time_and_mode_0600(box: BuildBox, site: Site) -> None:
     site.files["/dir/file.txt"] = b"content"
     built = box.build(f"ADD {site.address}/dir/file.txt /into/\nADD {site.address}/dir/file.txt /as")
@@ -130,10 +137,10 @@ def test_a_file_without_marks_is_fetched_each_time_and_let_go_again(box: BuildBo
     site.files["/f"], site.marks = b"1", False
     text = f"ADD {site.address}/f /f"
     box.build(text)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     assert [box.build(text).cached for _ in range(3)] == [[True]] * 3
     assert [status for _, status in site.asked] == [200] * 4
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_another_checksum_is_refused(box: BuildBox, site: Site) -> None:
