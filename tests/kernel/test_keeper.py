@@ -76,7 +76,7 @@ def test_output_is_whole_and_in_order_whoever_takes_it(container: Box) -> None:
 def test_a_kept_program_that_dies_is_started_anew_and_counted(container: Box) -> None:
     container.with_network()
     state = container.spawn("echo up; sleep 1000", restart={"policy": "always"}, restarts=2)
-    until(lambda: children(state.shim_pid) == [state.pid])
+    until(lambda: children(state.shim_pid) == [state.pid] and lines(container) == [b"up\n"])
     os.kill(state.pid, signal.SIGKILL)
     again = until(lambda: container.state().pid not in (0, state.pid) and container.state())
     assert (again.shim_pid, again.shim_start) == (state.shim_pid, state.shim_start)
