@@ -159,7 +159,7 @@ def test_stopped_writers_end_before_and_are_started_after(box: Engine, data: Pat
     script = (
         "trap 'echo ended > /data/state; exit' TERM; echo runs > /data/state; while true; do sleep 0.1; done"
     )
-    name = box.start(script, mounts=MOUNT)
+    name = box.start(script, mounts=MOUNT, stop_grace_period=20.0)
     reader = box.start("sleep 1000", mounts=(MountPoint("volume", "t/data", "/data", read_only=True),))
     until((data / "state").exists)
     box_id = attend.find(box.paths, reader)
