@@ -23,7 +23,7 @@ from runtime.shim import client
 from tests.crash.bomb import REPOSITORY
 from tests.crash.inventory import Inventory
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 #: s for one call of the command: below pytest's own limit for a test, which does not hold in a fixture's end
 CALL = 100.0
 

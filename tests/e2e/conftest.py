@@ -20,7 +20,7 @@ import pytest
 
 from runtime.linux import mounts
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 
 
 class Node:
