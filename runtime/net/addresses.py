@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b32encode
 from collections.abc import Collection, Container, Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 
@@ -152,6 +153,8 @@ def shard_mac(name: str) -> str:
 # ---------------------------------------------------------------- names of kernel objects (IFNAMSIZ: 15)
 
 
+#: names that are kept: a look wants several for each container
+KNOWN = 16384
 #: what the nftables table of every state directory begins with
 TABLE = "stead_"
 
@@ -160,6 +163,7 @@ def _hash(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+@lru_cache(maxsize=KNOWN)
 def _short(text: str, length: int) -> str:
     """5 bits a character, where characters are few: 25 bits keep roots apart, 35 the links of one root."""
     return b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()[:length]

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -26,6 +27,7 @@ from ipaddress import (
 from pathlib import Path
 
 from runtime.linux import namespaces
+from runtime.net.addresses import KNOWN
 from runtime.net.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -53,6 +55,11 @@ _FORBIDDEN = (errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
 ANYWHERE = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
 
 
+@lru_cache(maxsize=KNOWN)
+def _interface(address: str) -> IPv4Interface | IPv6Interface:
+    return ip_interface(address)
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """An interface of ours: its name, one of its addresses with the prefix length, and whether the default
@@ -64,7 +71,7 @@ class Way:
 
     @property
     def interface(self) -> IPv4Interface | IPv6Interface:
-        return ip_interface(self.address)
+        return _interface(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,7 @@ def mend_inside(netns: Path, ways: Iterable[Way]) -> None:
 # ---------------------------------------------------------------- messages
 
 
+@lru_cache(maxsize=KNOWN)
 def _neighbour(own: IPv4Interface | IPv6Interface) -> AnyAddress:
     """Another address of its subnet."""
     first = own.network.network_address + 1
