@@ -46,13 +46,14 @@ def image_layer(base: Path) -> bytes:
 
 
 def test_each_is_blocked_for_its_own_reason_and_converges_when_that_is_gone(
-    box: Box, agent: Agent, registry: LocalRegistry, tmp_path: Path
+    box: Box, agent: Agent, registry: LocalRegistry, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     layout = Layout(tmp_path / "layout")
     layout.image([image_layer(tmp_path / "rootfs")], tag="good")
     layout.image([layer(file("bin/sh", "x"), file("../../etc/shadow", "mine"))], tag="evil")
     registry.push(layout.path, "evil", "evil:1")
     closed, taken = Node.free_port(), socket.create_server(("127.0.0.1", 0))
+    request.addfinalizer(taken.close)
     missing, port = tmp_path / "missing", taken.getsockname()[1]
     (box.specs / "shop.toml").write_text(
         f"""
@@ -99,7 +100,7 @@ volumes = [{{ type = "bind", source = "{missing}", target = "/data" }}]
         assert text in box.well("explain", name)
         assert agent.metric("stead_blocked", kind="container", code=code) == 1
     assert box.ps()["default/well"]["phase"] == "running"
-    assert agent.status()["state"] == "blocked"
+    until(lambda: agent.status()["state"] == "blocked", "between two tries it is blocked")
 
     registry.push(layout.path, "good", "absent:1")
     other = LocalRegistry(tmp_path / "other", port=closed)
