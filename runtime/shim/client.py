@@ -94,11 +94,6 @@ class Zygote:
         self._sealed = True
         self._socket: socket.socket | None = None
 
-    def spawn(self, bundle_dir: Path, live_dir: Path, *, timeout: float = START) -> None:
-        """`fork` and `Birth.start` at once, for a bundle that is there."""
-        with self.fork(bundle_dir, live_dir, idle=_will_be_idle(bundle_dir)) as birth:
-            birth.start(timeout)
-
     def fork(self, bundle_dir: Path, live_dir: Path, *, idle: bool) -> Birth:
         """Processes that wait to become the shim: made while the bundle is still being written. Any
         number may wait at once. `idle`: it will have no probe, no terminal and no orphans of others.
@@ -212,19 +207,6 @@ class Birth:
         if self._line is not None:
             self._line.close()
             self._line = None
-
-
-def _will_be_idle(bundle: Path) -> bool:
-    """Whether its shim has nothing to probe, no terminal or input to serve and no strangers' orphans to wait
-    for. What cannot be read is the shim's to tell."""
-    try:
-        document = json.loads((bundle / "supervise.json").read_bytes())
-        spaces = json.loads((bundle / "config.json").read_bytes())["linux"]["namespaces"]
-        if document.get("probe") or document.get("tty") or document.get("stdin_open"):
-            return False
-        return any(space["type"] == "pid" for space in spaces)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 # ---------------------------------------------------------------- requests

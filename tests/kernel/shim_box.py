@@ -29,6 +29,25 @@ def until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
     return value
 
 
+def spawn(zygote: client.Zygote, bundle: Path, live: Path) -> None:
+    """Fork and start the shim of a bundle that is there. ShimError."""
+    with zygote.fork(bundle, live, idle=_will_be_idle(bundle)) as birth:
+        birth.start()
+
+
+def _will_be_idle(bundle: Path) -> bool:
+    """Whether its shim has nothing to probe, no terminal or input to serve and no strangers' orphans to wait
+    for. What cannot be read is the shim's to tell."""
+    try:
+        document = json.loads((bundle / "supervise.json").read_bytes())
+        spaces = json.loads((bundle / "config.json").read_bytes())["linux"]["namespaces"]
+        if document.get("probe") or document.get("tty") or document.get("stdin_open"):
+            return False
+        return any(space["type"] == "pid" for space in spaces)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 class Box:
     """One container. Its program is `/bin/sh -c script`."""
 
@@ -140,7 +159,7 @@ class Box:
         (self.bundle / "config.json").write_text(json.dumps(self.config))
         (self.bundle / "supervise.json").write_text(json.dumps(self.supervise))
         (self.bundle / "exit.json").unlink(missing_ok=True)
-        self.zygote.spawn(self.bundle, self.live)
+        spawn(self.zygote, self.bundle, self.live)
         return self.state()
 
     def state(self) -> client.State:

@@ -17,7 +17,7 @@ import pytest
 from runtime import logs
 from runtime.linux import pidfd
 from runtime.shim import client
-from tests.kernel.shim_box import MEBIBYTE, Box, box, until
+from tests.kernel.shim_box import MEBIBYTE, Box, box, spawn, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -97,7 +97,7 @@ def test_a_missing_network_namespace_is_named(container: Box) -> None:
 
 def test_a_bundle_that_cannot_be_read_is_an_answer(container: Box) -> None:
     with pytest.raises(client.ShimError, match=r"supervise\.json"):
-        container.zygote.spawn(container.bundle, container.live)
+        spawn(container.zygote, container.bundle, container.live)
 
 
 def test_an_oom_kill_is_told_apart(container: Box) -> None:

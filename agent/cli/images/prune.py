@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
-from agent.cli import formatting
+from agent.cli import asking, formatting
 from agent.cli.images import choosing, rows, store
-from agent.cli.main import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     wanted = choosing.read(options.filter, FILTERS, now=time.time(), made=lambda _: 0.0)
-    if not options.force and not _agreed(options.all):
+    if not options.force and not asking.agreed(_named(options.all)):
         return 1
     with rows.removing(paths) as collector:
         labels: dict[str, Mapping[str, str]] = {}
@@ -50,11 +48,5 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     return 0
 
 
-def _agreed(everything: bool) -> bool:
-    what = "all images without at least one container using them" if everything else "all dangling images"
-    print(f"WARNING! This will remove {what}.")
-    print("Are you sure you want to continue? [y/N] ", end="", flush=True)
-    try:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-    except KeyboardInterrupt:
-        raise Problem("nothing was removed", 130) from None
+def _named(everything: bool) -> str:
+    return "all images without at least one container using them" if everything else "all dangling images"

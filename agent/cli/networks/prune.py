@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
+from agent.cli import asking
 from agent.cli.images import store
-from agent.cli.main import Problem, need_root
+from agent.cli.main import need_root
 from agent.cli.networks import choosing, rows
 from runtime.faults import Fault
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     need_root()
     now = time.time()
     choosing.chosen(options.filter, FILTERS, (), (), now)  # wrong filters are said before anything is asked
-    if not options.force and not _agreed():
+    if not options.force and not asking.agreed("all networks made by hand that no container is on"):
         return 1
     removed = []
     with LocalRuntime(paths) as runtime:
@@ -58,12 +58,3 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         print("".join(f"{name}\n" for name in removed), end="")
     store.wake_agent(paths)
     return 0
-
-
-def _agreed() -> bool:
-    print("WARNING! This will remove all networks made by hand that no container is on.")
-    print("Are you sure you want to continue? [y/N] ", end="", flush=True)
-    try:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-    except KeyboardInterrupt:
-        raise Problem("nothing was removed", 130) from None

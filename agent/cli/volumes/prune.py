@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from agent.cli import formatting
-from agent.cli.main import Problem
+from agent.cli import asking, formatting
 from agent.cli.volumes import choosing, rows
 from runtime.faults import Fault
 
@@ -35,7 +34,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
     wanted = choosing.read(options.filter, FILTERS)
     everything = options.all or wanted.everything
-    if not options.force and not _agreed(everything):
+    if not options.force and not asking.agreed(_named(everything)):
         return 1
     removed, freed, failed = [], 0, False
     with rows.changing(paths) as volumes:
@@ -65,11 +64,6 @@ def prunable(volume: Volume, found: rows.Found, everything: bool) -> bool:
     return volume.anonymous or (everything and not volume.source)
 
 
-def _agreed(everything: bool) -> bool:
+def _named(everything: bool) -> str:
     what = "all volumes made by hand" if everything else "anonymous volumes"
-    print(f"WARNING! This will remove {what} not used by at least one container.")
-    print("Are you sure you want to continue? [y/N] ", end="", flush=True)
-    try:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-    except KeyboardInterrupt:
-        raise Problem("nothing was removed", 130) from None
+    return f"{what} not used by at least one container"
