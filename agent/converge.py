@@ -40,7 +40,8 @@ from agent.sight import Sight
 from agent.tally import Tally
 from agent.verdict import Verdict, judge
 from agent.view import BackupView, OrphanView
-from runtime.interface import Observed, Progress, Runtime
+from runtime.interface import Progress, Runtime
+from runtime.observations import Observed
 from specs.desired import Desired
 
 #: seconds that everything must stay well before `apply` says so, after it changed something

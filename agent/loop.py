@@ -38,7 +38,8 @@ from agent.sources.revision import Failure, Revision, Touched, Yield
 from agent.verdict import judge
 from agent.view import SourceView, View
 from runtime.faults import Fault
-from runtime.interface import Observed, Runtime
+from runtime.interface import Runtime
+from runtime.observations import Observed
 from runtime.paths import Paths
 from specs.desired import Desired
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agent.planner.model import KEPT, Blocked, Plan, Step
 from agent.view import BlockedView, StepView, View
-from runtime.interface import Observed
+from runtime.observations import Observed
 
 
 def with_round(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import posixpath
 
-from runtime import interface
+from runtime import wishes
 from runtime.backups.request import BackupRequest
 from runtime.build.request import BuildRequest, SecretSource, SshSource
 from specs import desired
 
 
-def network_request(source: str, want: desired.DesiredNetwork) -> interface.NetworkRequest:
-    return interface.NetworkRequest(
+def network_request(source: str, want: desired.DesiredNetwork) -> wishes.NetworkRequest:
+    return wishes.NetworkRequest(
         name=want.name,
         source=source,
         fingerprint=want.fingerprint,
@@ -23,7 +23,7 @@ def network_request(source: str, want: desired.DesiredNetwork) -> interface.Netw
         ipv6=want.ipv6,
         subnet6=want.subnet6,
         gateway6=want.gateway6,
-        options=interface.NetworkOptions(
+        options=wishes.NetworkOptions(
             driver=want.driver,
             parent=want.parent,
             mode=want.mode,
@@ -36,8 +36,8 @@ def network_request(source: str, want: desired.DesiredNetwork) -> interface.Netw
     )
 
 
-def volume_request(source: str, want: desired.DesiredVolume) -> interface.VolumeRequest:
-    return interface.VolumeRequest(
+def volume_request(source: str, want: desired.DesiredVolume) -> wishes.VolumeRequest:
+    return wishes.VolumeRequest(
         want.name, source, want.fingerprint, want.labels, want.options, want.keep, want.prune
     )
 
@@ -90,8 +90,8 @@ def _secret(item: desired.BuildSecret) -> SecretSource:
 
 def container_request(
     source: str, want: desired.DesiredContainer, image: desired.DesiredImage
-) -> interface.ContainerRequest:
-    return interface.ContainerRequest(
+) -> wishes.ContainerRequest:
+    return wishes.ContainerRequest(
         name=want.name,
         source=source,
         identity=want.identity,
@@ -145,8 +145,8 @@ def container_request(
     )
 
 
-def _attachment(item: desired.Attachment) -> interface.Attachment:
-    return interface.Attachment(
+def _attachment(item: desired.Attachment) -> wishes.Attachment:
+    return wishes.Attachment(
         item.network,
         item.aliases,
         item.ipv4_address,
@@ -158,8 +158,8 @@ def _attachment(item: desired.Attachment) -> interface.Attachment:
     )
 
 
-def _probe(probe: desired.Probe) -> interface.ProbeRequest:
-    return interface.ProbeRequest(
+def _probe(probe: desired.Probe) -> wishes.ProbeRequest:
+    return wishes.ProbeRequest(
         exec=probe.exec,
         shell=probe.shell,
         http=probe.http,
@@ -175,14 +175,14 @@ def _probe(probe: desired.Probe) -> interface.ProbeRequest:
     )
 
 
-def _restart(restart: desired.Restart) -> interface.RestartRequest:
-    return interface.RestartRequest(
+def _restart(restart: desired.Restart) -> wishes.RestartRequest:
+    return wishes.RestartRequest(
         restart.policy, restart.max_retries, restart.initial, restart.max, restart.reset_after
     )
 
 
-def _limits(limits: desired.Limits) -> interface.LimitsRequest:
-    return interface.LimitsRequest(
+def _limits(limits: desired.Limits) -> wishes.LimitsRequest:
+    return wishes.LimitsRequest(
         cpus=limits.cpus,
         cpu_weight=limits.cpu_weight,
         cpuset=limits.cpuset,
@@ -192,7 +192,7 @@ def _limits(limits: desired.Limits) -> interface.LimitsRequest:
         pids=limits.pids,
         io_weight=limits.io_weight,
         io=tuple(
-            interface.IoLimit(item.device, item.read_bps, item.write_bps, item.read_iops, item.write_iops)
+            wishes.IoLimit(item.device, item.read_bps, item.write_bps, item.read_iops, item.write_iops)
             for item in limits.io
         ),
     )

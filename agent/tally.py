@@ -8,7 +8,8 @@ from collections import Counter
 from agent.execute import Outcome
 from agent.planner.model import KEPT, BuildImage, BuiltImage, Collected, Plan, PullImage, Step, Subject
 from agent.view import Counters, ImageCounters
-from runtime.interface import Defect, Observed, Phase, Transfer
+from runtime.interface import Transfer
+from runtime.observations import Defect, Observed, Phase
 
 
 class Tally:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from agent.planner.model import KEPT, Blocked, Plan, Step, Subject
 from runtime.faults import TRANSIENT
-from runtime.interface import Health, Observed, ObservedContainer, Phase
+from runtime.observations import Health, Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer
 
 #: restarts by the shim after which a container is said to be in a crash loop

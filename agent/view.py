@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from runtime.interface import Observed, Sample
+from runtime.observations import Observed, Sample
 
 
 @dataclass(frozen=True, slots=True)

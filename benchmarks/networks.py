@@ -9,10 +9,10 @@ from pathlib import Path
 
 from benchmarks.rivals import Engine
 from runtime.database import Database
-from runtime.interface import Attachment, NetworkRequest
 from runtime.linux import namespaces
 from runtime.net import leases, records
 from runtime.net.fabric import NET_SCHEMA
+from runtime.wishes import Attachment, NetworkRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from benchmarks.rivals import Engine
-from runtime.interface import Attachment, ContainerRequest, NetworkRequest
 from runtime.linux import namespaces
 from runtime.local import LocalRuntime
 from runtime.net.records import read_leases
 from runtime.paths import Paths
+from runtime.wishes import Attachment, ContainerRequest, NetworkRequest
 from specs.values import ImageRef, PortBinding
 
 TYPE_CHECKING = False

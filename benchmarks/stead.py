@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.interface import Attachment, ContainerRequest, NetworkRequest
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
+from runtime.wishes import Attachment, ContainerRequest, NetworkRequest
 from specs.values import ImageRef
 
 IMAGE = "bench/busybox:1"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.faults import Fault
-from runtime.interface import ContainerRequest, ProbeRequest
+from runtime.wishes import ContainerRequest, ProbeRequest
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 * 1024 * 1024

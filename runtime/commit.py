@@ -23,12 +23,12 @@ from runtime.images.changes import write_everything
 from runtime.images.compose import CopiedLayer
 from runtime.images.difference import Change, Stack
 from runtime.images.store import ImageStore, StoredImage
-from runtime.interface import ContainerRequest, ProbeRequest
 from runtime.linux import mounts, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.paths import Paths
 from runtime.pausing import paused
 from runtime.records import ContainerRecord
+from runtime.wishes import ContainerRequest, ProbeRequest
 from specs.values import ImageRef
 
 

@@ -26,10 +26,10 @@ from runtime.images.emulation import check_runs
 from runtime.images.manifests import host_platform
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
-from runtime.interface import Attachment, ContainerRequest, retired
 from runtime.net.fabric import Fabric
 from runtime.net.ports import published_ports
 from runtime.net.records import Lease
+from runtime.observations import retired
 from runtime.paths import Paths
 from runtime.prepare import Preparation, anonymous_of, will_be_idle
 from runtime.records import (
@@ -48,6 +48,7 @@ from runtime.requests import encode_request
 from runtime.shim import client
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
+from runtime.wishes import Attachment, ContainerRequest
 
 #: Seconds that clients of a container get to end their connections, where others take the new ones.
 DRAIN = 5.0

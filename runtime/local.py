@@ -20,25 +20,18 @@ from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
 from runtime.images.garbage import Limits, Removed
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
-from runtime.interface import (
-    ContainerRequest,
-    ImageSize,
-    NetworkRequest,
-    Observed,
-    ProgressCallback,
-    Sample,
-    Transfer,
-    VolumeRequest,
-)
+from runtime.interface import ProgressCallback, Transfer
 from runtime.linux import cgroups
 from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
+from runtime.observations import ImageSize, Observed, Sample
 from runtime.observe import Observer
 from runtime.paths import Paths, write_atomically
 from runtime.prepare import Preparation
 from runtime.records import read_container, read_containers
 from runtime.shim import client
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
+from runtime.wishes import ContainerRequest, NetworkRequest, VolumeRequest
 from specs.values import ImageRef
 
 DEFAULT_POOL = "10.88.0.0/16"

@@ -19,9 +19,12 @@ from runtime.build import leftovers
 from runtime.database import Database
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
-from runtime.interface import (
+from runtime.linux import mounts
+from runtime.linux.cgroups import Cgroups, normalize
+from runtime.linux.limits import Limits
+from runtime.net.fabric import Fabric, NetObservation
+from runtime.observations import (
     NETWORK_KINDS,
-    ContainerRequest,
     Defect,
     Disk,
     Health,
@@ -31,12 +34,7 @@ from runtime.interface import (
     ObservedVolume,
     Phase,
     Sample,
-    owner_of_network,
 )
-from runtime.linux import mounts
-from runtime.linux.cgroups import Cgroups, normalize
-from runtime.linux.limits import Limits
-from runtime.net.fabric import Fabric, NetObservation
 from runtime.paths import Paths
 from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
@@ -45,6 +43,7 @@ from runtime.volumes import Volumes
 from runtime.volumes.fates import Fate, read_fates
 from runtime.volumes.mounting import PREFIX, helpers
 from runtime.volumes.records import read_claims
+from runtime.wishes import ContainerRequest, owner_of_network
 
 #: Lines and bytes of output shown of a container that does not stay up.
 TAIL_LINES = 10

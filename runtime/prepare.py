@@ -29,7 +29,6 @@ from runtime.faults import Fault, faults
 from runtime.filters import filter_file
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
-from runtime.interface import ContainerRequest, LimitsRequest, owner_of_network
 from runtime.linux import capabilities, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
@@ -42,6 +41,7 @@ from runtime.users import find_user
 from runtime.volumes import Volumes
 from runtime.volumes.mounting import Mounting, all_mounts, declared_by
 from runtime.volumes.mounting import User as MountUser
+from runtime.wishes import ContainerRequest, LimitsRequest, owner_of_network
 
 SLICE = "stead.slice"
 #: networks of containers that are made at one time

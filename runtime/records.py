@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.interface import ContainerRequest
+    from runtime.wishes import ContainerRequest
 
 CREATED, RUNNING, STOPPED = "created", "running", "stopped"
 

@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from runtime.interface import ContainerRequest
+from runtime.wishes import ContainerRequest
 from specs.values import ImageRef
 
 

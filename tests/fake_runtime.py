@@ -16,27 +16,24 @@ from runtime.backups.request import BackupRequest, BackupResult, DrillResult
 from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildRequest, BuildResult, quiet
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
-from runtime.interface import (
+from runtime.interface import ProgressCallback, Transfer
+from runtime.observations import (
     NETWORK_KINDS,
-    ContainerRequest,
     Defect,
     Disk,
     Health,
     ImageSize,
-    NetworkRequest,
     Observed,
     ObservedContainer,
     ObservedImage,
     ObservedNetwork,
     ObservedVolume,
     Phase,
-    ProgressCallback,
     Sample,
-    Transfer,
-    VolumeRequest,
     retired,
     successor,
 )
+from runtime.wishes import ContainerRequest, NetworkRequest, VolumeRequest
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 from tests.fake_world import UP, FakeWorld

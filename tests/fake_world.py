@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runtime.interface import Defect, Health, Phase
+from runtime.observations import Defect, Health, Phase
 from specs.values import ImageRef
 
 UP = (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF, Phase.STOPPING)

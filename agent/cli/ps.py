@@ -94,7 +94,7 @@ def describe_all(paths: Paths) -> list[dict[str, Any]]:
 def describe(
     paths: Paths, record: ContainerRecord, published: Mapping[str, list[dict[str, Any]]] | None = None
 ) -> dict[str, Any]:
-    """One container as JSON; `phase` as in runtime.interface.Phase. `published`: see attend.read_ports."""
+    """One container as JSON; `phase` as in runtime.observations.Phase. `published`: see attend.read_ports."""
     state = attend.live_state(paths, record)
     ended = None if state else client.read_exit(paths.container(record.id))
     last = state or ended

@@ -12,7 +12,7 @@ from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.model import STORE, Cause, CollectImages, Step, World
 from agent.planner.space import size
 from runtime.images.garbage import Limits as CollectLimits
-from runtime.interface import Disk
+from runtime.observations import Disk
 from specs.desired import DesiredImage
 from specs.values import ImageRef
 

@@ -46,7 +46,7 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.networks import Fate
-from runtime.interface import NETWORK_KINDS, Health, ObservedContainer, Phase, retired, successor
+from runtime.observations import NETWORK_KINDS, Health, ObservedContainer, Phase, retired, successor
 from specs.desired import DesiredContainer, Place
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef

@@ -32,7 +32,7 @@ from agent.planner.model import (
     World,
 )
 from runtime.images.manifests import Platform
-from runtime.interface import ObservedImage
+from runtime.observations import ObservedImage
 from specs.desired import DesiredImage
 from specs.values import Duration, ImageRef
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from runtime.backups.request import BackupResult, DrillResult
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.images.garbage import Removed
-from runtime.interface import ImageSize, Observed
+from runtime.observations import ImageSize, Observed
 from specs.desired import (
     Desired,
     DesiredBackup,

@@ -24,7 +24,7 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.volumes import leaving
-from runtime.interface import ObservedNetwork
+from runtime.observations import ObservedNetwork
 from specs.desired import DesiredNetwork
 from specs.fingerprint import same_network
 

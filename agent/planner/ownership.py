@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from agent.planner.model import Blocked, Kind, Subject, World
-from runtime.interface import successor
+from runtime.observations import successor
 
 
 class _Owned(Protocol):

@@ -22,7 +22,7 @@ from agent.planner.model import (
     Subject,
     World,
 )
-from runtime.interface import ObservedVolume
+from runtime.observations import ObservedVolume
 from specs.desired import DesiredVolume
 from specs.values import ByteSize, Duration
 from specs.volumes import Backing, OptionMistake, backing

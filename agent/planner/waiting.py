@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent.planner.decision import Decision
 from agent.planner.model import Blocked, CreateContainer, RemoveContainer, Step, Subject, World
-from runtime.interface import Health, ObservedContainer, Phase
+from runtime.observations import Health, ObservedContainer, Phase
 from specs.desired import Dependency, DesiredContainer
 from specs.values import PortBinding, addresses_meet
 

@@ -30,7 +30,6 @@ from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.halt import end
 from runtime.images.blobs import CHUNK, sync_directory
-from runtime.interface import VolumeRequest
 from runtime.linux import libc, mounts
 from runtime.linux.cgroups import Cgroups
 from runtime.paths import Paths, write_atomically
@@ -40,6 +39,7 @@ from runtime.volumes import Volume, Volumes
 from runtime.volumes.copying import copy_metadata
 from runtime.volumes.filling import is_empty
 from runtime.volumes.records import read_claims
+from runtime.wishes import VolumeRequest
 from specs.values import Keep
 from specs.volumes import backing
 

@@ -92,7 +92,7 @@ class Networks:
 
     def _make(self, id: str) -> _Slot:
         from runtime.inside import in_own_thread
-        from runtime.interface import Attachment, NetworkRequest
+        from runtime.wishes import Attachment, NetworkRequest
 
         fabric = self._fabric()
         for attempt in range(TRIES):

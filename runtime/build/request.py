@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.interface import LimitsRequest
+    from runtime.wishes import LimitsRequest
     from specs.values import ImageRef
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})

@@ -20,10 +20,10 @@ from runtime.build.executor import Executor, Outcome
 from runtime.build.workspace import Workspace, cgroup_path
 from runtime.bundle import Setting
 from runtime.filters import filter_file
-from runtime.interface import ContainerRequest, LimitsRequest
 from runtime.linux import capabilities
 from runtime.net import names, resolvconf
 from runtime.users import find_user
+from runtime.wishes import ContainerRequest, LimitsRequest
 from specs.values import ImageRef
 
 TYPE_CHECKING = False

@@ -17,7 +17,7 @@ from runtime.database import Database
 from runtime.faults import Fault
 from runtime.images.layers import chain_ids
 from runtime.images.manifests import ImageConfig
-from runtime.interface import ObservedImage
+from runtime.observations import ObservedImage
 from specs.values import ImageRef
 
 IMAGES_SCHEMA = """

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
-from runtime.interface import NetworkRequest
 from runtime.net import addresses, links, records
 from runtime.net.addresses import AnyNetwork, Net
 from runtime.net.defects import parent_defects
 from runtime.net.records import NetworkRecord
+from runtime.wishes import NetworkRequest
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from runtime.interface import Defect
 from runtime.net import links
 from runtime.net.records import Lease, NetworkRecord
+from runtime.observations import Defect
 
 
 def interfaces(lease: Lease, record: NetworkRecord) -> list[str]:

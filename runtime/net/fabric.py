@@ -15,7 +15,6 @@ from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault, faults, from_oserror
-from runtime.interface import Attachment, ContainerRequest, Defect, NetworkRequest, ObservedNetwork
 from runtime.net import addresses, defects, endpoints, leases, links, records, ways
 from runtime.net.bridges import Bridges, link_fault
 from runtime.net.defects import interfaces
@@ -32,8 +31,10 @@ from runtime.net.records import (
     way_out6,
 )
 from runtime.net.sentry import Sentry, ways_of, ways_to
+from runtime.observations import Defect, ObservedNetwork
 from runtime.paths import Paths
 from runtime.shim import client
+from runtime.wishes import Attachment, ContainerRequest, NetworkRequest
 from specs.values import PortBinding
 
 __all__ = ["NET_SCHEMA", "Fabric", "NetObservation"]

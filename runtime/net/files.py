@@ -13,13 +13,14 @@ from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
-from runtime.interface import ContainerRequest, Defect
 from runtime.net import addresses, names, records, resolvconf
 from runtime.net.dns import zone
 from runtime.net.dns.service import NameService
 from runtime.net.hearing import Hearing
 from runtime.net.records import Lease, NetworkRecord, by_container, way_out
+from runtime.observations import Defect
 from runtime.paths import Paths
+from runtime.wishes import ContainerRequest
 
 
 class Files:

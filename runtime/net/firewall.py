@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.faults import Fault
-from runtime.interface import Defect
 from runtime.net import addresses, elements, flows, nft
 from runtime.net.contents import (
     ANY4,
@@ -40,6 +39,7 @@ from runtime.net.rules import (
     read_listing,
     rules_digest,
 )
+from runtime.observations import Defect
 from runtime.paths import write_atomically
 from specs.values import PortBinding, addresses_meet
 

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.interface import Defect
 from runtime.net import addresses, nft
+from runtime.observations import Defect
 
 #: Seconds for which the answer of iptables-legacy is believed: its changes are told by nobody.
 LEGACY_LOOK = 10.0

@@ -9,11 +9,11 @@ from ipaddress import ip_address, ip_network
 from itertools import count
 
 from runtime.faults import Fault
-from runtime.interface import Attachment
 from runtime.net import addresses, links, records
 from runtime.net.addresses import AnyAddress, AnyNetwork
 from runtime.net.bridges import network_of
 from runtime.net.records import Lease, NetworkRecord, Taken
+from runtime.wishes import Attachment
 
 
 def reserve(

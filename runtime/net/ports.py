@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.interface import ContainerRequest
+from runtime.wishes import ContainerRequest
 from specs.values import PortBinding, addresses_meet, parse_port_range
 
 ANY = ("", "0.0.0.0", "::")

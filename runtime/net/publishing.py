@@ -12,12 +12,12 @@ from pathlib import Path
 
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
-from runtime.interface import Defect
 from runtime.linux import namespaces
 from runtime.net import addresses, contents, firewall, links, listening, loopback, ports, records
 from runtime.net.contents import Contents, Element, Publication, Zone, port_of
 from runtime.net.foreign import Foreign
 from runtime.net.records import NetworkRecord, PortRow, by_container, published_on
+from runtime.observations import Defect
 from specs.values import PortBinding
 
 #: Seconds between two looks at connections that are to end.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 
-from runtime.interface import NetworkOptions
 from runtime.requests import decode, encode
+from runtime.wishes import NetworkOptions
 from specs.values import PortBinding
 
 NET_SCHEMA = """

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from runtime.interface import Defect
 from runtime.net import links, ways
 from runtime.net.events import Expected, Watch
 from runtime.net.records import Lease, NetworkRecord, way_out, way_out6
 from runtime.net.ways import Way
+from runtime.observations import Defect
 
 #: seconds after which a container is looked into again though no event said so
 AGAIN = 600.0

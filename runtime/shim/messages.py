@@ -93,11 +93,11 @@ class ProbeResult:
 class State:
     """A container as its shim last wrote it (state.json), or as it ended (exit.json).
 
-    `phase` is a word of runtime.interface.Phase, `health` one of runtime.interface.Health. `pid` is 0 while
-    nothing runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts`
-    counts since the container's creation, `restart_reasons` the same by supervise.REASONS; `next_start_at` is
-    0 outside backoff. The start times are in clock ticks since boot: a process is the one meant only when pid
-    and start time agree.
+    `phase` and `health` are words of runtime.observations.Phase and Health. `pid` is 0 while nothing
+    runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts` counts
+    since the container's creation, `restart_reasons` the same by supervise.REASONS; `next_start_at` is 0
+    outside backoff. The start times are in clock ticks since boot: a process is the one meant only when
+    pid and start time agree.
     """
 
     id: str = ""

@@ -17,10 +17,10 @@ from typing import Any
 
 from runtime.faults import Fault, faults
 from runtime.images.store import ImageStore
-from runtime.interface import ContainerRequest
 from runtime.linux import mounts, openat2, overlay, selinux
 from runtime.paths import Paths
 from runtime.volumes.store import Volumes
+from runtime.wishes import ContainerRequest
 from specs.values import MountPoint, clean_path
 
 Mounts = list[dict[str, Any]]

@@ -24,7 +24,6 @@ from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.inside import clone_mount, same_process
-from runtime.interface import VolumeRequest
 from runtime.linux import mounts, pidfd
 from runtime.paths import Paths
 from runtime.usage import tree_size
@@ -38,6 +37,7 @@ from runtime.volumes.records import (
     read_volume,
     read_volumes,
 )
+from runtime.wishes import VolumeRequest
 from specs.values import NAME
 from specs.volumes import Backing, OptionMistake, backing
 

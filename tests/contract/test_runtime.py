@@ -23,19 +23,11 @@ from runtime.backups.request import BackupRequest
 from runtime.build.request import BuildRequest
 from runtime.faults import Fault
 from runtime.images.garbage import Limits
-from runtime.interface import (
-    Attachment,
-    ContainerRequest,
-    LimitsRequest,
-    NetworkRequest,
-    ObservedContainer,
-    Phase,
-    Runtime,
-    VolumeRequest,
-    retired,
-)
+from runtime.interface import Runtime
 from runtime.local import LocalRuntime
+from runtime.observations import ObservedContainer, Phase, retired
 from runtime.paths import Paths
+from runtime.wishes import Attachment, ContainerRequest, LimitsRequest, NetworkRequest, VolumeRequest
 from specs.values import ImageRef, Keep, MountPoint, parse_ports
 from tests.fake_runtime import FakeRuntime
 

@@ -16,7 +16,7 @@ from agent.settings import Settings
 from agent.view import Counters, View
 from runtime import bundle
 from runtime.faults import CODES, TRANSIENT
-from runtime.interface import Sample
+from runtime.observations import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 

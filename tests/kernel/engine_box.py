@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime import attend, logs
-from runtime.interface import ContainerRequest, RestartRequest
 from runtime.linux import mounts
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from runtime.shim import client
+from runtime.wishes import ContainerRequest, RestartRequest
 from specs.values import ImageRef, MountPoint
 from tests.kernel.shim_box import BUSYBOX, until
 

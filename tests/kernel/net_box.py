@@ -21,7 +21,6 @@ from pathlib import Path
 import pytest
 
 from runtime.database import Database
-from runtime.interface import Attachment, NetworkRequest
 from runtime.linux import namespaces
 from runtime.net import addresses, links, records
 from runtime.net.dns.service import NameService
@@ -29,6 +28,7 @@ from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.paths import Paths
 from runtime.shim import messages
 from runtime.shim.messages import State
+from runtime.wishes import Attachment, NetworkRequest
 from specs.values import PortBinding
 
 ROOT = Path(__file__).resolve().parents[2]

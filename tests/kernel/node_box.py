@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.interface import ContainerRequest
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
+from runtime.wishes import ContainerRequest
 from tests.kernel.docker_box import Said
 from tests.kernel.images_box import digest, ref
 

@@ -23,9 +23,9 @@ from runtime.backups.backups import Made
 from runtime.backups.holds import Holds
 from runtime.faults import Fault
 from runtime.images.decompress import decompressed
-from runtime.interface import ProbeRequest, VolumeRequest
 from runtime.linux import cgroups
 from runtime.prepare import cgroup_path
+from runtime.wishes import ProbeRequest, VolumeRequest
 from specs.values import Keep, MountPoint
 from tests.kernel.engine_box import Engine, engine
 from tests.kernel.images_box import tree

@@ -20,7 +20,7 @@ from runtime.build.failure import StepFailed
 from runtime.build.mounting import Relay
 from runtime.build.request import BuildEvent, SecretSource, SshSource
 from runtime.faults import Fault
-from runtime.interface import LimitsRequest
+from runtime.wishes import LimitsRequest
 from tests.kernel.build_box import BuildBox, build_box
 from tests.kernel.shim_box import until
 

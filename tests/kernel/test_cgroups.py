@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.interface import LimitsRequest, RestartRequest
 from runtime.linux import cgroups, devices, mounts
 from runtime.linux.cgroups import IoLimit, Limits
 from runtime.linux.cgroups_v2 import V2
+from runtime.wishes import LimitsRequest, RestartRequest
 from tests.kernel.engine_box import PYTHON, Engine, engine
 from tests.kernel.shim_box import MEBIBYTE, until
 

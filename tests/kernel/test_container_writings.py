@@ -18,11 +18,11 @@ from runtime import attend
 from runtime.build.problems import DockerfileError
 from runtime.commit import CommitRequest, Writings
 from runtime.faults import Fault
-from runtime.interface import ProbeRequest
 from runtime.linux import cgroups, mounts
 from runtime.paths import Paths
 from runtime.prepare import cgroup_path
 from runtime.records import ContainerRecord
+from runtime.wishes import ProbeRequest
 from specs.values import ImageRef
 from tests.kernel.engine_box import IMAGE, Engine, bind, engine
 from tests.kernel.shim_box import until

@@ -12,8 +12,8 @@ import pytest
 
 from runtime import attend
 from runtime.faults import Fault
-from runtime.interface import LimitsRequest, RestartRequest
 from runtime.shim import client
+from runtime.wishes import LimitsRequest, RestartRequest
 from tests.kernel.engine_box import Engine, engine
 from tests.kernel.shim_box import until
 

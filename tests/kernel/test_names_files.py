@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from runtime.interface import ContainerRequest, NetworkOptions
 from runtime.net import hearing
 from runtime.paths import write_atomically
+from runtime.wishes import ContainerRequest, NetworkOptions
 from specs.values import ImageRef
 from tests.kernel.names_box import until
 from tests.kernel.net_box import MARKS, Machine, Node, on_own_host, sh

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import ContainerRequest
 from runtime.linux import namespaces
 from runtime.net import addresses, links
+from runtime.wishes import ContainerRequest
 from specs.values import ImageRef, PortBinding
 from tests.kernel.net_box import (
     HOST,

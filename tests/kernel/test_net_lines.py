@@ -9,9 +9,9 @@ import secrets
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import Attachment, ContainerRequest
 from runtime.linux import namespaces
 from runtime.net import flows, links
+from runtime.wishes import Attachment, ContainerRequest
 from specs.values import ImageRef, PortBinding
 from tests.kernel.net_box import (
     HOST,

@@ -8,9 +8,9 @@ import sqlite3
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import Attachment, NetworkOptions
 from runtime.linux import namespaces
 from runtime.net import links
+from runtime.wishes import Attachment, NetworkOptions
 from tests.kernel.net_box import (
     HOST,
     HOST6,

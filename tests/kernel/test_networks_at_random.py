@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 
 from runtime.faults import Fault
-from runtime.interface import Attachment, ContainerRequest, NetworkRequest
 from runtime.linux import mounts
 from runtime.local import LocalRuntime
 from runtime.net import links
 from runtime.paths import Paths
+from runtime.wishes import Attachment, ContainerRequest, NetworkRequest
 from specs.values import ImageRef, PortBinding
 from tests.kernel.net_box import MARKS, Machine, on_own_host, sh
 

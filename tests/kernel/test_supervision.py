@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from runtime import logs
-from runtime.interface import ProbeRequest, RestartRequest
 from runtime.linux import pidfd
+from runtime.wishes import ProbeRequest, RestartRequest
 from specs.values import ImageRef
 from tests.kernel.engine_box import Engine, engine
 from tests.kernel.images_box import Layout, directory, file, layer, symlink

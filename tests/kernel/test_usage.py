@@ -10,9 +10,9 @@ import pytest
 
 from runtime import usage
 from runtime.images.listing import LayerSizes, Listed
-from runtime.interface import VolumeRequest
 from runtime.linux import mounts
 from runtime.paths import Paths
+from runtime.wishes import VolumeRequest
 from specs.values import MountPoint
 from tests.kernel.engine_box import engine
 from tests.kernel.images_box import file, layer

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-from runtime.interface import VolumeRequest
+from runtime.wishes import VolumeRequest
 from specs.values import MountPoint
 from tests.kernel.engine_box import Engine, engine
 

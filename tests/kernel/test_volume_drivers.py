@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import VolumeRequest
 from runtime.linux import mounts, quota
 from runtime.volumes import Volume
+from runtime.wishes import VolumeRequest
 from specs.values import MountPoint
 from tests.kernel.engine_box import Engine, engine
 

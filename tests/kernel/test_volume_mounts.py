@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
-from runtime.interface import VolumeRequest, retired
 from runtime.linux import mounts, selinux
+from runtime.observations import retired
 from runtime.volumes.mounting import bind_options, tmpfs_options
+from runtime.wishes import VolumeRequest
 from specs.values import ImageRef, MountPoint
 from tests.kernel.engine_box import Engine, bind, engine
 from tests.kernel.shim_box import until

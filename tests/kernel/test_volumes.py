@@ -14,10 +14,10 @@ import pytest
 
 from runtime.database import Database
 from runtime.faults import Fault
-from runtime.interface import ContainerRequest, VolumeRequest
 from runtime.paths import Paths
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from runtime.volumes.mounting import Mounting, User
+from runtime.wishes import ContainerRequest, VolumeRequest
 from specs.values import ImageRef, MountPoint
 from tests.kernel.engine_box import engine
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.planner.model import Collecting
 from runtime.images.garbage import Limits as CollectLimits
-from runtime.interface import Disk, ImageSize
+from runtime.observations import Disk, ImageSize
 from specs.desired import Desired
 from specs.values import ImageRef
 from tests.builders import built, container, desired, image

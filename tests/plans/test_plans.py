@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.interface import Defect, Health, Phase
+from runtime.observations import Defect, Health, Phase
 from specs.desired import Desired, Place, Probe, Restart
 from specs.values import MountPoint
 from tests.builders import container, desired, image, network, volume

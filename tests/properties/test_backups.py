@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from runtime.backups.backups import Backups
 from runtime.backups.holds import Holds
 from runtime.database import CONTAINERS_SCHEMA, Database
-from runtime.interface import VolumeRequest
 from runtime.linux import cgroups
 from runtime.paths import Paths
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
+from runtime.wishes import VolumeRequest
 from tests.kernel.images_box import tree
 from tests.properties.test_changes import Node, make, place, trees
 

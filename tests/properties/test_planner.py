@@ -19,7 +19,7 @@ from agent.planner.plan import plan
 from agent.sight import Sight
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
-from runtime.interface import Defect, Health, Phase
+from runtime.observations import Defect, Health, Phase
 from specs.desired import Desired
 from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import Crash, FakeRuntime

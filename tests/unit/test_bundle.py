@@ -9,7 +9,7 @@ import pytest
 from runtime import bundle
 from runtime.bundle import DEFAULT_CAPABILITIES, Setting, User
 from runtime.faults import Fault
-from runtime.interface import ContainerRequest, ProbeRequest
+from runtime.wishes import ContainerRequest, ProbeRequest
 from specs.values import ImageRef
 
 REQUEST = ContainerRequest(

@@ -16,7 +16,7 @@ from agent.planner import backoff
 from agent.planner.model import FIREWALL, Cause, Collecting, Limits, Memory, RepairFirewall, Step
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
-from runtime.interface import Defect, Health, Phase
+from runtime.observations import Defect, Health, Phase
 from specs.desired import Probe, Restart
 from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import FakeRuntime

@@ -11,10 +11,10 @@ import pytest
 
 from runtime.database import Database
 from runtime.faults import Fault
-from runtime.interface import Attachment, NetworkOptions
 from runtime.net import leases, links, records
 from runtime.net.fabric import NET_SCHEMA
 from runtime.net.records import NetworkRecord
+from runtime.wishes import Attachment, NetworkOptions
 
 MANY = 4000
 

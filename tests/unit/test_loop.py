@@ -21,7 +21,7 @@ from agent.loop import PERIOD, Agent
 from agent.settings import Settings, Source
 from agent.view import View
 from runtime.faults import Fault
-from runtime.interface import Defect, Observed, Phase
+from runtime.observations import Defect, Observed, Phase
 from runtime.paths import Paths
 from tests.fake_runtime import FakeRuntime
 

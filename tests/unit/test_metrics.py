@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent import metrics
 from agent.view import BackupView, BlockedView, Counters, ImageCounters, OrphanView, SourceView, View
-from runtime.interface import Disk, Health, Observed, ObservedContainer, ObservedNetwork, Phase, Sample
+from runtime.observations import Disk, Health, Observed, ObservedContainer, ObservedNetwork, Phase, Sample
 
 WEB = ObservedContainer(
     id="0123",

@@ -12,10 +12,10 @@ import pytest
 from runtime.database import STEPS, VERSION, Database, NewColumn, statements
 from runtime.faults import Fault
 from runtime.images.catalog import IMAGES_SCHEMA, Catalog
-from runtime.interface import NetworkOptions
 from runtime.net import records
 from runtime.net.fabric import NET_SCHEMA
 from runtime.volumes import VOLUMES_SCHEMA
+from runtime.wishes import NetworkOptions
 from specs.values import ImageRef
 
 SCHEMAS = (IMAGES_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA)

@@ -8,8 +8,8 @@ import pytest
 
 from agent.cli.main import Problem
 from agent.cli.networks import choosing, create, ls, rows
-from runtime.interface import NetworkOptions
 from runtime.net.records import NetworkRecord
+from runtime.wishes import NetworkOptions
 
 
 def record(name: str, source: str = "", created: float = 0.0, **more: object) -> NetworkRecord:

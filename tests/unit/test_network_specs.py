@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import pytest
 
 from agent import render
-from runtime.interface import NetworkOptions
+from runtime.wishes import NetworkOptions
 from specs.desired import Attachment, DesiredContainer, DesiredNetwork
 from specs.fingerprint import fingerprints, network_fingerprint, same_but_networks, same_network
 from tests.spec_text import read

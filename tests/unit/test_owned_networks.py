@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.interface import ContainerRequest, Defect
 from runtime.net.fabric import NetObservation
+from runtime.observations import Defect
 from runtime.observe import network_defects
+from runtime.wishes import ContainerRequest
 from specs.values import ImageRef
 
 

@@ -12,14 +12,6 @@ import pytest
 
 from runtime.database import VERSION, Database
 from runtime.faults import Fault
-from runtime.interface import (
-    Attachment,
-    ContainerRequest,
-    IoLimit,
-    LimitsRequest,
-    ProbeRequest,
-    RestartRequest,
-)
 from runtime.records import (
     CREATED,
     RUNNING,
@@ -32,6 +24,7 @@ from runtime.records import (
     update_request,
 )
 from runtime.requests import decode_request, encode_request
+from runtime.wishes import Attachment, ContainerRequest, IoLimit, LimitsRequest, ProbeRequest, RestartRequest
 from specs.values import ImageRef, MountPoint, PortBinding
 
 PLAIN = ContainerRequest(

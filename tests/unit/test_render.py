@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent import render
-from runtime import interface
+from runtime import wishes
 from specs import desired
 from specs.values import ImageRef
 from tests.other_values import ADJUSTABLE, IDENTITY
@@ -38,7 +38,7 @@ PARTS: list[tuple[str, Any]] = [
 ]
 
 
-def request(container: desired.DesiredContainer) -> interface.ContainerRequest:
+def request(container: desired.DesiredContainer) -> wishes.ContainerRequest:
     return render.container_request("s", container, IMAGE)
 
 
@@ -62,11 +62,11 @@ def test_names_source_and_fingerprints_go_along() -> None:
 
 def test_networks_and_volumes_are_asked_for_whole() -> None:
     network = desired.DesiredNetwork("p/n", "10.0.0.0/24", "10.0.0.9", True, 1400, {"a": "b"}, "f")
-    assert render.network_request("s", network) == interface.NetworkRequest(
+    assert render.network_request("s", network) == wishes.NetworkRequest(
         "p/n", "s", "f", "10.0.0.0/24", "10.0.0.9", True, 1400, {"a": "b"}
     )
     volume = desired.DesiredVolume("p/v", {"a": "b"}, "f")
-    assert render.volume_request("s", volume) == interface.VolumeRequest("p/v", "s", "f", {"a": "b"})
+    assert render.volume_request("s", volume) == wishes.VolumeRequest("p/v", "s", "f", {"a": "b"})
 
 
 BUILDS: dict[str, Any] = {

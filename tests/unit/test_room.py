@@ -7,7 +7,7 @@ import pytest
 from agent.planner import collect
 from agent.planner.model import CollectImages, Collecting, Memory, World
 from runtime.images.garbage import Limits
-from runtime.interface import Disk, Observed
+from runtime.observations import Disk, Observed
 
 POLICY = Collecting(3600.0, Limits(high=0.85, low=0.8))
 

@@ -10,7 +10,7 @@ from agent.planner.told import told
 from agent.sight import FRESH, Sight, differences
 from runtime.build.request import BuildInputs, BuildRequest
 from runtime.images.garbage import Removed
-from runtime.interface import ImageSize
+from runtime.observations import ImageSize
 from tests.builders import built, desired
 from tests.fake_runtime import FakeRuntime
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from runtime.interface import LimitsRequest
+    from runtime.wishes import LimitsRequest
     from specs.values import ImageRef
 
 _EPOCH = "SOURCE_DATE_EPOCH"
@@ -191,7 +191,7 @@ def _ulimit(word: str) -> tuple[str, int, int]:
 def _limits(options: argparse.Namespace) -> LimitsRequest | None:
     if not (options.memory or options.cpus or options.pids_limit):
         return None
-    from runtime.interface import LimitsRequest
+    from runtime.wishes import LimitsRequest
 
     memory = _size(options.memory, "--memory")
     return LimitsRequest(cpus=options.cpus, memory=memory, pids=max(0, options.pids_limit))

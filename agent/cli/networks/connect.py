@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from runtime.interface import Attachment
     from runtime.paths import Paths
+    from runtime.wishes import Attachment
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 def _attachment(options: argparse.Namespace, network: str) -> Attachment:
     """Checked as specs are. Raises Problem."""
-    from runtime.interface import Attachment
+    from runtime.wishes import Attachment
     from specs import shapes, subnets
 
     return Attachment(

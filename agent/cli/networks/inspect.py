@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from runtime.interface import ObservedNetwork
     from runtime.net.records import Lease, NetworkRecord
+    from runtime.observations import ObservedNetwork
     from runtime.paths import Paths
 
 _COUNTERS = (

@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     """Prints the name. One that is there already is left as it is, and must not be wanted otherwise."""
-    from runtime.interface import VolumeRequest
+    from runtime.wishes import VolumeRequest
 
     asked = _pairs(options.opt, needs_value=True)
     request = VolumeRequest(

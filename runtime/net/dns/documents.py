@@ -28,7 +28,7 @@ DIRECTORY, NETWORKS, STATE, LOCK, MEMBER = "names", "networks.json", "state.json
 ERROR, HEED = "error", "heed"
 #: Bytes of any of these files.
 MAX_SIZE = 16 * 1024 * 1024
-#: Phases (runtime.interface.Phase) in which a container has its names.
+#: Phases (runtime.observations.Phase) in which a container has its names.
 UP = frozenset({"starting", "running"})
 
 

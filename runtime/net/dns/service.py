@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.faults import Fault, from_oserror
-from runtime.interface import Defect
 from runtime.linux import pidfd
 from runtime.net import resolvconf
 from runtime.net.dns import documents
 from runtime.net.dns.documents import State
 from runtime.net.dns.release import release
 from runtime.net.dns.zone import Member, Network
+from runtime.observations import Defect
 from runtime.paths import Paths, write_atomically
 
 #: Seconds for the server to listen where it has been told to.

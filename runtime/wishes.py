@@ -1,0 +1,196 @@
+"""Values: what the runtime is asked for: networks, volumes, containers as their owners want them.
+
+Names are full names (`project/name`), sizes are bytes, durations are seconds. `source` marks who declared a
+thing; only things whose source matches are ever changed on that source's behalf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from specs.values import ImageRef, MountPoint, PortBinding
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What few networks have. `parent` is the host's interface that a macvlan network is on."""
+
+    driver: str = "bridge"  # bridge | macvlan
+    parent: str = ""
+    mode: str = ""  # of macvlan: bridge | private | vepa | passthru; empty: bridge
+    icc: bool = True  # False: members do not reach each other
+    masquerade: bool = True  # False: packets leave with the container's own address
+    ip_range: str = ""  # CIDR within the subnet that addresses are taken from; empty: all of it
+    ip_range6: str = ""
+    reserved: tuple[str, ...] = ()  # addresses that nobody is given
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    name: str
+    source: str
+    fingerprint: str
+    subnet: str = ""  # CIDR; empty: the next free one of the node's pool
+    gateway: str = ""
+    internal: bool = False
+    mtu: int = 0
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    ipv6: bool = False
+    subnet6: str = ""  # CIDR; empty: with `ipv6` the next free one of the node's IPv6 pool
+    gateway6: str = ""
+    options: NetworkOptions = NetworkOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRequest:
+    """`options` are those of Docker's local driver (type, device, o, size) and loop: runtime.volumes.options.
+    `source` is empty for one that a person made."""
+
+    name: str
+    source: str
+    fingerprint: str
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    options: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    keep: bool = False  # no command removes it
+    prune: float | None = (
+        None  # seconds after which it goes once nothing declares it; None: as the node has it
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    network: str  # full name
+    aliases: tuple[str, ...] = ()
+    ipv4_address: str = ""
+    mac_address: str = ""
+    ipv6_address: str = ""
+    gw_priority: int = 0  # the highest one has the default route
+    interface_name: str = ""  # empty: eth and a number
+    link_local_ips: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """One of exec, shell, http, tcp; the rest as in specs.desired.Probe.
+
+    With none of them and not disabled, the image's own test is meant, changed in the fields `given`.
+    """
+
+    exec: tuple[str, ...] = ()
+    shell: str = ""
+    http: str = ""
+    tcp: str = ""
+    disabled: bool = False
+    interval: float = 30.0
+    timeout: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+    start_interval: float = 5.0
+    on_failure: str = "restart"
+    given: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequest:
+    policy: str = "always"
+    max_retries: int = 0
+    initial: float = 0.1
+    max: float = 60.0
+    reset_after: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class IoLimit:
+    device: str
+    read_bps: int = 0
+    write_bps: int = 0
+    read_iops: int = 0
+    write_iops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsRequest:
+    cpus: float = 0.0
+    cpu_weight: int = 0
+    cpuset: str = ""
+    memory: int = 0
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    pids: int = 0
+    io_weight: int = 0
+    io: tuple[IoLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRequest:
+    """A container as its owner wants it; what is empty or None comes from the image's config, then
+    from defaults.
+    """
+
+    name: str
+    source: str
+    identity: str  # fingerprint: another one means replacement
+    adjustable: str  # fingerprint of what `adjust_container` changes in place
+    facets: str  # canonical JSON behind both fingerprints
+    image: ImageRef
+    project: str = ""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    working_dir: str = ""
+    user: str = ""
+    group_add: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False  # beside `ports`: every exposed port, each on a random port of the host
+    service: str = ""  # containers of one service may have the same published ports; empty: `name`
+    expose: tuple[str, ...] = ()  # said to people (inspect); every port is open to peers anyway
+    mounts: tuple[MountPoint, ...] = ()
+    networks: tuple[Attachment, ...] = ()
+    network_mode: str = "bridge"  # bridge | none | host | container:PROJECT/NAME
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_opt: tuple[str, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    probe: ProbeRequest | None = None
+    restart: RestartRequest = RestartRequest()
+    stop_signal: str = ""
+    stop_grace_period: float = 10.0
+    read_only: bool = False
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    seccomp_unconfined: bool = False
+    devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm")
+    ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
+    sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    shm_size: int = 0
+    pid_mode: str = ""
+    ipc_mode: str = ""
+    uts_mode: str = ""
+    tty: bool = False
+    stdin_open: bool = False
+    log_max_size: int = 10 * 1024 * 1024
+    log_max_files: int = 3
+    limits: LimitsRequest = LimitsRequest()
+
+    @property
+    def owns_network(self) -> bool:
+        """Whether it may change addresses and routes in its network namespace: capabilities(7)."""
+        granted = {word.upper().removeprefix("CAP_") for word in self.cap_add}
+        return self.privileged or bool(granted & {"ALL", "NET_ADMIN"})
+
+
+def owner_of_network(network_mode: str) -> str:
+    """Full name of the container whose network namespace such a container is in; empty: its own, or the
+    host's."""
+    kind, _, name = network_mode.partition(":")
+    return name if kind == "container" else ""
