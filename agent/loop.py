@@ -15,14 +15,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent import notify, picture
+from agent import calls, notify, picture
 from agent.clock import SystemClock
 from agent.converge import Engine, Event, Round
 from agent.deaths import Deaths
@@ -39,6 +39,7 @@ from agent.verdict import judge
 from agent.view import SourceView, View
 from runtime.faults import Fault
 from runtime.interface import Runtime
+from runtime.local import LocalRuntime
 from runtime.observations import Observed
 from runtime.paths import Paths
 from specs.desired import Desired
@@ -52,8 +53,8 @@ PERIOD, PERIOD_MAX, RATIO = 10.0, 60.0, 400.0
 NETWORK = "network"
 #: how many times the length of the last round (for NETWORK: of the last such look) to wait until the next and
 #: at most how many seconds, by what woke us: people wait for sources
-SPACING = {"source": 0.0, "step": 1.0, "shim": 10.0, "files": 10.0, NETWORK: 10.0}
-SPACING_MAX = {"source": 0.0, "step": 0.1, "shim": 1.0, "files": 1.0, NETWORK: 0.5}
+SPACING = {"source": 0.0, "call": 1.0, "step": 1.0, "shim": 10.0, "files": 10.0, NETWORK: 10.0}
+SPACING_MAX = {"source": 0.0, "call": 0.1, "step": 0.1, "shim": 1.0, "files": 1.0, NETWORK: 0.5}
 #: seconds between two looks while steps run and no other step waits for them
 LAST_STEPS = 0.25
 #: seconds between two samples, and how long after the last scrape they are still taken
@@ -143,6 +144,14 @@ class Agent:
 
     def scraped(self) -> None:
         self._scraped = time.monotonic()
+
+    def call(self, op: str, args: Mapping[str, Any]) -> Any:
+        """What a person asks for, in a thread of its own; then there is reason to look. Raises Fault."""
+        assert isinstance(self.runtime, LocalRuntime), "only a real machine is asked"
+        try:
+            return calls.perform(self.runtime, op, args)
+        finally:
+            self._loop.call_soon_threadsafe(self._because, "call")
 
     # ------------------------------------------------------------ life
 

@@ -116,6 +116,7 @@ class Credentials(_Table):
 
 class Listen(_Table):
     metrics: str = Field("127.0.0.1:9420", pattern=r"^(\S+:\d{1,5})?$")  # empty: no TCP port
+    group: str = "root"  # may use the unix socket, and so do all that root may
 
 
 class LimitSettings(_Table):

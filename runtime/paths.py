@@ -90,13 +90,16 @@ class Paths(_Directories):
         return self.live(id) / "netns"
 
     def make(self) -> None:
-        """Create both trees with mode 0700. Repeatable."""
-        for path in (self.root, self.run):
-            path.mkdir(parents=True, exist_ok=True)
-            os.chmod(path, 0o700)
+        """Create both trees with mode 0700. Repeatable. A group may have been let through `run`, to the
+        agent's socket."""
+        for path, mode in ((self.root, 0o700), (self.run, 0o710)):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.stat(path).st_mode & 0o7777 & ~mode:
+                os.chmod(path, 0o700)
         for path in (self.blobs, self.layers, self.volumes, self.sources, self.root / "containers"):
             path.mkdir(parents=True, exist_ok=True)
-        (self.run / "containers").mkdir(exist_ok=True)
+        (self.run / "containers").mkdir(mode=0o700, exist_ok=True)
+        os.chmod(self.run / "containers", 0o700)
 
 
 def beside(path: Path) -> Path:

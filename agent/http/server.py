@@ -1,7 +1,8 @@
 """Effects: the agent's HTTP: its state on a unix socket for the command line, /metrics on TCP as well.
 
-The unix socket is bound here with mode 0600 (uvicorn would make it 0666). Readers take the View as it is and
-wait for nothing; rendering happens in a thread.
+The unix socket is bound here with mode 0660 and the group of the settings (uvicorn would make it 0666): who
+may write to it may do all that the agent may. Readers take the View as it is and wait for nothing; rendering
+happens in a thread, and so does what is asked for.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import grp
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -22,13 +25,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent import metrics
+from agent import calls, metrics
 from agent.settings import Settings
 from agent.view import View
 from runtime.faults import Fault
 from runtime.paths import Paths
 
 BACKLOG = 64
+#: operations at once, and bytes of one request
+CALLS, MOST = 32, 4 * 1024 * 1024
 
 
 class Shown(Protocol):
@@ -37,16 +42,20 @@ class Shown(Protocol):
     @property
     def view(self) -> View: ...
     def scraped(self) -> None: ...
+    def call(self, op: str, args: Mapping[str, Any]) -> Any:
+        """In any thread. Raises Fault."""
+        ...
 
 
 async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
     """Until cancelled. Fault when an address cannot be bound."""
-    listeners = [_unix(paths)]
+    listeners = [_unix(paths, settings.listen.group)]
+    pool = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
     try:
         if settings.listen.metrics:
             listeners.append(_tcp(settings.listen.metrics))
         config = uvicorn.Config(
-            application(agent),
+            application(agent, pool),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -60,6 +69,7 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
         finally:
             server.should_exit = True
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
         for listener in listeners:
             listener.close()
         paths.agent_socket.unlink(missing_ok=True)
@@ -77,10 +87,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def application(agent: Shown) -> Starlette:
+def application(agent: Shown, pool: ThreadPoolExecutor) -> Starlette:
     async def status(request: Request) -> Response:
-        _, port = request.scope["server"] or ("", None)  # ASGI: (path, None) for a unix socket
-        if port is not None:  # whoever may scrape need not know of commits and errors
+        if _is_tcp(request):  # whoever may scrape need not know of commits and errors
             return Response(status_code=404)
         return _json(await asyncio.to_thread(status_document, agent.view))
 
@@ -89,7 +98,45 @@ def application(agent: Shown) -> Starlette:
         text = await asyncio.to_thread(metrics.render, agent.view)
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
-    return Starlette(routes=[Route("/v1/status", status), Route("/metrics", scrape)])
+    async def call(request: Request) -> Response:
+        if _is_tcp(request):
+            return Response(status_code=404)
+        try:
+            op, args = await _asked(request)
+        except ValueError as error:
+            return Response(f"cannot read request: {error}", status_code=400)
+        loop = asyncio.get_running_loop()
+        try:
+            return _json({"result": await loop.run_in_executor(pool, agent.call, op, args)})
+        except Fault as fault:
+            return _json({"fault": calls.document(fault)})
+
+    return Starlette(
+        routes=[
+            Route("/v1/status", status),
+            Route("/v1/call", call, methods=["POST"]),
+            Route("/metrics", scrape),
+        ]
+    )
+
+
+def _is_tcp(request: Request) -> bool:
+    _, port = request.scope["server"] or ("", None)  # ASGI: (path, None) for a unix socket
+    return port is not None
+
+
+async def _asked(request: Request) -> tuple[str, dict[str, Any]]:
+    """The operation and its arguments. ValueError."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MOST:
+            raise ValueError(f"more than {MOST} bytes")
+    asked = json.loads(data)
+    op, args = (asked.get("op"), asked.get("args", {})) if isinstance(asked, dict) else (None, None)
+    if not isinstance(op, str) or not isinstance(args, dict):
+        raise ValueError('write {"op": NAME, "args": {...}}')
+    return op, args
 
 
 def status_document(view: View) -> dict[str, Any]:
@@ -118,14 +165,24 @@ def _json(document: dict[str, Any]) -> Response:
     return Response(json.dumps(document), media_type="application/json")
 
 
-def _unix(paths: Paths) -> socket.socket:
-    """Bound by way of its directory's descriptor, however long the path is (unix(7): 108 bytes)."""
+def _unix(paths: Paths, group: str) -> socket.socket:
+    """Bound by way of its directory's descriptor, however long the path is (unix(7): 108 bytes). `group` may
+    use it, and reach it in its directory, of which it can see nothing else."""
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        hint = "choose another listen.group in the settings"
+        raise Fault("request-invalid", "listen for", group, "there is no such group", hint) from None
     paths.agent_socket.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     directory = os.open(paths.agent_socket.parent, os.O_PATH | os.O_CLOEXEC)
     before = os.umask(0o177)
     try:
         listener.bind(f"/proc/self/fd/{directory}/{paths.agent_socket.name}")
+        os.chown(paths.agent_socket, -1, gid)
+        os.chmod(paths.agent_socket, 0o660)
+        os.chown(paths.run, -1, gid)
+        os.chmod(paths.run, 0o710 if gid else 0o700)
     finally:
         os.umask(before)
         os.close(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import http.client
 import json
 import os
@@ -10,11 +11,13 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.cli import calling
 from agent.http import server
 from agent.settings import Settings, parse
 from agent.view import View
@@ -29,17 +32,22 @@ class Agent:
     def scraped(self) -> None:
         self.scrapes += 1
 
+    def call(self, op: str, args: Mapping[str, Any]) -> Any:
+        if op == "refuse":
+            raise Fault("container-exists", op, **args)
+        return {"op": op, **args}
+
 
 class Served:
     """`serve` in a thread of its own."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, listen: str = "") -> None:
         self.agent, self.paths = Agent(), Paths(base / "root", base / "run")
         self.paths.make()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        settings = parse(f'[listen]\nmetrics = "127.0.0.1:{self.port}"\n')
+        settings = parse(f'[listen]\nmetrics = "127.0.0.1:{self.port}"\n{listen}\n')
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(settings,))
         self._thread.start()
@@ -61,12 +69,18 @@ class Served:
             return False
 
     def get(self, path: str, *, unix: bool = False) -> tuple[int, bytes]:
+        return self._request("GET", path, None, unix)
+
+    def post(self, path: str, body: bytes, *, unix: bool = False) -> tuple[int, bytes]:
+        return self._request("POST", path, body, unix)
+
+    def _request(self, method: str, path: str, body: bytes | None, unix: bool) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             if unix:
                 connection.sock = socket.socket(socket.AF_UNIX)
                 connection.sock.connect(str(self.paths.agent_socket))
-            connection.request("GET", path)
+            connection.request(method, path, body)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -86,8 +100,10 @@ def served(tmp_path: Path) -> Iterator[Served]:
     assert not served.paths.agent_socket.exists()
 
 
-def test_root_alone_reaches_the_unix_socket(served: Served) -> None:
-    assert stat.S_IMODE(os.stat(served.paths.agent_socket).st_mode) == 0o600
+def test_roots_group_reaches_the_unix_socket_and_nobody_else_its_directory(served: Served) -> None:
+    found = os.stat(served.paths.agent_socket)
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 0)
+    assert stat.S_IMODE(os.stat(served.paths.run).st_mode) == 0o700
     code, text = served.get("/v1/status", unix=True)
     assert code == 200 and json.loads(text)["state"] == "converged"
 
@@ -100,6 +116,44 @@ def test_tcp_has_nothing_but_metrics(served: Served) -> None:
     assert served.get("/metrics", unix=True)[0] == 200
     assert served.get("/v1/status")[0] == 404
     assert served.get("/")[0] == 404
+
+
+def test_a_call_brings_back_what_it_returns_or_the_same_fault(served: Served) -> None:
+    assert calling.call(served.paths, "stop", name="shop/web") == {"op": "stop", "name": "shop/web"}
+    with pytest.raises(Fault) as caught:
+        calling.call(served.paths, "refuse", subject="web", cause="the name is taken", hint="choose")
+    assert str(caught.value) == "cannot refuse web: the name is taken (choose)"
+    assert caught.value.code == "container-exists"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"op": 1}', b'{"op": "x", "args": []}'])
+def test_what_is_no_call_is_refused(served: Served, body: bytes) -> None:
+    assert served.post("/v1/call", body, unix=True)[0] == 400
+
+
+def test_nothing_is_called_over_tcp(served: Served) -> None:
+    assert served.post("/v1/call", b'{"op": "stop", "args": {}}')[0] == 404
+
+
+def test_a_group_of_the_settings_may_use_the_socket_and_see_nothing_else(tmp_path: Path) -> None:
+    served = Served(tmp_path, 'group = "daemon"')
+    try:
+        found, gid = os.stat(served.paths.agent_socket), grp.getgrnam("daemon").gr_gid
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, gid)
+        served.paths.make()  # as every command does
+        within = os.stat(served.paths.run)
+        assert (stat.S_IMODE(within.st_mode), within.st_gid) == (0o710, gid)
+        assert stat.S_IMODE(os.stat(served.paths.run / "containers").st_mode) == 0o700
+    finally:
+        served.close()
+
+
+def test_a_group_that_is_not_there_is_said(served: Served, tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "other" / "root", tmp_path / "other" / "run")
+    paths.make()
+    settings = parse('[listen]\nmetrics = ""\ngroup = "nobody-has-this"\n')
+    with pytest.raises(Fault, match="cannot listen for nobody-has-this: there is no such group"):
+        asyncio.run(server.serve(served.agent, paths, settings))
 
 
 def test_an_address_in_use_is_said(served: Served, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Effects: what people may ask of whoever holds the root, by name: JSON in, JSON out, one function an
+operation.
+
+An operation takes the runtime and its arguments, does one thing, and returns what can be written as JSON. It
+is an ensure: who asked may die meanwhile and ask again. It raises Fault, which crosses the socket as data.
+The functions themselves live in agent/operations, a room a module; they are the same whether the agent runs
+them or a command that found none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.operations import life
+from runtime.faults import Fault
+from runtime.local import LocalRuntime
+
+Operation = Callable[[LocalRuntime, Mapping[str, Any]], Any]
+
+#: operation -> what does it
+OPERATIONS: Mapping[str, Operation] = {**life.OPERATIONS}
+
+
+def perform(runtime: LocalRuntime, op: str, args: Mapping[str, Any]) -> Any:
+    """Fault request-invalid for an operation or an argument that is not there; else as the operation says."""
+    operation = OPERATIONS.get(op)
+    if operation is None:
+        raise Fault("request-invalid", "call", op, "there is no such operation", "is the agent an older one?")
+    try:
+        return operation(runtime, args)
+    except KeyError as error:
+        raise Fault("request-invalid", "call", op, f"argument {error} is missing") from error
+
+
+def document(fault: Fault) -> dict[str, str]:
+    """A fault as it crosses the socket; runtime.faults.Fault(**document) is the same again."""
+    return {
+        "code": fault.code,
+        "operation": fault.operation,
+        "subject": fault.subject,
+        "cause": fault.cause,
+        "hint": fault.hint,
+    }

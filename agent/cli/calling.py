@@ -1,0 +1,122 @@
+"""Effects: a command asks whoever holds the root to do something: the agent on its socket, else this process.
+
+Standard library only, and little of it: the answer of an agent is a tenth of a second less than opening the
+runtime here. The request is written by hand, as http.client would import the code for e-mail and TLS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+
+from agent.cli.main import Problem, need_root
+from runtime.faults import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.paths import Paths
+
+#: seconds that an agent which holds the root may take until it listens, or another command until it is done
+PATIENCE = 30.0
+_AGAIN = 0.02
+#: bytes of an answer
+_MOST = 64 * 1024 * 1024
+
+
+def call(paths: Paths, op: str, /, **args: Any) -> Any:
+    """What operation `op` (agent.calls) returns. Its Fault is raised here, whoever did it.
+
+    Raises Problem where neither an agent answers nor this process may do it.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = _ask(paths, op, args)
+        if answer is None:
+            need_root()
+            try:
+                return _here(paths, op, args)
+            except Fault as fault:
+                if (fault.code, fault.operation) != ("locked", "lock") or time.monotonic() > deadline:
+                    raise
+            time.sleep(_AGAIN)  # its holder begins to listen, or ends
+            continue
+        if refused := answer.get("fault"):
+            raise Fault(**refused)
+        return answer["result"]
+
+
+def _here(paths: Paths, op: str, args: dict[str, Any]) -> Any:
+    """Without an agent: the same function, under the lock that an agent would hold."""
+    from contextlib import closing
+
+    from agent import calls
+    from agent.lock import hold
+    from agent.machine import open_runtime
+    from agent.settings import SettingsError, load
+
+    try:
+        settings = load()
+    except SettingsError as error:
+        raise Problem("\n".join(error.problems)) from error
+    with hold(paths, "command"), closing(open_runtime(paths, settings)) as runtime:
+        return calls.perform(runtime, op, args)
+
+
+def _ask(paths: Paths, op: str, args: dict[str, Any]) -> dict[str, Any] | None:
+    """The agent's answer; None where none listens. An agent that ends before it answers is a Problem: what it
+    did is not known."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        if not _connect(sock, paths):
+            return None
+        body = json.dumps({"op": op, "args": args}).encode()
+        lines = ("POST /v1/call HTTP/1.1", "host: agent", "connection: close", f"content-length: {len(body)}")
+        head = "\r\n".join((*lines, "", ""))
+        try:
+            sock.sendall(head.encode() + body)
+            status, data = _answer(sock)
+        except (OSError, ValueError) as error:
+            raise Problem(f"cannot {op}: the agent did not answer ({error})") from error
+    if status != 200:
+        raise Problem(f"cannot {op}: the agent answered {status}: is it of an older release?")
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def _connect(sock: socket.socket, paths: Paths) -> bool:
+    """By way of the directory's descriptor, however long its path is (unix(7): 108 bytes)."""
+    try:
+        directory = os.open(paths.run, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{paths.agent_socket.name}")
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except PermissionError:
+        raise Problem("this needs root, or the group that listen.group names") from None
+    finally:
+        os.close(directory)
+    return True
+
+
+def _answer(sock: socket.socket) -> tuple[int, bytes]:
+    """Status and body; the agent closes the connection after it. ValueError for half an answer."""
+    data = bytearray()
+    while chunk := sock.recv(65536):
+        data += chunk
+        if len(data) > _MOST:
+            raise ValueError("too long")
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    words = lines[0].split()
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1."):
+        raise ValueError("it ended")
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length" and int(value) != len(body):
+            raise ValueError("it ended")
+    return int(words[1]), body
