@@ -105,6 +105,8 @@ class Observer:
         self._holds = Holds(paths)
         self._cgroups = cgroups
         self._known: dict[str, _Known] = {}
+        # as text: pathlib costs more than reading the files
+        self._live, self._homes = f"{paths.run}/containers", f"{paths.root}/containers"
         self._pool = ThreadPoolExecutor(1, "stead-observe-net")
 
     def close(self) -> None:
@@ -195,12 +197,12 @@ class Observer:
     # ------------------------------------------------------------ containers
 
     def _life(self, record: ContainerRecord) -> _Life:
-        state = client.read_state(self._paths.live(record.id))
+        state = client.read_state(f"{self._live}/{record.id}")
         alive = state is not None and client.is_alive(state)
         if alive:
             assert state is not None
             return _Life(record, state, Phase(state.phase), True)
-        ended = client.read_exit(self._paths.container(record.id))
+        ended = client.read_exit(f"{self._homes}/{record.id}")
         if record.wanted == CREATED:
             return _Life(record, ended, Phase.CREATED, False)  # how its only start failed
         if record.wanted == STOPPED:
@@ -260,6 +262,7 @@ class Observer:
     def _defects(self, life: _Life, state: client.State, known: _Known, seen: _Seen) -> tuple[Defect, ...]:
         """What is missing around a living shim, in the order in which it would be mended."""
         id, request = life.record.id, known.request
+        live = f"{self._live}/{id}"
         found = []
         if life.record.wanted != RUNNING:
             found.append(Defect("record", "its stop was begun and never done"))
@@ -267,17 +270,17 @@ class Observer:
             found.append(Defect("cgroup", "its cgroup is gone"))
         else:
             found += self._limit_defects(cgroup_path(id), known.limits)
-        if str(self._paths.rootfs(id)) not in seen.mounts:
+        if f"{live}/rootfs" not in seen.mounts:
             found.append(Defect("rootfs", "its root filesystem is not mounted"))
         found += self._mount_defects(id, request, seen)
         if request.network_mode != "host":
-            bound = seen.mounts.get(str(self._paths.netns(id)))
+            bound = seen.mounts.get(f"{live}/netns")
             if bound is None:
                 found.append(Defect("netns", "its network namespace is not bound"))
             elif same_process(state.pid, state.pid_start) and bound != _namespace(state.pid):
                 found.append(Defect("netns", "its process is in another network namespace", restart=True))
             owner = owner_of_network(request.network_mode)
-            theirs = seen.mounts.get(str(self._paths.netns(seen.ids[owner]))) if owner in seen.ids else None
+            theirs = seen.mounts.get(f"{self._live}/{seen.ids[owner]}/netns") if owner in seen.ids else None
             if theirs is not None and bound is not None and bound != theirs:
                 text = f"container {owner}, whose network it has, has been given another one"
                 found.append(Defect("netns", text, restart=True))
@@ -293,7 +296,7 @@ class Observer:
         """What was mounted for the container itself, and what its volumes lie on."""
         found = []
         for name in helpers(request):
-            if str(self._paths.live(id) / name) not in seen.mounts:
+            if f"{self._live}/{id}/{name}" not in seen.mounts:
                 target = request.mounts[int(name.removeprefix(PREFIX))].target
                 found.append(Defect("volume", f"what it has at {target} is not mounted"))
         for name in _volumes(request):

@@ -52,6 +52,8 @@ class V1:
 
     def __init__(self, mounted: dict[str, str]) -> None:
         self.mounted = mounted
+        self._cpus: str | None = None
+        self._swap: bool | None = None
 
     def has(self, controller: str) -> bool:
         return ("blkio" if controller == "io" else controller) in self.mounted
@@ -146,10 +148,22 @@ class V1:
             is_default = name != "memory.limit_in_bytes" and value == 2 * limits.memory
             self._set(path, "memory", name, value, value if is_default else -1)
 
-    def _read_swap(self, path: str) -> int:
-        """The default where this kernel does not account for swap."""
-        if not os.path.exists(self._file("memory", path, "memory.memsw.limit_in_bytes")):
-            return 2 * max(0, self._limit(path, "memory.limit_in_bytes"))
+    def _all_cpus(self) -> str:
+        """Those that the hierarchy had when it was first asked."""
+        if self._cpus is None:
+            self._cpus = _read(f"{self.mounted['cpuset']}/cpuset.cpus").strip()
+        return self._cpus
+
+    def _counts_swap(self) -> bool:
+        """The kernel's configuration says so: swapaccount=1."""
+        if self._swap is None:
+            self._swap = os.path.exists(f"{self.mounted['memory']}/memory.memsw.usage_in_bytes")
+        return self._swap
+
+    def _read_swap(self, path: str, memory: int) -> int:
+        """The default where this kernel does not account for swap. `memory` as in memory.limit_in_bytes."""
+        if not self._counts_swap():
+            return 0 if memory >= _UNLIMITED else 2 * memory
         return max(0, self._limit(path, "memory.memsw.limit_in_bytes"))
 
     def _limit(self, path: str, name: str) -> int:
@@ -203,22 +217,24 @@ class V1:
             case "cpu":
                 directory = f"{self.mounted['cpu']}/{path}"
                 quota = int(_value(directory, "cpu.cfs_quota_us", "-1"))
-                period = int(_value(directory, "cpu.cfs_period_us", str(_PERIOD)))
+                period = int(_value(directory, "cpu.cfs_period_us", str(_PERIOD))) if quota > 0 else _PERIOD
                 weight = round(int(_value(directory, "cpu.shares", "1024")) * 100 / 1024)
                 cpus = quota / period if quota > 0 else 0.0
                 return {"cpus": cpus, "cpu_weight": 0 if weight == 100 else weight}
             case "cpuset":
                 directory = f"{self.mounted['cpuset']}/{path}"
                 cpus_text = _read(f"{directory}/cpuset.cpus").strip()
-                inherited = _read(f"{os.path.dirname(directory)}/cpuset.cpus").strip()
-                return {"cpuset": "" if cpus_text == inherited else cpus_text}
+                is_all = cpus_text == self._all_cpus()  # then its parent, which has no less, has all, too
+                if is_all or cpus_text == _read(f"{os.path.dirname(directory)}/cpuset.cpus").strip():
+                    cpus_text = ""
+                return {"cpuset": cpus_text}
             case "memory":
                 directory = f"{self.mounted['memory']}/{path}"
                 limit = int(_read(f"{directory}/memory.limit_in_bytes"))
                 return {
                     "memory": 0 if limit >= _UNLIMITED else limit,
                     "memory_reservation": max(0, self._limit(path, "memory.soft_limit_in_bytes")),
-                    "memory_swap": self._read_swap(path),
+                    "memory_swap": self._read_swap(path, limit),
                 }
             case "pids":
                 text = _value(f"{self.mounted['pids']}/{path}", "pids.max", "max")

@@ -86,7 +86,7 @@ class Fabric:
             database, self._root, paths.run / "firewall.json", lambda id: _is_ready(paths.live(id))
         )
         self._files = Files(paths, database, service)
-        self._sentry = Sentry(addresses.table_name(self._root), addresses.bridge_prefix(self._root))
+        self._sentry = Sentry(addresses.table_name(self._root), self._marks[0], paths.netns)
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -409,7 +409,7 @@ class Fabric:
             whole = all(networks[item.network].has_ground(found) for item in own)
             if own[0].active and whole and not containers.get(id):
                 ends = [found.get(addresses.link_name(self._root, id, item.network)) for item in own]
-                containers[id] = self._sentry.inside(self._paths.netns(id), own, networks, ends)
+                containers[id] = self._sentry.inside(own, networks, ends)
         self._sentry.forget(containers)
 
     def watch(self, heard: Callable[[], None]) -> Callable[[], None]:

@@ -14,10 +14,12 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any
 
+from runtime.net.addresses import KNOWN
 from runtime.net.messages import encoders
 from runtime.net.netlink import (
     NLM_F_CREATE,
@@ -113,7 +115,14 @@ def links(*, stats: bool = False) -> dict[str, Link]:
     body += struct.pack("=HHI", 8, _IFLA_EXT_MASK, 0 if stats else _SKIP_STATS)
     with Netlink() as netlink:
         answers = netlink.ask(RTM_GETLINK, body, NLM_F_DUMP)
-    return {link.name: link for link in map(_link, answers)}
+    read = _link if stats else _known_link
+    return {link.name: link for link in map(read, answers)}
+
+
+@lru_cache(maxsize=KNOWN)
+def _known_link(data: bytes) -> Link:
+    """Without counters most links are told in the bytes of the last look: to be read once."""
+    return _link(data)
 
 
 def _link(data: bytes) -> Link:
@@ -177,6 +186,7 @@ class Inside:
             return None
 
 
+@lru_cache(maxsize=KNOWN)
 def _address(data: bytes) -> tuple[int, str]:
     family, prefix, _, _, index = struct.unpack_from("=BBBBi", data)
     given = attributes(data, 8)

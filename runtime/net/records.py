@@ -6,9 +6,12 @@ import json
 import sqlite3
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
+from typing import Any
 
+from runtime.net.addresses import KNOWN
 from runtime.requests import decode, encode
 from runtime.wishes import NetworkOptions
 from specs.values import PortBinding
@@ -91,7 +94,7 @@ class NetworkRecord:
 
     @property
     def net(self) -> IPv4Network:
-        return IPv4Network(self.subnet)
+        return _net(self.subnet)
 
     @property
     def net6(self) -> IPv6Network | None:
@@ -232,24 +235,34 @@ def read_leases(
         values = sorted(set(networks))
         query += f" WHERE network IN ({', '.join('?' * len(values))})"
     rows = connection.execute(f"{query} ORDER BY name, position", values)
-    return [
-        Lease(
-            network=row["network"],
-            address=row["address"],
-            container=row["container"],
-            name=row["name"],
-            position=row["position"],
-            mac=row["mac"],
-            aliases=() if row["aliases"] == "[]" else tuple(json.loads(row["aliases"])),
-            active=bool(row["active"]),
-            address6=row["address6"],
-            priority=row["priority"],
-            interface=row["interface"],
-            link_local=() if row["link_local"] == "[]" else tuple(json.loads(row["link_local"])),
-            shard=row["shard"],
-        )
-        for row in rows
-    ]
+    return [_lease(tuple(row)) for row in rows]
+
+
+@lru_cache(maxsize=KNOWN)
+def _net(subnet: str) -> IPv4Network:
+    return IPv4Network(subnet)
+
+
+@lru_cache(maxsize=KNOWN)
+def _lease(row: tuple[Any, ...]) -> Lease:
+    """A row of _LEASES: each look reads them all, and few have changed."""
+    network, address, container, name, position, mac, aliases, active, *more = row
+    address6, priority, interface, link_local, shard = more
+    return Lease(
+        network=network,
+        address=address,
+        container=container,
+        name=name,
+        position=position,
+        mac=mac,
+        aliases=tuple(json.loads(aliases)),
+        active=bool(active),
+        address6=address6,
+        priority=priority,
+        interface=interface,
+        link_local=tuple(json.loads(link_local)),
+        shard=shard,
+    )
 
 
 class Taken:

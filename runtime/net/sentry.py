@@ -22,9 +22,9 @@ AGAIN = 600.0
 class Sentry:
     """Thread-safe. Without a Watch (`stead plan`, an old kernel) every look enters every namespace."""
 
-    def __init__(self, table: str, mark: str) -> None:
-        """`mark` is how names of our bridges begin."""
-        self._table, self._mark = table, mark
+    def __init__(self, table: str, mark: str, netns: Callable[[str], Path]) -> None:
+        """`mark` is how names of our bridges begin, `netns` where a container's namespace is bound."""
+        self._table, self._mark, self._netns = table, mark, netns
         self._watch: Watch | None = None
         self._lock = threading.Lock()
         #: by container: what `stirred` said before it was found whole, and when that was
@@ -70,7 +70,6 @@ class Sentry:
 
     def inside(
         self,
-        netns: Path,
         leases: Sequence[Lease],
         networks: Mapping[str, NetworkRecord],
         ends: Sequence[links.Link | None],
@@ -82,7 +81,7 @@ class Sentry:
         if stirred is not None and known is not None and known[0] == stirred and now < known[1] + AGAIN:
             return ()
         try:
-            lost = ways.lost_inside(netns, ways_of(leases, networks))
+            lost = ways.lost_inside(self._netns(id), ways_of(leases, networks))
         except OSError:
             return ()
         with self._lock:

@@ -55,12 +55,12 @@ class ShimError(Exception):
 # ---------------------------------------------------------------- records
 
 
-def read_state(live_dir: Path) -> State | None:
+def read_state(live_dir: Path | str) -> State | None:
     """What the container's shim last wrote; None when there is no (readable) record."""
     return _read(f"{live_dir}/state.json")
 
 
-def read_exit(bundle_dir: Path) -> State | None:
+def read_exit(bundle_dir: Path | str) -> State | None:
     """How the container ended for good; None while it has not."""
     return _read(f"{bundle_dir}/exit.json")
 
