@@ -1,4 +1,4 @@
-"""Values: `stead container`: commands about what containers wrote, a module each in agent/cli/containers."""
+"""Values: `stead container`: commands about containers, a module each, mostly in agent/cli/containers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ VERBS: Commands = {
         "make an image of a container",
         "stead container commit -c 'CMD [\"web\"]' shop/web web:2",
     ),
+    "logs": ("logs", "show a container's output", "stead container logs -f --since 10m web"),
+    "port": ("containers.port", "say where published ports are", "stead container port web 80"),
+    "stats": ("containers.stats", "show what containers use", "stead container stats --no-stream"),
+    "top": ("containers.top", "list the processes of a container", "stead container top web -o pid,args"),
     "diff": (
         "containers.diff",
         "list what a container changed of its image",

@@ -28,6 +28,10 @@ COMMANDS: Commands = {
     "status": ("status", "say what the agent has in force, does, and cannot do", "stead status"),
     "ps": ("ps", "list containers", "stead ps"),
     "logs": ("logs", "show a container's output", "stead logs -f --since 10m web"),
+    "port": ("containers.port", "say where a container's published ports are", "stead port web 80"),
+    "stats": ("containers.stats", "show what containers use of this machine", "stead stats --no-stream"),
+    "top": ("containers.top", "list the processes of a container", "stead top web -o pid,args"),
+    "diff": ("containers.diff", "list what a container changed of its image", "stead diff shop/web"),
     "exec": ("exec", "run a program in a running container", "stead exec -it web sh"),
     "explain": ("explain", "say what was done to a thing, and why", "stead explain web"),
     "history": ("history", "list what was done, newest last", "stead history"),
@@ -44,7 +48,7 @@ COMMANDS: Commands = {
     "logout": ("logout", "forget the credentials for a registry", "stead logout registry.example"),
     "container": (
         "container",
-        "compare, export and commit what a container wrote",
+        "look at containers, and at what they wrote",
         "stead container diff shop/web",
     ),
     "network": (
