@@ -10,6 +10,8 @@ VERBS: Commands = {
         "make an image of a container",
         "stead container commit -c 'CMD [\"web\"]' shop/web web:2",
     ),
+    "ls": ("ps", "list containers", "stead container ls -a"),
+    "inspect": ("containers.inspect", "show all that is known of containers", "stead container inspect web"),
     "logs": ("logs", "show a container's output", "stead container logs -f --since 10m web"),
     "port": ("containers.port", "say where published ports are", "stead container port web 80"),
     "stats": ("containers.stats", "show what containers use", "stead container stats --no-stream"),

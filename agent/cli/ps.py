@@ -6,45 +6,81 @@ import json
 import sys
 import time
 
-from agent.cli import table
+from agent.cli import formatting
+from agent.cli.containers import choosing, seen
 from runtime import attend
-from runtime.shim import client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from agent.cli.containers.seen import Seen
     from runtime.paths import Paths
     from runtime.records import ContainerRecord
 
 #: seconds between two looks of --watch
 PERIOD = 1.0
+SHORT_ID = 12
+LONGEST_COMMAND = 20
+HEADS = {
+    "ID": "CONTAINER ID",
+    "Image": "IMAGE",
+    "Command": "COMMAND",
+    "CreatedAt": "CREATED AT",
+    "RunningFor": "CREATED",
+    "Ports": "PORTS",
+    "State": "STATE",
+    "Status": "STATUS",
+    "Size": "SIZE",
+    "Names": "NAMES",
+    "Labels": "LABELS",
+    "Mounts": "MOUNTS",
+    "LocalVolumes": "LOCAL VOLUMES",
+    "Networks": "NETWORKS",
+    "Health": "HEALTH",
+    "Phase": "PHASE",
+    "Restarts": "RESTARTS",
+    "Source": "SOURCE",
+    "Project": "PROJECT",
+}
+COLUMNS = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as JSON, one list")
+    parser.add_argument("-a", "--all", action="store_true", help="also those that do not run")
+    parser.add_argument("-f", "--filter", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--format", default="", metavar="FORMAT", help='"table", "json" or a template')
+    parser.add_argument(
+        "-n", "--last", type=int, default=-1, metavar="N", help="the N newest, whatever they do"
+    )
+    parser.add_argument("-l", "--latest", action="store_true", help="the newest, whatever it does")
+    parser.add_argument("--no-trunc", action="store_true", help="show whole ids and commands")
+    parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    parser.add_argument("-s", "--size", action="store_true", help="how much each wrote, and with its image")
+    parser.add_argument("--json", action="store_true", help="all of them as JSON, one list with more of each")
     parser.add_argument("-w", "--watch", action="store_true", help="go on showing them until Ctrl-C")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
+    if options.json:
+        print(json.dumps(describe_all(paths), indent=1))
+        return 0
+    filters = choosing.read(options.filter)
     if options.watch:
-        return watch(paths)
-    rows = describe_all(paths)
-    print(json.dumps(rows, indent=1) if options.json else shown(rows, time.time()))
+        return watch(lambda: "\n".join(_lines(options, paths, filters)))
+    for line in _lines(options, paths, filters):
+        print(line)
     return 0
 
 
-def watch(paths: Paths) -> int:
+def watch(look: Any) -> int:
     """A table that is drawn anew every second; where there is no terminal, a new one at each change."""
-    from rich.live import Live
-    from rich.text import Text
-
-    def look() -> str:
-        return shown(describe_all(paths), time.time())
-
     if sys.stdout.isatty():
+        from rich.live import Live
+        from rich.text import Text
+
         with Live(Text(look()), auto_refresh=False, transient=True) as live:
             while True:
                 time.sleep(PERIOD)
@@ -57,21 +93,122 @@ def watch(paths: Paths) -> int:
         time.sleep(PERIOD)
 
 
-def shown(rows: list[dict[str, Any]], now: float) -> str:
-    head = ("NAME", "IMAGE", "STATE", "HEALTH", "FOR", "RESTARTS", "PORTS", "SOURCE")
-    lines = []
-    for row in rows:
-        since = float(row["started_at"] or 0.0)
-        lasted = table.age(now - since) if row["phase"] == "running" and since else "-"
-        code = f"{row['exit_code']}, out of memory" if row["oom_killed"] else str(row["exit_code"])
-        state = f"{row['phase']} ({code})" if row["exit_code"] is not None else str(row["phase"])
-        health = str(row["health"]) if row["health"] not in ("", "none") else "-"
-        image = str(row["image"]).removeprefix("docker.io/library/").removeprefix("docker.io/")
-        phase = str(row["phase"]) if row["phase"] == "running" else state
-        published = ports(row["ports"]) or "-"
-        cells = (row["name"], image, phase, health, lasted, row["restarts"], published, row["source"])
-        lines.append([str(cell) for cell in cells])
-    return table.columns(head, lines)
+def _lines(options: argparse.Namespace, paths: Paths, filters: dict[str, list[str]]) -> Iterable[str]:
+    found = _chosen(options, paths, filters)
+    if options.quiet:
+        return [item.record.id if options.no_trunc else item.record.id[:SHORT_ID] for item in found]
+    wanted = _wanted(options)
+    now = time.time()
+    rows = [_row(item, now, options, wanted) for item in found]
+    columns = (*COLUMNS, "Size") if options.size else COLUMNS
+    return formatting.lines(rows, options.format, HEADS, columns)
+
+
+def _chosen(options: argparse.Namespace, paths: Paths, filters: dict[str, list[str]]) -> list[Seen]:
+    """The newest first. Without a wish for more, those that run; a filter for a state or exit code is one."""
+    everything = seen.look(paths, attend.read_all(paths))
+    everything.sort(key=lambda item: (-item.record.created_at, item.record.name))
+    found = choosing.chosen(filters, everything)
+    last = 1 if options.latest else options.last
+    if last >= 0:
+        return found[:last]
+    if options.all or {"status", "exited"} & filters.keys():
+        return found
+    return [item for item in found if item.docker_state in ("running", "paused", "restarting")]
+
+
+def _wanted(options: argparse.Namespace) -> frozenset[str]:
+    """The fields that are to be shown: some cost a query each."""
+    form = options.format.strip()
+    if form in ("", "table"):
+        return frozenset((*COLUMNS, *(("Size",) if options.size else ())))
+    if form == "json":
+        return frozenset(HEADS) - (frozenset() if options.size else {"Size"})
+    return frozenset(name for name in HEADS if f".{name}" in form)
+
+
+def _row(item: Seen, now: float, options: argparse.Namespace, wanted: frozenset[str]) -> dict[str, Any]:
+    record, whole = item.record, options.no_trunc
+    made: Mapping[str, Any] = {
+        "ID": lambda: record.id if whole else record.id[:SHORT_ID],
+        "Image": lambda: familiar(record.image),
+        "Command": lambda: _command(item.words, whole),
+        "CreatedAt": lambda: time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(record.created_at)),
+        "RunningFor": lambda: f"{formatting.duration(now - record.created_at)} ago",
+        "Ports": lambda: ", ".join(_ports(item)),
+        "State": lambda: item.docker_state,
+        "Status": lambda: status(item, now),
+        "Size": lambda: _size(item),
+        "Names": lambda: record.name,
+        "Labels": lambda: ",".join(f"{key}={value}" for key, value in sorted(item.labels.items())),
+        "Mounts": lambda: ",".join(_short(str(m.get("source") or ""), whole) for m in item.mounts),
+        "LocalVolumes": lambda: str(sum(1 for mount in item.mounts if mount.get("kind") == "volume")),
+        "Networks": lambda: ",".join(item.networks),
+        "Health": lambda: item.health,
+        "Phase": lambda: item.phase,
+        "Restarts": lambda: str(item.state.restarts if item.state else 0),
+        "Source": lambda: record.source or choosing.UNMANAGED,
+        "Project": lambda: record.project,
+    }
+    return {name: make() if name in wanted else "" for name, make in made.items()}
+
+
+def familiar(image: str) -> str:
+    return image.removeprefix("docker.io/library/").removeprefix("docker.io/")
+
+
+def _short(text: str, whole: bool) -> str:
+    return text if whole else formatting.ellipsis(text, 15)
+
+
+def _command(words: Sequence[str], whole: bool) -> str:
+    text = " ".join(words)
+    return f'"{text if whole else formatting.ellipsis(text, LONGEST_COMMAND)}"'
+
+
+def status(item: Seen, now: float) -> str:
+    """As docker says it: Up 5 minutes (healthy), Exited (1) 2 hours ago, Restarting (1) 3 seconds ago."""
+    state = item.state
+    started, finished = (state.started_at, state.finished_at) if state is not None else (0.0, 0.0)
+    up = f"Up {formatting.duration(now - started)}" if started else "Up Less than a second"
+    ended = f" {formatting.duration(now - finished)} ago" if finished else ""
+    match item.docker_state:
+        case "running":
+            health = {"starting": "health: starting"}.get(item.health, item.health)
+            return up if item.health == "none" else f"{up} ({health})"
+        case "paused":
+            return f"{up} (Paused)"
+        case "restarting":
+            return f"Restarting ({item.exit_code}){ended}"
+        case "exited":
+            return f"Exited ({item.exit_code}){ended}"
+        case "created":
+            return "Created"
+        case _:
+            return "Dead"
+
+
+def _ports(item: Seen) -> list[str]:
+    """Published ones, and those that are only exposed."""
+    if not item.live:
+        return []
+    shown = [ports([port]) for port in item.ports]
+    published = {f"{port['container_port']}/{port['protocol']}" for port in item.ports}
+    return shown + [port for port in item.exposed if port not in published]
+
+
+def _size(item: Seen) -> str:
+    from contextlib import closing
+
+    from runtime.database import connect
+    from runtime.images.listing import read_images
+    from runtime.usage import tree_size
+
+    own = tree_size(item.paths.container(item.record.id) / "upper")
+    with closing(connect(item.paths.database, readonly=True)) as connection:
+        images = read_images(connection, item.record.image_id)
+    virtual = own + (images[0].size if images else 0)
+    return f"{formatting.size(own)} (virtual {formatting.size(virtual)})"
 
 
 def ports(published: list[dict[str, Any]]) -> str:
@@ -87,32 +224,25 @@ def _host(address: str) -> str:
 
 
 def describe_all(paths: Paths) -> list[dict[str, Any]]:
-    published = attend.read_ports(paths)
-    return [describe(paths, record, published) for record in attend.read_all(paths)]
+    return [_description(item) for item in seen.look(paths, attend.read_all(paths))]
 
 
-def describe(
-    paths: Paths, record: ContainerRecord, published: Mapping[str, list[dict[str, Any]]] | None = None
-) -> dict[str, Any]:
-    """One container as JSON; `phase` as in runtime.observations.Phase. `published`: see attend.read_ports."""
-    state = attend.live_state(paths, record)
-    ended = None if state else client.read_exit(paths.container(record.id))
-    last = state or ended
-    if state is not None:
-        phase = state.phase
-    elif record.wanted == "running":
-        phase = "exited" if ended else "lost"
-    else:
-        phase = record.wanted
+def describe(paths: Paths, record: ContainerRecord) -> dict[str, Any]:
+    return _description(seen.Seen(paths, record, []))
+
+
+def _description(item: Seen) -> dict[str, Any]:
+    """One container as JSON; `phase` as in runtime.observations.Phase."""
+    record, last = item.record, item.state
     return {
         "name": record.name,
         "id": record.id,
         "image": record.image,
         "source": record.source,
-        "ports": (published or {}).get(record.id, []),
-        "phase": phase,
-        "pid": state.pid if state else 0,
-        "health": state.health if state else "",
+        "ports": item.published,
+        "phase": item.phase,
+        "pid": last.pid if item.live and last is not None else 0,
+        "health": last.health if item.live and last is not None else "",
         "started_at": last.started_at if last else None,
         "exit_code": last.exit_code if last else None,
         "oom_killed": bool(last and last.oom_killed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -108,6 +109,7 @@ def test_what_does_not_run_has_no_processes(stead: Stead, box: Engine) -> None:
     name = box.create("true")
     stead("top", name, code=1)
     assert "it is not running" in stead.errors
+    box.runtime.remove_container(name)
 
 
 def test_stats_once_are_of_memory_processor_and_processes(stead: Stead, box: Engine, web: str) -> None:
@@ -127,7 +129,8 @@ def test_stats_once_are_of_memory_processor_and_processes(stead: Stead, box: Eng
     assert row.split()[1] == web
     names = stead("stats", "-a", "--no-stream", "--format", "{{.Name}} {{.PIDs}}")
     assert f"{idle} 0" in names
-    box.runtime.remove_container(busy)
+    for name in (busy, idle):
+        box.runtime.remove_container(name)
 
 
 def test_stats_go_on_until_they_are_interrupted(box: Engine, web: str) -> None:
@@ -138,3 +141,112 @@ def test_stats_go_on_until_they_are_interrupted(box: Engine, web: str) -> None:
         shown.send_signal(signal.SIGINT)
         assert shown.wait(10) == 130
         assert shown.stderr.read() == ""
+
+
+# ---------------------------------------------------------------- ps
+
+
+@pytest.fixture(scope="module")
+def few(box: Engine, web: str) -> dict[str, str]:
+    """One of each: running with a port, never started, failed, ended well."""
+    names = {
+        "web": web,
+        "made": box.create("true"),
+        "failed": box.start("exit 3"),
+        "ended": box.start("true"),
+    }
+    until(lambda: all(box.home(names[name]).joinpath("exit.json").exists() for name in ("failed", "ended")))
+    return names
+
+
+def test_ps_has_the_columns_and_words_of_docker(stead: Stead, box: Engine, few: dict[str, str]) -> None:
+    head, *rows = stead("ps", "-a")
+    titles = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]
+    assert re.split(r"\s{2,}", head) == titles
+    starts = [*(head.index(title) for title in titles), None]
+    cells = {row[starts[6] :]: [row[a:b].strip() for a, b in itertools.pairwise(starts)] for row in rows}
+    web = cells[few["web"]]
+    assert web[:3] == [box.id(few["web"])[:12], "tests/busybox:1", '"sh -c echo out; ech…"']
+    assert web[3].endswith(" ago") and web[4].startswith("Up ") and web[5] == "127.0.0.1:18231->80/tcp"
+    assert cells[few["made"]][4:6] == ["Created", ""]
+    assert re.fullmatch(r"Exited \(3\) .* ago", cells[few["failed"]][4])
+    assert re.fullmatch(r"Exited \(0\) .* ago", cells[few["ended"]][4])
+    names = [row.rpartition(" ")[2] for row in stead("container", "ls")[1:]]
+    assert names == [few["web"]]
+
+
+def test_ps_chooses_by_what_is_asked_for(stead: Stead, box: Engine, few: dict[str, str]) -> None:
+    def names(*words: str) -> list[str]:
+        return stead("ps", "--format", "{{.Names}}", *words)
+
+    newest = [few[name] for name in ("ended", "failed", "made", "web")]
+    assert names("-a") == newest
+    assert names("-n", "2") == newest[:2] and names("-l") == newest[:1]
+    assert stead("ps", "-q", "--no-trunc") == [box.id(few["web"])]
+    assert names("-f", "status=exited", "-f", "exited=3") == [few["failed"]]
+    assert names("-f", "status=created", "-f", "status=running") == [few["made"], few["web"]]
+    assert names("-a", "-f", "label=tier=front", "-f", "label=owner") == [few["web"]]
+    assert names("-a", "-f", "label=tier=front", "-f", "label=other") == []
+    assert names("-a", "-f", f"before={few['failed']}") == newest[2:]
+    assert names("-a", "-f", f"since={few['made']}") == newest[:2]
+    assert names("-a", "-f", "ancestor=tests/busybox:1") == newest
+    assert names("-a", "-f", "ancestor=busybox") == []
+    assert names("-f", "publish=18231") == names("-f", "publish=80/tcp") == [few["web"]]
+    assert names("-f", "publish=81-90") == []
+    assert names("-a", "-f", "network=none") == newest[:3]
+    assert names("-a", "-f", f"name={few['web']}$") == [few["web"]]
+    assert names("-a", "-f", f"id={box.id(few['made'])[:6]}") == [few["made"]]
+    assert names("-a", "-f", "health=healthy") == []
+    for wrong in ("status=up", "exited=x", "color=red", "name"):
+        stead("ps", "-f", wrong, code=2)
+    stead("ps", "-a", "-f", "before=nobody", code=1)
+
+
+def test_ps_tells_what_is_asked_for_by_a_template_and_as_json(stead: Stead, few: dict[str, str]) -> None:
+    line = "{{.Names}}|{{.State}}|{{.Phase}}|{{.Labels}}|{{.Source}}|{{.Networks}}|{{.LocalVolumes}}"
+    assert stead("ps", "--format", line) == [f"{few['web']}|running|running|owner=me,tier=front|t||0"]
+    (text,) = stead("ps", "--format", "json")
+    row = json.loads(text)
+    assert row["Names"] == few["web"] and row["Status"].startswith("Up ") and row["Size"] == ""
+    (size,) = stead("ps", "--size", "--format", "{{.Size}}")
+    assert re.fullmatch(r"\S+B \(virtual \S+B\)", size)
+
+
+# ---------------------------------------------------------------- inspect
+
+
+def test_inspect_has_dockers_document_and_ours_beside(stead: Stead, box: Engine, few: dict[str, str]) -> None:
+    (found,) = json.loads("\n".join(stead("container", "inspect", "-s", few["web"])))
+    state, host, config = found["State"], found["HostConfig"], found["Config"]
+    assert (state["Status"], state["Running"], state["Paused"], state["Dead"]) == (
+        "running",
+        True,
+        False,
+        False,
+    )
+    assert state["Pid"] == box.state(few["web"]).pid and state["StartedAt"] > found["Created"]
+    assert found["Path"] == "sh" and found["Args"][0] == "-c" and found["Name"] == f"/{few['web']}"
+    assert host["Memory"] == 64 * 1024 * 1024 and host["RestartPolicy"]["Name"] == "no"
+    assert host["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18231"}]}
+    assert found["NetworkSettings"]["Ports"] == host["PortBindings"]
+    assert config["Labels"] == {"tier": "front", "owner": "me"} and "PATH" in " ".join(config["Env"])
+    assert found["SizeRw"] == 0 < found["SizeRootFs"]
+    assert found["id"] == found["Id"] and found["phase"] == "running" and found["wanted"] == "running"
+
+
+def test_inspect_of_what_ended_has_its_exit_code_and_times(stead: Stead, few: dict[str, str]) -> None:
+    form = "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}} {{.Config.Labels.none}}"
+    assert stead("inspect", "-f", form, few["failed"]) == ["exited 3 0 <no value>"]
+    never = "{{.State.Status}} {{.State.StartedAt}}"
+    assert stead("inspect", "--type", "container", "-f", never, few["made"]) == [
+        "created 0001-01-01T00:00:00Z"
+    ]
+
+
+def test_inspect_finds_things_of_any_kind_and_says_which_are_not_there(
+    stead: Stead, few: dict[str, str]
+) -> None:
+    found = json.loads("\n".join(stead("inspect", few["web"], "tests/busybox:1", "nothing", code=1)))
+    assert [item.get("Name") or item["RepoTags"] for item in found] == [f"/{few['web']}", ["tests/busybox:1"]]
+    assert "there is no such object: nothing" in stead.errors
+    assert json.loads("\n".join(stead("inspect", "image", "tests/busybox:1")))["Id"] == found[1]["Id"]
