@@ -240,12 +240,13 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
     devices = [
         {"source": source, "path": target, "access": access} for source, target, access in setting.devices
     ]
+    bare = request.privileged or request.unmasked
     rule: dict[str, Any] = {"allow": True, "access": "rwm"} if request.privileged else {"allow": False}
     return {
         "namespaces": namespaces,
         "cgroupsPath": setting.cgroup,
-        "maskedPaths": [] if request.privileged else [*MASKED, *setting.masked],
-        "readonlyPaths": [] if request.privileged else list(READ_ONLY),
+        "maskedPaths": [] if bare else [*MASKED, *setting.masked],
+        "readonlyPaths": [] if bare else list(READ_ONLY),
         "sysctl": sysctls,
         "devices": devices,
         "resources": {"devices": [rule]},

@@ -1,21 +1,40 @@
-"""Effects: compiled system call filters under `run/seccomp`, one for each set of capabilities, compiled
-once."""
+"""Effects: compiled system call filters under `run/seccomp`, each compiled once: one for each set of
+capabilities, and for each profile with them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runtime.linux import seccomp
+from runtime import profiles
+from runtime.linux import seccomp_compile
 from runtime.paths import write_atomically
 
 
-def filter_file(run: Path, granted: Iterable[str]) -> Path:
-    """The default filter for a container that has these capabilities. Repeatable."""
+def filter_file(run: Path, granted: Iterable[str], profile: str = "") -> Path:
+    """The default filter, or that of `profile` (JSON in Docker's format), for a container that has these
+    capabilities. Repeatable. OSError EINVAL for a profile that is none."""
     names = tuple(sorted(set(granted)))
-    path = run / "seccomp" / f"{hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}.bpf"
+    if not profile:
+        return _once(run, " ".join(names), lambda: seccomp_compile.compile_default(names))
+
+    def compile() -> bytes:
+        machine = os.uname()
+        try:
+            document = profiles.resolve(json.loads(profile), names, machine.machine, machine.release)
+            return seccomp_compile.compile_oci(document)[0]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(22, f"its profile: {error}") from error
+
+    return _once(run, f"{' '.join(names)}\n{profile}", compile)
+
+
+def _once(run: Path, identity: str, compile: Callable[[], bytes]) -> Path:
+    path = run / "seccomp" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.bpf"
     if not path.exists():
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(path, seccomp.compile_default(names), durable=False)
+        write_atomically(path, compile(), durable=False)
     return path

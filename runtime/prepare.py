@@ -81,7 +81,7 @@ class Preparation:
         self._volumes = volumes
         self._mounting = Mounting(paths, volumes, images)
         self._cgroups = cgroups
-        self._filters: dict[tuple[str, ...], Path] = {}
+        self._filters: dict[tuple[tuple[str, ...], str], Path] = {}
         self._filters_lock = threading.Lock()
         self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
 
@@ -283,11 +283,12 @@ class Preparation:
         if request.privileged or request.seccomp_unconfined:
             return "unconfined"
         granted = tuple(sorted(set(bundle.capabilities(request, own)) & set(own)))
+        key = (granted, request.seccomp_profile)
         with self._filters_lock:
-            found = self._filters.get(granted)
+            found = self._filters.get(key)
             if found is None or not found.exists():
                 with faults("compile seccomp filter for", request.name):
-                    found = self._filters[granted] = filter_file(self._paths.run, granted)
+                    found = self._filters[key] = filter_file(self._paths.run, *key)
         return str(found)
 
     # ------------------------------------------------------------ mend, while the program runs

@@ -169,6 +169,11 @@ class ContainerRequest:
     cap_drop: tuple[str, ...] = ()
     no_new_privileges: bool = False
     seccomp_unconfined: bool = False
+    seccomp_profile: str = ""  # JSON in Docker's format; empty: the default filter
+    apparmor: str = ""  # a profile's name | unconfined; empty: ours, where the machine has AppArmor
+    unmasked: bool = False  # nothing of /proc and /sys is masked or read-only
+    userns: str = ""  # "" | auto: a range of ids of its own, `userns_size` of them
+    userns_size: int = 0
     devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm")
     ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
     sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)

@@ -29,6 +29,7 @@ from specs.policies import UlimitRange, Update
 from specs.positions import Path
 from specs.problems import Problem
 from specs.pulls import PullPolicy, merge_image
+from specs.security import security
 from specs.shapes import NOT_YET
 from specs.values import ImageRef, MountPoint, PortBinding, bindings
 
@@ -79,7 +80,8 @@ class _Build:
         model = self.model
         sharing.check(model, self.wrong)
         image, platform = self._image()
-        security = model.security_opt or ()
+        walls = security(model.security_opt or (), self._read, self.wrong, self.around.problems.extend)
+        userns, userns_size = model.userns or model.userns_mode or ("", 0)
         container = DesiredContainer(
             name=self.declared.full,
             image=image,
@@ -115,8 +117,13 @@ class _Build:
             privileged=bool(model.privileged),
             cap_add=model.cap_add or (),
             cap_drop=model.cap_drop or (),
-            no_new_privileges="no-new-privileges" in security,
-            seccomp_unconfined="seccomp=unconfined" in security,
+            no_new_privileges=walls.no_new_privileges,
+            seccomp_unconfined=walls.seccomp_unconfined,
+            seccomp_profile=walls.seccomp_profile,
+            apparmor=walls.apparmor,
+            unmasked=walls.unmasked,
+            userns=userns,
+            userns_size=userns_size,
             devices=tuple(Device(*one) for one in model.devices or ()),
             ulimits=self._ulimits(),
             sysctls=model.sysctls or {},
@@ -243,6 +250,11 @@ class _Build:
         values, problems = parse_env(content, self.declared.variables)
         self.around.problems += [Problem(where, line, column, text) for line, column, text in problems]
         return values
+
+    def _read(self, written: str) -> tuple[str, bytes | None] | None:
+        """(path in the source, its content if it is there) of what this file names; None: it lies outside."""
+        where = self._inside(written)
+        return None if where is None else (where, self.around.files.get(where))
 
     def _inside(self, written: str) -> str | None:
         """The path in the source that `written` in this file means; None when it leaves the source."""

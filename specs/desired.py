@@ -269,6 +269,11 @@ class DesiredContainer:
     cap_drop: tuple[str, ...] = ()
     no_new_privileges: bool = False
     seccomp_unconfined: bool = False
+    seccomp_profile: str = ""  # JSON in Docker's format, canonical; empty: the default filter
+    apparmor: str = ""  # a profile's name | unconfined; empty: ours, where the machine has AppArmor
+    unmasked: bool = False  # nothing of /proc and /sys is masked or read-only
+    userns: str = ""  # "" | auto: ids of its own
+    userns_size: int = 0
     devices: tuple[Device, ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)

@@ -30,6 +30,7 @@ from specs.policies import (
 )
 from specs.problems import nearest
 from specs.pulls import Pull
+from specs.security import SecurityOptions, Userns
 from specs.shapes import (
     Capabilities,
     Command,
@@ -308,7 +309,7 @@ class Container(Model):
     privileged: Flag | None = None
     cap_add: Capabilities | None = None
     cap_drop: Capabilities | None = None
-    security_opt: shapes.SecurityOptions | None = None
+    security_opt: SecurityOptions | None = None
     devices: shapes.Devices | None = None
     ulimits: Ulimits | None = None
     sysctls: Sysctls | None = None
@@ -316,8 +317,8 @@ class Container(Model):
     pid: Annotated[str, *one_of("host", "private", not_yet=_MODES)] | None = None
     ipc: Annotated[str, *one_of("host", "private", not_yet=("shareable", "none", *_MODES))] | None = None
     uts: Annotated[str, *one_of("host", "private")] | None = None
-    userns_mode: Annotated[str, *one_of("host", not_yet=("auto",))] | None = None
-    userns: Annotated[str, *one_of("host", not_yet=("auto",))] | None = None
+    userns_mode: Userns | None = None
+    userns: Userns | None = None
     init: Flag | None = later()
     tty: Flag | None = None
     stdin_open: Flag | None = None

@@ -147,6 +147,16 @@ def _identity(container: DesiredContainer, image: str, platform: str) -> Facets:
     _add(facets, "network_mode", container.network_mode, "bridge")
     for key in ("read_only", "privileged", "no_new_privileges", "seccomp_unconfined", "tty", "stdin_open"):
         _add(facets, key, getattr(container, key), False)
+    _add(
+        facets,
+        "seccomp_profile",
+        digest({"": container.seccomp_profile})[:12] if container.seccomp_profile else "",
+        "",
+    )
+    for key in ("apparmor", "userns"):
+        _add(facets, key, getattr(container, key), "")
+    _add(facets, "unmasked", container.unmasked, False)
+    _add(facets, "userns_size", container.userns_size, 0)
     for key in ("group_add", "cap_add", "cap_drop"):
         _add(facets, key, sorted(set(getattr(container, key))), [])
     for key in ("dns", "dns_search", "dns_opt"):

@@ -463,21 +463,6 @@ def octal(value: Any) -> int:
     raise Mistake(f"cannot read mode {value!r}: write octal digits such as 1777")
 
 
-def security_option(value: Any) -> str:
-    """`no-new-privileges` or `seccomp=unconfined`; others have no effect here, so they are refused."""
-    found = text(value)
-    key, _, setting = found.replace("=", ":", 1).partition(":")
-    if key == "no-new-privileges" and setting in ("", "true", "false"):
-        return "" if setting == "false" else key
-    if key == "seccomp" and setting == "unconfined":
-        return "seccomp=unconfined"
-    if key in ("seccomp", "apparmor", "label", "systempaths", "proc-opts", "mask", "unmask"):
-        raise Mistake(f"{found!r}: {NOT_YET}", "no-new-privileges, seccomp=unconfined")
-    raise Mistake(
-        f"unknown security option {found!r}", nearest(key, ("no-new-privileges", "seccomp=unconfined"))
-    )
-
-
 def address(value: Any) -> str:
     return parse_ip(text(value))
 
@@ -530,7 +515,6 @@ RestartPolicy = Annotated[
 ]
 Capabilities = Annotated[tuple[str, ...], *shape(listed(capability), _LIST_SCHEMA)]
 Exposed = Annotated[tuple[str, ...], *shape(listed(exposed), _LIST_SCHEMA)]
-SecurityOptions = Annotated[tuple[str, ...], *shape(listed(security_option), _LIST_SCHEMA)]
 Addresses = Annotated[tuple[str, ...], *shape(listed(address, single=True), _ONE_OR_LIST)]
 Aliases = Annotated[tuple[str, ...], *shape(listed(hostname), _LIST_SCHEMA)]
 SearchDomains = Annotated[tuple[str, ...], *shape(listed(search_domain, single=True), _ONE_OR_LIST)]

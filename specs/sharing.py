@@ -27,6 +27,7 @@ def check(model: Container, wrong: Wrong) -> None:
                 wrong((key,), 'it is the host\'s with uts "host"', "leave one of them out", at_key=True)
     if model.ipc == "host" and model.shm_size:
         wrong(("shm_size",), 'it is the host\'s with ipc "host"', "leave one of them out", at_key=True)
+    _check_ids(model, wrong)
     for key in model.sysctls or {}:
         shared = "network_mode" if key.startswith("net.") else "ipc"
         if shared == "network_mode" and network_owner(model):
@@ -35,6 +36,22 @@ def check(model: Container, wrong: Wrong) -> None:
         elif getattr(model, shared) == "host":
             text = f'kernel setting {key!r} is the whole machine\'s with {shared} "host"'
             wrong(("sysctls",), text, at_key=True)
+
+
+def _check_ids(model: Container, wrong: Wrong) -> None:
+    """A user namespace has power over namespaces that belong to it only: those of the host do not."""
+    keys = [key for key in ("userns", "userns_mode") if getattr(model, key)]
+    if len(keys) == 2 and model.userns != model.userns_mode:
+        wrong(("userns_mode",), "userns says something else", "leave one of them out", at_key=True)
+    if not any(getattr(model, key)[0] == "auto" for key in keys):
+        return
+    for key in ("pid", "ipc", "network_mode"):
+        if getattr(model, key) == "host":
+            text = f'ids of its own (userns) do not go with {key} "host"'
+            wrong((key,), text, "leave one of them out", at_key=True)
+    if model.privileged:
+        text = "ids of its own (userns) leave a privileged container without privileges"
+        wrong(("privileged",), text, "leave one of them out", at_key=True)
 
 
 def network_owner(model: Container) -> str:

@@ -12,7 +12,7 @@ MAX_FILE_BYTES = 1 << 20
 MAX_TOTAL_BYTES = 64 << 20
 MAX_DEPTH = 32
 
-#: files that specs are made of or may refer to (env_file); nothing else is read or watched
+#: files that specs are made of or may refer to (env_file, seccomp); nothing else is read or watched
 _SUFFIXES = (".toml", ".yaml", ".yml", ".env", ".txt", ".conf", ".cfg", ".properties", ".vars", ".list")
 
 
@@ -54,6 +54,8 @@ def relevant(path: str) -> bool:
         return not lower.endswith(("~", ".swp", ".swx", ".tmp"))
     if name.startswith((".", "#")) or name.endswith("~"):
         return False
+    if lower.endswith(".json"):
+        return "seccomp" in path.lower()
     return lower.endswith(_SUFFIXES) or lower in ("env", "environment")
 
 

@@ -129,6 +129,9 @@ MIB = 1 << 20
         ),
         ('security_opt = ["no-new-privileges:true"]', "no_new_privileges", True),
         ('security_opt = ["seccomp=unconfined"]', "seccomp_unconfined", True),
+        ('security_opt = ["seccomp:unconfined", "seccomp=unconfined"]', "seccomp_unconfined", True),
+        ('security_opt = ["seccomp=builtin", "label:disable"]', "seccomp_unconfined", False),
+        ('security_opt = ["systempaths=unconfined"]', "unmasked", True),
         ('devices = ["/dev/fuse"]', "devices", (Device("/dev/fuse", "/dev/fuse", "rwm"),)),
         ('devices = ["/dev/sda:/dev/xvda:r"]', "devices", (Device("/dev/sda", "/dev/xvda", "r"),)),
         (

@@ -129,6 +129,18 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             "security_opt[0]: unknown security option 'no-new-privs' (did you mean 'no-new-privileges'?)",
         ),
         (
+            'security_opt = ["seccomp=unconfined", "seccomp=seccomp.json"]',
+            "security_opt[1]: seccomp is 'unconfined' already",
+        ),
+        (
+            'security_opt = ["seccomp=../seccomp.json"]',
+            "security_opt[0]: '../seccomp.json' is not a file of the source",
+        ),
+        (
+            'security_opt = ["seccomp=web-seccomp.json"]',
+            "security_opt[0]: cannot read seccomp profile 'web-seccomp.json': no such file in the source",
+        ),
+        (
             'networks.n.mac_address = "x"',
             "networks.n.mac_address: cannot read hardware address 'x': write 02:42:ac:11:65:43",
         ),
@@ -141,7 +153,7 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             'networks.n.ipv4_address = "::1"',
             "networks.n.ipv4_address: cannot use '::1': write an IPv4 address",
         ),
-        ('userns = "host"\nuserns_mode = "auto"', "userns_mode: 'auto': not supported yet (one of: host)"),
+        ('userns = "host"\nuserns_mode = "auto"', "userns_mode: 'auto': not supported yet (host)"),
         ('volumes = ["/a\\u0000b:/x"]', "volumes[0]: cannot use text with a NUL byte"),
         ("depends_on = [{}]", "depends_on: write text, not a table"),
     ],

@@ -209,9 +209,9 @@ C = "container.c"
             f"{C}.cap_add[0]: 'NET_ADMN' is not a capability (did you mean 'NET_ADMIN'?)",
         ),
         (
-            'security_opt = ["apparmor=x"]',
+            'security_opt = ["label=type:x"]',
             17,
-            f"{C}.security_opt[0]: 'apparmor=x': not supported yet (no-new-privileges, seccomp=unconfined)",
+            f"{C}.security_opt[0]: 'label=type:x': not supported yet (label=disable)",
         ),
         ("ulimits = { nofil = 3 }", 13, f"{C}.ulimits.nofil: cannot use 'nofil': write one of "),
         (
@@ -269,7 +269,7 @@ C = "container.c"
             f"{C}.schedule: cannot read schedule '0 3 * *': write five fields as in cron, such as 0 3 * * *",
         ),
         ('platform = "windows"', 12, f"{C}.platform: "),
-        ('userns = "auto"', 10, f"{C}.userns: 'auto': not supported yet (one of: host)"),
+        ('userns = "auto"', 10, f"{C}.userns: 'auto': not supported yet (host)"),
         (
             'env_file = "../x.env"',
             12,

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.filters import filter_file
 from runtime.images.sinks import written, written_folder
-from runtime.linux import seccomp
+from runtime.linux import seccomp_compile
 from runtime.paths import write_atomically
 
 THREADS = 8
@@ -53,7 +53,7 @@ def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -
 def test_threads_that_need_the_same_new_filter_all_get_it(tmp_path: Path) -> None:
     """As stages of a build do that begin side by side."""
     try:
-        wanted = seccomp.compile_default(["CAP_KILL"])
+        wanted = seccomp_compile.compile_default(["CAP_KILL"])
     except OSError as error:
         pytest.skip(str(error))
     for turn in range(5):
