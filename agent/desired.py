@@ -29,6 +29,7 @@ class Surroundings:
     variables: Mapping[str, str] = field(default_factory=dict)
     node: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def resolve(source: str, revision: Revision, around: Surroundings, *, kept: bool
         node={"name": around.node, "labels": around.labels},
         source_root=revision.root,
         tree=revision.tree,
+        profiles=around.profiles,
     )
     texts = tuple(str(problem) for problem in problems)
     if found is not None and not kept and any(image.build for image in found.images.values()):

@@ -95,7 +95,7 @@ class _Feed:
         self.name = settings.label
         self.source = open_source(settings, paths)
         self.shelf = Shelf(paths, self.name)
-        self.around = replace(around, variables=settings.variables)
+        self.around = replace(around, variables=settings.variables, profiles=tuple(settings.profiles))
         self.desired: Desired | None = None
         kind = "directory" if settings.directory else "git"
         self.view = SourceView(self.name, kind, self.source.location)

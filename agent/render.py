@@ -142,6 +142,11 @@ def container_request(
         pid_mode=want.pid_mode,
         ipc_mode=want.ipc_mode,
         uts_mode=want.uts_mode,
+        cgroup_mode=want.cgroup_mode,
+        init=want.init,
+        oom_score_adj=want.oom_score_adj,
+        device_rules=want.device_rules,
+        volumes_from=want.volumes_from,
         tty=want.tty,
         stdin_open=want.stdin_open,
         log_max_size=want.logging.max_size,
@@ -200,4 +205,6 @@ def _limits(limits: desired.Limits) -> wishes.LimitsRequest:
             wishes.IoLimit(item.device, item.read_bps, item.write_bps, item.read_iops, item.write_iops)
             for item in limits.io
         ),
+        hugepages=limits.hugepages,
+        swappiness=limits.swappiness,
     )

@@ -55,6 +55,7 @@ class Source(_Table):
     token_file: AbsolutePath = ""
     path: str = ""
     variables: dict[str, str] = {}
+    profiles: list[str] = []
 
     @model_validator(mode="after")
     def _check(self) -> Self:

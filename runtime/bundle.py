@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.faults import Fault
@@ -17,6 +17,8 @@ from runtime.wishes import ContainerRequest, ProbeRequest
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 * 1024 * 1024
+#: Where a container with `init` finds the machine's small init, as Docker has it.
+INIT = "/sbin/docker-init"
 OCI_VERSION = "1.1.0"
 
 DEFAULT_CAPABILITIES = (
@@ -78,6 +80,8 @@ class Setting:
     masked: tuple[str, ...] = ()  # paths of this machine that are masked beside MASKED
     devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm"), each one a node
     seccomp: str = "unconfined"  # path of the compiled filter
+    joined: Mapping[str, str] = field(default_factory=dict)  # namespace -> file of that of another container
+    shm: str = ""  # directory that is /dev/shm, for it and for others; empty: one of its own
 
 
 ImageConfig = Mapping[str, Any]  # the `config` object of an OCI image configuration
@@ -116,6 +120,8 @@ def argv(request: ContainerRequest, image: ImageConfig) -> list[str]:
             "neither the spec nor the image says which program to run",
             "set command",
         )
+    if request.init:
+        words = [INIT, "--", *words]
     return [str(word) for word in words]
 
 
@@ -193,6 +199,7 @@ def _process(request: ContainerRequest, image: ImageConfig, setting: Setting) ->
             for name, soft, hard in request.ulimits
         ],
         "noNewPrivileges": request.no_new_privileges,
+        "oomScoreAdj": request.oom_score_adj,
     }
 
 
@@ -215,8 +222,10 @@ def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]
         entry("/sys", "sysfs", sealed if writable else [*sealed, "ro"]),
         entry("/sys/fs/cgroup", "cgroup", sealed if writable else [*sealed, "ro"]),
     ]
-    if request.ipc_mode == "host":
-        mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], "/dev/shm")
+    if request.ipc_mode == "host" or setting.shm:
+        mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], setting.shm or "/dev/shm")
+    elif request.ipc_mode == "none":
+        del mounts[3]
     given = [dict(mount) for mount in setting.mounts]
     taken = {mount["destination"] for mount in given}
     mounts = [mount for mount in mounts if mount["destination"] not in taken]
@@ -224,13 +233,18 @@ def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]
 
 
 def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
-    namespaces: list[dict[str, Any]] = [{"type": "mount"}, {"type": "cgroup"}]
-    if request.pid_mode != "host":
-        namespaces.append({"type": "pid"})
-    if request.ipc_mode != "host":
-        namespaces.append({"type": "ipc"})
-    if request.uts_mode != "host":
-        namespaces.append({"type": "uts"})
+    namespaces: list[dict[str, Any]] = [{"type": "mount"}]
+    modes = {
+        "cgroup": request.cgroup_mode,
+        "pid": request.pid_mode,
+        "ipc": request.ipc_mode,
+        "uts": request.uts_mode,
+    }
+    for kind, mode in modes.items():
+        if kind in setting.joined:
+            namespaces.append({"type": kind, "path": setting.joined[kind]})
+        elif mode != "host":
+            namespaces.append({"type": kind})
     if setting.netns is not None:
         namespaces.append({"type": "network", "path": setting.netns})
     sysctls = dict(request.sysctls)
@@ -249,9 +263,21 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
         "readonlyPaths": [] if bare else list(READ_ONLY),
         "sysctl": sysctls,
         "devices": devices,
-        "resources": {"devices": [rule]},
+        "resources": {
+            "devices": [rule, *(one for text in request.device_rules for one in device_rules(text))]
+        },
         "rootfsPropagation": "private",
     }
+
+
+def device_rules(text: str) -> list[dict[str, Any]]:
+    """`c 1:* rwm` as OCI rules; -1 is any number, and `a` both kinds of devices."""
+    kind, numbers, access = text.split()
+    major, minor = (-1 if number == "*" else int(number) for number in numbers.split(":"))
+    return [
+        {"allow": True, "type": one, "major": major, "minor": minor, "access": access}
+        for one in ("cb" if kind == "a" else kind)
+    ]
 
 
 def stop_signal(request: ContainerRequest, image: ImageConfig) -> str:

@@ -264,6 +264,8 @@ class Containers:
                 return
             if before.limits != request.limits:
                 self._preparation.limits(record.id, request)
+            if before.oom_score_adj != request.oom_score_adj:
+                self._preparation.oom_score(record.id, request)
             document = self._preparation.supervise(
                 record, request, self._preparation.image(record), state.restart_reasons
             )

@@ -19,6 +19,7 @@ from runtime.build import leftovers
 from runtime.database import Database
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
+from runtime.joining import namespace_file
 from runtime.linux import mounts
 from runtime.linux.cgroups import Cgroups, normalize
 from runtime.linux.limits import Limits
@@ -43,7 +44,7 @@ from runtime.volumes import Volumes
 from runtime.volumes.fates import Fate, read_fates
 from runtime.volumes.mounting import PREFIX, helpers
 from runtime.volumes.records import read_claims
-from runtime.wishes import ContainerRequest, owner_of_network
+from runtime.wishes import ContainerRequest, joined, owner_of_network
 
 #: Lines and bytes of output shown of a container that does not stay up.
 TAIL_LINES = 10
@@ -284,6 +285,7 @@ class Observer:
             if theirs is not None and bound is not None and bound != theirs:
                 text = f"container {owner}, whose network it has, has been given another one"
                 found.append(Defect("netns", text, restart=True))
+        found += self._joined_defects(id, request, seen)
         joined = {network for network, _ in seen.net.addresses.get(id, ())}
         for attachment in request.networks:
             if attachment.network not in joined:
@@ -291,6 +293,21 @@ class Observer:
         if state.pid == 0:  # between two runs there is no process to mend it around
             found = [Defect(item.kind, item.text, restart=True) for item in found]
         return tuple(found)
+
+    def _joined_defects(self, id: str, request: ContainerRequest, seen: _Seen) -> list[Defect]:
+        """Its namespaces that are another container's, and what that one has now. One that is down has
+        none to be compared with."""
+        found = []
+        for kind, owner in joined(request):
+            bound = seen.mounts.get(str(namespace_file(self._paths, id, kind)))
+            state = client.read_state(self._paths.live(seen.ids[owner])) if owner in seen.ids else None
+            theirs = _namespace(state.pid, kind) if state is not None and state.pid else ""
+            if bound is None:
+                found.append(Defect("joined", f"its {kind} namespace is not bound", restart=True))
+            elif theirs and bound != theirs:
+                text = f"container {owner}, whose {kind} namespace it has, has been given another one"
+                found.append(Defect("joined", text, restart=True))
+        return found
 
     def _mount_defects(self, id: str, request: ContainerRequest, seen: _Seen) -> list[Defect]:
         """What was mounted for the container itself, and what its volumes lie on."""
@@ -307,7 +324,7 @@ class Observer:
     def _limit_defects(self, path: str, wanted: Limits) -> list[Defect]:
         """Limits of block devices are looked at where there are to be some: they are many files."""
         try:
-            found = self._cgroups.read_limits(path, io=bool(wanted.io or wanted.io_weight))
+            found = self._cgroups.read_limits(path, io=bool(wanted.io or wanted.io_weight), like=wanted)
         except OSError as error:
             return [Defect("limits", f"its limits cannot be read: {error.strerror}".lower())]
         return [
@@ -412,8 +429,8 @@ def _mount_table() -> dict[str, str]:
     return {mount.target: mount.root for mount in mounts.table(naming="/containers/")}
 
 
-def _namespace(pid: int) -> str:
+def _namespace(pid: int, kind: str = "net") -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/net")
+        return os.readlink(f"/proc/{pid}/ns/{kind}")
     except OSError:
         return ""

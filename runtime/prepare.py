@@ -13,11 +13,12 @@ from __future__ import annotations
 import glob
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +30,7 @@ from runtime.faults import Fault, faults
 from runtime.filters import filter_file
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
+from runtime.joining import Joined, Joining
 from runtime.linux import capabilities, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
@@ -41,7 +43,8 @@ from runtime.users import find_user
 from runtime.volumes import Volumes
 from runtime.volumes.mounting import Mounting, all_mounts, declared_by
 from runtime.volumes.mounting import User as MountUser
-from runtime.wishes import ContainerRequest, LimitsRequest, owner_of_network
+from runtime.wishes import ContainerRequest, LimitsRequest, owner_in, owner_of_network
+from specs.values import MountPoint
 
 SLICE = "stead.slice"
 #: networks of containers that are made at one time
@@ -81,6 +84,7 @@ class Preparation:
         self._volumes = volumes
         self._mounting = Mounting(paths, volumes, images)
         self._cgroups = cgroups
+        self._joining = Joining(paths, find)
         self._filters: dict[tuple[tuple[str, ...], str], Path] = {}
         self._filters_lock = threading.Lock()
         self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
@@ -117,7 +121,8 @@ class Preparation:
         finally:
             wait([network])  # whatever happened, nothing of it goes on behind the back of `clear`
         network.result()
-        setting = self._setting(record, request, image, tuple(given))
+        joining = self._joining.prepare(record, request)
+        setting = self._setting(record, request, image, tuple(given), joining)
         config = bundle.oci_config(request, image.config.get("config") or {}, setting)
         document = self.supervise(record, request, image, restarts)
         with faults("write bundle of", record.name):
@@ -158,6 +163,16 @@ class Preparation:
                 str(error.strerror or error).lower(),
                 f"see {error.filename}" if error.filename else "",
             ) from error
+
+    def oom_score(self, id: str, request: ContainerRequest) -> None:
+        """Of every process of the container, as low as this machine lets us: proc_pid_oom_score_adj(5)."""
+        for pid in self._cgroups.pids(cgroup_path(id)):
+            for value in dict.fromkeys((request.oom_score_adj, 0)):
+                try:
+                    Path(f"/proc/{pid}/oom_score_adj").write_text(str(value))
+                    break
+                except OSError:
+                    continue
 
     def network(self, record: ContainerRecord, request: ContainerRequest) -> None:
         """The bound network namespace with its links; nothing for the host's network."""
@@ -200,7 +215,27 @@ class Preparation:
     ) -> list[dict[str, Any]]:
         """What its volumes, binds, tmpfs and images become in config.json, all of them ready."""
         anonymous = self._volumes.anonymous(record.name, record.source, anonymous_of(request, image))
+        request = replace(request, mounts=request.mounts + self._inherited(request))
         return self._mounting.prepare(self._mount_user(record, request, image), anonymous)
+
+    def _inherited(self, request: ContainerRequest) -> tuple[MountPoint, ...]:
+        """What the containers of `volumes_from` mount where it has nothing of its own: all but tmpfs, and
+        anonymous volumes by their names. Fault container-not-found."""
+        found: dict[str, MountPoint] = {}
+        taken = {mount.target for mount in request.mounts}
+        for name, read_only in request.volumes_from:
+            owner = self._find(name)
+            if owner is None:
+                cause = f"there is no container {name}, whose volumes it is to have"
+                raise Fault("container-not-found", "start container", request.name, cause, "create it")
+            theirs, image = owner.decode(), self.image(owner)
+            claims = self._volumes.anonymous(name, owner.source, anonymous_of(theirs, image))
+            for mount in all_mounts(theirs, declared_by(image.config)):
+                if mount.kind in ("volume", "bind") and mount.target not in taken:
+                    source = mount.source or claims[mount.target]
+                    sealed = read_only or mount.read_only
+                    found[mount.target] = replace(mount, source=source, read_only=sealed, labels=())
+        return tuple(found.values())
 
     def _mount_user(
         self, record: ContainerRecord, request: ContainerRequest, image: StoredImage | None
@@ -233,6 +268,7 @@ class Preparation:
             stdin_open=request.stdin_open,
             restarts=restarts,
             events_socket=str(self._paths.events_socket),
+            oom_score_adj=request.oom_score_adj,
         )
 
     def _setting(
@@ -241,6 +277,7 @@ class Preparation:
         request: ContainerRequest,
         image: StoredImage,
         given: tuple[Mapping[str, Any], ...],
+        joining: Joined,
     ) -> Setting:
         rootfs, home = self._paths.rootfs(record.id), self._paths.container(record.id)
         image_user = str((image.config.get("config") or {}).get("User") or "")
@@ -262,11 +299,13 @@ class Preparation:
             netns=None if request.network_mode == "host" else str(self._paths.netns(record.id)),
             hostname=hostname_of(request if owner is None else owner.decode()),
             user=user,
-            mounts=given + files,
+            mounts=given + files + _init(request),
             all_capabilities=own,
             masked=_thermal_throttle(),
             devices=_devices(request),
             seccomp=self._filter(request, own),
+            joined=joining.namespaces,
+            shm=joining.shm,
         )
 
     def _user(self, rootfs: Path, spec: str, request: ContainerRequest) -> User:
@@ -318,7 +357,7 @@ class Preparation:
             self._cgroups.allow_devices(path, _device_rules(request))
         self.limits(id, request)
         inside = set(self._cgroups.pids(path))
-        for member in processes_of(pid, request.pid_mode == "host"):
+        for member in processes_of(pid, request.pid_mode == "host" or bool(owner_in(request.pid_mode))):
             if member not in inside:
                 _ignore_gone(lambda member=member: self._cgroups.add(path, member))  # type: ignore[misc]
 
@@ -340,6 +379,7 @@ class Preparation:
         self._fabric.detach(id)
         with faults("clear container", id):
             mounts.unmount(self._paths.rootfs(id))
+            self._joining.clear(id)
             self._mounting.clear(id)
             namespaces.delete_netns(self._paths.netns(id))
             self._cgroups.remove(path)
@@ -352,6 +392,18 @@ def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
     if request.tty or request.stdin_open or request.pid_mode == "host":
         return False
     return bundle.probe(request, image.config.get("config") or {}) is None
+
+
+def _init(request: ContainerRequest) -> tuple[Mapping[str, Any], ...]:
+    """The machine's catatonit where the container's PID 1 finds it. Fault request-invalid without one."""
+    if not request.init:
+        return ()
+    found = shutil.which("catatonit", path=bundle.DEFAULT_PATH)
+    if found is None:
+        cause = "init asks for catatonit, which this machine does not have"
+        raise Fault("request-invalid", "start container", request.name, cause, "apt-get install catatonit")
+    options = ["bind", "ro", "nosuid", "nodev"]
+    return ({"destination": bundle.INIT, "type": "bind", "source": found, "options": options},)
 
 
 def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Mapping[str, str]]:
@@ -411,7 +463,8 @@ def _device_rules(request: ContainerRequest) -> list[dict[str, Any]]:
     """OCI device rules beyond the default set; a privileged container may use every device."""
     if request.privileged:
         return [{"allow": True, "access": "rwm"}]
-    return [{"allow": True, "path": source, "access": access} for source, _, access in _devices(request)]
+    listed = [{"allow": True, "path": source, "access": access} for source, _, access in _devices(request)]
+    return [*listed, *(rule for text in request.device_rules for rule in bundle.device_rules(text))]
 
 
 def _devices(request: ContainerRequest) -> tuple[tuple[str, str, str], ...]:

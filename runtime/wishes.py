@@ -123,6 +123,8 @@ class LimitsRequest:
     pids: int = 0
     io_weight: int = 0
     io: tuple[IoLimit, ...] = ()
+    hugepages: tuple[tuple[str, int], ...] = ()  # (size of a page as the kernel has it: "2MB", bytes)
+    swappiness: int = -1  # 0..100, cgroup v1 only; -1: the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +180,14 @@ class ContainerRequest:
     ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard)
     sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     shm_size: int = 0
-    pid_mode: str = ""
-    ipc_mode: str = ""
-    uts_mode: str = ""
+    pid_mode: str = ""  # "" | host | container:PROJECT/NAME
+    ipc_mode: str = ""  # "" | host | shareable | none | container:PROJECT/NAME
+    uts_mode: str = ""  # "" | host | container:PROJECT/NAME
+    cgroup_mode: str = ""  # "" | host: no cgroup namespace
+    init: bool = False  # a small init is PID 1, and the program its child
+    oom_score_adj: int = 0
+    device_rules: tuple[str, ...] = ()  # "c 1:3 rwm", as the device cgroup has it
+    volumes_from: tuple[tuple[str, bool], ...] = ()  # (full name, read only): what that container mounts, too
     tty: bool = False
     stdin_open: bool = False
     log_max_size: int = 10 * 1024 * 1024
@@ -197,5 +204,17 @@ class ContainerRequest:
 def owner_of_network(network_mode: str) -> str:
     """Full name of the container whose network namespace such a container is in; empty: its own, or the
     host's."""
-    kind, _, name = network_mode.partition(":")
+    return owner_in(network_mode)
+
+
+def owner_in(mode: str) -> str:
+    """Full name of the container that a mode `container:NAME` speaks of; empty for any other mode."""
+    kind, _, name = mode.partition(":")
     return name if kind == "container" else ""
+
+
+def joined(request: ContainerRequest) -> tuple[tuple[str, str], ...]:
+    """(namespace in the words of the OCI runtime-spec, full name of its owner) of each namespace but the
+    network's that is another container's."""
+    modes = {"pid": request.pid_mode, "ipc": request.ipc_mode, "uts": request.uts_mode}
+    return tuple((kind, owner_in(mode)) for kind, mode in modes.items() if owner_in(mode))

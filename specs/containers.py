@@ -22,7 +22,7 @@ from specs.desired import (
 )
 from specs.documents import Container, EnvFile, LongPort
 from specs.fingerprint import fingerprints
-from specs.interpolate import parse_env
+from specs.interpolate import parse_env, parse_raw
 from specs.memberships import Asked, memberships
 from specs.mountings import MountReader
 from specs.policies import UlimitRange, Update
@@ -33,6 +33,11 @@ from specs.security import security
 from specs.shapes import NOT_YET
 from specs.values import ImageRef, MountPoint, PortBinding, bindings
 
+#: Which files of a source are read besides specs.
+_READ = (
+    "files that are read are named .env, *.env, *.txt, *.conf, *.cfg, *.properties, *.vars, *.list, *.age, "
+    "and have at most 1 MiB"
+)
 #: Keys of a healthcheck that may change the image's own, where they stand alone.
 _TIMES = ("interval", "timeout", "retries", "start_period", "start_interval", "on_failure")
 
@@ -94,7 +99,7 @@ class _Build:
             group_add=model.group_add or (),
             hostname=model.hostname or "",
             domainname=model.domainname or "",
-            labels=model.labels or {},
+            labels=self._labels(),
             annotations=model.annotations or {},
             ports=self._ports(),
             publish_all=bool(model.publish_all),
@@ -128,9 +133,14 @@ class _Build:
             ulimits=self._ulimits(),
             sysctls=model.sysctls or {},
             shm_size=model.shm_size or 0,
-            pid_mode="host" if model.pid == "host" else "",
-            ipc_mode="host" if model.ipc == "host" else "",
-            uts_mode="host" if model.uts == "host" else "",
+            pid_mode=sharing.mode("pid", self.declared, model, self.index, self.wrong),
+            ipc_mode=sharing.mode("ipc", self.declared, model, self.index, self.wrong),
+            uts_mode=sharing.mode("uts", self.declared, model, self.index, self.wrong),
+            cgroup_mode="host" if model.cgroup == "host" else "",
+            init=bool(model.init),
+            oom_score_adj=model.oom_score_adj or 0,
+            device_rules=model.device_cgroup_rules or (),
+            volumes_from=sharing.volumes_from(self.declared, model, self.index, self.wrong),
             tty=bool(model.tty),
             stdin_open=bool(model.stdin_open),
             logging=self._logging(),
@@ -243,11 +253,13 @@ class _Build:
         content = self.around.files.get(where)
         if content is None:
             if required:
-                names = ".env, *.env, *.txt, *.conf, *.cfg, *.properties, *.vars, *.list"
-                hint = f"files that are read are named {names}, and have at most 1 MiB"
-                self.wrong(path, f"cannot read env_file {where!r}: no such file in the source", hint)
+                self.wrong(path, f"cannot read env_file {where!r}: no such file in the source", _READ)
             return {}
-        values, problems = parse_env(content, self.declared.variables)
+        raw_lines = not isinstance(item, str) and item.format == "raw"
+        if raw_lines:
+            values, problems = parse_raw(content)
+        else:
+            values, problems = parse_env(content, self.declared.variables)
         self.around.problems += [Problem(where, line, column, text) for line, column, text in problems]
         return values
 
@@ -255,6 +267,23 @@ class _Build:
         """(path in the source, its content if it is there) of what this file names; None: it lies outside."""
         where = self._inside(written)
         return None if where is None else (where, self.around.files.get(where))
+
+    def _labels(self) -> dict[str, str]:
+        """Those of its label_file, and its own, which win."""
+        values: dict[str, str] = {}
+        for number, written in enumerate(self.model.label_file or ()):
+            raw = self.declared.document.data["container"][self.declared.name].get("label_file")
+            path: Path = ("label_file", number) if isinstance(raw, list) else ("label_file",)
+            where = self._inside(written)
+            content = None if where is None else self.around.files.get(where)
+            if where is None or content is None:
+                text = f"cannot read label_file {where or written!r}: no such file in the source"
+                self.wrong(path, text, _READ)
+                continue
+            found, problems = parse_env(content, self.declared.variables)
+            self.around.problems += [Problem(where, line, column, text) for line, column, text in problems]
+            values.update(found)
+        return {**values, **(self.model.labels or {})}
 
     def _inside(self, written: str) -> str | None:
         """The path in the source that `written` in this file means; None when it leaves the source."""
@@ -333,18 +362,20 @@ class _Build:
                     hint = self.index.hint("container", self.declared.project, name)
                     self.wrong(path, f"no container {name!r}", hint, at_key=at_key)
                 continue
+            if other.inactive:
+                if rule.required is not False:
+                    self.wrong(path, *sharing.inactive(other), at_key=at_key)
+                continue
             waits.append(full)
             count = replica_count(other.model) if isinstance(other.model, Container) else None
             names = [full] if count is None else [f"{full}-{n + 1}" for n in range(count)]
             out += [Dependency(one, rule.condition) for one in names]
-        owner = self.index.full_name(self.declared.project, sharing.network_owner(self.model))
-        if sharing.network_owner(self.model) and self.index.get("container", owner) not in (
-            None,
-            self.declared,
-        ):
-            waits.append(owner)
-            if all(one.container != owner for one in out):
-                out.append(Dependency(owner, "started"))
+        for name in sharing.owners(self.model):
+            owner = self.index.full_name(self.declared.project, name)
+            if self.index.get("container", owner) not in (None, self.declared):
+                waits.append(owner)
+                if all(one.container != owner for one in out):
+                    out.append(Dependency(owner, "started"))
         self.declared.waits_for = tuple(waits)
         return tuple(out)
 

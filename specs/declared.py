@@ -28,6 +28,7 @@ class Declared:
     variables: Mapping[str, str] = field(default_factory=dict)  # of its file
     resolved: str = ""  # of an image: its canonical reference
     waits_for: tuple[str, ...] = ()  # of a container: full names in depends_on
+    inactive: tuple[str, ...] = ()  # of a container: its profiles, when none of them is asked for
     ports: dict[PortBinding, Path] = field(default_factory=dict)  # of a container: where each one stands
 
     @property

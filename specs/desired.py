@@ -203,6 +203,8 @@ class Limits:
     pids: int = 0
     io_weight: int = 0
     io: tuple[IoLimit, ...] = ()
+    hugepages: tuple[tuple[str, int], ...] = ()  # (size of a page as the kernel has it: "2MB", bytes)
+    swappiness: int = -1  # 0..100; -1: the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +280,14 @@ class DesiredContainer:
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     shm_size: int = 0
-    pid_mode: str = ""  # "" | host
-    ipc_mode: str = ""  # "" | host
-    uts_mode: str = ""  # "" | host
+    pid_mode: str = ""  # "" | host | container:PROJECT/NAME
+    ipc_mode: str = ""  # "" | host | shareable | none | container:PROJECT/NAME
+    uts_mode: str = ""  # "" | host | container:PROJECT/NAME
+    cgroup_mode: str = ""  # "" | host
+    init: bool = False  # a small init is PID 1
+    oom_score_adj: int = 0
+    device_rules: tuple[str, ...] = ()  # "c 1:3 rwm"
+    volumes_from: tuple[tuple[str, bool], ...] = ()  # (full name, read only)
     tty: bool = False
     stdin_open: bool = False
     logging: LogLimits = LogLimits()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema
 
-from specs import shapes, subnets
+from specs import kernel, shapes, subnets
 from specs.keeping import Backup, Prune
 from specs.pairs import Annotations, Environment, ExtraHosts, StringMap, Sysctls
 from specs.policies import (
@@ -59,9 +59,9 @@ class LongPort(Model):
     published: Text | None = None
     host_ip: Annotated[str, *shapes.shape(shapes.address, {"type": "string"})] | None = None
     protocol: Annotated[str, *one_of("tcp", "udp", "sctp")] | None = None
-    app_protocol: Text | None = later()
+    app_protocol: Text | None = None  # of no effect, as `name`: they are words for people
     mode: Annotated[str, *one_of("host", "ingress")] | None = None
-    name: Text | None = later()
+    name: Text | None = None
 
 
 def _subpath(value: Any) -> str:
@@ -159,7 +159,7 @@ class DependencyRule(Model):
 class EnvFile(Model):
     path: Text
     required: Flag | None = None
-    format: Annotated[str, *one_of("raw")] | None = later()
+    format: Annotated[str, *one_of("raw")] | None = None
 
 
 class FileMount(Model):
@@ -183,6 +183,8 @@ EnvFileItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[EnvFile, Tag(
 FileMountItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[FileMount, Tag("@long")], WHICH]
 
 
+_TEXT: dict[str, Any] = {"type": "string"}
+_SOME_TEXT: dict[str, Any] = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 Names = list[Text]
 Condition = Annotated[str, WithJsonSchema(_CONDITION_SCHEMA)]
 
@@ -230,24 +232,6 @@ def _as_list(value: Any) -> Any:
 
 # ---------------------------------------------------------------- container
 
-_MODES = ("service:", "container:")
-_NETWORK_MODES = ("bridge", "none", "host")
-_NETWORK_MODE_SCHEMA = {
-    "anyOf": [
-        *shapes.words_schema(_NETWORK_MODES)["anyOf"],
-        {"type": "string", "pattern": "^(container|service):.+"},
-    ]
-}
-
-
-def _network_mode(value: Any) -> str:
-    """A word, or container:NAME; Compose's service:NAME means the same, as a service is a container here."""
-    found = shapes.text(value)
-    kind, _, name = found.partition(":")
-    if kind in ("container", "service") and name:
-        return f"container:{name}"
-    return shapes.choice(*_NETWORK_MODES, "container:NAME")(found)
-
 
 class Container(Model):
     """One container, or `replicas` of it."""
@@ -269,6 +253,9 @@ class Container(Model):
     hostname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     domainname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     labels: StringMap | None = None
+    label_file: (
+        Annotated[tuple[str, ...], *shapes.shape(shapes.listed(shapes.text, single=True), _SOME_TEXT)] | None
+    ) = None
     annotations: Annotations | None = None
     ports: (
         Annotated[list[PortItem], BeforeValidator(_few_ports, json_schema_input_type=list[PortItem])] | None
@@ -276,6 +263,13 @@ class Container(Model):
     publish_all: Flag | None = None
     expose: shapes.Exposed | None = None
     volumes: list[VolumeItem] | None = None
+    volumes_from: (
+        Annotated[
+            tuple[tuple[str, bool], ...],
+            *shapes.shape(shapes.listed(kernel.inherited), {"type": "array", "items": _TEXT}),
+        ]
+        | None
+    ) = None
     tmpfs: shapes.Tmpfs | None = None
     networks: (
         Annotated[
@@ -284,7 +278,7 @@ class Container(Model):
         ]
         | None
     ) = None
-    network_mode: Annotated[str, *shapes.shape(_network_mode, _NETWORK_MODE_SCHEMA)] | None = None
+    network_mode: Annotated[str, *kernel.joins("bridge", "none", "host")] | None = None
     dns: shapes.Addresses | None = None
     dns_search: shapes.SearchDomains | None = None
     dns_opt: shapes.ResolverOptions | None = None
@@ -311,21 +305,31 @@ class Container(Model):
     cap_drop: Capabilities | None = None
     security_opt: SecurityOptions | None = None
     devices: shapes.Devices | None = None
+    device_cgroup_rules: (
+        Annotated[
+            tuple[str, ...],
+            *shapes.shape(shapes.listed(kernel.device_rule), {"type": "array", "items": _TEXT}),
+        ]
+        | None
+    ) = None
     ulimits: Ulimits | None = None
     sysctls: Sysctls | None = None
     shm_size: Size | None = None
-    pid: Annotated[str, *one_of("host", "private", not_yet=_MODES)] | None = None
-    ipc: Annotated[str, *one_of("host", "private", not_yet=("shareable", "none", *_MODES))] | None = None
-    uts: Annotated[str, *one_of("host", "private")] | None = None
+    pid: Annotated[str, *kernel.joins("private", "host")] | None = None
+    ipc: Annotated[str, *kernel.joins("private", "host", "shareable", "none")] | None = None
+    uts: Annotated[str, *kernel.joins("private", "host")] | None = None
+    cgroup: Annotated[str, *one_of("private", "host")] | None = None
     userns_mode: Userns | None = None
     userns: Userns | None = None
-    init: Flag | None = later()
+    init: Flag | None = None
     tty: Flag | None = None
     stdin_open: Flag | None = None
     logging: Logging | None = None
     platform: Platform | None = None
     pull_policy: Pull | None = None
-    profiles: Texts | None = later()
+    profiles: Texts | None = None
+    attach: Flag | None = None  # of no effect: nobody is attached by itself
+    develop: dict[str, Any] | None = None  # of no effect: it is for `docker compose watch`
     scale: Annotated[int, *whole(0, 1000)] | None = None
     replicas: Annotated[int, *whole(0, 1000)] | None = None
     deploy: Deploy | None = None
@@ -339,6 +343,12 @@ class Container(Model):
     pids: Annotated[int, *whole(-1, 2**22)] | None = None
     io_weight: Annotated[int, *whole(1, 10_000)] | None = None
     io: list[IoDevice] | None = None
+    hugepages: Annotated[dict[str, Size], BeforeValidator(kernel.pages)] | None = None
+    cpu_shares: Annotated[int, *whole(0, 262_144)] | None = None
+    cpu_quota: kernel.Microseconds | None = None
+    cpu_period: kernel.Microseconds | None = None
+    mem_swappiness: Annotated[int, *whole(0, 100)] | None = None
+    oom_score_adj: Annotated[int, *whole(-1000, 1000)] | None = None
     schedule: Annotated[str, *shapes.shape(shapes.schedule, {"type": "string"})] | None = later()
     desired: Annotated[str, *one_of("running", "stopped")] | None = None
     suspend: Text | None = None
@@ -374,6 +384,12 @@ class Ipam(Model):
     options: StringMap | None = None
 
 
+def _always(value: Any) -> bool:
+    if shapes.flag(value):
+        return True
+    raise Mistake("a network that nothing declares and nothing uses is always removed", "leave it out")
+
+
 class Network(Model):
     internal: Flag | None = None
     subnet: subnets.Subnets | None = None
@@ -390,7 +406,7 @@ class Network(Model):
     attachable: Flag | None = None  # of no effect: every container of this node may join
     ipam: Ipam | None = None
     name: Annotated[str, *shapes.shape(subnets.network_name, {"type": "string"})] | None = None
-    prune: Flag | None = later()
+    prune: Annotated[bool, *shapes.shape(_always, {"const": True})] | None = None
 
 
 def _volume_name(value: Any) -> str:
@@ -474,11 +490,18 @@ ELSEWHERE = {
     "mem_reservation": "write `memory_reservation`",
     "memswap_limit": "write `memory_swap`",
     "pids_limit": "write `pids`",
-    "cpu_shares": "write `cpu_weight`",
-    "cpu_quota": "write `cpus`",
     "blkio_config": "write `io` and `io_weight`",
     "update_config": "write `update`",
     "links": "containers of one network find each other by name",
+    "storage_opt": "limit the disk of the container's data with a volume: driver_opts",
+    "cpu_count": "write `cpus`",
+    "cpu_percent": "write `cpus`",
+    "cpu_rt_runtime": "write `cpus`, or `ulimits` with rtprio",
+    "cpu_rt_period": "write `cpus`, or `ulimits` with rtprio",
+    "mac_address": "write `mac_address` in `networks`",
+    "runtime": "containers run in Stead's own",
+    "isolation": "it is for Windows",
+    "credential_spec": "it is for Windows",
     "env": "write `environment`",
     "ipv6": "write `enable_ipv6`",
     "subnet6": "write both subnets in `subnet`",
@@ -489,8 +512,7 @@ ELSEWHERE = {
 # What Compose has besides, and specs do not have yet: at the top, and of a service.
 COMPOSE_TOP = frozenset(("include", "models"))
 COMPOSE_SERVICE = frozenset(
-    """attach cgroup cgroup_parent cpu_count cpu_percent cpu_period cpu_rt_period cpu_rt_runtime
-    credential_spec develop device_cgroup_rules extends external_links gpus isolation label_file
-    mac_address mem_swappiness models oom_kill_disable oom_score_adj post_start pre_stop
-    provider runtime storage_opt use_api_socket volumes_from""".split()
+    """cgroup_parent cpu_count cpu_percent cpu_rt_period cpu_rt_runtime credential_spec extends
+    external_links gpus isolation mac_address models oom_kill_disable post_start pre_stop
+    provider runtime storage_opt use_api_socket""".split()
 )

@@ -144,6 +144,11 @@ def _identity(container: DesiredContainer, image: str, platform: str) -> Facets:
     _add(facets, "pid", container.pid_mode, "")
     _add(facets, "ipc", container.ipc_mode, "")
     _add(facets, "uts", container.uts_mode, "")
+    _add(facets, "cgroup", container.cgroup_mode, "")
+    _add(facets, "init", container.init, False)
+    _add(facets, "device_cgroup_rules", sorted(set(container.device_rules)), [])
+    inherited = [f"{name}:ro" if read_only else name for name, read_only in container.volumes_from]
+    _add(facets, "volumes_from", inherited, [])
     _add(facets, "network_mode", container.network_mode, "bridge")
     for key in ("read_only", "privileged", "no_new_privileges", "seccomp_unconfined", "tty", "stdin_open"):
         _add(facets, key, getattr(container, key), False)
@@ -215,6 +220,7 @@ def _adjustable(container: DesiredContainer) -> Facets:
     _restart(facets, container.restart)
     _probe(facets, container.probe)
     _limits(facets, container.limits)
+    _add(facets, "oom_score_adj", container.oom_score_adj, 0)
     _add(facets, "logging.max-size", str(ByteSize(container.logging.max_size)), "10MiB")
     _add(facets, "logging.max-file", container.logging.max_files, 3)
     return facets
@@ -264,6 +270,9 @@ def _limits(facets: Facets, limits: Limits) -> None:
     for device in limits.io:
         for key in ("read_bps", "write_bps", "read_iops", "write_iops"):
             _add(facets, f"io.{device.device}.{key}", getattr(device, key), 0)
+    for page, size in limits.hugepages:
+        facets[f"hugepages.{page}"] = str(ByteSize(size))
+    _add(facets, "mem_swappiness", limits.swappiness, -1)
 
 
 def _seconds(value: float) -> str:

@@ -222,6 +222,27 @@ def parse_env(
     return values, problems
 
 
+def parse_raw(content: bytes) -> tuple[dict[str, str], list[tuple[int, int, str]]]:
+    """Lines KEY=VALUE, each value as it stands, quotes and dollars too, as `docker run --env-file` has them.
+    Empty lines and those that begin with # are skipped."""
+    try:
+        text = content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return {}, [(1, 1, "cannot read text: not UTF-8")]
+    values: dict[str, str] = {}
+    problems: list[tuple[int, int, str]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.lstrip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        key, found, value = stripped.partition("=")
+        if not found or not key or re.search(r"\s", key):
+            problems.append((number, 1, "cannot read line: write KEY=value"))
+        else:
+            values[key] = value
+    return values, problems
+
+
 def _env_value(text: str, at: int, variables: Mapping[str, str]) -> tuple[str, int]:
     quote = text[at : at + 1]
     if quote == "'":

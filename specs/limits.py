@@ -8,6 +8,9 @@ from specs.desired import IoLimit, Limits
 from specs.documents import Container
 from specs.positions import Path
 
+#: Microseconds; the kernel's own.
+PERIOD = 100_000
+
 
 class Wrong(Protocol):
     """Reports a problem at a path of the container."""
@@ -39,8 +42,8 @@ def of(model: Container, wrong: Wrong) -> Limits:
     if reservation and memory and reservation > memory:
         wrong(("memory_reservation",), "memory_reservation is above memory")
     return Limits(
-        cpus=either("cpus", model.cpus, upper and upper.cpus, "limits", "cpus") or 0.0,
-        cpu_weight=model.cpu_weight or 0,
+        cpus=either("cpus", _cpus(model, wrong), upper and upper.cpus, "limits", "cpus") or 0.0,
+        cpu_weight=_weight(model, wrong),
         cpuset=model.cpuset or "",
         memory=memory,
         memory_reservation=reservation or 0,
@@ -53,4 +56,32 @@ def of(model: Container, wrong: Wrong) -> Limits:
             )
             for one in sorted(model.io or (), key=lambda one: one.device)
         ),
+        hugepages=tuple(sorted((model.hugepages or {}).items())),
+        swappiness=-1 if model.mem_swappiness is None else model.mem_swappiness,
     )
+
+
+def _cpus(model: Container, wrong: Wrong) -> float | None:
+    """`cpu_quota` of each `cpu_period` in Compose's words is so many processors."""
+    quota, period = model.cpu_quota, model.cpu_period or PERIOD
+    if model.cpu_period is not None and not 1000 <= model.cpu_period <= 1_000_000:
+        wrong(("cpu_period",), "a period has 1000 to 1000000 microseconds")
+        return None
+    if quota is None:
+        if model.cpu_period is not None:
+            wrong(("cpu_period",), "it says nothing without cpu_quota", "write cpus", at_key=True)
+        return model.cpus
+    if model.cpus is not None:
+        wrong(("cpu_quota",), "`cpus` says the same; leave one out", at_key=True)
+    if 0 <= quota < 1000:
+        wrong(("cpu_quota",), "a quota has 1000 microseconds or more, or is -1 for no limit")
+    return quota / period if quota >= 1000 else None
+
+
+def _weight(model: Container, wrong: Wrong) -> int:
+    """`cpu_shares` has 1024 where the weight has 100."""
+    if model.cpu_shares is None:
+        return model.cpu_weight or 0
+    if model.cpu_weight is not None:
+        wrong(("cpu_shares",), "`cpu_weight` says the same; leave one out", at_key=True)
+    return min(10_000, max(1, round(model.cpu_shares * 100 / 1024))) if model.cpu_shares else 0

@@ -89,7 +89,8 @@ def _problems(document: Document, data: Any, details: Any) -> list[Problem]:
         if (len(path) == 1 and path[0] in COMPOSE_TOP) or (
             len(path) == 3 and path[0] == "container" and path[2] in COMPOSE_SERVICE
         ):
-            return [document.problem(path, f"{dotted(path)}: {NOT_YET}", at_key=True)]
+            hint = ELSEWHERE.get(str(path[-1]), "")
+            return [document.problem(path, f"{dotted(path)}: {NOT_YET}", hint, at_key=True)]
         where = dotted(path[:-1]) or "the file"
         hint = _unknown_hint(path, details.get("input"))
         return [document.problem(path, f"{where}: unknown key {str(path[-1])!r}", hint, at_key=True)]

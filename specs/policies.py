@@ -231,7 +231,7 @@ class GenericResource(Model):
 
 
 class DeployReservations(Model):
-    cpus: CpuCount | None = later()
+    cpus: CpuCount | None = None  # of no effect: nothing is scheduled
     memory: Size | None = None
     devices: list[DeviceRequest] | None = later()
     generic_resources: list[GenericResource] | None = later()
@@ -261,11 +261,11 @@ class Deploy(Model):
     replicas: Annotated[int, *whole(0, 1000)] | None = None
     resources: DeployResources | None = None
     restart_policy: RestartPolicy | None = None
-    labels: StringMap | None = later()
+    labels: StringMap | None = None  # of no effect: they are the service's, not its containers'
     update_config: Update | None = None
     rollback_config: Update | None = later()
     placement: Placement | None = later()
-    endpoint_mode: Text | None = later()
+    endpoint_mode: Annotated[str, *one_of("vip", "dnsrr")] | None = None  # of no effect
 
 
 class UlimitRange(Model):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,16 +40,19 @@ def resolve(
     node: Mapping[str, Any] | None = None,
     source_root: str = "",
     tree: str = "",
+    profiles: Collection[str] = (),
 ) -> tuple[Desired | None, tuple[Problem, ...]]:
     """`files`: path in the source -> content (specs, and what they name: env files, .env, .steadignore).
 
     `variables` win over a `.env` beside the file. `node` is {"name": ..., "labels": {...}}. `source_root` is
     the source's directory on this machine, where relative bind sources lie, `tree` where its files lie as
-    they are in this revision (builds are made from them). Desired is None exactly when there are problems;
+    they are in this revision (builds are made from them). Containers with `profiles` are there when one of
+    theirs is among `profiles`; `*` is every one. Desired is None exactly when there are problems;
     these are sorted by place and hold no duplicates.
     """
     work = _Work(files, source, {**flatten_node(node or {}), **variables}, source_root)
     work.tree = tree or source_root or "/"
+    work.profiles = frozenset(profiles)
     desired = work.run()
     problems = _once(work.problems)
     return (None if problems else desired), problems
@@ -83,6 +86,7 @@ class _Work:
         self.dotenv: dict[str, dict[str, str]] = {}
         self._further: set[str] = set()  # names that builds give besides
         self.tree = source_root or "/"
+        self.profiles: frozenset[str] = frozenset()
 
     def run(self) -> Desired:
         for path in spec_files(self.files):
@@ -119,6 +123,8 @@ class _Work:
         """The containers, up to what one machine could ever run."""
         count = 0
         for declared in self.index.all("container"):
+            if declared.inactive:
+                continue
             if isinstance(declared.model, Container):
                 count += replica_count(declared.model) or 1
             if count > MAX_CONTAINERS:
@@ -165,10 +171,16 @@ class _Work:
                 sound = None if (kind, name) in loaded.broken else rest
                 place = Place(document.file, *document.positions.table((kind, name)))
                 declared = Declared(kind, project, name, sound, document, place, rest, variables)
+                if isinstance(rest, Container) and not self._is_active(rest):
+                    declared.inactive = rest.profiles or ()
                 first = self.index.add(declared)
                 if first is not None:
                     text = f"{kind} {declared.full!r} is declared twice; it stands in {first.place} too"
                     self.problems.append(Problem(place.file, place.line, place.column, text))
+
+    def _is_active(self, model: Container) -> bool:
+        asked = model.profiles or ()
+        return not asked or "*" in self.profiles or bool(self.profiles & set(asked))
 
     # ------------------------------------------------------------ images, networks, volumes
 

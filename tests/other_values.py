@@ -43,6 +43,10 @@ IDENTITY: dict[str, Any] = {
     "pid_mode": "host",
     "ipc_mode": "host",
     "uts_mode": "host",
+    "cgroup_mode": "host",
+    "init": True,
+    "device_rules": ("c 1:3 r",),
+    "volumes_from": (("p/o", False),),
     "tty": True,
     "stdin_open": True,
 }
@@ -58,4 +62,5 @@ ADJUSTABLE: dict[str, Any] = {
     "stop_grace_period": 1.0,
     "logging": LogLimits(max_files=9),
     "limits": Limits(memory=1 << 20),
+    "oom_score_adj": 5,
 }

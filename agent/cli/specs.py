@@ -21,6 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="where the spec files are")
     parser.add_argument("--name", default="", help="name of the source (default: the directory's)")
     parser.add_argument(
+        "--profile", action="append", default=[], metavar="NAME", help="with the containers of this profile"
+    )
+    parser.add_argument(
         "--settings", metavar="FILE", help="settings (default: /etc/stead/stead.toml if there)"
     )
 
@@ -39,8 +42,10 @@ def read(
     looked at when it is to be `built`. Raises Problem where it cannot be read at all."""
     directory = Path(options.directory)
     name = options.name or source_name(directory.resolve().name)
-    variables = next((source.variables for source in settings.source if source.label == name), {})
-    around = Surroundings(variables, settings.node_name, settings.node.labels)
+    known = next((source for source in settings.source if source.label == name), None)
+    profiles = (*(known.profiles if known else ()), *options.profile)
+    variables = known.variables if known else {}
+    around = Surroundings(variables, settings.node_name, settings.node.labels, profiles)
     try:
         return load_directory(directory, name=name, around=around, locked=locked, kept=not built)
     except Unreadable as error:

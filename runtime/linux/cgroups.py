@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtime.linux.limits import Stats as Stats
 
 CONTROLLERS = ("cpu", "cpuset", "memory", "io", "pids")
+HUGEPAGES = "hugetlb"
 _PERIOD = 100_000
 _FROZEN = ("FREEZING", "FROZEN")  # cgroup-v1/freezer-subsystem.rst
 _REMOVE_TIMEOUT = 5.0
@@ -241,8 +242,9 @@ class Cgroups:
             "memory": wanted.memory or wanted.memory_reservation or wanted.memory_swap,
             "io": wanted.io_weight or wanted.io,
             "pids": wanted.pids,
+            "hugetlb": wanted.hugepages,
         }
-        for controller in CONTROLLERS:
+        for controller in (*CONTROLLERS, HUGEPAGES):
             owner = self.owner(controller)
             if owner is not None:
                 owner.apply(path, controller, wanted)
@@ -250,9 +252,10 @@ class Cgroups:
                 text = f"limit {controller}: this host has no {controller} controller"
                 raise OSError(errno.ENOTSUP, text, path)
 
-    def read_limits(self, path: str, *, io: bool = True) -> Limits:
-        """As the kernel has them; without `io`, which is many files, none of those. FileNotFoundError when
-        there is no such cgroup."""
+    def read_limits(self, path: str, *, io: bool = True, like: Limits | None = None) -> Limits:
+        """As the kernel has them; without `io`, which is many files, none of those; of hugepages and
+        swappiness, which few have, only what `like` says anything of. FileNotFoundError when there is no such
+        cgroup."""
         from runtime.linux.limits import Limits
 
         fields: dict[str, Any] = {}
@@ -260,6 +263,10 @@ class Cgroups:
             owner = self.owner(controller)
             if owner is not None:
                 fields.update(owner.read_limits(path, controller))
+        if like is not None and like.hugepages and (pages := self.owner(HUGEPAGES)) is not None:
+            fields["hugepages"] = pages.read_hugepages(path)
+        if like is not None and like.swappiness >= 0 and self.v1 and self.v1.has("memory"):
+            fields["swappiness"] = self.v1.read_swappiness(path)
         return Limits(**fields)
 
     def allow_devices(self, path: str, rules: Sequence[Mapping[str, Any]]) -> None:
@@ -324,7 +331,16 @@ def normalize(limits: Limits) -> Limits:
         pids=max(0, limits.pids),
         io_weight=0 if limits.io_weight in (0, 100) else min(10000, max(1, limits.io_weight)),
         io=tuple(sorted((i for i in io if i != IoLimit(i.device)), key=lambda item: item.device)),
+        hugepages=tuple(
+            sorted((size, limit // page_size(size) * page_size(size)) for size, limit in limits.hugepages)
+        ),
+        swappiness=limits.swappiness,
     )
+
+
+def page_size(text: str) -> int:
+    """Bytes of a page that the kernel calls "64KB", "2MB" or "1GB"."""
+    return int(text[:-2]) << {"KB": 10, "MB": 20, "GB": 30}[text[-2:]]
 
 
 def online_cpus() -> str:

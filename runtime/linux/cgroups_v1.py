@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime.linux.cgroups_v2 import _flat, _read, _value, write
+from runtime.linux.cgroups_v2 import _flat, _read, _value, apply_hugepages, hugepages, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PERIOD = 100_000
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UNLIMITED = 1 << 62  # PAGE_COUNTER_MAX and the like
+SWAPPINESS = "memory.swappiness"
 _IO = (
     ("read_bps", "blkio.throttle.read_bps_device"),
     ("write_bps", "blkio.throttle.write_bps_device"),
@@ -112,6 +113,8 @@ class V1:
                 self._apply_memory(path, limits)
             case "pids":
                 self._set(path, "pids", "pids.max", limits.pids or "max", "max")
+            case "hugetlb":
+                apply_hugepages(self.mounted["hugetlb"], path, "limit_in_bytes", "-1", limits)
             case _:
                 self._apply_io(path, limits)
 
@@ -147,6 +150,14 @@ class V1:
         for name, value in steps:
             is_default = name != "memory.limit_in_bytes" and value == 2 * limits.memory
             self._set(path, "memory", name, value, value if is_default else -1)
+        above = int(_value(f"{self.mounted['memory']}/{os.path.dirname(path)}", SWAPPINESS, "-1"))
+        self._set(path, "memory", SWAPPINESS, above if limits.swappiness < 0 else limits.swappiness, above)
+
+    def read_swappiness(self, path: str) -> int:
+        return int(_value(f"{self.mounted['memory']}/{path}", SWAPPINESS, "-1"))
+
+    def read_hugepages(self, path: str) -> tuple[tuple[str, int], ...]:
+        return hugepages(self.mounted["hugetlb"], path, "limit_in_bytes")
 
     def _all_cpus(self) -> str:
         """Those that the hierarchy had when it was first asked."""

@@ -75,6 +75,13 @@ class V2:
     # ------------------------------------------------------------ limits
 
     def apply(self, path: str, controller: str, limits: Limits) -> None:
+        if controller == "hugetlb":
+            apply_hugepages(self.root, path, "max", "max", limits)
+            return
+        if controller == "memory" and limits.swappiness >= 0:
+            raise OSError(
+                errno.ENOTSUP, "limit memory: cgroup v2 has no swappiness of a container's own", path
+            )
         for name, value, default in self._wanted(path, controller, limits):
             file = f"{self.root}/{path}/{name}"
             try:
@@ -125,6 +132,9 @@ class V2:
             words = [f"{key}={getattr(item, field) or 'max'}" for field, key in _IO]
             result.append(("io.max", f"{device} {' '.join(words)}", ""))
         return result
+
+    def read_hugepages(self, path: str) -> tuple[tuple[str, int], ...]:
+        return hugepages(self.root, path, "max")
 
     def _io_limits(self, path: str) -> dict[str, dict[str, int]]:
         try:
@@ -216,6 +226,42 @@ class V2:
 
     def oom_kills(self, path: str) -> int:
         return _flat(_value(f"{self.root}/{path}", "memory.events", "")).get("oom_kill", 0)
+
+
+def apply_hugepages(root: str, path: str, file: str, unlimited: str, limits: Limits) -> None:
+    """Limits by the size of a page: hugetlb.2MB.max, in v1 hugetlb.2MB.limit_in_bytes. Pages that the limits
+    do not name are lifted. Documentation/admin-guide/cgroup-v1/hugetlb.rst."""
+    wanted, now = dict(limits.hugepages), dict(hugepages(root, path, file))
+    for page in wanted.keys() | now.keys():
+        name = f"{root}/{path}/hugetlb.{page}.{file}"
+        if page in wanted and not os.path.exists(name):
+            sizes = sorted(
+                one.split(".")[1] for one in os.listdir(f"{root}/{path}") if one.endswith(f"B.{file}")
+            )
+            text = (
+                f"limit hugepages: this machine has pages of {' and '.join(sizes) or 'no size'}, not {page}"
+            )
+            raise OSError(errno.ENOTSUP, text, path)
+        if now.get(page) != wanted.get(page):
+            write(name, str(wanted[page]) if page in wanted else unlimited)
+
+
+def hugepages(root: str, path: str, file: str) -> tuple[tuple[str, int], ...]:
+    """(size of a page, bytes) of each limit; the kernel's unlimited is left out."""
+    found = []
+    try:
+        names = os.listdir(f"{root}/{path}")
+    except FileNotFoundError:
+        return ()
+    for name in sorted(names):
+        kind, _, rest = name.partition(".")
+        page, _, what = rest.partition(".")
+        if kind != "hugetlb" or what != file:
+            continue
+        value = _number(_read(f"{root}/{path}/{name}").strip())
+        if 0 < value < 1 << 62 or (value == 0 and _read(f"{root}/{path}/{name}").strip() == "0"):
+            found.append((page, value))
+    return tuple(found)
 
 
 def _read(path: str) -> str:

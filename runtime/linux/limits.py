@@ -26,7 +26,8 @@ class Limits:
     """0 and "" mean: no limit of our own. Sizes are bytes.
 
     `cpu_weight` is 1..10000, 100 is the kernel's default; `memory_swap` is memory and swap together: 0 is
-    twice `memory`, as Docker has it, -1 no limit (once normalized, 0 is no limit).
+    twice `memory`, as Docker has it, -1 no limit (once normalized, 0 is no limit). `hugepages` are (size of a
+    page, bytes), `swappiness` is v1's, -1: the parent's.
     """
 
     cpus: float = 0.0
@@ -38,6 +39,8 @@ class Limits:
     pids: int = 0
     io_weight: int = 0
     io: tuple[IoLimit, ...] = ()
+    hugepages: tuple[tuple[str, int], ...] = ()
+    swappiness: int = -1
 
 
 class Stats(NamedTuple):

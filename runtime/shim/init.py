@@ -70,8 +70,13 @@ def run_init(
         program_filter = _read_filter(config)
         stage.name = "namespaces"
         spaces = {entry["type"] for entry in config["linux"]["namespaces"]}
-        flags = sum(namespaces.FLAGS[kind] for kind in ("mount", "uts", "ipc", "cgroup") if kind in spaces)
-        namespaces.unshare(flags)
+        shared = {
+            entry["type"]: entry["path"] for entry in config["linux"]["namespaces"] if entry.get("path")
+        }
+        _join(shared)
+        own = [kind for kind in ("mount", "uts", "ipc", "cgroup") if kind in spaces and kind not in shared]
+        namespaces.unshare(sum(namespaces.FLAGS[kind] for kind in own))
+        spaces -= {"uts"} & shared.keys()
         stage.name = "hostname"
         _set_names(config, spaces)
         stage.name = "sysctls"
@@ -226,6 +231,15 @@ def _read_filter(config: Config) -> bytes:
         return b""
     with open(path, "rb", buffering=0) as file:
         return file.read(_MAX_FILTER) or b""
+
+
+def _join(shared: dict[str, str]) -> None:
+    """Other containers' namespaces, by their files; the caller has joined those of pid and network."""
+    for kind in ("uts", "ipc"):
+        if kind in shared:
+            fd = os.open(shared[kind], os.O_RDONLY | os.O_CLOEXEC)
+            namespaces.setns(fd, namespaces.FLAGS[kind])
+            os.close(fd)
 
 
 def _set_names(config: Config, spaces: set[str]) -> None:

@@ -70,9 +70,12 @@ class Launcher:
         self.config, self._cgroup, self._host = config, cgroup, host
         self.rootfs = os.path.join(bundle, str(config["root"]["path"]))  # an absolute one replaces the bundle
         spaces = {entry["type"]: entry.get("path") for entry in config["linux"]["namespaces"]}
+        self.pidns: str | None = spaces.get("pid")  # another container's
+        self.own_pids = "pid" in spaces and not self.pidns
         self.private_pids = "pid" in spaces
         self.netns: str | None = spaces.get("network")
         self.terminal = bool(config["process"].get("terminal"))
+        self.oom_score = int(config["process"].get("oomScoreAdj") or 0)
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.mounted = os.path.ismount(self.rootfs)
@@ -110,7 +113,11 @@ class Launcher:
                     report_fd=report,
                 )
 
-            return self._fork(program, namespaces.CLONE_NEWPID if self.private_pids else 0)
+            if self.pidns:
+                _enter_pids(self.pidns)
+            return self._fork(program, namespaces.CLONE_NEWPID if self.own_pids else 0)
+        except OSError as error:
+            raise (_joins_nothing(error, self.pidns) if self.pidns else error) from None
         finally:
             self._return()
 
@@ -234,7 +241,7 @@ class Launcher:
             signals.wake(-1)
             signals.default(signals.SIGPIPE, signals.SIGHUP, signals.SIGCHLD, signals.SIGTERM)
             os.umask(0o022)
-            oom_score(0)
+            oom_score(self.oom_score)
             program(report)
         except BaseException as error:  # nothing of the shim may run twice
             text = f"cannot start: {error}"
@@ -243,13 +250,31 @@ class Launcher:
             os._exit(FAILED)
 
 
-def oom_score(score: int) -> None:
-    """Lowering it takes CAP_SYS_RESOURCE: best effort. proc_pid_oom_score_adj(5)."""
+def _enter_pids(path: str) -> None:
+    """The next child is in that pid namespace. OSError ENOENT when the container that it belongs to ended."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-            file.write(str(score).encode())
-    except OSError:
-        pass
+        namespaces.setns(fd, namespaces.CLONE_NEWPID)
+    finally:
+        os.close(fd)
+
+
+def _joins_nothing(error: OSError, path: str) -> OSError:
+    """pid_namespaces(7): fork(2) fails with ENOMEM where the namespace's first process has ended."""
+    text = "the container whose pid namespace it has has ended"
+    return OSError(error.errno, text, path) if error.errno == errno.ENOMEM else error
+
+
+def oom_score(score: int) -> None:
+    """Going below what it began with takes CAP_SYS_RESOURCE: then it is as low as it may be, 0 or what the
+    shim has. proc_pid_oom_score_adj(5)."""
+    for value in dict.fromkeys((score, 0)):
+        try:
+            with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+                file.write(str(value).encode())
+            return
+        except OSError:
+            pass
 
 
 def read_report(child: Child) -> Failure | None:

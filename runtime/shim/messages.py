@@ -173,6 +173,7 @@ def supervise_document(
     stdin_open: bool,
     restarts: Mapping[str, int],
     events_socket: str,
+    oom_score_adj: int = 0,
 ) -> dict[str, Any]:
     """What a shim must know besides config.json. `restart` and `probe` are the fields of RestartRequest and
     ProbeRequest; `restarts` counts by reason what went before; `cgroup` is relative to each hierarchy's root;
@@ -193,8 +194,18 @@ def supervise_document(
         "restarts": sum(restarts.values()),
         "restart_reasons": dict(restarts),
         "events_socket": events_socket,
+        "oom_score_adj": oom_score_adj,
     }
 
 
 #: What `adjust` may change in a running shim; other keys are ignored.
-ADJUSTABLE = ("restart", "probe", "stop_signal", "stop_timeout", "log_max_size", "log_max_files", "name")
+ADJUSTABLE = (
+    "restart",
+    "probe",
+    "stop_signal",
+    "stop_timeout",
+    "log_max_size",
+    "log_max_files",
+    "name",
+    "oom_score_adj",
+)

@@ -257,7 +257,7 @@ class Monitor:
         if self._probe is not None:
             self._probe.cancel()
             self._probe = None
-        if not self.launcher.private_pids:  # the kernel ends the others only where the first was PID 1
+        if not self.launcher.own_pids:  # the kernel ends the others only where the first was PID 1
             self.kill_all()
         if self.streams is not None:
             self.streams.close()
@@ -364,7 +364,7 @@ class Monitor:
         """SIGKILL to every process of the container."""
         if self.child is not None:
             self.child.signal(signal.SIGKILL)
-        if not self.launcher.private_pids:
+        if not self.launcher.own_pids:
             try:
                 self.host.kill(self.cgroup, KILL_TIMEOUT)
             except OSError as error:
@@ -390,6 +390,7 @@ class Monitor:
             raise
         self.log.limit(int(self.document["log_max_size"]), int(self.document["log_max_files"]))
         self._record["name"] = str(self.document["name"])
+        self.launcher.oom_score = int(self.document.get("oom_score_adj") or 0)
         if self.document.get("probe") != before.get("probe") and self.phase == supervise.RUNNING:
             self._renew_probe()
         self._save()

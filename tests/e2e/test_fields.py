@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Node
+from runtime.linux.cgroups import detect
+from runtime.linux.limits import Limits
+from tests.e2e.conftest import Node, until
 
 pytestmark = [
     pytest.mark.root,
@@ -81,6 +84,34 @@ container:
     replicas: 2
     security_opt: [seccomp=unconfined]
     devices: ["/dev/loop-control:/dev/loops:r"]
+  owner:
+    <<: *quiet
+    init: true
+    ipc: shareable
+    shm_size: 2m
+    hostname: theirs
+    volumes: ["v:/v", "/anonymous"]
+    command: sh -c 'echo mine >/anonymous/a; sleep 1000'
+    oom_score_adj: 321
+    hugepages: {2MB: 4m}
+    mem_swappiness: 7
+    cpu_shares: 512
+    device_cgroup_rules: ["c 10:237 r"]
+    label_file: more.env
+  guest:
+    <<: *quiet
+    pid: service:owner
+    ipc: container:owner
+    uts: service:owner
+    cgroup: host
+    volumes_from: ["owner:ro"]
+    env_file: [{path: raw.env, format: raw}]
+  bare:
+    <<: *quiet
+    ipc: none
+  off:
+    <<: *quiet
+    profiles: [tools]
 """
 
 INSIDE = {
@@ -145,12 +176,39 @@ INSIDE = {
         "many",
     ),
     "seccomp off": ("three-1", "grep '^Seccomp:' /proc/self/status | cut -f 2", "0"),
+    "init": (
+        "owner",
+        "tr '\\0' ' ' </proc/1/cmdline; sleep 0 & grep PPid /proc/2/status",
+        "/sbin/docker-init -- sh -c echo mine >/anonymous/a; sleep 1000 PPid:\t1",
+    ),
+    "oom_score_adj": ("owner", "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", "321\n321"),
+    "processes of another": ("guest", "tr '\\0' ' ' </proc/1/cmdline | cut -c 1-17", "/sbin/docker-init"),
+    "host name of another": ("guest", "hostname", "theirs"),
+    "memory of another": (
+        "guest",
+        "df -k /dev/shm | awk 'NR==2 {print $2}'; echo x >/dev/shm/x; cat /proc/1/root/dev/shm/x",
+        "2048\nx",
+    ),
+    "volumes of another": (
+        "guest",
+        "cat /anonymous/a; touch /v/y 2>&1",
+        "mine\ntouch: /v/y: Read-only file system",
+    ),
+    "raw env_file": ("guest", 'echo "$RAW"', "'$HOME'"),
+    "cgroup": ("guest", "cut -d : -f 3 /proc/self/cgroup | sort -u | cut -c 1-13", "/stead.slice/"),
+    "ipc none": ("bare", "grep -c /dev/shm /proc/mounts; ls -d /dev/mqueue", "0\n/dev/mqueue"),
+    "a device rule": (
+        "owner",
+        "mknod /tmp/l c 10 237; : </tmp/l && echo read; : >/tmp/l",
+        "read\nsh: can't create /tmp/l: Operation not permitted",
+    ),
 }
 
 
 def test_each_field_has_its_effect(node: Node) -> None:
     (node.specs / "all.yaml").write_text(SPEC)
     (node.specs / "more.env").write_text("MORE='x y'\n")
+    (node.specs / "raw.env").write_text("RAW='$HOME'\n")
     (node.specs / "conf").mkdir()
     (node.specs / "conf" / "c").write_text("content\n")
     node.stead("apply", str(node.specs))
@@ -160,8 +218,47 @@ def test_each_field_has_its_effect(node: Node) -> None:
         found[field] = node.stead("exec", name, "sh", "-c", f"{tools}{script}", code=None).strip("\n")
     assert found == {field: expected.strip("\n") for field, (_, _, expected) in INSIDE.items()}
     shared_names(node)
+    limits(node)
     what_people_see(node)
     assert node.stead("plan", str(node.specs)) == "nothing to do\n"
+    it_follows_the_owner_of_its_namespaces(node)
+
+
+def limits(node: Node) -> None:
+    """As the kernel has them, and changed while it runs."""
+    seen = json.loads(node.stead("inspect", "container", "owner"))
+    groups, pid = detect(), seen["state"]["pid"]
+    found = groups.read_limits(
+        f"stead.slice/{seen['id']}", like=Limits(hugepages=(("2MB", 1),), swappiness=7)
+    )
+    assert (found.hugepages, found.swappiness, found.cpu_weight) == ((("2MB", 4 << 20),), 7, 50)
+    assert seen["request"]["labels"] == {"MORE": "x y"}
+    changed = SPEC.replace("oom_score_adj: 321", "oom_score_adj: 99").replace("{2MB: 4m}", "{2MB: 8m}")
+    (node.specs / "all.yaml").write_text(changed)
+    node.stead("apply", str(node.specs))
+    found = groups.read_limits(f"stead.slice/{seen['id']}", like=Limits(hugepages=(("2MB", 1),)))
+    assert found.hugepages == (("2MB", 8 << 20),)
+    assert json.loads(node.stead("inspect", "container", "owner"))["state"]["pid"] == pid
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "99\n"
+    assert node.stead("exec", "owner", "/bin/busybox", "cat", "/proc/self/oom_score_adj") == "99\n"
+    assert "off" not in node.stead("ps", "--json")
+    assert "container default/off" in node.stead("plan", "--profile", "tools", str(node.specs), code=2)
+
+
+def it_follows_the_owner_of_its_namespaces(node: Node) -> None:
+    """The pid namespace ends with its first process: the shim starts the owner, and apply who has it."""
+    before = pid_of(node, "owner")
+    os.kill(before, 9)
+    until(lambda: pid_of(node, "owner") not in (0, before))
+    node.stead("apply", str(node.specs))
+    owner, guest = pid_of(node, "owner"), pid_of(node, "guest")
+    for kind in ("pid", "ipc", "uts"):
+        assert os.readlink(f"/proc/{guest}/ns/{kind}") == os.readlink(f"/proc/{owner}/ns/{kind}")
+    assert node.stead("plan", str(node.specs)) == "nothing to do\n"
+
+
+def pid_of(node: Node, name: str) -> int:
+    return int(json.loads(node.stead("inspect", "container", name))["state"]["pid"])
 
 
 def shared_names(node: Node) -> None:

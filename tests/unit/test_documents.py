@@ -25,8 +25,8 @@ C = "container.c"
             1,
             f"{C}: unknown key 'build' (write [image.NAME] with `build`, and its name in `image`)",
         ),
-        ('volumes_from = ["x"]', 1, f"{C}.volumes_from: not supported yet"),
-        ("oom_score_adj = 3", 1, f"{C}.oom_score_adj: not supported yet"),
+        ('volumes_from = ["x"]', 17, f"{C}.volumes_from[0]: no container 'x'"),
+        ('storage_opt = { size = "1g" }', 1, f"{C}.storage_opt: not supported yet (limit the disk"),
         ("zzz = 1", 1, f"{C}: unknown key 'zzz'"),
         ("environment = 3", 15, f"{C}.environment: write a table or a list, not a number"),
         ('environment = ["A=1", 3]', 23, f"{C}.environment[1]: write KEY=VALUE, not a number"),
@@ -75,11 +75,6 @@ C = "container.c"
             'ports = [{ target = 80, published = "x" }]',
             37,
             f"{C}.ports[0].published: cannot read port 'x': write a number or a range from 1 to 65535",
-        ),
-        (
-            'ports = [{ target = 80, published = 80, name = "x" }]',
-            41,
-            f"{C}.ports[0].name: not supported yet",
         ),
         ('ports = "80:80"', 9, f"{C}.ports: write a list, not text"),
         ('volumes = ["x"]', 12, f"{C}.volumes[0]: cannot read volume 'x': "),
@@ -314,13 +309,11 @@ def test_each_wrong_item_of_a_list_is_named() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        "init = true",
         'secrets = ["x"]',
         'configs = ["x"]',
-        'profiles = ["x"]',
         "update = { parallelism = 1 }",
         'schedule = "@daily"',
-        'deploy = { labels = ["a"] }',
+        'deploy = { placement = { constraints = ["a"] } }',
         "deploy = { update_config = { parallelism = 1 } }",
     ],
 )

@@ -69,9 +69,11 @@ def test_a_change_of_what_the_kernel_or_the_shim_can_change_is_no_other_containe
     assert before[1] != after[1]
 
 
-LIMITS = [Limits(**{field.name: 7}) for field in fields(Limits) if field.name not in ("io", "cpuset")]
+NO_NUMBERS = ("io", "cpuset", "hugepages")
+LIMITS = [Limits(**{field.name: 7}) for field in fields(Limits) if field.name not in NO_NUMBERS]
 LIMITS += [
     Limits(cpuset="0"),
+    Limits(hugepages=(("2MB", 0),)),
     Limits(io=(IoLimit("8:0", read_bps=7),)),
     Limits(io=(IoLimit("8:0", write_iops=7),)),
 ]

@@ -27,6 +27,8 @@ COUNTED_STATE = STATE[:-1] + b',"restart_reasons":{"oom":2,"unhealthy":1}}'
 COUNTED_SUPERVISE = SUPERVISE.replace(
     b'"restarts":2,', b'"restarts":2,"restart_reasons":{"oom":1,"signal":1},'
 )
+#: The same, written since a shim knows who is to be killed first.
+SCORED_SUPERVISE = COUNTED_SUPERVISE[:-1] + b',"oom_score_adj":0}'
 
 
 def state(**reasons: int) -> messages.State:
@@ -97,7 +99,7 @@ def test_a_supervise_document_has_these_bytes() -> None:
         restarts={"oom": 1, "signal": 1},
         events_socket="/run/stead/events.sock",
     )
-    assert messages.encode(document) == COUNTED_SUPERVISE
+    assert messages.encode(document) == SCORED_SUPERVISE
 
 
 def test_an_index_record_has_these_bytes() -> None:
