@@ -59,8 +59,8 @@ def _check_ids(model: Container, wrong: Wrong) -> None:
             text = f'ids of its own (userns) do not go with {key} "host"'
             wrong((key,), text, "leave one of them out", at_key=True)
     for key in ("pid", "ipc", "uts"):
-        if _named(getattr(model, key)):
-            text = f"ids of its own (userns) do not go with the {key} namespace of {_named(getattr(model, key))!r}"
+        if owner := _named(getattr(model, key)):
+            text = f"ids of its own (userns) do not go with the {key} namespace of {owner!r}"
             wrong((key,), text, "leave one of them out", at_key=True)
     if model.privileged:
         text = "ids of its own (userns) leave a privileged container without privileges"
