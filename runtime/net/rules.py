@@ -53,6 +53,7 @@ def _redirects() -> str:
     return "\n".join(lines)
 
 
+#: Each packet passes guard, returning and passing: what is compared comes before what is looked up in a set.
 RULES = f"""\
 map published {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
 map published_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
@@ -73,12 +74,12 @@ set outgoing6 {{ type ipv6_addr; flags interval; }}
 chain guard {{
   type filter hook prerouting priority -300; policy accept;
   iifname @further notrack
-  iifname @bridges ip daddr 127.0.0.0/8 drop
-  iifname @bridges ip6 daddr ::1 drop
+  ip daddr 127.0.0.0/8 iifname @bridges drop
+  ip6 daddr ::1 iifname @bridges drop
 }}
 chain returning {{
   type filter hook prerouting priority -90; policy accept;
-  iifname @bridges ip6 daddr ::1 ct direction reply ct status dnat meta mark set {RETURNING:#x}
+  ip6 daddr ::1 iifname @bridges ct direction reply ct status dnat meta mark set {RETURNING:#x}
 }}
 chain arriving {{
   type nat hook prerouting priority -100; policy accept;
