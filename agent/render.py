@@ -120,7 +120,9 @@ def container_request(
         dns_search=want.dns_search,
         dns_opt=want.dns_opt,
         extra_hosts=want.extra_hosts,
-        probe=None if want.probe is None else _probe(want.probe),
+        probe=_probe(want.probe),
+        startup=_probe(want.startup),
+        readiness=_probe(want.readiness),
         restart=_restart(want.restart),
         stop_signal=want.stop_signal,
         stop_grace_period=want.stop_grace_period,
@@ -168,7 +170,9 @@ def _attachment(item: desired.Attachment) -> wishes.Attachment:
     )
 
 
-def _probe(probe: desired.Probe) -> wishes.ProbeRequest:
+def _probe(probe: desired.Probe | None) -> wishes.ProbeRequest | None:
+    if probe is None:
+        return None
     return wishes.ProbeRequest(
         exec=probe.exec,
         shell=probe.shell,
@@ -182,6 +186,10 @@ def _probe(probe: desired.Probe) -> wishes.ProbeRequest:
         start_interval=probe.start_interval,
         on_failure=probe.on_failure,
         given=probe.given,
+        method=probe.method,
+        headers=probe.headers,
+        expect_status=probe.expect_status,
+        tls_verify=probe.tls_verify,
     )
 
 

@@ -85,6 +85,7 @@ class ObservedContainer:
     restart_reasons: tuple[tuple[str, int], ...] = ()  # the same, by runtime.shim.supervise.REASONS
     next_start_at: float = 0.0
     health: Health = Health.NONE
+    ready: bool = True  # what its readiness probe says; True where there is none
     error: str = ""  # why the last start failed
     log_tail: str = ""  # last lines of a crash-looping container
     networks: tuple[tuple[str, str], ...] = ()  # (network, address)

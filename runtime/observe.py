@@ -241,6 +241,7 @@ class Observer:
             restart_reasons=tuple(sorted(state.restart_reasons.items())) if state else (),
             next_start_at=state.next_start_at if state and life.phase is Phase.BACKOFF else 0.0,
             health=Health(state.health) if life.alive and state and state.health else Health.NONE,
+            ready=state.ready if life.alive and state else True,
             error=state.error if state else "",
             log_tail=self._tail(life),
             networks=seen.net.addresses.get(record.id, ()),

@@ -43,7 +43,7 @@ from runtime.users import find_user
 from runtime.volumes import Volumes
 from runtime.volumes.mounting import Mounting, all_mounts, declared_by
 from runtime.volumes.mounting import User as MountUser
-from runtime.wishes import ContainerRequest, LimitsRequest, owner_in, owner_of_network
+from runtime.wishes import ContainerRequest, LimitsRequest, ProbeRequest, owner_in, owner_of_network
 from specs.values import MountPoint
 
 SLICE = "stead.slice"
@@ -259,7 +259,9 @@ class Preparation:
             name=record.name,
             cgroup=cgroup_path(record.id),
             restart=asdict(request.restart),
-            probe={k: v for k, v in asdict(probe).items() if k != "given"} if probe is not None else None,
+            probe=_probe_document(probe),
+            startup=_probe_document(request.startup),
+            readiness=_probe_document(request.readiness),
             stop_signal=bundle.stop_signal(request, config),
             stop_timeout=request.stop_grace_period,
             log_max_size=request.log_max_size,
@@ -386,10 +388,16 @@ class Preparation:
             _remove_live(live)
 
 
+def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:
+    return None if probe is None else {key: v for key, v in asdict(probe).items() if key != "given"}
+
+
 def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
     """Whether the container's shim has nothing to probe, no terminal or input to serve and no strangers'
     orphans to wait for. Fault request-invalid for a probe that tests nothing."""
     if request.tty or request.stdin_open or request.pid_mode == "host":
+        return False
+    if request.startup is not None or request.readiness is not None:
         return False
     return bundle.probe(request, image.config.get("config") or {}) is None
 

@@ -92,6 +92,10 @@ class ProbeRequest:
     start_interval: float = 5.0
     on_failure: str = "restart"
     given: tuple[str, ...] = ()
+    method: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    expect_status: str = ""
+    tls_verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,8 @@ class ContainerRequest:
     dns_opt: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     probe: ProbeRequest | None = None
+    startup: ProbeRequest | None = None
+    readiness: ProbeRequest | None = None
     restart: RestartRequest = RestartRequest()
     stop_signal: str = ""
     stop_grace_period: float = 10.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from specs import limits, sharing
+from specs import limits, probes, sharing
 from specs.declared import Declared, Index
 from specs.desired import (
     Attachment,
@@ -16,7 +16,6 @@ from specs.desired import (
     DesiredImage,
     Device,
     LogLimits,
-    Probe,
     Restart,
     Ulimit,
 )
@@ -38,8 +37,6 @@ _READ = (
     "files that are read are named .env, *.env, *.txt, *.conf, *.cfg, *.properties, *.vars, *.list, *.age, "
     "and have at most 1 MiB"
 )
-#: Keys of a healthcheck that may change the image's own, where they stand alone.
-_TIMES = ("interval", "timeout", "retries", "start_period", "start_interval", "on_failure")
 
 
 class Builder:
@@ -113,7 +110,9 @@ class _Build:
             dns_search=model.dns_search or (),
             dns_opt=model.dns_opt or (),
             extra_hosts=model.extra_hosts or (),
-            probe=self._probe(),
+            probe=probes.liveness(model.healthcheck, self.wrong),
+            startup=probes.phase(model.healthcheck, "startup", self.wrong),
+            readiness=probes.phase(model.healthcheck, "readiness", self.wrong),
             restart=self._restart(),
             stop_signal=model.stop_signal or "",
             stop_grace_period=10.0 if model.stop_grace_period is None else model.stop_grace_period,
@@ -380,37 +379,6 @@ class _Build:
         return tuple(out)
 
     # ------------------------------------------------------------ conduct
-
-    def _probe(self) -> Probe | None:
-        check = self.model.healthcheck
-        if check is None or (check.disable is False and len(check.model_fields_set) == 1):
-            return None
-        if check.disable or check.test == ("NONE",):
-            return Probe(disabled=True)
-        tests = [key for key in ("test", "http", "tcp") if getattr(check, key) is not None]
-        if len(tests) > 1:
-            text = f"write one of test, http and tcp, not {' and '.join(tests)}"
-            self.wrong(("healthcheck",), text, at_key=True)
-            return None
-        given = () if tests else tuple(key for key in _TIMES if getattr(check, key) is not None)
-        if not tests and not given:
-            self.wrong(("healthcheck",), "it says nothing: write test, http or tcp", at_key=True)
-            return None
-        test = check.test or ()
-        default = Probe()
-        return Probe(
-            exec=test[1:] if test[:1] == ("CMD",) else (),
-            shell=test[1] if test[:1] == ("CMD-SHELL",) else "",
-            http=check.http or "",
-            tcp=check.tcp or "",
-            interval=check.interval or default.interval,
-            timeout=check.timeout or default.timeout,
-            retries=check.retries or default.retries,
-            start_period=check.start_period or default.start_period,
-            start_interval=check.start_interval or default.start_interval,
-            on_failure=check.on_failure or default.on_failure,
-            given=given,
-        )
 
     def _restart(self) -> Restart:
         model, default = self.model, Restart()

@@ -168,6 +168,10 @@ class Probe:
     start_interval: float = 5.0
     on_failure: str = "restart"  # restart | stop | none
     given: tuple[str, ...] = ()  # without a test: these fields change the image's own HEALTHCHECK
+    method: str = ""  # of http, as the three below; empty: GET
+    headers: tuple[tuple[str, str], ...] = ()
+    expect_status: str = ""  # such as 200-299,401; empty: 200-399
+    tls_verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,9 @@ class DesiredContainer:
     dns_search: tuple[str, ...] = ()
     dns_opt: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, address or "host-gateway")
-    probe: Probe | None = None
+    probe: Probe | None = None  # of liveness
+    startup: Probe | None = None  # before it has succeeded no other probe runs
+    readiness: Probe | None = None  # decides who has names and gets connections
     restart: Restart = Restart()
     stop_signal: str = ""
     stop_grace_period: float = 10.0

@@ -218,7 +218,9 @@ def _adjustable(container: DesiredContainer) -> Facets:
     for attachment in container.networks:
         _aliases(facets, attachment)
     _restart(facets, container.restart)
-    _probe(facets, container.probe)
+    _probe(facets, container.probe, "healthcheck")
+    _probe(facets, container.startup, "healthcheck.startup")
+    _probe(facets, container.readiness, "healthcheck.readiness")
     _limits(facets, container.limits)
     _add(facets, "oom_score_adj", container.oom_score_adj, 0)
     _add(facets, "logging.max-size", str(ByteSize(container.logging.max_size)), "10MiB")
@@ -239,24 +241,28 @@ def _restart(facets: Facets, restart: Restart) -> None:
     _add(facets, "restart_backoff.reset_after", _seconds(restart.reset_after), "10s")
 
 
-def _probe(facets: Facets, probe: Probe | None) -> None:
+def _probe(facets: Facets, probe: Probe | None, key: str) -> None:
     if probe is None:
         return
     if probe.disabled:
-        facets["healthcheck.test"] = ["NONE"]
+        facets[f"{key}.test"] = ["NONE"]
         return
-    facets["healthcheck"] = True
-    _add(facets, "healthcheck.test", ["CMD", *probe.exec], ["CMD"])
-    _add(facets, "healthcheck.shell", probe.shell, "")
-    _add(facets, "healthcheck.http", probe.http, "")
-    _add(facets, "healthcheck.tcp", probe.tcp, "")
-    _add(facets, "healthcheck.interval", _seconds(probe.interval), "30s")
-    _add(facets, "healthcheck.timeout", _seconds(probe.timeout), "30s")
-    _add(facets, "healthcheck.retries", probe.retries, 3)
-    _add(facets, "healthcheck.start_period", _seconds(probe.start_period), "0s")
-    _add(facets, "healthcheck.start_interval", _seconds(probe.start_interval), "5s")
-    _add(facets, "healthcheck.on_failure", probe.on_failure, "restart")
-    _add(facets, "healthcheck.given", sorted(probe.given), [])
+    facets[key] = True
+    _add(facets, f"{key}.test", ["CMD", *probe.exec], ["CMD"])
+    _add(facets, f"{key}.shell", probe.shell, "")
+    _add(facets, f"{key}.http", probe.http, "")
+    _add(facets, f"{key}.tcp", probe.tcp, "")
+    _add(facets, f"{key}.interval", _seconds(probe.interval), "30s")
+    _add(facets, f"{key}.timeout", _seconds(probe.timeout), "30s")
+    _add(facets, f"{key}.retries", probe.retries, 3)
+    _add(facets, f"{key}.start_period", _seconds(probe.start_period), "0s")
+    _add(facets, f"{key}.start_interval", _seconds(probe.start_interval), "5s")
+    _add(facets, f"{key}.on_failure", probe.on_failure, "restart")
+    _add(facets, f"{key}.given", sorted(probe.given), [])
+    _add(facets, f"{key}.method", probe.method, "")
+    _add(facets, f"{key}.headers", [list(pair) for pair in probe.headers], [])
+    _add(facets, f"{key}.expect_status", probe.expect_status, "")
+    _add(facets, f"{key}.tls_verify", probe.tls_verify, False)
 
 
 def _limits(facets: Facets, limits: Limits) -> None:

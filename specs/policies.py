@@ -88,6 +88,8 @@ def later(default: Any = None, **more: Any) -> Any:
 
 # ---------------------------------------------------------------- health
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 
 def _test(value: Any) -> tuple[str, ...]:
     """("NONE",), ("CMD", program, ...) or ("CMD-SHELL", line)."""
@@ -123,6 +125,27 @@ def _tcp(value: Any) -> str:
     return f"{host}:{port}"
 
 
+def _headers(value: Any) -> dict[str, str]:
+    """RFC 9110, section 5.1: names are tokens, and nothing breaks a line."""
+    found = pairs.mapping(value)
+    for name, content in found.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise Mistake(f"{name!r} is not a header's name")
+        if re.search(r"[\r\n\0]", content):
+            raise Mistake(f"the header {name} is one line")
+    return found
+
+
+def _statuses(value: Any) -> str:
+    """200, "200-299", "200-299,401" or a list of such: as text, without spaces."""
+    parts = [str(item).strip() for item in value] if isinstance(value, list) else str(value).split(",")
+    for part in parts:
+        found = re.fullmatch(r" *([1-5][0-9]{2})(?:-([1-5][0-9]{2}))? *", part)
+        if found is None or (found[2] and found[2] < found[1]):
+            raise Mistake(f"cannot read {value!r}: write a status such as 204, or 200-299,401")
+    return ",".join(part.strip() for part in parts)
+
+
 class HealthPhase(Model):
     """One probe; exactly one of test, http and tcp, or none for the image's own test."""
 
@@ -141,13 +164,24 @@ class HealthPhase(Model):
     retries: Annotated[int, *whole(1, 10_000)] | None = None
     start_period: Seconds | None = None
     start_interval: SomeSeconds | None = None
+    method: Annotated[str, *one_of(*METHODS)] | None = None
+    headers: Annotated[dict[str, str], *shapes.shape(_headers, {"type": "object"})] | None = None
+    expect_status: (
+        Annotated[
+            str,
+            BeforeValidator(_statuses),
+            WithJsonSchema({"type": ["string", "integer", "array"]}),
+        ]
+        | None
+    ) = None
+    tls_verify: Flag | None = None
 
 
 class Healthcheck(HealthPhase):
     disable: Flag | None = None
     on_failure: Annotated[str, *one_of("restart", "stop", "none")] | None = None
-    startup: HealthPhase | None = later()
-    readiness: HealthPhase | None = later()
+    startup: HealthPhase | None = None
+    readiness: HealthPhase | None = None
 
 
 # ---------------------------------------------------------------- restarts and updates

@@ -57,6 +57,8 @@ ADJUSTABLE: dict[str, Any] = {
     "publish_all": True,
     "expose": ("80/tcp",),
     "probe": Probe(tcp=":80"),
+    "startup": Probe(tcp=":81"),
+    "readiness": Probe(tcp=":82"),
     "restart": Restart("no"),
     "stop_signal": "SIGINT",
     "stop_grace_period": 1.0,

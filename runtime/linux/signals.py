@@ -43,3 +43,20 @@ def default_all() -> None:
 def wake(fd: int) -> None:
     """Write the number of each handled signal to `fd` as a byte; -1: to none."""
     _signal.set_wakeup_fd(fd)
+
+
+def is_seen(pid: int, number: int) -> bool:
+    """Whether a process catches the signal, or blocks it to take it by sigwait(3) or signalfd(2): to the
+    first process of a pid namespace nothing else comes but SIGKILL and SIGSTOP. True when the process cannot
+    be looked at. pid_namespaces(7), proc_pid_status(5)."""
+    if number in (SIGKILL, SIGSTOP):
+        return True
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            status = file.read()
+        masks = [
+            int(line.split()[1], 16) for line in status.split(b"\n") if line[:7] in (b"SigBlk:", b"SigCgt:")
+        ]
+    except (OSError, ValueError, IndexError):
+        return True
+    return len(masks) != 2 or bool((masks[0] | masks[1]) >> (number - 1) & 1)

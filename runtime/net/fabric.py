@@ -469,9 +469,11 @@ class Fabric:
 
 
 def _is_ready(live: Path) -> bool:
-    """Whether a container can take connections: it runs, and its probe, if it has one, has passed."""
+    """Whether a container can take connections: it runs, and its probes, if it has some, have passed."""
     state = client.read_state(live)
-    return state is not None and state.phase == "running" and state.health not in ("starting", "unhealthy")
+    if state is None or state.phase != "running" or not state.ready:
+        return False
+    return state.health not in ("starting", "unhealthy")
 
 
 def _observed(record: NetworkRecord, members: Sequence[Lease], wrong: tuple[Defect, ...]) -> ObservedNetwork:

@@ -322,12 +322,15 @@ class Publishing:
     def _publications(
         self, connection: sqlite3.Connection, rows: Sequence[tuple[str, str, PortBinding]]
     ) -> list[Publication]:
-        """Who is ready is asked only of those that share a port."""
+        """Who is ready is asked only of those that share a port, or have a readiness probe: these get nothing
+        while it says no, whoever else is there."""
         users: dict[tuple[str, str, str], set[str]] = {}
         for container, _, port in rows:
             users.setdefault(port_of(port.host_ip, port.protocol, port.host_port), set()).add(container)
         shared = {container for sharing in users.values() if len(sharing) > 1 for container in sharing}
-        ready = {container: self._is_ready(container) for container in shared}
+        choosy = records.read_choosy(connection)
+        asked = shared | (choosy & {row[0] for row in rows})
+        ready = {container: self._is_ready(container) for container in asked}
         targets = _targets(connection, {row[0] for row in rows})
         return [
             Publication(
@@ -340,6 +343,7 @@ class Publishing:
                 ready.get(container, True),
             )
             for container, _, port in rows
+            if container not in choosy or ready[container]
         ]
 
     def defects(self, networks: Collection[NetworkRecord], forward: str) -> tuple[Defect, ...]:

@@ -469,6 +469,12 @@ def read_active_ports(
     return [(row[0], row[1], PortBinding(*tuple(row)[2:])) for row in rows]
 
 
+def read_choosy(connection: sqlite3.Connection) -> set[str]:
+    """Ids of the containers that have a readiness probe: runtime.requests leaves out what is not asked."""
+    rows = connection.execute("""SELECT id FROM containers WHERE instr(request, '"readiness":{') > 0""")
+    return {row[0] for row in rows}
+
+
 def same_port_rows(
     connection: sqlite3.Connection, id: str, binding: PortBinding, *, sleeping: bool = False
 ) -> list[tuple[str, PortBinding]]:

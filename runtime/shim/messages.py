@@ -40,6 +40,8 @@ MAX_PACKET = 200_000
 #: Results of probes that a state record keeps, and bytes of output kept of each.
 HEALTH_LOG_ENTRIES = 5
 HEALTH_LOG_BYTES = 4096
+#: Where a state record has them, in the order of supervise.KINDS.
+PROBE_LOGS = ("startup_log", "health_log", "readiness_log")
 
 # ---------------------------------------------------------------- log index
 
@@ -97,7 +99,8 @@ class State:
     runs; `exit_code`, `oom_killed` and `finished_at` tell of the last run that ended; `restarts` counts
     since the container's creation, `restart_reasons` the same by supervise.REASONS; `next_start_at` is 0
     outside backoff. The start times are in clock ticks since boot: a process is the one meant only when
-    pid and start time agree.
+    pid and start time agree. `ready` is what the readiness probe says; true where there is none. `streak` and
+    `attempts` are those of supervise.RestartMemory.
     """
 
     id: str = ""
@@ -120,6 +123,11 @@ class State:
     bundle: str = ""
     cgroup: str = ""
     restart_reasons: Mapping[str, int] = field(default_factory=dict)
+    ready: bool = True
+    startup_log: tuple[ProbeResult, ...] = ()
+    readiness_log: tuple[ProbeResult, ...] = ()
+    streak: int = 0
+    attempts: int = 0
 
     def _asdict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -129,25 +137,27 @@ class State:
 def state_document(state: State) -> dict[str, Any]:
     document = {name: getattr(state, name) for name in _STATE_FIELDS}
     document["restart_reasons"] = dict(state.restart_reasons)
-    document["health_log"] = [
-        {
-            "started_at": r.started_at,
-            "finished_at": r.finished_at,
-            "exit_code": r.exit_code,
-            "output": r.output,
-        }
-        for r in state.health_log
-    ]
+    for name in PROBE_LOGS:
+        document[name] = [
+            {
+                "started_at": r.started_at,
+                "finished_at": r.finished_at,
+                "exit_code": r.exit_code,
+                "output": r.output,
+            }
+            for r in getattr(state, name)
+        ]
     return document
 
 
 def state_from(document: Mapping[str, Any]) -> State:
     """Unknown keys are ignored, missing ones keep their default."""
     known = {key: value for key, value in document.items() if key in _STATE_FIELDS}
-    log = known.get("health_log") or ()
-    known["health_log"] = tuple(
-        ProbeResult(**{k: v for k, v in entry.items() if k in _RESULT_FIELDS}) for entry in log
-    )
+    for name in PROBE_LOGS:
+        known[name] = tuple(
+            ProbeResult(**{k: v for k, v in entry.items() if k in _RESULT_FIELDS})
+            for entry in known.get(name) or ()
+        )
     return State(**known)
 
 
@@ -156,6 +166,9 @@ _RESULT_FIELDS = tuple(field.name for field in fields(ProbeResult))
 
 
 # ---------------------------------------------------------------- supervise.json
+
+#: Keys of the probes, in the order of supervise.KINDS. One that `adjust` leaves out is not there any more.
+PROBES = ("startup", "probe", "readiness")
 
 
 def supervise_document(
@@ -174,11 +187,13 @@ def supervise_document(
     restarts: Mapping[str, int],
     events_socket: str,
     oom_score_adj: int = 0,
+    startup: Mapping[str, Any] | None = None,
+    readiness: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a shim must know besides config.json. `restart` and `probe` are the fields of RestartRequest and
-    ProbeRequest; `restarts` counts by reason what went before; `cgroup` is relative to each hierarchy's root;
-    sizes are bytes, times seconds."""
-    return {
+    """What a shim must know besides config.json. `restart` and the probes are the fields of RestartRequest
+    and ProbeRequest, `probe` is that of liveness; `restarts` counts by reason what went before; `cgroup` is
+    relative to each hierarchy's root; sizes are bytes, times seconds."""
+    document = {
         "v": VERSION,
         "id": id,
         "name": name,
@@ -196,12 +211,15 @@ def supervise_document(
         "events_socket": events_socket,
         "oom_score_adj": oom_score_adj,
     }
+    others = {"startup": startup, "readiness": readiness}
+    document.update({kind: dict(probe) for kind, probe in others.items() if probe is not None})
+    return document
 
 
 #: What `adjust` may change in a running shim; other keys are ignored.
 ADJUSTABLE = (
     "restart",
-    "probe",
+    *PROBES,
     "stop_signal",
     "stop_timeout",
     "log_max_size",

@@ -16,9 +16,10 @@ import signal
 import time
 
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import pidfd
-from runtime.shim import keeper, launch, messages, peers, probes, supervise, targets
+from runtime.linux import pidfd, signals
+from runtime.shim import keeper, launch, messages, supervise
 from runtime.shim.control import Control
+from runtime.shim.health import Health
 from runtime.shim.loop import Loop, Timer
 from runtime.shim.streams import Streams
 
@@ -30,14 +31,10 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 STATE, EXIT = "state.json", "exit.json"
-#: Seconds until a container that is frozen is looked at again.
-FROZEN = 0.2
 #: Seconds that a whole cgroup is given to die of SIGKILL.
 KILL_TIMEOUT = 5.0
 #: shim.log is emptied at this size (bytes).
 MAX_NOTES = 65536
-#: Bytes read of the container's hosts file.
-MAX_HOSTS = 1 << 20
 
 # Why a run is being ended.
 NOTHING, STOP, SHUTDOWN, UNHEALTHY, UNHEALTHY_STOP = "", "stop", "shutdown", "unhealthy", "unhealthy-stop"
@@ -92,22 +89,20 @@ class Monitor:
         self.live_fd = os.open(bundle.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.loop = Loop()
         self.document = self._given = bundle.supervise
+        self.phase = supervise.CREATED
+        self.health = Health(self, bundle.live)
         self._read_policies()
         self.cgroup = str(self.document["cgroup"])
         self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
         self.log = (taken and taken.log) or keeper.open_log(keeper.log_head(bundle.path, bundle.supervise))
-        self.phase = supervise.CREATED
         self.child: launch.Child | None = None
         self.streams: Streams | None = None
         self._memory = supervise.RestartMemory()
-        self._health: supervise.HealthMemory | None = None
-        self._probe: probes.Probe | None = None
         self._ending = NOTHING
         self._failure: launch.Failure | None = None
         self._execed_at = 0.0  # monotonic; 0: this run was not exec'ed
         self._oom_before = 0
         self._timer: Timer | None = None  # end of backoff, or of the stop's grace period
-        self._health_timer: Timer | None = None
         self._record: Document = messages.state_document(
             messages.State(
                 id=str(self.document["id"]),
@@ -166,10 +161,8 @@ class Monitor:
         return head, messages.encode(document), fds
 
     def _read_policies(self) -> None:
-        self._restart = supervise.restart_policy(self.document.get("restart") or {})
-        probe = self.document.get("probe")
-        self._probe_document: Document | None = probe if probe and not probe.get("disabled") else None
-        self._health_policy = supervise.health_policy(self._probe_document or {})
+        self.restart = supervise.restart_policy(self.document.get("restart") or {})
+        self.health.read(self.document)
 
     # -- one run
 
@@ -218,16 +211,8 @@ class Monitor:
         if self._failure is not None:
             return
         self._execed_at = time.monotonic()
-        if self._probe_document is not None:
-            self._health = supervise.begin_health(self._health_policy, self._execed_at)
-            self._schedule_probe()
-        self._advance(
-            "execed",
-            started_at=time.time(),
-            error="",
-            next_start_at=0.0,
-            health=self._health.status if self._health else supervise.NONE,
-        )
+        self.health.begin()
+        self._advance("execed", started_at=time.time(), error="", next_start_at=0.0, **self.health.standing())
         if not self._ending:
             self._tell(None)
             started, self._started = self._started, None
@@ -252,11 +237,9 @@ class Monitor:
         """The run is over: tidy up, and do what the tables say."""
         now = time.monotonic()
         self.loop.cancel(self._timer)
-        self.loop.cancel(self._health_timer)
-        self._timer = self._health_timer = None
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
+        self._timer = None
+        liveness = self.health.liveness()
+        self.health.end()
         if not self.launcher.own_pids:  # the kernel ends the others only where the first was PID 1
             self.kill_all()
         if self.streams is not None:
@@ -265,8 +248,7 @@ class Monitor:
         unhealthy = self._ending in (UNHEALTHY, UNHEALTHY_STOP)
         well = 0.0
         if self._execed_at:
-            well = supervise.well_for(self._execed_at, now, self._health, unhealthy=unhealthy)
-        self._health = None
+            well = supervise.well_for(self._execed_at, now, liveness, unhealthy=unhealthy)
         self._record.update(
             pid=0,
             pid_start=0,
@@ -274,8 +256,8 @@ class Monitor:
             finished_at=time.time(),
             oom_killed=code == 128 + signal.SIGKILL and self._oom_kills() > self._oom_before,
             error=self._failure.message if self._failure else "",
-            health=supervise.STARTING if self._probe_document else supervise.NONE,
             log_dropped=self.log.dropped,
+            **self.health.standing(),
         )
         self._follow(supervise.End(code, well, unhealthy))
 
@@ -290,7 +272,7 @@ class Monitor:
         if self._report is not None and self._failure is not None:
             self._finish("leave")  # it never ran: who asked for it is told, and decides
             return
-        decision = supervise.after_end(self._restart, self._memory, end)
+        decision = supervise.after_end(self.restart, self._memory, end)
         if isinstance(decision, supervise.Leave):
             self._finish("leave")
             return
@@ -320,7 +302,7 @@ class Monitor:
     def known_pids(self) -> set[int]:
         """Children of the shim that are waited for elsewhere."""
         sessions = self.control.sessions() if self.control is not None else []
-        children = [self.child, *sessions, self._probe.child if self._probe else None]
+        children = [self.child, *sessions, *(probe.child for probe in self.health.running())]
         return {child.pid for child in children if child is not None}
 
     # -- ending a run
@@ -380,7 +362,10 @@ class Monitor:
         """New values for what may change while it runs. ValueError when they cannot be read; nothing is
         changed then."""
         before = self.document
-        self.document = {**before, **{k: v for k, v in change.items() if k in messages.ADJUSTABLE}}
+        kept = {
+            k: v for k, v in before.items() if k not in messages.PROBES or messages.PROBES[1] not in change
+        }
+        self.document = {**kept, **{k: v for k, v in change.items() if k in messages.ADJUSTABLE}}
         try:
             self.stop_signal()
             self._read_policies()
@@ -391,81 +376,24 @@ class Monitor:
         self.log.limit(int(self.document["log_max_size"]), int(self.document["log_max_files"]))
         self._record["name"] = str(self.document["name"])
         self.launcher.oom_score = int(self.document.get("oom_score_adj") or 0)
-        if self.document.get("probe") != before.get("probe") and self.phase == supervise.RUNNING:
-            self._renew_probe()
-        self._save()
+        self._save(**self.health.standing())
 
     # -- health
 
-    def _renew_probe(self) -> None:
-        self.loop.cancel(self._health_timer)
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
-        self._health = None
-        if self._probe_document is not None:
-            self._health = supervise.begin_health(self._health_policy, time.monotonic())
-            self._schedule_probe()
-        self._record["health"] = self._health.status if self._health else supervise.NONE
+    def probed(self, log: str, result: Document, standing: Document) -> None:
+        """A probe has answered: its result joins the log of its kind."""
+        kept = [*self._record[log], result][-messages.HEALTH_LOG_ENTRIES :]
+        changed = any(self._record[key] != value for key, value in standing.items())
+        self._save(announce=changed, **standing, **{log: kept})
 
-    def _schedule_probe(self) -> None:
-        assert self._health is not None
-        delay = max(0.0, self._health.next_at - time.monotonic())
-        self._health_timer = self.loop.after(delay, self._begin_probe)
-
-    def _begin_probe(self) -> None:
-        began, began_at = time.monotonic(), time.time()
-        if self.child is None or self._probe_document is None or self.phase != supervise.RUNNING:
-            return
-        if self.host.is_frozen(self.cgroup):  # whoever is frozen is well, and cannot say so
-            self._health_timer = self.loop.after(FROZEN, self._begin_probe)
-            return
-
-        def done(code: int, output: str) -> None:
-            self._probe = None
-            self._probed(code, output, began, began_at)
-
-        try:
-            self._probe = probes.begin(
-                self.loop,
-                self.launcher,
-                self._probe_document,
-                self._health_policy.timeout,
-                done,
-                init_pidfd=self.child.pidfd,
-                hosts=self._hosts,
-            )
-        except (OSError, ValueError) as error:
-            done(probes.NO_ANSWER, str(error))
-
-    def _hosts(self) -> dict[str, str]:
-        """What the container's /etc/hosts says, which the agent keeps in the bundle, and its peers."""
-        try:
-            with open(f"{self.bundle}/hosts", "rb") as file:
-                said = targets.read_hosts(file.read(MAX_HOSTS).decode(errors="replace"))
-        except OSError:
-            said = {}
-        return peers.Hosts(said, self._live)
-
-    def _probed(self, code: int, output: str, began: float, began_at: float) -> None:
-        before = self._health
-        if before is None or self.phase != supervise.RUNNING:
-            return
-        if code and self.host.is_frozen(self.cgroup):  # it was frozen before it could answer
-            self._health_timer = self.loop.after(FROZEN, self._begin_probe)
-            return
-        now = time.monotonic()
-        self._health = after = supervise.after_probe(
-            self._health_policy, before, success=code == 0, began=began, now=now
-        )
-        result = {"started_at": began_at, "finished_at": time.time(), "exit_code": code, "output": output}
-        log = [*self._record["health_log"], result][-messages.HEALTH_LOG_ENTRIES :]
-        self._save(announce=after.status != before.status, health=after.status, health_log=log)
-        action = supervise.on_unhealthy(self._health_policy, self._restart, before, after)
-        if action:
-            self.stop_by_document(UNHEALTHY if action == "restart" else UNHEALTHY_STOP)
-        else:
-            self._schedule_probe()
+    def stop_unhealthy(self, action: str) -> None:
+        """End the run because a probe failed. A first process that would never see the stop signal (it has no
+        handler for it, pid_namespaces(7)) gets no grace period either."""
+        why = UNHEALTHY if action == "restart" else UNHEALTHY_STOP
+        number, timeout = self.stop_signal(), float(self.document.get("stop_timeout", 10.0))
+        if self.launcher.own_pids and not signals.is_seen(self._record["pid"], number):
+            timeout = 0.0
+        self.stop(number, timeout, why)
 
     # -- telling
 
@@ -505,7 +433,9 @@ class Monitor:
         path = str(self.document.get("events_socket") or "")
         if not path:
             return
-        event = {key: self._record[key] for key in ("id", "phase", "health", "restarts", "exit_code")}
+        event = {
+            key: self._record[key] for key in ("id", "phase", "health", "ready", "restarts", "exit_code")
+        }
         directory, _, name = path.rpartition("/")
         try:
             fd = os.open(directory or "/", os.O_PATH | os.O_CLOEXEC)

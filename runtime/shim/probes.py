@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 NO_ANSWER = -1
 
 
+#: Control characters but tab and newline: in JSON each would be six bytes, and on a terminal an order.
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), 127, 0xFFFD), "?")
+
+
+def readable(data: bytes | bytearray) -> str:
+    """Output as text for a state record, which takes at most three bytes of it for one of `data`."""
+    return data.decode(errors="replace").replace("\r\n", "\n").translate(_CONTROLS)
+
+
 class Probe:
     """One run of a probe. Calls `done` once, unless cancelled before."""
 
@@ -48,7 +57,7 @@ class Probe:
         done, self._done = self._done, None
         self._end()
         if done is not None:
-            text = self._output[: messages.HEALTH_LOG_BYTES].decode(errors="replace")
+            text = readable(self._output[: messages.HEALTH_LOG_BYTES])
             done(code, f"{message}: {text}" if message and text else message or text)
 
     def _end(self) -> None:
@@ -143,7 +152,8 @@ class Program(Probe):
 
 
 class Connection(Probe):
-    """tcp, and http: healthy is an accepted connection, and a status of 200 to 399."""
+    """tcp, and http: healthy is an accepted connection, and a status that the target calls well. Of an answer
+    no more is read than its head, and of that no more than is kept."""
 
     def __init__(
         self,
@@ -154,7 +164,7 @@ class Connection(Probe):
         target: targets.Target,
     ) -> None:
         super().__init__(loop, launcher, timeout, done)
-        self._request = target.request
+        self._target = target
         try:
             self._socket = open_socket(launcher, target, socket.SOCK_NONBLOCK)
         except OSError:
@@ -171,11 +181,11 @@ class Connection(Probe):
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._finish(1, os.strerror(code).lower())
-        elif not self._request:
+        elif not self._target.request:
             self._finish(0)
         else:
             try:
-                self._socket.send(self._request)  # smaller than any socket buffer
+                self._socket.send(self._target.request)  # smaller than any socket buffer
             except OSError as error:
                 self._finish(1, (error.strerror or "").lower())
                 return
@@ -192,7 +202,7 @@ class Connection(Probe):
         self._keep(data)
         if data and b"\r\n\r\n" not in self._output and len(self._output) < messages.HEALTH_LOG_BYTES:
             return
-        self._finish(0 if targets.healthy(bytes(self._output)) else 1)
+        self._finish(0 if self._target.is_well(bytes(self._output)) else 1)
 
     def _end(self) -> None:
         super()._end()
@@ -246,11 +256,13 @@ def begin(
 
 def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> int:
     """In a process of its own, since TLS takes more memory than the shim: the exit code of the probe. The
-    certificate is not checked: the question is whether the service answers, and it is asked by address."""
+    certificate is checked on request only: the question is whether the service answers, and it is asked by
+    address."""
     import ssl
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context = ssl.create_default_context() if target.verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not target.verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     answer = b""
     try:
         plain = open_socket(launcher, target)
@@ -266,7 +278,7 @@ def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> 
         os.write(writer, (error.strerror or str(error)).lower().encode())
         return 1
     os.write(writer, answer[: messages.HEALTH_LOG_BYTES])
-    return 0 if targets.healthy(answer) else 1
+    return 0 if target.is_well(answer) else 1
 
 
 def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -> None:

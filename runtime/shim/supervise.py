@@ -13,6 +13,24 @@ Health. Failures do not count while the container is starting: within `start_per
 first success ends the starting. While starting, probes are `start_interval` apart (never more than
 `interval`), then `interval`, measured from the end of one to the start of the next. `retries` failures in a
 row are unhealthy.
+
+Three kinds of probe go by these rules, each with its own times and count:
+
+    startup     runs first and alone, until its first success; then the others begin, at once. When it fails,
+                `on_failure` is restart, whatever was asked of liveness.
+    liveness    the healthcheck: when it fails, its `on_failure` acts.
+    readiness   never acts. Not ready until its first success, then ready until `retries` failures in a row,
+                and so on back and forth.
+
+    startup      liveness     health
+    -            -            none
+    -            L            L's status
+    not passed   any          starting, or unhealthy where it failed and nothing was to be done about it
+    passed       -            healthy
+    passed       L            L's status
+
+A container takes names and connections from others when it runs, is neither starting nor unhealthy, and its
+readiness probe, if it has one, says so.
 """
 
 from __future__ import annotations
@@ -21,7 +39,7 @@ from dataclasses import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Any
 
 # ---------------------------------------------------------------- phases
@@ -171,6 +189,7 @@ def backoff_delay(policy: RestartPolicy, streak: int) -> float:
 # ---------------------------------------------------------------- health
 
 NONE, HEALTHY, UNHEALTHY = "none", "healthy", "unhealthy"
+STARTUP, LIVENESS, READINESS = KINDS = "startup", "liveness", "readiness"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +228,36 @@ def health_policy(document: Mapping[str, Any]) -> HealthPolicy:
     )
 
 
-def begin_health(policy: HealthPolicy, now: float) -> HealthMemory:
-    """At exec of the program."""
-    return HealthMemory(STARTING, now, now + min(policy.start_interval, policy.interval))
+def policy_of(kind: str, document: Mapping[str, Any]) -> HealthPolicy:
+    """Of a probe of that kind. ValueError when it cannot be read."""
+    policy = health_policy(document)
+    if kind == LIVENESS:
+        return policy
+    return replace(policy, on_failure="restart" if kind == STARTUP else "none")
+
+
+def begin_health(policy: HealthPolicy, now: float, *, at_once: bool = False) -> HealthMemory:
+    """At exec of the program, or `at_once` when its startup probe has passed."""
+    pause = 0.0 if at_once else min(policy.start_interval, policy.interval)
+    return HealthMemory(STARTING, now, now + pause)
+
+
+def health_of(asked: Collection[str], memories: Mapping[str, HealthMemory]) -> str:
+    """The container's health: the table above. `asked`: kinds of probes that it has; `memories`: of those
+    that have begun."""
+    startup = memories.get(STARTUP)
+    if STARTUP in asked and (startup is None or startup.status != HEALTHY):
+        return UNHEALTHY if startup is not None and startup.status == UNHEALTHY else STARTING
+    if LIVENESS not in asked:
+        return HEALTHY if STARTUP in asked else NONE
+    liveness = memories.get(LIVENESS)
+    return liveness.status if liveness is not None else STARTING
+
+
+def is_ready(asked: Collection[str], memories: Mapping[str, HealthMemory]) -> bool:
+    """What the readiness probe says."""
+    memory = memories.get(READINESS)
+    return READINESS not in asked or (memory is not None and memory.status == HEALTHY)
 
 
 def after_probe(

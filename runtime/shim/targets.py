@@ -7,9 +7,11 @@ import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
+#: Ranges of HTTP statuses that are well where the probe does not say: as Kubernetes has it.
+STATUSES = ((200, 399),)
 _LOCAL = ("", "localhost", "0.0.0.0", "[::]")
 
 
@@ -23,15 +25,29 @@ def words(probe: Mapping[str, Any]) -> list[str]:
 
 
 class Target:
-    """Where to connect, and what to send there (nothing for tcp). `tls` is the name to ask for, or empty."""
+    """Where to connect, and what to send there (nothing for tcp). `tls` is the name to ask for, or empty;
+    `verify`: its certificate must be good. `statuses` are ranges of those that are well."""
 
-    __slots__ = ("address", "port", "request", "tls")
+    __slots__ = ("address", "port", "request", "statuses", "tls", "verify")
 
-    def __init__(self, address: str, port: int, request: bytes = b"", tls: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        request: bytes = b"",
+        tls: str = "",
+        statuses: Sequence[tuple[int, int]] = STATUSES,
+        verify: bool = False,
+    ) -> None:
         self.address, self.port, self.request, self.tls = address, port, request, tls
+        self.statuses, self.verify = statuses, verify
 
     def __repr__(self) -> str:
         return f"Target({self.address!r}, {self.port}, {self.request!r}, {self.tls!r})"
+
+    def is_well(self, answer: bytes) -> bool:
+        """A redirection is an answer like others: nobody follows it."""
+        return any(low <= status_code(answer) <= high for low, high in self.statuses)
 
 
 def target(probe: Mapping[str, Any], hosts: Mapping[str, str]) -> Target:
@@ -43,24 +59,38 @@ def target(probe: Mapping[str, Any], hosts: Mapping[str, str]) -> Target:
     scheme, _, rest = str(probe["http"]).partition("://")
     if scheme not in ("http", "https"):
         raise ValueError(f"cannot probe {probe['http']}: it is neither http:// nor https://")
-    authority, slash, path = rest.partition("/")
+    authority, _, path = rest.partition("/")
     address, port = _endpoint(authority, 443 if scheme == "https" else 80, hosts)
     name = authority if authority and not authority.startswith(":") else f"{address}:{port}"
-    headers = f"Host: {name}\r\nUser-Agent: stead-probe\r\nAccept: */*\r\nConnection: close"
-    request = f"GET {slash}{path} HTTP/1.1\r\n" if slash else "GET / HTTP/1.1\r\n"
-    tls = name.rpartition(":")[0] or name
-    return Target(address, port, f"{request}{headers}\r\n\r\n".encode(), tls if scheme == "https" else "")
+    lines = {"host": f"Host: {name}", "user-agent": "User-Agent: stead-probe", "accept": "Accept: */*"}
+    for key, value in probe.get("headers") or ():
+        lines[str(key).lower()] = f"{key}: {value}"
+    lines["connection"] = "Connection: close"
+    method = str(probe.get("method") or "GET")
+    if method in ("POST", "PUT", "PATCH"):
+        lines["content-length"] = "Content-Length: 0"
+    request = "\r\n".join((f"{method} /{path} HTTP/1.1", *lines.values(), "", "")).encode()
+    tls = (name.rpartition(":")[0] or name) if scheme == "https" else ""
+    return Target(
+        address, port, request, tls, statuses(probe.get("expect_status")), bool(probe.get("tls_verify"))
+    )
+
+
+def statuses(text: object) -> Sequence[tuple[int, int]]:
+    """Of "200-299,401". ValueError when it is something else."""
+    if not text:
+        return STATUSES
+    found = []
+    for part in str(text).split(","):
+        low, _, high = part.partition("-")
+        found.append((int(low), int(high or low)))
+    return found
 
 
 def status_code(answer: bytes) -> int:
     """Of an HTTP answer's first line; 0 when it is none."""
     word = answer[:64].partition(b" ")[2][:3]
     return int(word) if answer.startswith(b"HTTP/") and word.isdigit() else 0
-
-
-def healthy(answer: bytes) -> bool:
-    """200 to 399, as Kubernetes has it."""
-    return 200 <= status_code(answer) <= 399
 
 
 def read_hosts(text: str) -> dict[str, str]:

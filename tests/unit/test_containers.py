@@ -205,6 +205,21 @@ MIB = 1 << 20
             "probe",
             Probe(interval=1.0, on_failure="none", given=("interval", "on_failure")),
         ),
+        (
+            'healthcheck = { http = "https://:80/x", method = "HEAD", headers = { Host = "a" }, '
+            'expect_status = ["200-299", 401], tls_verify = true }',
+            "probe",
+            Probe(
+                http="https://:80/x",
+                method="HEAD",
+                headers=(("Host", "a"),),
+                expect_status="200-299,401",
+                tls_verify=True,
+            ),
+        ),
+        ('healthcheck.readiness = { tcp = ":80", retries = 1 }', "readiness", Probe(tcp=":80", retries=1)),
+        ('healthcheck.readiness = { tcp = ":80" }', "probe", None),
+        ('healthcheck.startup = { test = "x", interval = "1s" }', "startup", Probe(shell="x", interval=1.0)),
         ('healthcheck = { test = ["NONE"] }', "probe", Probe(disabled=True)),
         ("healthcheck = { disable = true }", "probe", Probe(disabled=True)),
         ("healthcheck = { disable = false }", "probe", None),

@@ -97,6 +97,34 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             'shell, or ["NONE"]',
         ),
         ('healthcheck.tcp = "a b:80"', "healthcheck.tcp: cannot read 'a b:80': write :PORT or HOST:PORT"),
+        (
+            "healthcheck.readiness = { interval = '1s' }",
+            "healthcheck.readiness: it has no test: write test, http or tcp",
+        ),
+        (
+            "healthcheck.startup = { tcp = ':1', http = 'http://:1' }",
+            "healthcheck.startup: write one of test, http and tcp, not http and tcp",
+        ),
+        (
+            "healthcheck.readiness.test = ['NONE']",
+            "healthcheck.readiness.test: NONE is said of the image's own test, which is none of readiness",
+        ),
+        (
+            "healthcheck = { tcp = ':1', method = 'HEAD' }",
+            "healthcheck.method: it says how http asks, and there is no http",
+        ),
+        (
+            "healthcheck = { http = 'http://:1', tls_verify = true }",
+            "healthcheck.tls_verify: there is no certificate without https",
+        ),
+        (
+            "healthcheck = { http = 'http://:1', expect_status = '2xx' }",
+            "healthcheck.expect_status: cannot read '2xx': write a status such as 204, or 200-299,401",
+        ),
+        (
+            'healthcheck = { http = "http://:1", headers = { A = "b\\nc" } }',
+            "healthcheck.headers: the header A is one line",
+        ),
         ('healthcheck.tcp = ":80-81"', "healthcheck.tcp: cannot read ':80-81': write one port"),
         (
             'healthcheck = { tcp = ":80", interval = "0s" }',

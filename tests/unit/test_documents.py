@@ -194,11 +194,6 @@ C = "container.c"
             f"{C}.healthcheck.http: cannot read 'x': write http://:PORT/PATH",
         ),
         (
-            'healthcheck = { test = "x", readiness = { tcp = ":80" } }',
-            29,
-            f"{C}.healthcheck.readiness: not supported yet",
-        ),
-        (
             'cap_add = ["NET_ADMN"]',
             12,
             f"{C}.cap_add[0]: 'NET_ADMN' is not a capability (did you mean 'NET_ADMIN'?)",
@@ -477,11 +472,6 @@ def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
             '[secret.a]\nfil = "x"\nexternal = true',
             "3:1: secret.a.external",
             "2:1: secret.a: unknown key 'fil' (did you mean 'file'?)",
-        ),
-        (
-            '[container.a]\nimage = "a"\n[container.a.healthcheck.startup]\ntpc = ":80"',
-            "3:1: container.a.healthcheck.startup",
-            "4:1: container.a.healthcheck.startup: unknown key 'tpc' (did you mean 'tcp'?)",
         ),
         (
             '[container.a]\nimage = "a"\n[container.a.deploy]\nplacement = { constraint = "x" }',

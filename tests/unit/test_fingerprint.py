@@ -89,6 +89,10 @@ PROBES = [
     Probe(tcp=":80", start_period=1),
     Probe(tcp=":80", start_interval=1),
     Probe(tcp=":80", on_failure="stop"),
+    Probe(http="http://:80", method="HEAD"),
+    Probe(http="http://:80", headers=(("a", "b"),)),
+    Probe(http="http://:80", expect_status="204"),
+    Probe(http="http://:80", tls_verify=True),
 ]
 RESTARTS = [
     Restart("on-failure"),
@@ -99,7 +103,16 @@ RESTARTS = [
 ]
 
 
-@pytest.mark.parametrize(("field", "values"), [("limits", LIMITS), ("probe", PROBES), ("restart", RESTARTS)])
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("limits", LIMITS),
+        ("probe", PROBES),
+        ("restart", RESTARTS),
+        ("startup", PROBES),
+        ("readiness", PROBES),
+    ],
+)
 def test_each_part_of_a_limit_a_probe_and_a_policy_counts(field: str, values: list[Any]) -> None:
     found = {prints(replace(PLAIN, **{field: value}))[1] for value in values}
     assert len(found | {prints(PLAIN)[1]}) == len(values) + 1

@@ -3,6 +3,8 @@ here, add to it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from runtime.shim import messages
@@ -24,6 +26,12 @@ SUPERVISE = (
 
 #: The same, written since restarts are counted by reason.
 COUNTED_STATE = STATE[:-1] + b',"restart_reasons":{"oom":2,"unhealthy":1}}'
+#: The same, written since there are probes of startup and readiness.
+READY_STATE = (
+    COUNTED_STATE[:-1] + b',"ready":false,"startup_log":[{"started_at":0.5,"finished_at":1.0,"exit_code":0,'
+    b'"output":""}],"readiness_log":[{"started_at":3.5,"finished_at":4.5,"exit_code":-1,"output":"late"}],'
+    b'"streak":2,"attempts":4}'
+)
 COUNTED_SUPERVISE = SUPERVISE.replace(
     b'"restarts":2,', b'"restarts":2,"restart_reasons":{"oom":1,"signal":1},'
 )
@@ -32,6 +40,20 @@ SCORED_SUPERVISE = COUNTED_SUPERVISE[:-1] + b',"oom_score_adj":0}'
 
 
 def state(**reasons: int) -> messages.State:
+    return probed({}, **reasons)
+
+
+#: What is said of a container with all kinds of probes.
+PROBED = {
+    "ready": False,
+    "startup_log": (messages.ProbeResult(0.5, 1.0, 0),),
+    "readiness_log": (messages.ProbeResult(3.5, 4.5, -1, "late"),),
+    "streak": 2,
+    "attempts": 4,
+}
+
+
+def probed(more: dict[str, Any], **reasons: int) -> messages.State:
     return messages.State(
         id="0123456789abcdef",
         name="shop/web",
@@ -53,14 +75,17 @@ def state(**reasons: int) -> messages.State:
         bundle="/var/lib/stead/containers/0123456789abcdef",
         cgroup="stead.slice/0123456789abcdef",
         restart_reasons=reasons,
+        **more,
     )
 
 
 def test_a_state_record_has_these_bytes() -> None:
-    assert messages.encode(messages.state_document(state(oom=2, unhealthy=1))) == COUNTED_STATE
+    written = messages.encode(messages.state_document(probed(PROBED, oom=2, unhealthy=1)))
+    assert written == READY_STATE
 
 
 def test_state_records_of_this_and_older_releases_can_be_read() -> None:
+    assert messages.state_from(messages.decode(READY_STATE)) == probed(PROBED, oom=2, unhealthy=1)
     assert messages.state_from(messages.decode(COUNTED_STATE)) == state(oom=2, unhealthy=1)
     assert messages.state_from(messages.decode(STATE)) == state()
 

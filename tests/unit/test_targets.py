@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime.shim.targets import healthy, read_hosts, target, words
+from runtime.shim.targets import Target, read_hosts, statuses, target, words
 
 HOSTS = read_hosts("127.0.0.1\tlocalhost\n10.88.0.2 web web.local # us\n\n10.88.0.3 db\n10.88.0.9 db\n")
 
@@ -73,4 +73,19 @@ def test_commands() -> None:
     ],
 )
 def test_statuses_of_200_to_399_are_healthy(answer: bytes, expected: bool) -> None:
-    assert healthy(answer) is expected
+    assert Target("127.0.0.1", 80).is_well(answer) is expected
+
+
+def test_the_statuses_that_are_well_can_be_said() -> None:
+    found = Target("127.0.0.1", 80, statuses=statuses("200-299,401"))
+    well = [code for code in range(100, 600) if found.is_well(b"HTTP/1.1 %d x\r\n" % code)]
+    assert well == [*range(200, 300), 401]
+
+
+def test_a_request_has_the_method_and_the_headers_that_were_asked_for() -> None:
+    headers = [["Host", "shop.example"], ["X-Key", "1"], ["accept", "text/plain"]]
+    found = target({"http": "http://:80/up", "method": "POST", "headers": headers}, {})
+    assert found.request == (
+        b"POST /up HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: stead-probe\r\naccept: text/plain\r\n"
+        b"X-Key: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    )

@@ -130,7 +130,7 @@ def standing(data: bytes) -> tuple[bool, bool]:
     try:
         document = json.loads(data)
         phase, health = document["phase"], document.get("health")
-        up = phase in UP and health != "unhealthy"
+        up = phase in UP and health != "unhealthy" and document.get("ready", True)
         return up, up and phase == "running" and health != "starting"
     except (KeyError, TypeError) as error:
         raise ValueError(f"cannot read state: {error!r}") from error
