@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 NO_ANSWER = -1
 
 
-#: Control characters but tab and newline: in JSON each would be six bytes, and on a terminal an order.
-_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), 127, 0xFFFD), "?")
+#: Control characters but those of lines: in JSON each would be six bytes, and on a terminal an order.
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127, 0xFFFD), "?")
 
 
 def readable(data: bytes | bytearray) -> str:
     """Output as text for a state record, which takes at most three bytes of it for one of `data`."""
-    return data.decode(errors="replace").replace("\r\n", "\n").translate(_CONTROLS)
+    return data.decode(errors="replace").translate(_CONTROLS)
 
 
 class Probe:

@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 
 from runtime.shim.supervise import (
     FINAL,
+    HEALTHY,
+    KINDS,
+    LIVENESS,
+    READINESS,
+    STARTUP,
     TRANSITIONS,
     End,
+    HealthMemory,
     HealthPolicy,
     InvalidTransition,
     Leave,
@@ -18,6 +24,10 @@ from runtime.shim.supervise import (
     after_end,
     after_probe,
     begin_health,
+    health_of,
+    is_ready,
+    on_unhealthy,
+    policy_of,
 )
 
 times = st.floats(0, 1e6)
@@ -102,3 +112,51 @@ def test_any_order_of_events_is_refused_or_stays_in_the_table(events: list[str])
             assert (phase, event) not in TRANSITIONS
         if phase in FINAL:
             assert not [key for key in TRANSITIONS if key[0] == phase]
+
+
+kinds = st.sets(st.sampled_from(KINDS))
+
+
+@given(kinds, health, st.lists(st.tuples(st.sampled_from(KINDS), st.booleans()), max_size=40))
+def test_who_is_healthy_has_passed_its_startup_and_who_is_ready_its_readiness(
+    asked: set[str], policy: HealthPolicy, results: list[tuple[str, bool]]
+) -> None:
+    """Any order of results: of kinds that are not asked for, or have not begun, there are none."""
+    memories = {}
+    passed: set[str] = set()
+    now = 0.0
+    for kind, success in results:
+        began = kind == STARTUP or STARTUP not in asked or STARTUP in passed
+        if kind not in asked or not began or (kind == STARTUP and kind in passed):
+            continue
+        memory = memories.get(kind) or begin_health(policy, now, at_once=kind != STARTUP)
+        now = max(now, memory.next_at)
+        memories[kind] = after_probe(policy, memory, success=success, began=now, now=now)
+        passed |= {kind} if success else set()
+    found, ready = health_of(asked, memories), is_ready(asked, memories)
+    assert (found == "none") == (not asked & {STARTUP, LIVENESS})
+    if found == "healthy":
+        assert STARTUP not in asked or STARTUP in passed
+        assert LIVENESS not in asked or LIVENESS in passed
+    if STARTUP in asked and STARTUP not in passed:
+        assert found in ("starting", "unhealthy")
+        assert ready == (READINESS not in asked)
+    if READINESS not in asked:
+        assert ready
+    elif ready:
+        assert READINESS in passed
+
+
+@given(st.sampled_from(KINDS), st.sampled_from(["restart", "stop", "none"]), policies)
+def test_only_liveness_does_as_it_is_told_and_readiness_nothing(
+    kind: str, on_failure: str, restart: RestartPolicy
+) -> None:
+    policy = policy_of(kind, {"on_failure": on_failure, "retries": 1})
+    before = HealthMemory(HEALTHY, 0.0, 1.0, healthy_since=0.5)
+    after = after_probe(policy, before, success=False, began=100.0, now=100.0)
+    action = on_unhealthy(policy, restart, before, after)
+    asked = {STARTUP: "restart", LIVENESS: on_failure, READINESS: "none"}[kind]
+    if asked == "restart":
+        assert action == ("" if restart.policy == "no" else "restart")
+    else:
+        assert action == ("stop" if asked == "stop" else "")

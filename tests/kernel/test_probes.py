@@ -1,0 +1,244 @@
+"""Probes of startup, liveness and readiness under a real shim, and what follows from them. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.linux import namespaces
+from runtime.net.dns import documents
+from runtime.shim import client
+from runtime.wishes import LimitsRequest, ProbeRequest, RestartRequest
+from tests.kernel.certificates import Authority
+from tests.kernel.engine_box import Engine, engine
+from tests.kernel.shim_box import until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+SOON = {"interval": 0.05, "start_interval": 0.05, "timeout": 5.0, "retries": 1}
+AT_ONCE = RestartRequest("always", initial=0.01)
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with engine(tmp_path_factory.mktemp("probes")) as made:
+        yield made
+
+
+def inside(box: Engine, name: str, path: str) -> Path:
+    return box.paths.rootfs(box.id(name)) / path
+
+
+def standing(box: Engine, name: str) -> tuple[bool, bool]:
+    """What the name server makes of the container: has it names, and before others."""
+    return documents.standing((box.live(name) / documents.STATE).read_bytes())
+
+
+# ---------------------------------------------------------------- three kinds
+
+
+def test_the_others_wait_until_the_startup_probe_has_passed(box: Engine) -> None:
+    name = box.start(
+        "sleep 1000",
+        startup=ProbeRequest(shell="test -e /tmp/up", start_period=60.0, **SOON),
+        probe=ProbeRequest(shell="echo lives", **SOON),
+        readiness=ProbeRequest(shell="echo ready", **SOON),
+    )
+    until(lambda: len(box.state(name).startup_log) == 5)
+    state = box.state(name)
+    assert (state.health, state.ready) == ("starting", False)
+    assert state.health_log == state.readiness_log == ()
+    assert standing(box, name) == (False, False)
+    inside(box, name, "tmp/up").touch()
+    until(lambda: box.state(name).health == "healthy" and box.state(name).ready)
+    asked = box.state(name).startup_log
+    assert asked[-1].exit_code == 0
+    until(lambda: len(box.state(name).health_log) == len(box.state(name).readiness_log) == 5)
+    assert box.state(name).startup_log == asked
+    assert box.state(name).health_log[0].output == "lives\n"
+    seen = box.runtime.observe().containers[name]
+    assert (seen.health, seen.ready) == ("healthy", True)
+    assert standing(box, name) == (True, True)
+    box.runtime.remove_container(name)
+
+
+def test_a_startup_probe_that_fails_restarts_whatever_liveness_says(box: Engine) -> None:
+    name = box.start(
+        "sleep 1000",
+        startup=ProbeRequest(shell="false", **SOON),
+        probe=ProbeRequest(shell="true", on_failure="none", **SOON),
+        restart=AT_ONCE,
+    )
+    until(lambda: box.state(name).restarts >= 2)
+    assert dict(box.state(name).restart_reasons) == {"unhealthy": box.state(name).restarts}
+    assert box.state(name).health_log == ()
+    box.runtime.remove_container(name)
+
+
+def test_with_a_startup_probe_alone_health_is_what_that_said(box: Engine) -> None:
+    name = box.start("sleep 1000", startup=ProbeRequest(shell="true", **SOON))
+    until(lambda: box.state(name).health == "healthy")
+    box.runtime.remove_container(name)
+    name = box.start("sleep 1000", startup=ProbeRequest(shell="false", **SOON))
+    until(lambda: box.state(name).health == "unhealthy")  # its policy is no: it stays
+    assert box.state(name).restarts == 0
+    box.runtime.remove_container(name)
+
+
+def test_readiness_goes_back_and_forth_and_never_restarts(box: Engine) -> None:
+    name = box.start("sleep 1000", readiness=ProbeRequest(shell="test -e /tmp/open", **SOON), restart=AT_ONCE)
+    assert box.state(name).ready is False
+    before = box.state(name).pid
+    for _ in range(2):
+        inside(box, name, "tmp/open").touch()
+        until(lambda: box.state(name).ready)
+        assert standing(box, name) == (True, True)
+        assert box.runtime.observe().containers[name].ready
+        inside(box, name, "tmp/open").unlink()
+        until(lambda: not box.state(name).ready)
+        assert standing(box, name) == (False, False)
+        assert not box.runtime.observe().containers[name].ready
+    state = box.state(name)
+    assert (state.pid, state.restarts, state.health) == (before, 0, "none")
+    box.runtime.remove_container(name)
+
+
+def test_a_new_run_is_not_ready_before_its_own_probe_has_said_so(box: Engine) -> None:
+    name = box.start(
+        "rm -f /tmp/open; echo begun; sleep 1000",
+        readiness=ProbeRequest(shell="test -e /tmp/open", **SOON),
+        restart=AT_ONCE,
+    )
+    until(lambda: "begun" in box.output(name))
+    inside(box, name, "tmp/open").touch()
+    until(lambda: box.state(name).ready)
+    os.kill(box.state(name).pid, 9)
+    until(lambda: box.state(name).restarts == 1)
+    until(lambda: box.state(name).phase == "running")
+    until(lambda: not box.state(name).ready)
+    box.runtime.remove_container(name)
+
+
+# ---------------------------------------------------------------- what acts, and how fast
+
+
+def test_who_would_never_see_the_stop_signal_is_not_given_time_for_it(box: Engine) -> None:
+    """The first process of a pid namespace has no handler for SIGTERM: the kernel drops it."""
+    name = box.start(
+        "rm -f /tmp/down; echo begun; exec sleep 1000",
+        probe=ProbeRequest(shell="test ! -e /tmp/down", **SOON),
+        restart=AT_ONCE,
+        stop_grace_period=60.0,
+    )
+    until(lambda: box.state(name).health == "healthy" and "begun" in box.output(name))
+    began = time.monotonic()
+    inside(box, name, "tmp/down").touch()
+    until(lambda: box.state(name).restarts == 1 and box.state(name).phase == "running")
+    assert time.monotonic() - began < 30.0
+    client.stop(box.live(name), timeout=0.0)
+    box.runtime.remove_container(name)
+
+
+def test_a_full_pids_limit_does_not_keep_a_probe_out(box: Engine) -> None:
+    name = box.start(
+        "sleep 1000 & sleep 1000 & wait",
+        probe=ProbeRequest(exec=("pwd",), on_failure="none", **SOON),
+        limits=LimitsRequest(pids=3),
+    )
+    until(lambda: box.state(name).health == "healthy")
+    assert box.state(name).health_log[-1].output == "/\n"
+    box.runtime.remove_container(name)
+
+
+def test_a_command_that_is_not_there_is_a_failure_that_says_so(box: Engine) -> None:
+    name = box.start("sleep 1000", probe=ProbeRequest(exec=("/bin/none",), on_failure="none", **SOON))
+    until(lambda: box.state(name).health == "unhealthy")
+    result = box.state(name).health_log[-1]
+    assert result.exit_code == 127
+    assert "/bin/none" in result.output
+    box.runtime.remove_container(name)
+
+
+# ---------------------------------------------------------------- http
+
+
+class Server:
+    """Answers every request with the same bytes, in a container's network."""
+
+    def __init__(self, netns: Path, answer: bytes, port: int, context: ssl.SSLContext | None = None) -> None:
+        with namespaces.in_netns(netns):
+            self._socket = socket.create_server(("127.0.0.1", port))
+        self._answer, self._context = answer, context
+        self.requests: list[bytes] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:
+                return
+            with peer, contextlib.suppress(OSError):
+                peer.settimeout(5)
+                line = self._context.wrap_socket(peer, server_side=True) if self._context else peer
+                self.requests.append(line.recv(65536))
+                line.sendall(self._answer)
+                line.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expect", "health"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: /else\r\n\r\n", "", "healthy"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /else\r\n\r\n", "200-299", "unhealthy"),
+        (b"HTTP/1.1 401 No\r\n\r\n", "200-299,401", "healthy"),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", "", "unhealthy"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000, "", "healthy"),
+        (b"SSH-2.0-x\r\n\r\n", "", "unhealthy"),
+    ],
+)
+def test_the_status_decides_and_no_redirect_is_followed(
+    box: Engine, answer: bytes, expect: str, health: str
+) -> None:
+    probe = ProbeRequest(
+        http="http://:8080/up", method="HEAD", headers=(("X-A", "1"),), expect_status=expect,
+        on_failure="none", **SOON,
+    )  # fmt: skip
+    name = box.start("sleep 1000", probe=probe)
+    with Server(box.paths.netns(box.id(name)), answer, 8080) as server:
+        until(lambda: box.state(name).health == health and server.requests)
+        assert server.requests[-1].startswith(b"HEAD /up HTTP/1.1\r\n")
+        assert b"\r\nX-A: 1\r\n" in server.requests[-1]
+        assert len(box.state(name).health_log[-1].output) <= 4096
+    box.runtime.remove_container(name)
+
+
+@pytest.mark.parametrize(("verify", "health"), [(False, "healthy"), (True, "unhealthy")])
+def test_a_certificate_is_looked_at_on_request_only(
+    box: Engine, tmp_path: Path, verify: bool, health: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*Authority(tmp_path).sign("probe", "127.0.0.1"))
+    probe = ProbeRequest(http="https://:8443/", tls_verify=verify, on_failure="none", **SOON)
+    name = box.start("sleep 1000", probe=probe)
+    with Server(box.paths.netns(box.id(name)), b"HTTP/1.1 200 OK\r\n\r\n", 8443, context):
+        until(lambda: box.state(name).health == health)
+        assert ("certificate" in box.state(name).health_log[-1].output) == verify
+    box.runtime.remove_container(name)
