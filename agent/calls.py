@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.operations import life
+from agent.operations import freezing, life
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 
 Operation = Callable[[LocalRuntime, Mapping[str, Any]], Any]
 
 #: operation -> what does it
-OPERATIONS: Mapping[str, Operation] = {**life.OPERATIONS}
+OPERATIONS: Mapping[str, Operation] = {**life.OPERATIONS, **freezing.OPERATIONS}
 
 
 def perform(runtime: LocalRuntime, op: str, args: Mapping[str, Any]) -> Any:

@@ -79,7 +79,7 @@ def _counts(subject: Subject, source: str, desired: Desired) -> bool:
 
 
 def _sort(blocked: Blocked) -> str:
-    if blocked.code in ("suspended", KEPT):
+    if blocked.code in ("suspended", "paused", KEPT):
         return "note"
     if blocked.code == "waits":
         return "waits"

@@ -159,7 +159,7 @@ class Writings:
             yield
             return
         path = str(read_config(self._paths, record)["linux"]["cgroupsPath"])
-        with paused(self._cgroups, [(record.name, path)]):
+        with paused(self._cgroups, [(record.name, path)], self._paths):
             yield
 
 

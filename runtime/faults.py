@@ -45,6 +45,7 @@ CODES: dict[str, str] = {
     "container-not-found": "no container of this name or id",
     "container-exists": "a container of this name exists",
     "container-not-running": "the container is not running",
+    "container-paused": "the container is paused",
     "start-failed": "the program could not be started",
     "limit-unsupported": "this kernel cannot apply a limit that was asked for",
     "kernel-unsupported": "the kernel lacks a feature that is needed",

@@ -18,6 +18,7 @@ from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, Buil
 from runtime.containers import Containers, delete_tree
 from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
+from runtime.freezer import Freezer
 from runtime.images.garbage import Limits, Removed
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.interface import ProgressCallback, Transfer
@@ -80,6 +81,7 @@ class LocalRuntime:
         self.containers = Containers(
             paths, self.database, self.images, self.fabric, self._preparation, self.volumes, self._zygote
         )
+        self.freezer = Freezer(paths, self.database, self._cgroups)
         self.backups = Backups(
             paths, self.database, self.volumes, self._cgroups, Holds(paths), self.containers.start
         )
@@ -266,6 +268,12 @@ class LocalRuntime:
 
     def start_container(self, name: str) -> None:
         self.containers.start(name)
+
+    def pause_container(self, name: str) -> None:
+        self.freezer.pause(name)
+
+    def unpause_container(self, name: str) -> None:
+        self.freezer.unpause(name)
 
     def stop_container(self, name: str) -> None:
         self.containers.stop(name)

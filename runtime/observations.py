@@ -29,6 +29,7 @@ class Phase(StrEnum):
     CREATED = "created"  # never started
     STARTING = "starting"  # the shim is about to run the program
     RUNNING = "running"
+    PAUSED = "paused"  # by a person, until it is unpaused
     BACKOFF = "backoff"  # the shim will restart it at `next_start_at`
     STOPPING = "stopping"
     EXITED = "exited"  # ended, and the policy says: leave it

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
-from runtime import logs
+from runtime import frozen, logs
 from runtime.backups import leftovers as left_backups
 from runtime.backups.holds import Holds
 from runtime.build import leftovers
@@ -202,7 +202,8 @@ class Observer:
         alive = state is not None and client.is_alive(state)
         if alive:
             assert state is not None
-            return _Life(record, state, Phase(state.phase), True)
+            phase = frozen.phase(f"{self._live}/{record.id}", state.phase)
+            return _Life(record, state, Phase(phase), True)
         ended = client.read_exit(f"{self._homes}/{record.id}")
         if record.wanted == CREATED:
             return _Life(record, ended, Phase.CREATED, False)  # how its only start failed

@@ -13,6 +13,12 @@ VERBS: Commands = {
     "ls": ("ps", "list containers", "stead container ls -a"),
     "inspect": ("containers.inspect", "show all that is known of containers", "stead container inspect web"),
     "logs": ("logs", "show a container's output", "stead container logs -f --since 10m web"),
+    "pause": (
+        "containers.pause",
+        "stop the processes of containers where they are",
+        "stead container pause web",
+    ),
+    "unpause": ("containers.unpause", "let paused containers go on", "stead container unpause web"),
     "port": ("containers.port", "say where published ports are", "stead container port web 80"),
     "stats": ("containers.stats", "show what containers use", "stead container stats --no-stream"),
     "top": ("containers.top", "list the processes of a container", "stead container top web -o pid,args"),

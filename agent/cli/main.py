@@ -28,6 +28,8 @@ COMMANDS: Commands = {
     "status": ("status", "say what the agent has in force, does, and cannot do", "stead status"),
     "ps": ("ps", "list containers", "stead ps"),
     "logs": ("logs", "show a container's output", "stead logs -f --since 10m web"),
+    "pause": ("containers.pause", "stop the processes of containers where they are", "stead pause web"),
+    "unpause": ("containers.unpause", "let paused containers go on", "stead unpause web"),
     "port": ("containers.port", "say where a container's published ports are", "stead port web 80"),
     "stats": ("containers.stats", "show what containers use of this machine", "stead stats --no-stream"),
     "top": ("containers.top", "list the processes of a container", "stead top web -o pid,args"),

@@ -16,7 +16,7 @@ The table, for a container that a source declares (`have` is what exists, S its 
                      backoff, stopping   left alone: that is the shim's matter
                      running             defects are repaired; those that need a new process: stop, start
 
-Not declared any more: removed, dependents first. Suspended: blocked, nothing is touched.
+Not declared any more: removed, dependents first. Suspended, or paused by hand: blocked, nothing is touched.
 A create waits for its image, networks, volumes and for ports and addresses to be given up by others; a start
 waits for what the container depends on.
 """
@@ -51,7 +51,7 @@ from specs.desired import DesiredContainer, Place
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 
-ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.BACKOFF})
+ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.PAUSED, Phase.BACKOFF})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,11 @@ def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, De
             reason = f"suspended: {want.suspend}"
             found[name] = Decision(
                 blocked=Blocked(Subject("container", name), reason, None, "suspended", source)
+            )
+        elif have is not None and have.phase is Phase.PAUSED:
+            reason = f"was paused by hand; it goes on with: stead unpause {name}"
+            found[name] = Decision(
+                blocked=Blocked(Subject("container", name), reason, None, "paused", source)
             )
         else:
             found[name] = _beside_holds(world, want, source, _declared(world, source, want, have, ground))

@@ -334,8 +334,8 @@ class Step:
 class Blocked:
     """A thing that is not converged and for which nothing may be done now.
 
-    `code` is a fault code, or one of: suspended, waits, name-taken, dependency-failed, pull-never, no-effect,
-    image-kept, data-loss.
+    `code` is a fault code, or one of: suspended, paused, waits, name-taken, dependency-failed, pull-never,
+    no-effect, image-kept, data-loss.
     """
 
     subject: Subject

@@ -17,7 +17,7 @@ from specs.desired import Dependency, DesiredContainer
 from specs.values import PortBinding, addresses_meet
 
 _RUNS = frozenset({"retire", "remove", "create", "start", "stop"})  # what changes whether it runs
-_STARTED = frozenset({Phase.RUNNING, Phase.BACKOFF, Phase.EXITED})
+_STARTED = frozenset({Phase.RUNNING, Phase.PAUSED, Phase.BACKOFF, Phase.EXITED})
 
 
 class Waiting:

@@ -190,7 +190,7 @@ class Backups:
             (record.name, str(attend.read_config(self._paths, record)["linux"]["cgroupsPath"]))
             for record in users
         ]
-        with paused(self._cgroups, groups):
+        with paused(self._cgroups, groups, self._paths):
             yield names
 
     def _stop(

@@ -169,7 +169,10 @@ class Client:
             self._stop(request)
             return None
         if operation == "kill":
-            self._child().signal(_signal(request))
+            child, number = self._child(), _signal(request)
+            if number in (signal.SIGKILL, monitor.stop_signal()):
+                monitor.thaw()
+            child.signal(number)
         elif operation == "signal":
             if self.session is None:
                 raise Refused("cannot signal: no process was started on this connection")
@@ -228,6 +231,8 @@ class Client:
             raise Refused(f"cannot exec: {MAX_SESSIONS} further processes run in the container already")
         if self._monitor.phase != supervise.RUNNING:  # before its exec, init is still half in the host
             raise Refused(f"cannot exec: the container is not running ({self._monitor.phase})")
+        if self._monitor.is_paused():
+            raise Refused("cannot exec: the container is paused; unpause it first")
         if any(os.fstat(fd).st_mode & _S_IFMT == _S_IFDIR for fd in fds):  # a way into the host's files
             raise Refused("cannot exec: a directory cannot be a stream")
         init, process = self._child(), dict(request["process"])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 STATE, EXIT = "state.json", "exit.json"
+PAUSED = "paused"  # the mark of runtime.frozen
 #: Seconds that a whole cgroup is given to die of SIGKILL.
 KILL_TIMEOUT = 5.0
 #: shim.log is emptied at this size (bytes).
@@ -235,6 +236,7 @@ class Monitor:
 
     def _ended(self, code: int) -> None:
         """The run is over: tidy up, and do what the tables say."""
+        self.thaw()
         now = time.monotonic()
         self.loop.cancel(self._timer)
         self._timer = None
@@ -314,6 +316,7 @@ class Monitor:
             return
         if self._ending in (NOTHING, UNHEALTHY, UNHEALTHY_STOP):
             self._ending = why
+        self.thaw()
         running = self.child is not None
         self._advance("stop")
         if (
@@ -344,6 +347,7 @@ class Monitor:
 
     def kill_all(self) -> None:
         """SIGKILL to every process of the container."""
+        self.thaw()
         if self.child is not None:
             self.child.signal(signal.SIGKILL)
         if not self.launcher.own_pids:
@@ -351,6 +355,19 @@ class Monitor:
                 self.host.kill(self.cgroup, KILL_TIMEOUT)
             except OSError as error:
                 self.note(f"cannot kill cgroup {self.cgroup}: {error}")
+
+    def is_paused(self) -> bool:
+        """By a person: who commits or backs up freezes the cgroup, too, and leaves no mark."""
+        return os.access(PAUSED, os.F_OK, dir_fd=self.live_fd)
+
+    def thaw(self) -> None:
+        """What is paused must go on to end: signals wait until then."""
+        if self.is_paused():
+            os.unlink(PAUSED, dir_fd=self.live_fd)
+            try:
+                self.host.thaw(self.cgroup)
+            except OSError as error:
+                self.note(f"cannot thaw cgroup {self.cgroup}: {error}")
 
     def start_now(self) -> None:
         """End a backoff early. Harmless in any other phase."""

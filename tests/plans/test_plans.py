@@ -239,6 +239,17 @@ def stopped_by_hand() -> Scene:
     return scene
 
 
+def paused_by_hand() -> Scene:
+    """It is left alone, also where its spec changed; who waits for it to be started has it started."""
+    first = desired("s", container("s/a"), container("s/b", after={"s/a": "started"}))
+    scene = Scene().want(first).converge()
+    scene.runtime.set_phase("s/a", Phase.PAUSED)
+    scene.runtime.set_phase("s/b", Phase.LOST)
+    return scene.want(
+        desired("s", container("s/a", env={"A": "1"}), container("s/b", after={"s/a": "started"}))
+    )
+
+
 def volume_that_is_backed_up() -> Scene:
     """Its container was stopped for that; the others are started."""
     scene = nothing_to_do()
@@ -353,6 +364,7 @@ SCENES: list[Callable[[], Scene]] = [
     unhealthy_dependency,
     failed_job,
     stopped_by_hand,
+    paused_by_hand,
     volume_that_is_backed_up,
     volume_that_was_undeclared_for_long,
     wanted_stopped,
