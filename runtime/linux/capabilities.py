@@ -26,7 +26,7 @@ NAMES = tuple(
 NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT = 8, 23, 24, 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _VERSION_3 = 0x20080522
 
 
@@ -69,6 +69,13 @@ def keep_over_setuid(keep: bool) -> None:
 
 def clear_ambient() -> None:
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, subject="PR_CAP_AMBIENT")
+
+
+def raise_ambient(bits: int) -> None:
+    """Each of them is in the permitted and in the inheritable set."""
+    for number, name in enumerate(NAMES):
+        if bits >> number & 1:
+            libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, subject=name)
 
 
 def set_sets(effective: int, permitted: int, inheritable: int) -> None:

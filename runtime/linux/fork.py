@@ -13,6 +13,8 @@ import os
 from runtime.linux import libc, signals
 
 CLONE_INTO_CGROUP = 0x200000000
+#: The child is one of the caller's own parent, who is told of its end as it is of the caller's.
+CLONE_PARENT = 0x00008000
 
 _FIELDS = 11  # struct clone_args of Linux 5.7: 64-bit words
 _FLAGS, _EXIT_SIGNAL, _CGROUP = 0, 4, 10
@@ -27,7 +29,7 @@ def fork(flags: int = 0, cgroup: int = -1) -> int:
     """As os.fork; the child begins in the namespaces that `flags` (CLONE_NEW*) make, and in the cgroup (v2)
     whose directory is open as `cgroup`. OSError: ENOSYS or E2BIG where the kernel is older."""
     words = [0] * _FIELDS
-    words[_FLAGS], words[_EXIT_SIGNAL] = flags, signals.SIGCHLD
+    words[_FLAGS], words[_EXIT_SIGNAL] = flags, 0 if flags & CLONE_PARENT else signals.SIGCHLD
     if cgroup >= 0:
         words[_FLAGS] |= CLONE_INTO_CGROUP
         words[_CGROUP] = cgroup

@@ -34,6 +34,9 @@ _X86_64 = {
     "setresuid": 117,
     "setresgid": 119,
     "setgroups": 116,
+    "personality": 135,
+    "ioprio_set": 251,
+    "sched_setattr": 314,
 }
 _AARCH64 = {
     "pivot_root": 41,
@@ -50,6 +53,9 @@ _AARCH64 = {
     "setresuid": 147,
     "setresgid": 149,
     "setgroups": 159,
+    "personality": 92,
+    "ioprio_set": 30,
+    "sched_setattr": 274,
 }
 _EVERYWHERE = {
     "pidfd_send_signal": 424,

@@ -30,6 +30,7 @@ MS_REMOUNT = 32
 MS_NOATIME = 1024
 MS_NODIRATIME = 2048
 MS_BIND = 4096
+MS_MOVE = 8192
 MS_REC = 16384
 MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
@@ -57,6 +58,7 @@ MOUNT_ATTR__ATIME = 0x70
 MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 _STATX_ATTR_MOUNT_ROOT = 0x2000
@@ -174,10 +176,18 @@ def attach(fd: int, target: StrPath | int) -> None:
 
 
 def set_attributes(
-    fd: int, *, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False, path: str = ""
+    fd: int,
+    *,
+    set: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    userns: int = 0,
+    recursive: bool = False,
+    path: str = "",
 ) -> None:
-    """mount_setattr(2) on the mount behind `fd` (or `path` below it). `propagation`: MS_PRIVATE, ..."""
-    attributes = MountAttributes(set, clear, propagation, 0)
+    """mount_setattr(2) on the mount behind `fd` (or `path` below it). `propagation`: MS_PRIVATE, ...;
+    `userns`: the user namespace whose mapping MOUNT_ATTR_IDMAP takes."""
+    attributes = MountAttributes(set, clear, propagation, userns)
     flags = (0 if path else libc.AT_EMPTY_PATH) | (libc.AT_RECURSIVE if recursive else 0)
     libc.syscall(
         "mount_setattr",

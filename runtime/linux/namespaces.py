@@ -16,10 +16,11 @@ from runtime.linux import libc, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     StrPath = str | os.PathLike[str]
 
+CLONE_NEWTIME = 0x00000080
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -38,6 +39,7 @@ FLAGS = {
     "user": CLONE_NEWUSER,
     "pid": CLONE_NEWPID,
     "network": CLONE_NEWNET,
+    "time": CLONE_NEWTIME,
 }
 
 _SIOCGIFFLAGS = 0x8913
@@ -53,6 +55,43 @@ def setns(fd: int, flags: int = 0) -> None:
 def unshare(flags: int) -> None:
     """Give this thread (for pid: its next child) new namespaces."""
     libc.call("unshare", flags, subject=f"flags {flags:#x}")
+
+
+def write_id_maps(pid: int, uids: Sequence[Mapping[str, int]], gids: Sequence[Mapping[str, int]]) -> None:
+    """What the ids in the new user namespace of `pid` are outside of it: user_namespaces(7). Once only, and
+    in one write(2) a file."""
+    for name, mappings in (("uid_map", uids), ("gid_map", gids)):
+        lines = [f"{item['containerID']} {item['hostID']} {item['size']}\n" for item in mappings]
+        with open(f"/proc/{pid}/{name}", "wb", buffering=0) as file:
+            file.write("".join(lines).encode())
+
+
+def open_user_namespace(uids: Sequence[Mapping[str, int]], gids: Sequence[Mapping[str, int]]) -> int:
+    """A descriptor of a new user namespace with these mappings, in which no process is: for MOUNT_ATTR_IDMAP.
+    The caller has one thread, or does nothing else with it meanwhile."""
+    ready, told = os.pipe2(os.O_CLOEXEC)
+    wait, done = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            unshare(CLONE_NEWUSER)
+            os.write(told, b"\0")
+            os.close(done)
+            os.read(wait, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(told)
+        told = -1
+        if not os.read(ready, 1):
+            raise OSError(errno.EPERM, "this host gives no user namespace")
+        write_id_maps(pid, uids, gids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in (ready, told, wait, done):
+            if fd >= 0:
+                os.close(fd)
+        os.waitpid(pid, 0)
 
 
 def create_netns(path: StrPath) -> None:

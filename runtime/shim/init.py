@@ -12,26 +12,45 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 import sys
 from pathlib import Path
 
 from runtime.linux import libc, namespaces, signals
-from runtime.shim import identity, root, tty
+from runtime.shim import identity, root, sysctls, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Protocol
 
     Config = dict[str, Any]
+
+    class Gates(Protocol):
+        """Who waits with a container between its creation and its start, and what is done meanwhile."""
+
+        #: whether the root is changed by pivot_root(2)
+        pivots: bool
+        #: the compiled filter
+        program_filter: bytes
+        #: flags of seccomp(2)
+        filter_flags: int
+        #: whether the container gets a session keyring of its own
+        keyring: bool
+        #: descriptors that the program gets, from 3 on
+        preserved: int
+
+        def kept(self) -> list[int]:
+            """Descriptors that the gates need until the program runs."""
+
+        def mounted(self, root: int, stage: Stage) -> None:
+            """All is mounted in the open directory `root`, which is not the root yet."""
+
+        def ready(self, program: str, stage: Stage) -> None:
+            """Only the exec of `program` is left to do."""
+
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _MAX_FILTER = 1 << 20
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
-_NAMESPACED_KERNEL = frozenset(
-    f"kernel.{name}"
-    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
-)
 
 
 class StartError(Exception):
@@ -58,34 +77,44 @@ def run_init(
     stdio: tuple[int, int, int],
     console_socket: int | None,
     report_fd: int,
+    prepared: root.Prepared | None = None,
+    gates: Gates | None = None,
 ) -> NoReturn:
     """The container's first process: namespaces that it does not have yet, its root, then its program.
 
-    The caller has put it into its cgroup and its pid and network namespaces.
+    The caller has put it into its cgroup and its pid and network namespaces; with `prepared` into all.
     """
     stage = Stage()
     try:
-        _seclude(*stdio, console_socket, report_fd)
-        _give_streams(stdio, config["process"], report_fd)
-        program_filter = _read_filter(config)
-        stage.name = "namespaces"
-        spaces = {entry["type"] for entry in config["linux"]["namespaces"]}
-        shared = {
-            entry["type"]: entry["path"] for entry in config["linux"]["namespaces"] if entry.get("path")
-        }
-        _join(shared)
-        own = [kind for kind in ("mount", "uts", "ipc", "cgroup") if kind in spaces and kind not in shared]
-        namespaces.unshare(sum(namespaces.FLAGS[kind] for kind in own))
-        spaces -= {"uts"} & shared.keys()
+        opened = [] if prepared is None else [prepared.tree, *prepared.binds.values()]
+        _seclude(*stdio, console_socket, report_fd, *opened, *(gates.kept() if gates is not None else ()))
+        program_filter = _read_filter(config) if gates is None else gates.program_filter
+        labels = identity.open_labels(config["process"])
+        spaces = {entry["type"]: entry.get("path") or None for entry in config["linux"]["namespaces"]}
+        if prepared is None:
+            tty.give(stdio, identity.outside(config, config["process"]), report_fd)
+            stage.name = "namespaces"
+            _join(spaces)
+            own = [kind for kind in ("mount", "uts", "ipc", "cgroup") if spaces.get(kind, "host") is None]
+            namespaces.unshare(sum(namespaces.FLAGS[kind] for kind in own))
+        if "network" in spaces and not spaces["network"]:
+            namespaces.raise_loopback()
         stage.name = "hostname"
-        _set_names(config, spaces)
-        stage.name = "sysctls"
-        _set_sysctls(config["linux"].get("sysctl") or {}, spaces)
+        if gates is not None or not spaces.get("uts"):  # our own bundles name the host, not its peer
+            sysctls.set_names(config, spaces)
         stage.name = "root filesystem"
-        slave = root.build(config, rootfs, console_socket, stage)
-        _become(config, config["process"], stdio, slave, program_filter, stage)
+        joined = prepared is not None and prepared.userns and bool(spaces.get("network"))
+
+        def settle(directory: int) -> None:
+            if gates is not None:
+                gates.mounted(directory, stage)
+            stage.name = "sysctls"
+            sysctls.apply(config, spaces, joined=joined)
+
+        slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
+        _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates)
     except BaseException as error:
-        _report(report_fd, stage, error)
+        report(report_fd, stage, error)
 
 
 def run_exec(
@@ -97,6 +126,7 @@ def run_exec(
     console_socket: int | None,
     report_fd: int,
     reaper: bool = False,
+    gates: Gates | None = None,
 ) -> NoReturn:
     """A further process of a running container: all its namespaces, the same limits and the same filter.
 
@@ -105,22 +135,25 @@ def run_exec(
     """
     stage = Stage()
     try:
-        _seclude(*stdio, console_socket, report_fd, init_pidfd)
-        _give_streams(stdio, process, report_fd)
+        _seclude(*stdio, console_socket, report_fd, init_pidfd, *(gates.kept() if gates is not None else ()))
+        labels = identity.open_labels(process)
+        tty.give(stdio, identity.outside(config, process), report_fd)
         if reaper:
             libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="PR_SET_CHILD_SUBREAPER")
-        program_filter = _read_filter(config)
+        program_filter = _read_filter(config) if gates is None else gates.program_filter
         stage.name = "namespaces"
         kinds = [entry["type"] for entry in config["linux"]["namespaces"] if entry["type"] != "pid"]
         namespaces.setns(init_pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
+        if "user" in kinds:
+            identity.become_root()
         slave = None
         if process.get("terminal") and console_socket is not None:
             stage.name = "terminal"
             top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             slave = tty.open_terminal(top, console_socket)
-        _become(config, process, stdio, slave, program_filter, stage)
+        _become(config, process, stdio, slave, program_filter, stage, labels, gates)
     except BaseException as error:
-        _report(report_fd, stage, error)
+        report(report_fd, stage, error)
 
 
 # ---------------------------------------------------------------- the first steps, the same for both
@@ -140,16 +173,6 @@ def _seclude(*kept: int | None) -> None:
     libc.close_range(first)
 
 
-def _give_streams(stdio: tuple[int, int, int], process: Config, report_fd: int) -> None:
-    """A pipe belongs to its maker, and a program of another user opens /dev/stdout by name: it becomes the
-    user's. Pipes without a name only, which are on the same filesystem as ours."""
-    uid, pipes = int(process["user"].get("uid") or 0), os.fstat(report_fd).st_dev
-    for fd in stdio:
-        found = os.fstat(fd)
-        if found.st_dev == pipes and stat.S_ISFIFO(found.st_mode) and found.st_uid != uid:
-            os.fchown(fd, uid, -1)
-
-
 # ---------------------------------------------------------------- the last steps, the same for both
 
 
@@ -160,10 +183,12 @@ def _become(
     slave: int | None,
     program_filter: bytes,
     stage: Stage,
+    labels: identity.Labels,
+    gates: Gates | None,
 ) -> NoReturn:
     stage.name = "terminal" if slave is not None else "standard streams"
     if slave is not None:
-        tty.take(slave, process["user"])
+        tty.take(slave, process)
         stdio = (slave, slave, slave)
     copies = [os.dup(fd) for fd in stdio]  # above 2, and close-on-exec
     for number, fd in enumerate(copies):
@@ -172,14 +197,23 @@ def _become(
     identity.set_rlimits(process.get("rlimits") or ())
     stage.name = "working directory"
     _change_directory(str(process.get("cwd") or "/"))
+    words = [str(word) for word in process["args"]]
+    environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+    if gates is not None:
+        stage.name = "exec"
+        gates.ready(_find(words[0], environment), stage)
     stage.name = "descriptors"
-    libc.close_on_exec(3)
+    preserved = gates.preserved if gates is not None else 0
+    libc.close_on_exec(3 + preserved)
+    for number in range(3, 3 + preserved):
+        os.set_inheritable(number, True)
     signals.default_all()  # Python ignores SIGPIPE and SIGXFSZ
     stage.name = "identity"
-    identity.assume(process, program_filter)
+    keyring = gates is None or gates.keyring
+    flags = gates.filter_flags if gates is not None else 0
+    identity.assume(process, program_filter, labels, keyring=keyring, flags=flags)
     stage.name = "exec"
-    environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
-    _execute([str(word) for word in process["args"]], environment)
+    _execute(words, environment)
 
 
 def _change_directory(path: str) -> None:
@@ -196,16 +230,32 @@ def _change_directory(path: str) -> None:
         raise StartError(f"working directory {path}: it is outside of the container's root") from None
 
 
+def _candidates(name: str, environment: dict[str, str]) -> list[str]:
+    if "/" in name:
+        return [name]
+    return [f"{place or '.'}/{name}" for place in environment.get("PATH", "").split(":")]
+
+
+def _find(name: str, environment: dict[str, str]) -> str:
+    """The file that will be executed, looked for as execvp(3) does, without the rights of its user."""
+    refused = False
+    for candidate in _candidates(name, environment):
+        if os.path.isfile(candidate):
+            if os.stat(candidate).st_mode & 0o111:
+                return candidate
+            refused = True
+        refused = refused or os.path.isdir(candidate)
+    if refused:
+        raise StartError(f"exec {name}: permission denied", NOT_EXECUTABLE, errno.EACCES)
+    where = "" if "/" in name else " in PATH"
+    raise StartError(f"exec {name}: no such file{where}", NOT_FOUND, errno.ENOENT)
+
+
 def _execute(words: list[str], environment: dict[str, str]) -> NoReturn:
     """execve(2) with the container's own PATH: 127 when there is no such file, 126 when it is none to run."""
     name = words[0]
-    if "/" in name:
-        candidates = [name]
-    else:
-        places = environment.get("PATH", "").split(":")
-        candidates = [f"{place or '.'}/{name}" for place in places]
     refused: OSError | None = None
-    for candidate in candidates:
+    for candidate in _candidates(name, environment):
         try:
             os.execve(candidate, words, environment)
         except (FileNotFoundError, NotADirectoryError):
@@ -233,39 +283,17 @@ def _read_filter(config: Config) -> bytes:
         return file.read(_MAX_FILTER) or b""
 
 
-def _join(shared: dict[str, str]) -> None:
+def _join(shared: dict[str, str | None]) -> None:
     """Other containers' namespaces, by their files; the caller has joined those of pid and network."""
     for kind in ("uts", "ipc"):
-        if kind in shared:
-            fd = os.open(shared[kind], os.O_RDONLY | os.O_CLOEXEC)
+        path = shared.get(kind)
+        if path:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             namespaces.setns(fd, namespaces.FLAGS[kind])
             os.close(fd)
 
 
-def _set_names(config: Config, spaces: set[str]) -> None:
-    if "uts" not in spaces:
-        return
-    for call, key in (("sethostname", "hostname"), ("setdomainname", "domainname")):
-        name = str(config.get(key) or "").encode()
-        if name:
-            libc.call(call, name, len(name), subject=key)
-
-
-def _set_sysctls(values: dict[str, str], spaces: set[str]) -> None:
-    """Only those that belong to a namespace which the container has for itself: sysctl(8)."""
-    for key, value in values.items():
-        own = (
-            (key.startswith("net.") and "network" in spaces)
-            or (key in _NAMESPACED_KERNEL and "ipc" in spaces)
-            or (key.startswith("fs.mqueue.") and "ipc" in spaces)
-        )
-        if not own:
-            raise StartError(f"sysctl {key}: it is not the container's own, the whole host would get it")
-        with open(f"/proc/sys/{key.replace('.', '/')}", "wb", buffering=0) as file:
-            file.write(str(value).encode())
-
-
-def _report(report_fd: int, stage: Stage, error: BaseException) -> NoReturn:
+def report(report_fd: int, stage: Stage, error: BaseException) -> NoReturn:
     code, number, message = FAILED, 0, str(error)
     if isinstance(error, StartError):
         code, number = error.code, error.number

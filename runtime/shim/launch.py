@@ -14,12 +14,14 @@ from pathlib import Path
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import fork, namespaces, pidfd, signals
-from runtime.shim import init, messages
+from runtime.shim import init, messages, scheduling, spaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from runtime.shim.root import Prepared
 
     Config = dict[str, Any]
 
@@ -69,11 +71,15 @@ class Launcher:
     def __init__(self, config: Config, bundle: str, cgroup: str, host: cgroup_files.Cgroups) -> None:
         self.config, self._cgroup, self._host = config, cgroup, host
         self.rootfs = os.path.join(bundle, str(config["root"]["path"]))  # an absolute one replaces the bundle
-        spaces = {entry["type"]: entry.get("path") for entry in config["linux"]["namespaces"]}
-        self.pidns: str | None = spaces.get("pid")  # another container's
-        self.own_pids = "pid" in spaces and not self.pidns
-        self.private_pids = "pid" in spaces
-        self.netns: str | None = spaces.get("network")
+        wanted = {entry["type"]: entry.get("path") for entry in config["linux"]["namespaces"]}
+        self.pidns: str | None = wanted.get("pid")  # another container's
+        self.own_pids = "pid" in wanted and not self.pidns
+        self.private_pids = "pid" in wanted
+        self.netns: str | None = wanted.get("network")
+        self._plain = spaces.is_plain(config)
+        self._flags = namespaces.CLONE_NEWPID if self.own_pids else 0
+        if "network" in wanted and not self.netns:
+            self._flags |= namespaces.CLONE_NEWNET
         self.terminal = bool(config["process"].get("terminal"))
         self.oom_score = int(config["process"].get("oomScoreAdj") or 0)
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -97,29 +103,73 @@ class Launcher:
             return Failure("cgroup", f"cannot start: cgroup {self._cgroup} is gone")
         return None
 
-    def start(self, stdio: tuple[int, int, int], console: int | None) -> Child:
+    def start(
+        self, stdio: tuple[int, int, int], console: int | None, gates: init.Gates | None = None
+    ) -> Child:
         """Fork the container's first process. OSError when the network namespace is gone or no process is
         to be had."""
         if self.netns:
             self._enter_net()
         try:
 
-            def program(report: int) -> NoReturn:
+            def program(report: int, prepared: Prepared | None = None) -> NoReturn:
                 init.run_init(
                     self.config,
                     rootfs=Path(self.rootfs),
                     stdio=stdio,
                     console_socket=console,
                     report_fd=report,
+                    prepared=prepared,
+                    gates=gates,
                 )
 
+            if not self._plain:
+                return self._fork_apart(program, stdio)
             if self.pidns:
                 _enter_pids(self.pidns)
-            return self._fork(program, namespaces.CLONE_NEWPID if self.own_pids else 0)
+            return self._fork(program, self._flags)
         except OSError as error:
             raise (_joins_nothing(error, self.pidns) if self.pidns else error) from None
         finally:
             self._return()
+
+    def _fork_apart(
+        self, program: Callable[[int, Prepared | None], NoReturn], stdio: tuple[int, int, int]
+    ) -> Child:
+        """By a process in between, which enters the namespaces: see runtime.shim.spaces."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+
+        def between(report: int) -> NoReturn:
+            stage = init.Stage()
+            stage.name = "namespaces"
+            try:
+                os.close(reader)
+                spaces.run(
+                    self.config,
+                    rootfs=Path(self.rootfs),
+                    stdio=stdio,
+                    report_fd=report,
+                    announce=writer,
+                    program=lambda prepared: program(report, prepared),
+                )
+            except BaseException as error:
+                init.report(report, stage, error)
+            os._exit(0)
+
+        try:
+            middle = self._fork(between)
+        finally:
+            os.close(writer)
+        try:
+            told = os.read(reader, 32)
+        finally:
+            os.close(reader)
+        if not told:
+            return middle  # its report says why, and its end follows
+        os.waitpid(middle.pid, 0)
+        child = Child(int(told), os.dup(middle.report))
+        middle.close()
+        return child
 
     def join(
         self,
@@ -129,6 +179,7 @@ class Launcher:
         console: int | None,
         *,
         reaper: bool = False,
+        gates: init.Gates | None = None,
     ) -> Child:
         """Fork a process that joins the running container; a `reaper` keeps all that it starts below it.
         OSError when the container has ended."""
@@ -145,6 +196,7 @@ class Launcher:
                     console_socket=console,
                     report_fd=report,
                     reaper=reaper,
+                    gates=gates,
                 )
 
             return self._fork(program)

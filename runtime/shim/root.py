@@ -1,26 +1,24 @@
 """Effects: a container's view of files: mounts, /dev, masked and read-only paths, and the change of root.
 
-Destinations are opened with openat2 inside the root, so that no link of the image leads a mount out of it.
-Mounts
-are made detached and put on the opened descriptor (move_mount(2)); only cgroup v1 needs mount(2).
+The mounts are made by runtime.shim.entries. All paths are opened with openat2 inside the root.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from functools import cache
 from pathlib import Path
 
 from runtime.linux import libc, mounts, openat2
-from runtime.shim import tty
+from runtime.shim import entries, hierarchies, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Config = dict[str, Any]
-    from runtime.shim.init import Stage
+    from runtime.shim.init import Gates, Stage
 
 #: name, major, minor: the nodes that every container has (OCI config-linux.md, default devices).
 NODES = (
@@ -39,60 +37,117 @@ LINKS = (
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )
-ATTRIBUTES = {
-    "ro": mounts.MOUNT_ATTR_RDONLY,
-    "rro": mounts.MOUNT_ATTR_RDONLY,
-    "nosuid": mounts.MOUNT_ATTR_NOSUID,
-    "nodev": mounts.MOUNT_ATTR_NODEV,
-    "noexec": mounts.MOUNT_ATTR_NOEXEC,
-    "noatime": mounts.MOUNT_ATTR_NOATIME,
-    "nodiratime": mounts.MOUNT_ATTR_NODIRATIME,
-    "strictatime": mounts.MOUNT_ATTR_STRICTATIME,
-}
-#: Words that ask for what is the case anyway, or that are handled apart.
-_PLAIN = {"rw", "suid", "dev", "exec", "relatime", "bind", "rbind", "defaults", *mounts.PROPAGATION}
 
 
-def build(config: Config, rootfs: Path, console_socket: int | None, stage: Stage) -> int | None:
+class Prepared:
+    """What was opened for a container before its namespaces were entered, while the host's files were in
+    reach: its root, its binds by their place in the list, and whether it is in a user namespace."""
+
+    __slots__ = ("binds", "tree", "userns")
+
+    def __init__(self, tree: int, binds: dict[int, int], *, userns: bool) -> None:
+        self.tree, self.binds, self.userns = tree, binds, userns
+
+
+def prepare(config: Config, rootfs: Path, *, userns: bool) -> Prepared:
+    """With the rights and the mounts of the host. The working directory is `rootfs` afterwards, whatever
+    mount namespace follows. OSError names the mount."""
+    kind = _default_kind(config)
+    binds = {}
+    for at, entry in enumerate(config.get("mounts") or ()):
+        if entries.is_bind(entry) and "remount" not in entries.options_of(entry):
+            try:
+                binds[at] = entries.open_bind(entry, config["linux"], kind)
+            except OSError as error:
+                text = f"mount {entry['destination']}: {error.strerror or error}"
+                raise OSError(error.errno, text, error.filename) from None
+    os.chdir(rootfs)
+    return Prepared(mounts.open_tree("."), binds, userns=userns)
+
+
+def build(
+    config: Config,
+    rootfs: Path,
+    console_socket: int | None,
+    stage: Stage,
+    settle: Callable[[int], None],
+    prepared: Prepared | None = None,
+    gates: Gates | None = None,
+) -> int | None:
     """Make `rootfs` this mount namespace's root, complete. Returns the slave of the terminal, if one
-    is wanted.
+    is wanted. `settle` is called with the root in which all is mounted and nothing masked. `gates`: who
+    asks for the container; without them the rules of our own bundles hold.
     """
-    entries = config.get("mounts") or []
+    listed, kind = config.get("mounts") or [], _default_kind(config)
     # A copy has the peers of what it was copied from: to be taken before all that is here loses them.
-    tied: dict[int, int] = {}
-    for at, entry in enumerate(entries):
-        if _propagates(entry):
+    tied = dict(prepared.binds) if prepared is not None else {}
+    for at, entry in enumerate(listed):
+        if at not in tied and entries.propagates(entry) and entries.is_bind(entry):
             stage.name = f"mount {entry['destination']}"
-            _need_peers(str(entry["source"]))
-            tied[at] = _open_bind(entry)
+            if gates is None:
+                entries.need_peers(str(entry["source"]))
+            tied[at] = entries.open_bind(entry, config["linux"])
     stage.name = "root filesystem"
-    mounts.make_private("/", kind="rprivate")
-    if not mounts.is_mounted(rootfs):
-        mounts.bind(rootfs, rootfs)
-    mounts.make_private(rootfs, kind="private")  # pivot_root(2) refuses a shared one
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = _take_root(rootfs, prepared, "rprivate" if kind == "rprivate" else "rslave")
     os.umask(0)
-    for at, entry in enumerate(entries):
+    userns = prepared is not None and prepared.userns
+    for at, entry in enumerate(listed):
         stage.name = f"mount {entry['destination']}"
-        _mount(root, entry, tied.get(at, -1))
+        if entry.get("type") == "cgroup":
+            private = any(space["type"] == "cgroup" for space in config["linux"]["namespaces"])
+            hierarchies.mount(root, entry, private=private)
+        elif entry["destination"] == "/dev":  # read-only once its nodes are there
+            options = [word for word in entries.options_of(entry) if word not in ("ro", "rro")]
+            entries.mount(root, {**entry, "options": options}, tied.get(at, -1), kind=kind)
+        else:
+            entries.mount(root, entry, tied.get(at, -1), kind=kind)
     stage.name = "devices"
-    _devices(root, config)
+    _devices(root, config, gates, userns=userns)
     slave = None
     if config["process"].get("terminal") and console_socket is not None:
         stage.name = "terminal"
         slave = tty.open_terminal(root, console_socket)
         _console(root, slave)
+    _seal_dev(root, listed)
+    settle(root)
     stage.name = "paths"
     for path in config["linux"].get("readonlyPaths") or ():
         _seal(root, path)
     for path in config["linux"].get("maskedPaths") or ():
         _mask(root, path)
     stage.name = "root"
-    _pivot(root, read_only=bool(config["root"].get("readonly")))
+    change = _pivot if gates is None or gates.pivots else _move
+    change(root)
+    if config["root"].get("readonly"):
+        mounts.set_attributes(libc.AT_FDCWD, set=mounts.MOUNT_ATTR_RDONLY, path="/")
+    said = str(config["linux"].get("rootfsPropagation") or "private")
+    if said not in ("private", "rprivate"):
+        mounts.make_private("/", kind=said)
     return slave
 
 
-def _pivot(root: int, *, read_only: bool) -> None:
+def _default_kind(config: Config) -> str:
+    """How mounts propagate that do not say it: as the root does; runc's default is rslave."""
+    said = str(config["linux"].get("rootfsPropagation") or "rslave")
+    return "rprivate" if said in ("private", "rprivate", "unbindable", "runbindable") else "rslave"
+
+
+def _take_root(rootfs: Path, prepared: Prepared | None, kind: str) -> int:
+    """A descriptor of the root to be, a mount of its own that nothing propagates from or to."""
+    mounts.make_private("/", kind=kind)
+    if prepared is not None:
+        below = mounts.PROPAGATION[kind] & ~mounts.MS_REC
+        mounts.set_attributes(prepared.tree, propagation=below, recursive=True)
+        mounts.set_attributes(prepared.tree, propagation=mounts.MS_PRIVATE)
+        mounts.attach(prepared.tree, ".")
+        return prepared.tree
+    if not mounts.is_mounted(rootfs):
+        mounts.bind(rootfs, rootfs)
+    mounts.make_private(rootfs, kind="private")  # pivot_root(2) refuses a shared one
+    return os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _pivot(root: int) -> None:
     """The old root ends up on top of the new one and is detached: no directory is needed for it
     (pivot_root(2)).
     """
@@ -101,151 +156,98 @@ def _pivot(root: int, *, read_only: bool) -> None:
     libc.call("umount2", b".", mounts.MNT_DETACH, subject="old root")
     os.chdir("/")
     os.close(root)
-    if read_only:
-        mounts.set_attributes(libc.AT_FDCWD, set=mounts.MOUNT_ATTR_RDONLY, path="/")
 
 
-# ---------------------------------------------------------------- mounts
-
-
-def _propagates(entry: Config) -> bool:
-    return any(word.endswith(("slave", "shared")) for word in entry.get("options") or ())
-
-
-def _need_peers(source: str) -> None:
-    """Nothing would propagate from or to a private mount, and nobody would see why."""
-    path = os.path.realpath(source)
-    above = [mount for mount in mounts.table() if f"{path}/".startswith(f"{mount.target.rstrip('/')}/")]
-    nearest = max(reversed(above), key=lambda mount: len(mount.target))  # the last one is on top
-    if not nearest.propagation:
-        text = f"it lies on {nearest.target}, a private mount of the host; see mount --make-shared"
-        raise OSError(22, text, source)
-
-
-def _mount(root: int, entry: Config, fd: int = -1) -> None:
-    """`fd`: the mount itself, where it is made already."""
-    kind, options = str(entry.get("type") or "bind"), [str(word) for word in entry.get("options") or ()]
-    if kind == "cgroup":
-        _mount_cgroups(root, entry["destination"], options)
-        return
-    if kind == "bind" or "bind" in options or "rbind" in options:
-        fd = _open_bind(entry) if fd < 0 else fd
-        directory = openat2.is_directory(fd)
-    else:
-        fd, directory = _new(kind, options), True
-    try:
-        target = openat2.make_target(root, entry["destination"], directory=directory)
-        try:
-            mounts.attach(fd, target)
-        finally:
-            os.close(target)
-    finally:
-        os.close(fd)
-
-
-def _open_bind(entry: Config) -> int:
-    options = [str(word) for word in entry.get("options") or ()]
-    recursive = "bind" not in options or "rbind" in options
-    fd = mounts.open_tree(entry["source"], recursive=recursive)
-    alone = "ro" in options and "rro" not in options  # of the mount itself, not of those below it
-    bits = _attributes([word for word in options if word != "ro" or not recursive])
-    kinds = [word for word in options if word in mounts.PROPAGATION]
-    kind = mounts.PROPAGATION[kinds[-1] if kinds else "rprivate"] & ~mounts.MS_REC
-    atime = mounts.MOUNT_ATTR__ATIME if bits & mounts.MOUNT_ATTR__ATIME else 0
-    mounts.set_attributes(fd, set=bits, clear=atime, propagation=kind, recursive=recursive)
-    if alone and recursive:
-        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
-    return fd
-
-
-def _new(kind: str, options: list[str]) -> int:
-    data: list[tuple[str, str | None]] = []
-    for word in options:
-        if word not in ATTRIBUTES and word not in _PLAIN:
-            key, given, value = word.partition("=")
-            data.append((key, value if given else None))
-    return mounts.new_filesystem(kind, data, attributes=_attributes(options))
-
-
-def _attributes(options: list[str]) -> int:
-    bits = 0
-    for word in options:
-        bits |= ATTRIBUTES.get(word, 0)
-    return bits
-
-
-@cache
-def host_hierarchies() -> tuple[list[mounts.Mount], bool]:
-    """The host's mounts of cgroup v1, and whether v2 is mounted. Read once, by the zygote: a mount table is
-    long where there are many containers, and each would read it."""
-    found = mounts.table(naming=" cgroup")
-    return [mount for mount in found if mount.type == "cgroup"], any(m.type == "cgroup2" for m in found)
-
-
-def _mount_cgroups(root: int, destination: str, options: list[str]) -> None:
-    """The container's own part of each hierarchy, thanks to its cgroup namespace: cgroup_namespaces(7)."""
-    sealed = [word for word in options if word in ATTRIBUTES]
-    hierarchies, unified = host_hierarchies()
-    if not hierarchies:
-        _mount(root, {"destination": destination, "type": "cgroup2", "options": sealed})
-        return
-    loose = [word for word in sealed if word != "ro"]
-    _mount(root, {"destination": destination, "type": "tmpfs", "options": [*loose, "mode=755", "size=65536"]})
-    seen: set[str] = set()
-    for mount in hierarchies:
-        name = os.path.basename(mount.target)
-        if name not in seen:
-            seen.add(name)
-            _mount_v1(root, f"{destination}/{name}", mount, options)
-            for alias in name.split(",") if "," in name else ():
-                _link(root, destination, alias, name)
-    if unified:
-        _mount(root, {"destination": f"{destination}/unified", "type": "cgroup2", "options": sealed})
-    if "ro" in sealed:
-        fd = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
-        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
-        os.close(fd)
-
-
-def _mount_v1(root: int, path: str, mount: mounts.Mount, options: list[str]) -> None:
-    """The same controllers as the host's mount: the options that are not about all file systems."""
-    flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
-    flags |= mounts.MS_RDONLY if "ro" in options else 0
-    general = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate"}
-    words = [word for word in mount.super_options if word not in general and "release_agent" not in word]
-    data = ",".join(["none", *words] if any(word.startswith("name=") for word in words) else words)
-    fd = openat2.make_directory(root, path)
-    try:
-        mounts.mount("cgroup", f"/proc/self/fd/{fd}", "cgroup", flags, data)
-    finally:
-        os.close(fd)
-
-
-def _link(root: int, parent: str, name: str, target: str) -> None:
-    fd = openat2.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        os.symlink(target, name, dir_fd=fd)
-    except FileExistsError:
-        pass
-    finally:
-        os.close(fd)
+def _move(root: int) -> None:
+    """Where the host's root cannot be changed (it is the initramfs): chroot(2) says why this is weaker."""
+    os.fchdir(root)
+    mounts.mount(".", "/", None, mounts.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+    os.close(root)
 
 
 # ---------------------------------------------------------------- /dev
 
 
-def _devices(root: int, config: Config) -> None:
+def _devices(root: int, config: Config, gates: Gates | None, *, userns: bool) -> None:
     """Nothing where the user mounted a /dev of the host's own."""
-    own = any(entry["destination"] == "/dev" and entry.get("type") == "tmpfs" for entry in config["mounts"])
-    if own:
-        dev = openat2.open_in_root(root, "/dev", os.O_PATH | os.O_DIRECTORY)
+    over = [entry for entry in config.get("mounts") or () if entry["destination"] == "/dev"]
+    own = any(entry.get("type") == "tmpfs" for entry in over)
+    if own or (gates is not None and not any(entries.is_bind(entry) for entry in over)):
+        dev = openat2.make_directory(root, "/dev")
         for name, major, minor in NODES:
-            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+            if userns:
+                _bind_node(root, f"/dev/{name}", f"/dev/{name}")
+            else:
+                _make(dev, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
         for name, target in LINKS:
-            os.symlink(target, name, dir_fd=dev)
+            _point(dev, name, target)
         os.close(dev)
-    for device in _wanted(config):
-        _node(root, str(device["source"]), str(device["path"]))
+    devices = _wanted(config) if gates is None else config["linux"].get("devices") or ()
+    for device in devices:
+        source, path = str(device.get("source") or device["path"]), str(device["path"])
+        if userns:
+            _bind_node(root, source, path)
+        elif "source" in device:
+            _node(root, source, path)
+        else:
+            _described(root, device)
+
+
+def _make(directory: int, name: str, mode: int, number: int) -> None:
+    try:
+        os.mknod(name, mode, number, dir_fd=directory)
+    except FileExistsError:
+        pass
+
+
+def _point(directory: int, name: str, target: str) -> None:
+    """A link that every container has; a node of the image with the name `ptmx` is the host's and goes."""
+    try:
+        os.symlink(target, name, dir_fd=directory)
+    except FileExistsError:
+        if name == "ptmx" and not stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
+            os.unlink(name, dir_fd=directory)
+            os.symlink(target, name, dir_fd=directory)
+
+
+def _bind_node(root: int, source: str, path: str) -> None:
+    """No node is made in a user namespace (mknod(2)): the host's own is shown."""
+    fd = mounts.open_tree(source, recursive=False)
+    try:
+        target = openat2.make_target(root, path, directory=False)
+        mounts.attach(fd, target)
+        os.close(target)
+    finally:
+        os.close(fd)
+
+
+def _described(root: int, device: Config) -> None:
+    """As config-linux.md has it: numbers, mode and owner."""
+    kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[str(device["type"])]
+    path = str(device["path"])
+    parent, _, name = path.rpartition("/")
+    fd = openat2.make_directory(root, parent or "/")
+    try:
+        mode = device.get("fileMode")
+        mode = 0o666 if mode is None else int(mode)
+        number = os.makedev(int(device.get("major") or 0), int(device.get("minor") or 0))
+        _make(fd, name, kind | mode, number)
+        os.chown(
+            name, int(device.get("uid") or 0), int(device.get("gid") or 0), dir_fd=fd, follow_symlinks=False
+        )
+    finally:
+        os.close(fd)
+
+
+def _seal_dev(root: int, listed: list[Config]) -> None:
+    for entry in listed:
+        words = {"ro", "rro"} & set(entries.options_of(entry))
+        if entry["destination"] == "/dev" and words:
+            fd = openat2.open_in_root(root, "/dev", os.O_PATH | os.O_DIRECTORY)
+            mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY, recursive="rro" in words)
+            os.close(fd)
 
 
 def _wanted(config: Config) -> list[Config]:

@@ -10,7 +10,7 @@ import sys
 from os import close, dup2, fork, setsid
 
 from runtime.linux import cgroups, libc, signals
-from runtime.shim import birth, launch, root
+from runtime.shim import birth, hierarchies, launch
 
 SHIMS = "stead.slice/shims"
 #: Bytes of a request.
@@ -28,7 +28,7 @@ def prepare() -> cgroups.Cgroups:
     signals.ignore(signals.SIGCHLD)  # shims that end need no one to wait for them
     launch.oom_score(birth.OOM_SCORE)
     host = cgroups.detect()
-    root.host_hierarchies()
+    hierarchies.host_hierarchies()
     host.create(SHIMS)
     host.add(SHIMS, 0)
     return host

@@ -1,12 +1,14 @@
-"""Effects: the terminal of a container or of a session in one. pty(7), ioctl_tty(2), devpts of the
-container itself.
+"""Effects: the terminal or the streams of a container, or of a session in one. pty(7), ioctl_tty(2), devpts
+of the container itself.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 import termios
 
@@ -34,8 +36,30 @@ def open_terminal(rootfd: int, console_socket: int) -> int:
     return slave
 
 
-def take(slave: int, user: dict[str, Any]) -> None:
-    """Make it this session's controlling terminal, owned by the program's user (group tty, mode 0620)."""
+def take(slave: int, process: dict[str, Any]) -> None:
+    """Make it this session's controlling terminal, owned by the program's user (group tty, mode 0620), with
+    the size that the process is to find."""
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-    os.fchown(slave, int(user.get("uid") or 0), _TTY_GROUP)
+    uid = int(process["user"].get("uid") or 0)
+    try:
+        os.fchown(slave, uid, _TTY_GROUP)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        os.fchown(slave, uid, -1)  # a user namespace without that group
     os.fchmod(slave, 0o620)
+    size = process.get("consoleSize")
+    if size:
+        packed = struct.pack("HHHH", int(size.get("height") or 0), int(size.get("width") or 0), 0, 0)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, packed)
+
+
+def give(stdio: tuple[int, int, int], uid: int, report_fd: int) -> None:
+    """A pipe belongs to its maker, and a program of another user opens /dev/stdout by name: it becomes the
+    user's. Pipes without a name only, which are on the same filesystem as ours. `uid` as the host has it; -1:
+    nobody's."""
+    pipes = os.fstat(report_fd).st_dev
+    for fd in stdio if uid >= 0 else ():
+        found = os.fstat(fd)
+        if found.st_dev == pipes and stat.S_ISFIFO(found.st_mode) and found.st_uid != uid:
+            os.fchown(fd, uid, -1)

@@ -1,0 +1,104 @@
+"""Effects: a container's view of its control groups, on hosts of both versions: cgroup_namespaces(7).
+
+Mounts of the kernel's own kind where the container has a cgroup namespace; else binds of its own directories.
+Only cgroup v1 needs mount(2).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from runtime.linux import mounts, openat2
+from runtime.shim import entries
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Config = dict[str, Any]
+
+
+@cache
+def host_hierarchies() -> tuple[list[mounts.Mount], bool]:
+    """The host's mounts of cgroup v1, and whether v2 is mounted. Read once, by the zygote: a mount table is
+    long where there are many containers, and each would read it."""
+    found = mounts.table(naming=" cgroup")
+    return [mount for mount in found if mount.type == "cgroup"], any(m.type == "cgroup2" for m in found)
+
+
+def mount(root: int, entry: Config, *, private: bool) -> None:
+    """The container's own part of each hierarchy; `private`: it has a cgroup namespace."""
+    destination, options = str(entry["destination"]), entries.options_of(entry)
+    sealed = [word for word in options if word in entries.ATTRIBUTES]
+    hierarchies, unified = host_hierarchies()
+    if not hierarchies:
+        entries.mount(root, {"destination": destination, "type": "cgroup2", "options": sealed})
+        return
+    loose = [word for word in sealed if word != "ro"]
+    entries.mount(
+        root, {"destination": destination, "type": "tmpfs", "options": [*loose, "mode=755", "size=65536"]}
+    )
+    own = {} if private else _own_paths()
+    seen: set[str] = set()
+    for mount in hierarchies:
+        name = os.path.basename(mount.target)
+        if name not in seen:
+            seen.add(name)
+            if private:
+                _mount_v1(root, f"{destination}/{name}", mount, options)
+            else:
+                _bind_own(root, f"{destination}/{name}", mount, own, sealed)
+            for alias in name.split(",") if "," in name else ():
+                _link(root, destination, alias, name)
+    if unified:
+        entries.mount(root, {"destination": f"{destination}/unified", "type": "cgroup2", "options": sealed})
+    if "ro" in sealed:
+        fd = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
+        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
+        os.close(fd)
+
+
+def _mount_v1(root: int, path: str, mount: mounts.Mount, options: list[str]) -> None:
+    """The same controllers as the host's mount: the options that are not about all file systems."""
+    flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+    flags |= mounts.MS_RDONLY if "ro" in options else 0
+    general = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate"}
+    words = [word for word in mount.super_options if word not in general and "release_agent" not in word]
+    data = ",".join(["none", *words] if any(word.startswith("name=") for word in words) else words)
+    fd = openat2.make_directory(root, path)
+    try:
+        mounts.mount("cgroup", f"/proc/self/fd/{fd}", "cgroup", flags, data)
+    finally:
+        os.close(fd)
+
+
+def _own_paths() -> dict[str, str]:
+    """Controller or "name=..." to this process's path in its hierarchy: cgroups(7), /proc/[pid]/cgroup."""
+    found = {}
+    with open("/proc/self/cgroup", "rb") as file:
+        for line in file.read().decode(errors="surrogateescape").splitlines():
+            _, names, path = line.split(":", 2)
+            found.update(dict.fromkeys(names.split(","), path))
+    return found
+
+
+def _bind_own(root: int, path: str, mount: mounts.Mount, own: dict[str, str], sealed: list[str]) -> None:
+    """The directory of this process's own cgroup; `mount` may show a part of the hierarchy only."""
+    named = [word for word in mount.super_options if word in own]
+    here = own[named[0]] if named else "/"
+    part = mount.root.rstrip("/")
+    if part and here.startswith(f"{part}/"):
+        here = here[len(part) :]
+    source = f"{mount.target}/{here.strip('/')}"
+    entries.mount(root, {"destination": path, "type": "bind", "source": source, "options": ["bind", *sealed]})
+
+
+def _link(root: int, parent: str, name: str, target: str) -> None:
+    fd = openat2.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.symlink(target, name, dir_fd=fd)
+    except FileExistsError:
+        pass
+    finally:
+        os.close(fd)
