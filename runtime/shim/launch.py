@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import fork, namespaces, pidfd, signals
-from runtime.shim import init, messages, scheduling, spaces
+from runtime.shim import init, messages, spaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
