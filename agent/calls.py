@@ -10,27 +10,53 @@ them or a command that found none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent.operations import freezing, life
+from agent.operations import creation, freezing, life
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 
 Operation = Callable[[LocalRuntime, Mapping[str, Any]], Any]
 
+#: containers that one request is about at once: what takes long is that they end
+AT_ONCE = 100
+#: its threads are made when they are first needed, and stay: each has a connection to the database
+_SIDE_BY_SIDE = ThreadPoolExecutor(AT_ONCE, "each")
+
 #: operation -> what does it
-OPERATIONS: Mapping[str, Operation] = {**life.OPERATIONS, **freezing.OPERATIONS}
+OPERATIONS: Mapping[str, Operation] = {
+    **creation.OPERATIONS,
+    **life.OPERATIONS,
+    **freezing.OPERATIONS,
+}
 
 
 def perform(runtime: LocalRuntime, op: str, args: Mapping[str, Any]) -> Any:
     """Fault request-invalid for an operation or an argument that is not there; else as the operation says."""
-    operation = OPERATIONS.get(op)
+    operation = each if op == "each" else OPERATIONS.get(op)
     if operation is None:
         raise Fault("request-invalid", "call", op, "there is no such operation", "is the agent an older one?")
     try:
         return operation(runtime, args)
     except KeyError as error:
         raise Fault("request-invalid", "call", op, f"argument {error} is missing") from error
+
+
+def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One operation `op` with `args` on each of `names`, side by side; an answer each, as it crosses the
+    socket."""
+    names = [str(name) for name in args["names"]]
+
+    def one(name: str) -> dict[str, Any]:
+        try:
+            return {"result": perform(runtime, str(args["op"]), {**args.get("args", {}), "name": name})}
+        except Fault as fault:
+            return {"fault": document(fault)}
+
+    if len(names) < 2:
+        return [one(name) for name in names]
+    return list(_SIDE_BY_SIDE.map(one, names))
 
 
 def document(fault: Fault) -> dict[str, str]:

@@ -17,7 +17,9 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from runtime.backups.holds import Holds
 from runtime.database import Database
@@ -29,7 +31,7 @@ from runtime.inside import same_process
 from runtime.net.fabric import Fabric
 from runtime.net.ports import published_ports
 from runtime.net.records import Lease
-from runtime.observations import retired
+from runtime.observations import HandStop, retired
 from runtime.paths import Paths
 from runtime.prepare import Preparation, anonymous_of, will_be_idle
 from runtime.records import (
@@ -40,12 +42,14 @@ from runtime.records import (
     delete_container,
     insert_container,
     read_container,
+    read_containers,
     rename_container,
     set_wanted,
     update_request,
 )
 from runtime.requests import encode_request
 from runtime.shim import client
+from runtime.stops import forget_stop, write_stop
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
 from runtime.wishes import Attachment, ContainerRequest
@@ -83,11 +87,12 @@ class Containers:
 
     # ------------------------------------------------------------ create, start
 
-    def create(self, request: ContainerRequest, *, now: float) -> str:
+    def create(self, request: ContainerRequest, *, now: float, image_id: str = "") -> str:
         """The record with its leases of addresses and ports, in one transaction. Nothing on disk yet:
-        should a power cut come before a start makes it durable, it was not created."""
+        should a power cut come before a start makes it durable, it was not created. `image_id` is that of one
+        that is not to be looked up by its name."""
         with self._alone(request.name):
-            image = self._images.get(str(request.image))
+            image = self._images.get(image_id or str(request.image))
             if image is None:
                 raise Fault(
                     "image-not-found",
@@ -180,14 +185,38 @@ class Containers:
 
     # ------------------------------------------------------------ stop, remove
 
-    def stop(self, name: str) -> None:
-        """Unpublish, stop signal, grace period, SIGKILL; then its mounts, links and cgroup go."""
+    def stop(self, name: str, *, signal: str = "", timeout: float | None = None) -> None:
+        """Unpublish, stop signal, grace period (the container's own unless given), SIGKILL; then its mounts,
+        links and cgroup go."""
         with self._alone(name):
             record = self.record(name, "stop container")
             self._want(record.id, STOPPED)
-            self._halt(record)
+            self._halt(record, signal=signal, timeout=timeout)
 
-    def _halt(self, record: ContainerRecord) -> None:
+    def stop_by_hand(self, name: str, stop: HandStop) -> None:
+        """It stays stopped, also what replaces it, until `hand_back`. Repeatable: the newest one holds."""
+        with self._database.write() as connection:
+            write_stop(connection, name, stop)
+
+    def hand_back(self, name: str) -> None:
+        """Its source decides again whether it runs. Repeatable."""
+        with self._database.write() as connection:
+            forget_stop(connection, name)
+
+    def kill(self, name: str, signal: str) -> None:
+        """A signal to its first process; its restart policy takes that like any other end. Waits for no other
+        action on it. Fault container-not-running."""
+        record = self.record(name, "kill container")
+        live = self._paths.live(record.id)
+        state = client.read_state(live)
+        if state is None or not client.is_alive(state) or not state.pid:
+            raise Fault("container-not-running", "kill container", name, "it is not running")
+        try:
+            client.kill(live, signal)
+        except client.ShimError as error:
+            raise Fault("shim-unreachable", "kill container", name, error.message) from error
+
+    def _halt(self, record: ContainerRecord, *, signal: str = "", timeout: float | None = None) -> None:
         id = record.id
         others = self._fabric.is_shared(id)
         self._fabric.leave_names(id)
@@ -197,7 +226,7 @@ class Containers:
             with faults("stop container", record.name):
                 self._fabric.drain(id, self._paths.netns(id), DRAIN)
         try:
-            client.stop(self._paths.live(id))
+            client.stop(self._paths.live(id), signal=signal, timeout=timeout)
         except client.ShimError as error:
             raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
         self._preparation.clear(id)
@@ -217,6 +246,39 @@ class Containers:
             rename_container(connection, record.id, old)
             self._fabric.rename(connection, record.id, old)
 
+    def rename(self, name: str, new: str) -> None:
+        """The same container has another name from now on; it goes on, and its peers find it by that. Fault
+        container-exists, container-not-found."""
+        with self._alone(name), self._alone(new):
+            with self._database.write() as connection:
+                record = read_container(connection, name)
+                if record is None:
+                    raise Fault("container-not-found", "rename container", name, "there is no such container")
+                if read_container(connection, new) is not None:
+                    raise Fault("container-exists", "rename container", name, f"the name {new} is taken")
+                rename_container(connection, record.id, new)
+                self._volumes.rename_owner(connection, name, new)
+                self._fabric.rename(connection, record.id, new)
+                before = record.decode()
+                request = replace(before, name=new, service=new if before.service == name else before.service)
+                update_request(connection, record.id, request)
+                for other in read_containers(connection):
+                    self._follow_rename(connection, other, name, new)
+            self._fabric.publish(only=record.id)
+            self._fabric.tell(record.id, request)
+
+    def _follow_rename(
+        self, connection: sqlite3.Connection, record: ContainerRecord, name: str, new: str
+    ) -> None:
+        """Whoever has the network, the processes or the memory of the one that was renamed."""
+        request = record.decode()
+        modes = {key: getattr(request, key) for key in ("network_mode", "pid_mode", "ipc_mode")}
+        changed: dict[str, Any] = {
+            key: f"container:{new}" for key, mode in modes.items() if mode == f"container:{name}"
+        }
+        if changed:
+            update_request(connection, record.id, replace(request, **changed))
+
     def remove(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         """Everything of the container goes; repeating it for a name that is gone is harmless.
 
@@ -234,7 +296,9 @@ class Containers:
                 self._fabric.release(connection, record.id)
                 delete_container(connection, record.id)
                 connection.execute("DELETE FROM mounted_images WHERE container = ?", (record.id,))
-                left = [] if replaced else self._volumes.disown(connection, name)
+                left = [] if replaced else self._volumes.disown(connection, record.name)
+                if not replaced:
+                    forget_stop(connection, record.name)
                 self._images.catalog.touch(record.image_id)
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))

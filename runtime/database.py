@@ -21,7 +21,7 @@ from pathlib import Path
 from runtime.faults import Fault
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,13 @@ CREATE TABLE IF NOT EXISTS mounted_images (
     reference   TEXT NOT NULL,
     image_id    TEXT NOT NULL,
     PRIMARY KEY (container, reference)
+) STRICT;
+CREATE TABLE IF NOT EXISTS hand_stops (
+    container   TEXT PRIMARY KEY,
+    at          REAL NOT NULL,
+    who         TEXT NOT NULL,
+    terminal    TEXT NOT NULL,
+    reason      TEXT NOT NULL
 ) STRICT;
 """
 

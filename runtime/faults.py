@@ -46,6 +46,7 @@ CODES: dict[str, str] = {
     "container-exists": "a container of this name exists",
     "container-not-running": "the container is not running",
     "container-paused": "the container is paused",
+    "container-running": "the container is running",
     "start-failed": "the program could not be started",
     "limit-unsupported": "this kernel cannot apply a limit that was asked for",
     "kernel-unsupported": "the kernel lacks a feature that is needed",

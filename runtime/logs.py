@@ -39,12 +39,14 @@ def read(
     streams: tuple[int, ...] = (STDOUT, STDERR),
     raw: bool = False,
     ended: Callable[[], bool] | None = None,
+    wake: int = -1,
 ) -> Iterator[Entry]:
     """Lines with their newline, oldest first; a line carries the time of its first byte.
 
     `since` and `until` are seconds since the epoch, `tail` a number of lines. `follow` goes on with what
     comes, across rotation, until `ended()` is true (default: the container has an exit record, or its files
     are gone). `raw` yields chunks as they came rather than lines, for terminals; `tail` then counts chunks.
+    `ended` is asked again when the descriptor `wake` becomes readable.
     """
     reader = _Reader(Path(log_dir), streams)
     lines = _Lines(raw)
@@ -59,7 +61,7 @@ def read(
             return
         yield entry
     if follow:
-        with _Watch(reader.directory) as watch:
+        with _Watch(reader.directory, wake) as watch:
             yield from _follow(reader, lines, watch, until_ns, ended or _has_ended(reader.directory))
 
 
@@ -235,8 +237,8 @@ class _Watch:
 
     _EVENTS = 0x2 | 0x100 | 0x80 | 0x200 | 0x400  # MODIFY CREATE MOVED_TO DELETE DELETE_SELF
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, wake: int) -> None:
+        self._directory, self._wake = directory, wake
         self._watched: set[Path] = set()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = int(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
@@ -255,7 +257,8 @@ class _Watch:
         if self._directory not in self._watched:
             time.sleep(POLL)
             return
-        if select.select([self._fd], [], [], LOOK_AGAIN)[0]:
+        heard = [self._fd] if self._wake < 0 else [self._fd, self._wake]
+        if self._fd in select.select(heard, [], [], LOOK_AGAIN)[0]:
             try:
                 os.read(self._fd, 65536)
             except BlockingIOError:

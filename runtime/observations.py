@@ -96,6 +96,19 @@ class ObservedContainer:
     privileged: bool = False
     owns_network: bool = False
     defects: tuple[Defect, ...] = ()
+    restart_policy: str = ""  # as it was asked for
+    auto_remove: str = ""  # as in ContainerRequest
+
+
+@dataclass(frozen=True, slots=True)
+class HandStop:
+    """A person stopped a declared container. `who` is a name of an account, `terminal` where that was typed
+    (empty: nowhere), `reason` what was said."""
+
+    at: float
+    who: str
+    terminal: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +203,8 @@ class Observed:
     ] = ()  # half-made things of a crash (cgroups, mounts, directories) that no record knows
     disk: Disk = Disk()
     names_pid: int = 0  # of the name server of containers; 0: there is none
+    hand_stops: Mapping[str, HandStop] = field(default_factory=dict)  # by full name, there or not
+    booted_at: float = 0.0  # when this machine was started; 0.0: not known
 
 
 @dataclass(frozen=True, slots=True)

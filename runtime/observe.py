@@ -40,6 +40,7 @@ from runtime.paths import Paths
 from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
+from runtime.stops import read_stops
 from runtime.volumes import Volumes
 from runtime.volumes.fates import Fate, read_fates
 from runtime.volumes.mounting import PREFIX, helpers
@@ -152,6 +153,8 @@ class Observer:
                 )
             ),
             disk=_disk(self._paths, self._images.layer_bytes()),
+            hand_stops=read_stops(self._database.read()),
+            booted_at=_booted_at(),
         )
 
     def observe_networks(self, last: Observed) -> Observed:
@@ -252,6 +255,8 @@ class Observer:
             privileged=known.request.privileged,
             owns_network=known.request.owns_network,
             defects=defects,
+            restart_policy=known.request.restart.policy,
+            auto_remove=known.request.auto_remove,
         )
 
     def _decode(self, record: ContainerRecord) -> _Known:
@@ -436,3 +441,12 @@ def _namespace(pid: int, kind: str = "net") -> str:
         return os.readlink(f"/proc/{pid}/ns/{kind}")
     except OSError:
         return ""
+
+
+def _booted_at() -> float:
+    """proc_stat(5): btime; by the clock as it is now. 0.0 where it cannot be read."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            return next((float(line.split()[1]) for line in file if line.startswith("btime ")), 0.0)
+    except OSError:
+        return 0.0

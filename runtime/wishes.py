@@ -199,6 +199,9 @@ class ContainerRequest:
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
     limits: LimitsRequest = LimitsRequest()
+    #: whether it goes when it has ended: "" no, "now", "attended" (not before who waits for it had time to
+    #: look)
+    auto_remove: str = ""
 
     @property
     def owns_network(self) -> bool:

@@ -28,6 +28,10 @@ def call(words: Sequence[str]) -> int:
     gc.disable()  # what is imported stays: a tenth of a short command's time would go into looking at it
     try:
         options = _parser(words).parse_args(words)
+    except SystemExit as end:
+        if end.code == 2 and roots(words)[2][:1] == ["run"]:
+            raise SystemExit(125) from None  # its other codes are those of programs
+        raise
     finally:
         if collecting:
             gc.enable()

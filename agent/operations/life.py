@@ -1,21 +1,161 @@
-"""Effects: operations on the life of containers."""
+"""Effects: operations on the life of containers, whoever made them: start, stop, kill, rename, remove.
+
+`name` is what people type: a full name, its last part, an id or the beginning of one. What a source declares
+and a person stops stays stopped until a person starts it: that is written down first, so that nobody starts
+it between.
+"""
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agent.operations import naming
+from runtime.faults import Fault
 from runtime.local import LocalRuntime
+from runtime.observations import HandStop
+from runtime.records import RUNNING, ContainerRecord
+from runtime.shim import client
+from runtime.shim.monitor import signal_number
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+_LONGEST = 200
 
 
-def stop(runtime: LocalRuntime, args: Mapping[str, Any]) -> None:
-    """`name` is a full name or an id."""
-    runtime.stop_container(str(args["name"]))
+def start(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """From whatever phase to running; a source that declares it decides about it again. Returns id and name.
+
+    Faults of runtime.interface.Runtime.start_container.
+    """
+    record = naming.container(runtime, str(args["name"]), "start container")
+    if record.source:
+        runtime.containers.hand_back(record.name)
+    runtime.start_container(record.name)
+    return _who(record)
 
 
-def start(runtime: LocalRuntime, args: Mapping[str, Any]) -> None:
-    """`name` is a full name or an id."""
-    runtime.start_container(str(args["name"]))
+def stop(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """Signal, grace, SIGKILL. `signal` and `timeout` (seconds) are its own where left out; `who`, `terminal`
+    and `reason` are kept with what a source declares. What is removed by itself is gone when this
+    returns."""
+    record = naming.container(runtime, str(args["name"]), "stop container")
+    if record.source:
+        said = {key: str(args.get(key) or "") for key in ("who", "terminal", "reason")}
+        runtime.containers.stop_by_hand(record.name, HandStop(time.time(), **said))
+    timeout = args.get("timeout")
+    runtime.containers.stop(
+        record.name, signal=_signal(args, record), timeout=None if timeout is None else float(timeout)
+    )
+    _remove_by_itself(runtime, record)
+    return _who(record)
 
 
-OPERATIONS: Mapping[str, Callable[[LocalRuntime, Mapping[str, Any]], Any]] = {"start": start, "stop": stop}
+def restart(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """Stop and start; of what a source declares and a person stopped, that is the end of it."""
+    record = naming.container(runtime, str(args["name"]), "restart container")
+    timeout = args.get("timeout")
+    runtime.containers.stop(
+        record.name, signal=_signal(args, record), timeout=None if timeout is None else float(timeout)
+    )
+    return start(runtime, {"name": record.id})
+
+
+def kill(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """A signal (SIGKILL unless said otherwise) to its first process.
+
+    Whether it runs again is its source's matter, or that of its restart policy; what no source declares stays
+    ended after SIGKILL, as docker has it. Fault container-not-running.
+    """
+    record = naming.container(runtime, str(args["name"]), "kill container")
+    signal = _signal({"signal": args.get("signal") or "KILL"}, record)
+    if signal_number(signal) == 9 and not record.source and is_up(runtime, record):
+        runtime.containers.stop(record.name, signal="SIGKILL", timeout=0.0)
+        _remove_by_itself(runtime, record)
+    else:
+        runtime.containers.kill(record.name, signal)
+    return _who(record)
+
+
+def rename(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """Fault request-invalid for a name that is none, and for what a source declares; container-exists."""
+    record = naming.container(runtime, str(args["name"]), "rename container")
+    new = str(args["new"]).removeprefix("/")
+    if record.source:
+        hint = "change its name there"
+        raise Fault("request-invalid", "rename container", record.name, declared(record), hint)
+    if not _NAME.match(new) or len(new) > _LONGEST:
+        cause = f"{new!r} is no name: letters, digits, _ . -, at least two"
+        raise Fault("request-invalid", "rename container", record.name, cause)
+    runtime.containers.rename(record.name, new)
+    return {"id": record.id, "name": new}
+
+
+def remove(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """`force` kills what runs, and takes what a source declares (which makes it anew); `volumes`: with its
+    anonymous volumes. Faults container-not-found, container-running, request-invalid."""
+    record = naming.container(runtime, str(args["name"]), "remove container")
+    force = bool(args.get("force"))
+    if record.source and not force:
+        hint = "take it out of the spec; -f removes it all the same, and it is made anew"
+        raise Fault("request-invalid", "remove container", record.name, declared(record), hint)
+    if is_up(runtime, record):
+        if not force:
+            hint = f"stop it with `stead stop {record.name}`, or remove it with -f"
+            raise Fault("container-running", "remove container", record.name, "it is running", hint)
+        runtime.containers.stop(record.name, signal="SIGKILL", timeout=0.0)
+    runtime.containers.remove(record.name, volumes=bool(args.get("volumes")))
+    return _who(record)
+
+
+def discard(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
+    """`remove` with force; a name that is gone is no fault."""
+    try:
+        return remove(runtime, {**args, "force": True})
+    except Fault as fault:
+        if fault.code != "container-not-found" or "fit" in fault.cause:
+            raise
+        return {"id": "", "name": str(args["name"])}
+
+
+def is_up(runtime: LocalRuntime, record: ContainerRecord) -> bool:
+    """Whether it runs, or is about to run again."""
+    state = client.read_state(runtime.paths.live(record.id))
+    return record.wanted == RUNNING and state is not None and client.is_alive(state)
+
+
+def declared(record: ContainerRecord) -> str:
+    return f"source {record.source} declares it"
+
+
+def _remove_by_itself(runtime: LocalRuntime, record: ContainerRecord) -> None:
+    """One that goes when it has ended, and that nobody waits for."""
+    if record.decode().auto_remove == "now":
+        runtime.containers.remove(record.name)
+
+
+def _signal(args: Mapping[str, Any], record: ContainerRecord) -> str:
+    """As the shim takes it. Fault request-invalid for one that is none."""
+    name = str(args.get("signal") or "").upper()
+    try:
+        if name:
+            signal_number(name)
+    except ValueError:
+        raise Fault("request-invalid", "signal container", record.name, f"{name!r} is no signal") from None
+    return name
+
+
+def _who(record: ContainerRecord) -> dict[str, str]:
+    return {"id": record.id, "name": record.name}
+
+
+OPERATIONS: Mapping[str, Callable[[LocalRuntime, Mapping[str, Any]], Any]] = {
+    "start": start,
+    "stop": stop,
+    "restart": restart,
+    "kill": kill,
+    "rename": rename,
+    "remove": remove,
+    "discard": discard,
+}

@@ -239,6 +239,11 @@ class Volumes:
         connection.execute("DELETE FROM anonymous_volumes WHERE container = ?", (container,))
         return names
 
+    def rename_owner(self, connection: sqlite3.Connection, container: str, new: str) -> None:
+        """Its anonymous volumes follow the container to its new name."""
+        query = "UPDATE anonymous_volumes SET container = ? WHERE container = ?"
+        connection.execute(query, (new, container))
+
     # ------------------------------------------------------------ use
 
     def use(self, name: str, id: str, *, rootfs: Path, target: str, nocopy: bool) -> Path:

@@ -32,6 +32,8 @@ print("imported:", *sorted({name.partition(".")[0] for name in sys.modules}))
         ["explain", "web"],
         ["logs", "web"],
         ["exec", "web", "true"],
+        ["wait", "web"],
+        ["attach", "web"],
         ["inspect", "container", "web"],
         ["image", "ls"],
         ["--help"],

@@ -9,6 +9,8 @@ import select
 import signal
 import sys
 
+from agent.cli.containers import session, words
+from agent.cli.containers.detaching import Detacher
 from agent.cli.main import Problem, need_root
 from runtime import attend
 from runtime.shim import client
@@ -28,7 +30,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="with a terminal")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("-d", "--detach", action="store_true", help="leave it to itself")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY[=VALUE]")
+    parser.add_argument("--env-file", action="append", default=[], metavar="FILE", help="lines KEY=VALUE")
+    parser.add_argument("--privileged", action="store_true", help="with every capability")
+    text = "what leaves the program alone (ctrl-p,ctrl-q)"
+    parser.add_argument("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help=text)
     parser.add_argument("-u", "--user", default="", help="name or uid, with :group if need be")
     parser.add_argument("-w", "--workdir", default="", metavar="DIR")
     parser.add_argument("name", metavar="NAME")
@@ -42,17 +49,31 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     record = attend.find(paths, options.name)
     wanted = attend.ExecOptions(
         command=tuple(options.command),
-        environment=dict(entry.partition("=")[::2] for entry in options.env),
+        environment=words.pairs(options.env_file, options.env, os.environ, words.read),
         working_dir=options.workdir,
         user=options.user,
-        tty=options.tty,
+        tty=options.tty and not options.detach,
+        privileged=options.privileged,
     )
+    keys = session.keys_of(options) if options.tty else b""
     process = attend.exec_process(paths, record, wanted)
     live = paths.live(record.id)
     try:
-        return _terminal(live, process) if options.tty else _plain(live, process, options.interactive)
+        if options.detach:
+            return _alone(live, process)
+        return _terminal(live, process, keys) if options.tty else _plain(live, process, options.interactive)
     except client.ShimError as error:
         raise Problem(f"cannot exec in {record.name}: {error.message}", error.exit_code) from error
+
+
+def _alone(live: Path, process: dict[str, object]) -> int:
+    """Nobody reads what it says, or hears how it ends."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        client.exec_process(live, process, stdio=(null, null, null)).close()
+    finally:
+        os.close(null)
+    return 0
 
 
 def _plain(live: Path, process: dict[str, object], interactive: bool) -> int:
@@ -145,37 +166,45 @@ class _Pump:
         self._kept = data
 
 
-def _terminal(live: Path, process: dict[str, object]) -> int:
-    """Bytes both ways between this terminal and the session's, until the program ends."""
-    import termios
-    import tty
+def _terminal(live: Path, process: dict[str, object], keys: bytes) -> int:
+    """Bytes both ways between this terminal and the session's, until the program ends or somebody leaves."""
+    from agent.cli.containers.terminal import Raw
 
     if not os.isatty(0):
         raise Problem("standard input is not a terminal; leave out -t", 2)
-    before = termios.tcgetattr(0)
-    with client.exec_process(live, process, tty=True) as session:
-
-        def resize(*_: object) -> None:
-            size = os.get_terminal_size(1 if os.isatty(1) else 0)
-            session.resize(size.lines, size.columns)
-
-        resize()
-        signal.signal(signal.SIGWINCH, resize)
-        tty.setraw(0)
-        try:
-            _copy(session.master)
-            return session.wait()
-        finally:
-            termios.tcsetattr(0, termios.TCSAFLUSH, before)
-            sys.stdout.flush()
+    detacher = Detacher(keys)
+    with client.exec_process(live, process, tty=True) as program:
+        with Raw(program.resize):
+            _copy(program.master, detacher)
+        if not detacher.detached:
+            return program.wait()
+        _hold(program.master)
+    print("read escape sequence", file=sys.stderr)  # the terminal is ours again; the program goes on
+    return 0
 
 
-def _copy(master: int) -> None:
-    """Ends when the terminal's last user has closed it: EIO, or an end of file."""
+def _hold(master: int) -> None:
+    """A process of its own has the terminal until the program ends: else that would hang up, and end it."""
+    if os.fork():
+        return
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    try:
+        while os.read(master, _CHUNK):
+            pass
+    except OSError:
+        pass
+    os._exit(0)
+
+
+def _copy(master: int, detacher: Detacher) -> None:
+    """Ends when the terminal's last user has closed it: EIO, or an end of file; or at the keys."""
     poll = select.poll()
     poll.register(master, select.POLLIN)
     poll.register(0, select.POLLIN)
-    while True:
+    while not detacher.detached:
         for fd, _ in poll.poll():
             try:
                 data = os.read(fd, _CHUNK)
@@ -186,6 +215,6 @@ def _copy(master: int) -> None:
                     return
                 os.write(1, data)
             elif data:
-                os.write(master, data)
+                os.write(master, detacher.feed(data))
             else:
                 poll.unregister(0)

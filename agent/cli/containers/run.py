@@ -1,0 +1,88 @@
+"""Effects: `stead run`: a container that no source declares is made and started; its program's exit code is
+ours.
+
+125: it could not be made or started, 126: its program cannot be executed, 127: there is no such program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from agent.cli import calling
+from agent.cli.containers import create, session
+from agent.cli.containers import options as all_options
+from agent.cli.main import Problem
+from runtime.faults import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from runtime.paths import Paths
+
+_CODE = re.compile(r"\(exit code (12[5-7])\)")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", "--detach", action="store_true", help="print its id, and leave it to itself")
+    session.add_options(parser)
+    all_options.add_options(parser)
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    keys = session.keys_of(options)
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
+        raise Problem("standard input is not a terminal: leave out -t", 125)
+    try:
+        made = create.create(
+            options, paths, auto_remove="" if not options.rm else "now" if options.detach else "attended"
+        )
+        return _started(options, paths, made, keys)
+    except Fault as fault:
+        print(f"stead: {fault}", file=sys.stderr)
+        return code_of(fault)
+    except Problem as problem:
+        raise Problem(str(problem), 125) from problem
+
+
+def _started(options: argparse.Namespace, paths: Paths, made: dict[str, Any], keys: bytes) -> int:
+    try:
+        calling.call(paths, "start", name=made["id"])
+    except Fault:
+        if options.rm:
+            calling.call(paths, "remove", name=made["id"], force=True, volumes=True)
+        raise
+    if options.detach:
+        print(made["id"])
+        return 0
+    code = session.Session(
+        paths,
+        made["id"],
+        stdin=options.interactive,
+        keys=keys,
+        proxy=options.sig_proxy == "true",
+        close_stdin=not options.tty,
+    ).run()
+    if code is None:  # the container goes on without us
+        return 0
+    if options.rm:
+        remove(paths, made["id"])
+    return code
+
+
+def remove(paths: Paths, id: str) -> None:
+    """Harmless where the agent was quicker."""
+    try:
+        calling.call(paths, "remove", name=id, force=True, volumes=True)
+    except Fault as fault:
+        if fault.code != "container-not-found":
+            raise
+
+
+def code_of(fault: Fault) -> int:
+    """As docker has it."""
+    found = _CODE.search(fault.cause) if fault.code == "start-failed" else None
+    return int(found[1]) if found else 125

@@ -1,0 +1,264 @@
+"""Decisions: the words of `stead run` -> the keys of [container.NAME], which whoever makes it checks.
+
+Standard library only. What docker writes in another way than a spec is put into the spec's words here; what
+a spec does not have yet goes through all the same, and is refused there by name. Files and environment are
+arguments.
+"""
+
+from __future__ import annotations
+
+from agent.cli.containers.words import pairs, whole
+from agent.cli.main import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+#: option of argparse -> key of the spec, for values that are taken as they are
+_SAME = {
+    "hostname": "hostname",
+    "domainname": "domainname",
+    "workdir": "working_dir",
+    "user": "user",
+    "stop_signal": "stop_signal",
+    "memory": "memory",
+    "memory_reservation": "memory_reservation",
+    "memory_swap": "memory_swap",
+    "cpus": "cpus",
+    "cpuset_cpus": "cpuset",
+    "shm_size": "shm_size",
+    "pid": "pid",
+    "ipc": "ipc",
+    "uts": "uts",
+    "userns": "userns_mode",
+    "expose": "expose",
+    "add_host": "extra_hosts",
+    "dns": "dns",
+    "dns_search": "dns_search",
+    "dns_option": "dns_opt",
+    "group_add": "group_add",
+    "device": "devices",
+    "cap_add": "cap_add",
+    "cap_drop": "cap_drop",
+    "security_opt": "security_opt",
+    "publish": "ports",
+    "tmpfs": "tmpfs",
+    "publish_all": "publish_all",
+    "privileged": "privileged",
+    "read_only": "read_only",
+    "init": "init",
+    "tty": "tty",
+    "interactive": "stdin_open",
+}
+_NUMBERS = {"pids_limit": "pids", "oom_score_adj": "oom_score_adj"}
+_RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
+_HEALTH = ("interval", "timeout", "retries", "start_period", "start_interval")
+_MODES = ("none", "host")
+
+
+def table(
+    options: argparse.Namespace, environment: Mapping[str, str], read: Callable[[str], str], here: str
+) -> dict[str, Any]:
+    """`read` gives the text of a file, `here` is the working directory. Problem for what cannot be read."""
+    if options.link:
+        text = "cannot use --link: containers of one network find each other by name; use --network"
+        raise Problem(text, 125)
+    if options.volume_driver not in (None, "", "local"):
+        raise Problem(f"cannot use --volume-driver {options.volume_driver}: there is local only", 125)
+    found: dict[str, Any] = {
+        key: getattr(options, name) for name, key in _SAME.items() if getattr(options, name)
+    }
+    for name, key in _NUMBERS.items():
+        if getattr(options, name) is not None:
+            found[key] = whole(f"--{name.replace('_', '-')}", getattr(options, name))
+    found |= {key: value for key, value in _weights(options).items() if value}
+    found |= {
+        "restart": options.restart or "no",
+        "environment": pairs(options.env_file, options.env, environment, read),
+        "labels": pairs(options.label_file, options.label, None, read),
+        "annotations": pairs((), options.annotation, None, read),
+        "volumes": [*(_volume(item, here) for item in options.volume), *map(_mount, options.mount)],
+        "sysctls": pairs((), options.sysctl, None, read),
+        "ulimits": dict(_ulimit(item) for item in options.ulimit),
+        "io": _io(options),
+    }
+    if options.stop_timeout is not None:
+        found["stop_grace_period"] = f"{whole('--stop-timeout', options.stop_timeout)}s"
+    if options.command:
+        found["command"] = list(options.command)
+    if options.entrypoint is not None:
+        found["entrypoint"] = [options.entrypoint] if options.entrypoint else []
+    found |= _networks(options)
+    found["healthcheck"] = _health(options)
+    if options.log_driver or options.log_opt:
+        found["logging"] = {
+            "driver": options.log_driver or "json-file",
+            "options": pairs((), options.log_opt, None, read),
+        }
+    return {key: value for key, value in found.items() if value not in ("", [], {}) or key == "entrypoint"}
+
+
+def _weights(options: argparse.Namespace) -> dict[str, int]:
+    """Docker's weights on their scales, where 1024 and 500 are what a cgroup has by itself: 100 here."""
+    found = {}
+    if options.cpu_shares is not None:
+        found["cpu_weight"] = max(1, round(whole("--cpu-shares", options.cpu_shares) * 100 / 1024))
+    if options.blkio_weight is not None:
+        weight = whole("--blkio-weight", options.blkio_weight)
+        if weight and not 10 <= weight <= 1000:
+            raise Problem(f"cannot use --blkio-weight {weight}: it is 10 to 1000", 125)
+        found["io_weight"] = weight // 5
+    return found
+
+
+def _volume(text: str, here: str) -> str:
+    """A relative path is one of the directory that we are in."""
+    source, colon, rest = text.partition(":")
+    if colon and (source in (".", "..") or source.startswith(("./", "../"))):
+        return f"{here.rstrip('/')}/{source}:{rest}"
+    if colon and "/" in source and not source.startswith(("/", "~")):
+        hint = f"a path begins with / or ./, the name of a volume has no / in it ({source!r})"
+        raise Problem(f"cannot mount {text!r}: {hint}", 125)
+    return text
+
+
+_MOUNT = {
+    "src": "source",
+    "dst": "target",
+    "destination": "target",
+    "readonly": "read_only",
+    "ro": "read_only",
+}
+_MOUNT_PARTS: dict[str, tuple[str, str]] = {
+    "volume-nocopy": ("volume", "nocopy"),
+    "volume-subpath": ("volume", "subpath"),
+    "image-subpath": ("image", "subpath"),
+    "bind-propagation": ("bind", "propagation"),
+    "bind-recursive": ("bind", "recursive"),
+    "tmpfs-size": ("tmpfs", "size"),
+    "tmpfs-mode": ("tmpfs", "mode"),
+}
+
+
+def _mount(text: str) -> dict[str, Any]:
+    """The long form of a spec, from docker's list of words."""
+    found: dict[str, Any] = {"type": "volume"}
+    for word in text.split(","):
+        key, equals, value = word.strip().partition("=")
+        key = key.lower()
+        if key == "volume-driver" and value in ("", "local"):
+            continue
+        if key == "volume-label":
+            label, _, content = value.partition("=")
+            found.setdefault("volume", {}).setdefault("labels", {})[label] = content
+        elif key in _MOUNT_PARTS:
+            part, name = _MOUNT_PARTS[key]
+            found.setdefault(part, {})[name] = value if equals else True
+        elif key in ("bind-nonrecursive",):
+            found.setdefault("bind", {})["recursive"] = "disabled"
+        elif _MOUNT.get(key, key) in ("type", "source", "target", "read_only", "consistency"):
+            found[_MOUNT.get(key, key)] = value if equals else True
+        else:
+            raise Problem(f"cannot read --mount {text!r}: there is no {key!r}", 125)
+    if "target" not in found:
+        raise Problem(f"cannot read --mount {text!r}: target is missing", 125)
+    return found
+
+
+def _ulimit(text: str) -> tuple[str, dict[str, int]]:
+    name, equals, value = text.partition("=")
+    soft, colon, hard = value.partition(":")
+    if not equals:
+        raise Problem(f"cannot read --ulimit {text!r}: write NAME=SOFT[:HARD]", 125)
+    return name, {"soft": whole("--ulimit", soft), "hard": whole("--ulimit", hard if colon else soft)}
+
+
+def _io(options: argparse.Namespace) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for rate in _RATES:
+        for text in getattr(options, f"device_{rate}"):
+            device, colon, value = text.rpartition(":")
+            if not colon:
+                raise Problem(f"cannot read --device-{rate.replace('_', '-')} {text!r}: write PATH:RATE", 125)
+            limit = whole(f"--device-{rate.replace('_', '-')}", value) if rate.endswith("iops") else value
+            found.setdefault(device, {"device": device})[rate] = limit
+    return list(found.values())
+
+
+def _networks(options: argparse.Namespace) -> dict[str, Any]:
+    """network_mode or networks; addresses and aliases go with the one that is named, or the first."""
+    names = [_network(text) for text in options.network]
+    own = {
+        "aliases": options.network_alias,
+        "ipv4_address": options.ip,
+        "ipv6_address": options.ip6,
+        "mac_address": options.mac_address,
+        "link_local_ips": options.link_local_ip,
+    }
+    own = {key: value for key, value in own.items() if value}
+    modes = [name for name, _ in names if name in _MODES or name.startswith("container:")]
+    if modes:
+        if len(names) > 1 or own:
+            raise Problem(f"cannot use --network {modes[0]} with other networks, names or addresses", 125)
+        return {"network_mode": modes[0]}
+    if not names and not own:
+        return {}
+    names = names or [("bridge", {})]
+    found = {("bridge" if name == "default" else name): body for name, body in names}
+    first = next(iter(found))
+    found[first] = {**found[first], **own}
+    return {"networks": found}
+
+
+_NETWORK = {
+    "alias": "aliases",
+    "ip": "ipv4_address",
+    "ip6": "ipv6_address",
+    "mac-address": "mac_address",
+    "link-local-ip": "link_local_ips",
+    "gw-priority": "gw_priority",
+    "driver-opt": "driver_opts",
+}
+
+
+def _network(text: str) -> tuple[str, dict[str, Any]]:
+    """A name, or docker's list of words: name=back,alias=db,ip=10.88.0.9."""
+    if "=" not in text:
+        return text, {}
+    name = ""
+    body: dict[str, Any] = {}
+    for word in text.split(","):
+        key, _, value = word.partition("=")
+        if key == "name":
+            name = value
+        elif key not in _NETWORK:
+            raise Problem(f"cannot read --network {text!r}: there is no {key!r}", 125)
+        elif key in ("alias", "link-local-ip"):
+            body.setdefault(_NETWORK[key], []).append(value)
+        else:
+            body[_NETWORK[key]] = whole("gw-priority", value) if key == "gw-priority" else value
+    if not name:
+        raise Problem(f"cannot read --network {text!r}: name= is missing", 125)
+    return name, body
+
+
+def _health(options: argparse.Namespace) -> dict[str, Any]:
+    """Without a word about probes the image's holds; what it says of a failure goes by the restart policy,
+    since docker's users do not expect that a container without one is ended."""
+    given: dict[str, Any] = {
+        key: getattr(options, f"health_{key}")
+        for key in _HEALTH
+        if getattr(options, f"health_{key}") is not None
+    }
+    if options.no_healthcheck:
+        if given or options.health_cmd:
+            raise Problem("cannot use --no-healthcheck with --health-...: leave one out", 125)
+        return {"disable": True}
+    if "retries" in given:
+        given["retries"] = whole("--health-retries", given["retries"])
+    if options.health_cmd:
+        given["test"] = ["CMD-SHELL", options.health_cmd]
+    usual = "none" if (options.restart or "no") == "no" else "restart"
+    return {**given, "on_failure": options.health_on_failure or usual}
