@@ -34,6 +34,7 @@ from agent.planner.model import (
     RepairNetwork,
     Result,
     RetireContainer,
+    RunJob,
     Sized,
     StartContainer,
     Step,
@@ -80,7 +81,7 @@ def perform(runtime: Runtime, step: Step, progress: ProgressCallback | None = No
             return Drilled(runtime.drill_backup(volume, backup.to))
         case CreateContainer(container=container, image=image):
             runtime.create_container(render.container_request(step.source, container, image))
-        case StartContainer(name=name):
+        case StartContainer(name=name) | RunJob(name=name):
             runtime.start_container(name)
         case StopContainer(name=name):
             runtime.stop_container(name)

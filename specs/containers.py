@@ -5,13 +5,11 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from specs import limits, probes, sharing
+from specs import dependencies, limits, probes, sharing
 from specs.declared import Declared, Index
 from specs.desired import (
     Attachment,
-    Dependency,
     DesiredContainer,
     DesiredImage,
     Device,
@@ -28,6 +26,7 @@ from specs.policies import UlimitRange, Update
 from specs.positions import Path
 from specs.problems import Problem
 from specs.pulls import PullPolicy, merge_image
+from specs.replicas import replica_count
 from specs.security import security
 from specs.shapes import NOT_YET
 from specs.values import ImageRef, MountPoint, PortBinding, bindings
@@ -76,7 +75,7 @@ class _Build:
         self._environment()
         self._mounts()
         self._networks()
-        self._dependencies()
+        dependencies.dependencies(self.declared, self.model, self.index, self.wrong)
 
     def run(self) -> list[DesiredContainer]:
         model = self.model
@@ -116,7 +115,7 @@ class _Build:
             restart=self._restart(),
             stop_signal=model.stop_signal or "",
             stop_grace_period=10.0 if model.stop_grace_period is None else model.stop_grace_period,
-            depends_on=self._dependencies(),
+            depends_on=dependencies.dependencies(self.declared, model, self.index, self.wrong),
             read_only=bool(model.read_only),
             privileged=bool(model.privileged),
             cap_add=model.cap_add or (),
@@ -144,6 +143,7 @@ class _Build:
             stdin_open=bool(model.stdin_open),
             logging=self._logging(),
             limits=limits.of(model, self.wrong),
+            job=dependencies.job(model, self.wrong),
             desired=model.desired or "running",
             suspend=model.suspend or "",
             place=self.declared.place,
@@ -349,40 +349,11 @@ class _Build:
     def _networks(self) -> tuple[Attachment, ...]:
         return memberships(self.declared, self.model, self.index, self.around.addresses, self.wrong)
 
-    def _dependencies(self) -> tuple[Dependency, ...]:
-        out: list[Dependency] = []
-        waits: list[str] = []
-        for name, rule in (self.model.depends_on or {}).items():
-            path, at_key = self.declared.item(("depends_on",), name)
-            full = self.index.full_name(self.declared.project, name)
-            other = self.index.get("container", full)
-            if other is None:
-                if rule.required is not False:
-                    hint = self.index.hint("container", self.declared.project, name)
-                    self.wrong(path, f"no container {name!r}", hint, at_key=at_key)
-                continue
-            if other.inactive:
-                if rule.required is not False:
-                    self.wrong(path, *sharing.inactive(other), at_key=at_key)
-                continue
-            waits.append(full)
-            count = replica_count(other.model) if isinstance(other.model, Container) else None
-            names = [full] if count is None else [f"{full}-{n + 1}" for n in range(count)]
-            out += [Dependency(one, rule.condition) for one in names]
-        for name in sharing.owners(self.model):
-            owner = self.index.full_name(self.declared.project, name)
-            if self.index.get("container", owner) not in (None, self.declared):
-                waits.append(owner)
-                if all(one.container != owner for one in out):
-                    out.append(Dependency(owner, "started"))
-        self.declared.waits_for = tuple(waits)
-        return tuple(out)
-
     # ------------------------------------------------------------ conduct
 
     def _restart(self) -> Restart:
         model, default = self.model, Restart()
-        policy, retries = model.restart or (default.policy, 0)
+        policy, retries = model.restart or ("no" if model.schedule else default.policy, 0)
         initial, reset_after = default.initial, default.reset_after
         deploy = model.deploy.restart_policy if model.deploy else None
         if deploy is not None:
@@ -422,14 +393,3 @@ class _Build:
         if options.max_size is not None and options.max_size < 4096:
             self.wrong(("logging", "options", "max-size"), "a log file is 4KiB or larger")
         return LogLimits(options.max_size or default.max_size, options.max_file or default.max_files)
-
-
-def replica_count(model: Container, wrong: Any = None) -> int | None:
-    """How many, when the container says so in one of three ways; None: it is one, without a number."""
-    written = {"replicas": model.replicas, "scale": model.scale}
-    written["deploy.replicas"] = model.deploy.replicas if model.deploy else None
-    said = {key: count for key, count in written.items() if count is not None}
-    if wrong is not None and len(set(said.values())) > 1:
-        key = list(said)[-1]
-        wrong(tuple(key.split(".")), f"{' and '.join(said)} contradict each other", at_key=True)
-    return next(iter(said.values()), None)

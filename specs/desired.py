@@ -233,8 +233,28 @@ class LogLimits:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
+    """`required`: where it fails, the dependent does not start. `restart`: the dependent is started anew
+    after it was."""
+
     container: str  # full name
     condition: str = "started"  # started | healthy | completed
+    required: bool = True
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredJob:
+    """When a container runs to its end, and what becomes of runs that meet, fail or are missed. Durations are
+    seconds; a `deadline` of 0: none. The first retry comes after `retry_delay`, each later one after twice as
+    long."""
+
+    schedule: Schedule
+    concurrency_policy: str = "skip"  # skip | queue | replace
+    deadline: float = 0.0
+    retries: int = 0
+    retry_delay: float = 10.0
+    history: int = 10  # runs that are told of
+    catch_up: str = "once"  # once | skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +319,7 @@ class DesiredContainer:
     logging: LogLimits = LogLimits()
     limits: Limits = Limits()
     desired: str = "running"  # running | stopped
+    job: DesiredJob | None = None  # it runs at these times, and not always
     suspend: str = ""  # a reason: nothing is done to this container while it stands
     identity: str = ""  # fingerprint: a change is a replacement
     adjustable: str = ""  # fingerprint: a change is made in place

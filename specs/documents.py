@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema
 
 from specs import kernel, shapes, subnets
+from specs.jobs import JobItem
 from specs.keeping import Backup, Prune
 from specs.pairs import Annotations, Environment, ExtraHosts, StringMap, Sysctls
 from specs.policies import (
@@ -153,7 +154,7 @@ def _condition(value: Any) -> str:
 class DependencyRule(Model):
     condition: Annotated[str, *shapes.shape(_condition, _CONDITION_SCHEMA)] = "started"
     required: Flag | None = None
-    restart: Flag | None = later()
+    restart: Flag | None = None
 
 
 class EnvFile(Model):
@@ -349,7 +350,7 @@ class Container(Model):
     cpu_period: kernel.Microseconds | None = None
     mem_swappiness: Annotated[int, *whole(0, 100)] | None = None
     oom_score_adj: Annotated[int, *whole(-1000, 1000)] | None = None
-    schedule: Annotated[str, *shapes.shape(shapes.schedule, {"type": "string"})] | None = later()
+    schedule: JobItem | None = None
     desired: Annotated[str, *one_of("running", "stopped")] | None = None
     suspend: Text | None = None
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from specs import storage
 from specs.builds import built_image
-from specs.containers import Builder, replica_count
+from specs.containers import Builder
 from specs.declared import Declared, Index
+from specs.dependencies import never_complete
 from specs.desired import Desired, DesiredContainer, DesiredImage, DesiredNetwork, Place
 from specs.documents import KINDS, Container, Image, Network
 from specs.fingerprint import network_fingerprint
@@ -25,6 +26,7 @@ from specs.networks import AnyNetwork, check_external, name_of, network_of
 from specs.parse import Document, parse
 from specs.problems import Problem
 from specs.pulls import PullPolicy, local_names, lockable, merge_image, read_lock
+from specs.replicas import replica_count
 from specs.shapes import NOT_YET
 from specs.values import ImageRef, PortBinding, addresses_meet
 
@@ -104,6 +106,7 @@ class _Work:
                 containers[container.name] = container
                 origins[container.name] = declared
         self._cycles()
+        self.problems += never_complete(containers, origins)
         self._ports(containers, origins)
         networks, external_networks = self._networks(containers.values())
         self._families(containers, origins, networks)
@@ -304,7 +307,9 @@ class _Work:
         names = names[first:] + names[:first]
         declared = self.index.get("container", names[0])
         if declared is not None:
-            text = f"containers wait for each other: {' -> '.join([*names, names[0]])}"
+            places = [self.index.get("container", name) for name in names]
+            shown = [f"{one.full} ({one.place})" for one in places if one is not None]
+            text = f"containers wait for each other: {' -> '.join([*shown, names[0]])}"
             self.problems.append(declared.problem(("depends_on",), text, at_key=True))
 
     def _families(

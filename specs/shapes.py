@@ -296,16 +296,6 @@ def resolver_option(value: Any) -> str:
     return found
 
 
-def schedule(value: Any) -> str:
-    """Five fields of cron, or @daily and the like; only the shape is checked."""
-    found = text(value)
-    if not re.fullmatch(
-        r"@(hourly|daily|weekly|monthly|yearly)|[-0-9A-Za-z*/,]+( +[-0-9A-Za-z*/,]+){4}", found
-    ):
-        raise Mistake(f"cannot read schedule {found!r}: write five fields as in cron, such as 0 3 * * *")
-    return found
-
-
 def listed(item: Callable[[Any], Any], *, single: bool = False) -> Callable[[Any], tuple[Any, ...]]:
     """A list of items (with `single`, one item stands for a list of it), mistakes at the item."""
 

@@ -6,6 +6,7 @@ from specs.declared import Declared, Index
 from specs.documents import Container
 from specs.limits import Wrong
 from specs.positions import Path
+from specs.replicas import replica_count
 
 #: What belongs to the container whose network another one has.
 _OF_THE_NETWORK = (
@@ -77,16 +78,13 @@ def _named(mode: str | None) -> str:
     return name if kind == "container" else ""
 
 
-def owners(model: Container) -> list[str]:
-    """The names, as written, of those that must be there first: it has a namespace or volumes of theirs."""
-    modes = (_named(mode) for mode in (model.network_mode, model.pid, model.ipc, model.uts))
-    inherited = (name for name, _ in model.volumes_from or ())
-    return list(dict.fromkeys(name for name in (*modes, *inherited) if name))
-
-
-def _has_replicas(model: Container) -> bool:
-    said = (model.replicas, model.scale, model.deploy.replicas if model.deploy else None)
-    return any(count is not None for count in said)
+def owners(model: Container) -> dict[str, bool]:
+    """The names, as written, of those that must be there first: it has a namespace or volumes of theirs. True
+    where that goes with the owner's process (pid_namespaces(7)), and each run of it has another one."""
+    modes = {_named(mode): False for mode in (model.network_mode, model.uts)}
+    inherited = {name: False for name, _ in model.volumes_from or ()}
+    found = modes | inherited | {_named(mode): True for mode in (model.pid, model.ipc)}
+    return {name: follows for name, follows in found.items() if name}
 
 
 def network_mode(declared: Declared, model: Container, index: Index, wrong: Wrong) -> str:
@@ -159,7 +157,7 @@ def _owner(
     elif other is declared:
         wrong(path, f"a container cannot have its own {what} from itself")
     elif isinstance(other.model, Container):
-        if _has_replicas(other.model):
+        if replica_count(other.model) is not None:
             wrong(path, f"{name!r} has replicas, each with {_OWN.get(what, f'a {what} of its own')}")
         return full, other.model
     return full, None

@@ -15,6 +15,8 @@ The table, for a container that a source declares (`have` is what exists, S its 
                      exited              left alone when its restart policy says so; else start
                      backoff, stopping   left alone: that is the shim's matter
                      running             defects are repaired; those that need a new process: stop, start
+    with a schedule  running somehow     its run comes to its end before it is replaced or started anew
+                     else                started when it is due (agent.planner.jobs), and at no other time
 
 Not declared any more: removed, dependents first. Suspended, or paused by hand: blocked, nothing is touched.
 A create waits for its image, networks, volumes and for ports and addresses to be given up by others; a start
@@ -26,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from agent.planner import jobs
 from agent.planner.causes import changes
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.images import short
@@ -145,7 +148,12 @@ def _declared(
 ) -> Decision:
     if have is None:
         return _make(world, source, want, Cause("missing", "does not exist", want.place), None, ground)
-    if reason := _stale(world, want, have, ground):
+    reason = _stale(world, want, have, ground)
+    if reason and want.job is not None and have.phase in jobs.BUSY:
+        found, waits = jobs.outlived(world, source, want, have, str(reason))
+        decision = Decision(blocked=waits) if waits is not None else chain(world, *found)
+        return replace(decision, next_look=jobs.next_look(world, want))
+    if reason:
         return _make(world, source, want, reason, have, ground)
     steps: list[Step] = []
     basis = f"{have.id} {want.identity} {want.adjustable}"
@@ -162,11 +170,13 @@ def _declared(
     image = world.desired[source].images[want.image]
     if image.build is not None:  # what is built anew replaces the container; until then it goes on
         have = replace(have, defects=tuple(item for item in have.defects if item.kind != "layer"))
-    steps += _on_whole_image(world, _phase_steps(source, want, have, basis), want, ground)
-    return chain(world, *steps) if steps else CONVERGED
+    steps += _on_whole_image(world, _phase_steps(world, source, want, have, basis), want, ground)
+    return replace(chain(world, *steps), next_look=jobs.next_look(world, want))
 
 
-def _phase_steps(source: str, want: DesiredContainer, have: ObservedContainer, basis: str) -> list[Step]:
+def _phase_steps(
+    world: World, source: str, want: DesiredContainer, have: ObservedContainer, basis: str
+) -> list[Step]:
     """The lower half of the table above."""
     start = StartContainer(want.name)
     if want.desired == "stopped":
@@ -174,7 +184,12 @@ def _phase_steps(source: str, want: DesiredContainer, have: ObservedContainer, b
             cause = Cause("phase", f"is {have.phase}, is wanted stopped", want.place)
             return [_step(source, want.name, StopContainer(want.name), cause, basis)]
         return []
-    if reason := start_reason(want, have):
+    if want.job is not None:
+        if found := jobs.steps(world, source, want, have):
+            return found
+        # a run is not cut short for what only another process would mend
+        have = replace(have, defects=tuple(defect for defect in have.defects if not defect.restart))
+    elif reason := start_reason(want, have):
         return [_step(source, want.name, start, Cause("phase", reason), basis)]
     if have.phase not in ACTIVE or not have.defects:
         return []
@@ -281,7 +296,7 @@ def _make(
         if _side_by_side(world, want, have, cause):
             away = RetireContainer(name)
         steps.insert(0, replace(_step(source, name, away, cause, f"{have.id} {basis}"), after=pulls))
-    if want.desired == "running":
+    if want.desired == "running" and want.job is None:
         started = Cause(cause.reason, "is wanted running", want.place)
         steps.append(_step(source, name, StartContainer(name), started, basis))
     return chain(world, *steps)

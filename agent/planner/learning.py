@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agent.planner.jobs import begun
 from agent.planner.model import (
     BackedUp,
     Backup,
@@ -21,6 +22,7 @@ from agent.planner.model import (
     Memory,
     PullImage,
     Result,
+    RunJob,
     Sized,
     Step,
 )
@@ -52,6 +54,8 @@ def learned(memory: Memory, step: Step, result: Result, now: float) -> Memory:
             last = memory.backups.get(volume, Backup())
             kept = replace(last, drilled_at=done.begun, drill_seconds=done.seconds)
             return replace(memory, backups={**memory.backups, volume: kept})
+        case RunJob(name=container, due=due), _:
+            return replace(memory, jobs=begun(memory.jobs, container, due))
         case CollectImages(), _:
             return replace(memory, collected=now)
         case _:

@@ -12,6 +12,7 @@ from datetime import UTC, tzinfo
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from agent.planner.runs import Due, Job
 from runtime.backups.request import BackupResult, DrillResult
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.images.garbage import Removed
@@ -143,6 +144,14 @@ class StartContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RunJob:
+    """A start, for one time of its schedule."""
+
+    name: str
+    due: Due
+
+
+@dataclass(frozen=True, slots=True)
 class StopContainer:
     name: str
 
@@ -202,6 +211,7 @@ Action = (
     | DrillBackup
     | CreateContainer
     | StartContainer
+    | RunJob
     | StopContainer
     | AdjustContainer
     | RepairContainer
@@ -274,6 +284,7 @@ VERBS: Mapping[type[Action], str] = MappingProxyType(
         DrillBackup: "drill",
         CreateContainer: "create",
         StartContainer: "start",
+        RunJob: "start",
         StopContainer: "stop",
         AdjustContainer: "adjust",
         RepairContainer: "repair",
@@ -290,8 +301,8 @@ class Cause:
     """Why a step is needed.
 
     `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network,
-    phase, drift, replaced, readiness, revision, interval, space, leftovers, schedule. `text` is for people;
-    `place` is the file and line that says so.
+    phase, drift, replaced, readiness, revision, interval, space, leftovers, schedule, dependency. `text` is
+    for people; `place` is the file and line that says so.
     """
 
     reason: str
@@ -335,7 +346,7 @@ class Blocked:
     """A thing that is not converged and for which nothing may be done now.
 
     `code` is a fault code, or one of: suspended, paused, waits, name-taken, dependency-failed, pull-never,
-    no-effect, image-kept, data-loss.
+    no-effect, image-kept, data-loss, job-running.
     """
 
     subject: Subject
@@ -447,6 +458,7 @@ class Memory:
     measured: Mapping[str, Measured] = field(default_factory=dict)  # by canonical reference
     collected: float | None = None  # when images were last collected
     backups: Mapping[str, Backup] = field(default_factory=dict)  # by volume
+    jobs: Mapping[str, Job] = field(default_factory=dict)  # by container
 
 
 NEVER = float("inf")

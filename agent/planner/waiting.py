@@ -50,12 +50,12 @@ class Waiting:
                 case _ if step.verb == "start":
                     after, blocked = self._dependencies(name)
                     if blocked is not None:
-                        self._settled[name] = Decision(tuple(steps), blocked)
+                        self._settled[name] = replace(raw, steps=tuple(steps), blocked=blocked)
                         return self._settled[name]
                     steps.append(replace(step, after=step.after | after))
                 case _:
                     steps.append(step)
-        self._settled[name] = Decision(tuple(steps), raw.blocked)
+        self._settled[name] = replace(raw, steps=tuple(steps))
         return self._settled[name]
 
     # -- depends_on

@@ -7,6 +7,7 @@ import pytest
 from specs.desired import (
     Attachment,
     Dependency,
+    DesiredJob,
     Device,
     IoLimit,
     Limits,
@@ -15,6 +16,7 @@ from specs.desired import (
     Restart,
     Ulimit,
 )
+from specs.schedule import Schedule
 from specs.values import MountPoint, PortBinding
 from tests.spec_text import container, desired_of, read
 
@@ -233,8 +235,8 @@ def test_a_field_means(lines: str, field: str, expected: object) -> None:
 
 
 VOLUME = (
-    '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage = "a"\n[container.e]\n'
-    'image = "a"\nreplicas = 2'
+    '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage = "a"\n'
+    'restart = "no"\n[container.e]\nimage = "a"\nreplicas = 2'
 )
 
 
@@ -256,11 +258,21 @@ VOLUME = (
             (Attachment("p/n", ("x",), "10.1.0.9", "02:42:ac:11:65:43"),),
         ),
         ('depends_on = ["d"]', "depends_on", (Dependency("p/d", "started"),)),
+        ("depends_on = { d = { restart = true } }", "depends_on", (Dependency("p/d", restart=True),)),
+        ('network_mode = "container:d"', "depends_on", (Dependency("p/d"),)),
+        ('schedule = "@daily"', "restart", Restart("no")),
+        ('schedule = "@daily"', "job", DesiredJob(Schedule.parse("@daily"))),
+        (
+            'schedule = { cron = "0 3 * * *", time_zone = "UTC", concurrency_policy = "queue", '
+            'deadline = "1h", retries = 2, retry_delay = "1m", history = 5, catch_up = "skip" }',
+            "job",
+            DesiredJob(Schedule.parse("CRON_TZ=UTC 0 3 * * *"), "queue", 3600.0, 2, 60.0, 5, "skip"),
+        ),
         ('depends_on = { d = "healthy" }', "depends_on", (Dependency("p/d", "healthy"),)),
         (
             'depends_on = { d = { condition = "service_completed_successfully", required = false } }',
             "depends_on",
-            (Dependency("p/d", "completed"),),
+            (Dependency("p/d", "completed", required=False),),
         ),
         ("depends_on = { nobody = { required = false } }", "depends_on", ()),
         ('depends_on = ["e"]', "depends_on", (Dependency("p/e-1"), Dependency("p/e-2"))),

@@ -157,7 +157,7 @@ C = "container.c"
             f"{C}.depends_on.c.condition: cannot use 'helthy': write one of started, healthy, "
             f"completed (did you mean 'healthy'?)",
         ),
-        ('depends_on = ["c"]', 1, f"{C}.depends_on: containers wait for each other: p/c -> p/c"),
+        ('depends_on = ["c"]', 1, f"{C}.depends_on: containers wait for each other: p/c (c.toml:2) -> p/c"),
         ('extra_hosts = ["a"]', 16, f"{C}.extra_hosts[0]: cannot read host 'a': write NAME:ADDRESS"),
         ('dns = ["x"]', 8, f"{C}.dns[0]: cannot read address 'x': write an IPv4 or IPv6 address"),
         (
@@ -256,8 +256,33 @@ C = "container.c"
         (
             'schedule = "0 3 * *"',
             12,
-            f"{C}.schedule: cannot read schedule '0 3 * *': write five fields as in cron, such as 0 3 * * *",
+            f"{C}.schedule: cannot read schedule '0 3 * *': it has 4 fields, not 5"
+            " (write minute, hour, day, month and day of the week, such as 0 3 * * *, or @daily)",
         ),
+        ("schedule = { retries = 1 }", 1, f"{C}.schedule: 'cron' is missing"),
+        (
+            'schedule = { cron = "@daily", concurrency_policy = "allow" }',
+            52,
+            f"{C}.schedule.concurrency_policy: cannot use 'allow': write one of skip, queue, replace",
+        ),
+        (
+            'schedule = { cron = "@daily", time_zone = "Berlin" }',
+            43,
+            f"{C}.schedule.time_zone: there is no time zone 'Berlin' "
+            "(write a name such as Europe/Berlin or UTC)",
+        ),
+        (
+            'schedule = { cron = "TZ=UTC @daily", time_zone = "UTC" }',
+            50,
+            f"{C}.schedule.time_zone: 'TZ=UTC @daily' says a time zone as well; leave one out",
+        ),
+        (
+            'schedule = "@daily"\nrestart = "always"',
+            1,
+            f"{C}.restart: a job runs to its end; schedule.retries says how often it is tried again "
+            "(leave it out)",
+        ),
+        ('schedule = "@daily"\nreplicas = 2', 1, f"{C}.replicas: a job is one container (leave it out)"),
         ('platform = "windows"', 12, f"{C}.platform: "),
         ('userns = "auto"', 10, f"{C}.userns: 'auto': not supported yet (host)"),
         (
@@ -307,7 +332,6 @@ def test_each_wrong_item_of_a_list_is_named() -> None:
         'secrets = ["x"]',
         'configs = ["x"]',
         "update = { parallelism = 1 }",
-        'schedule = "@daily"',
         'deploy = { placement = { constraints = ["a"] } }',
         "deploy = { update_config = { parallelism = 1 } }",
     ],

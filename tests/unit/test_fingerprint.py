@@ -36,6 +36,7 @@ NEITHER = {
     "project",
     "depends_on",
     "desired",
+    "job",
     "suspend",
     "identity",
     "adjustable",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from specs.resolve import project_of
@@ -94,7 +96,20 @@ def test_containers_that_wait_for_each_other_are_a_problem(waits: dict[str, str]
         for n in names
     ]
     found = read({"p/a.toml": "".join(bodies)})[1]
-    assert [line.split("each other: ")[1] for line in found] == cycles
+    shown = [line.split("each other: ")[1] for line in found]
+    assert [re.sub(r" \(p/a\.toml:[0-9]+\)", "", line) for line in shown] == cycles
+    assert [line.count("(p/a.toml:") for line in shown] == [line.count("->") for line in cycles]
+
+
+def test_what_is_always_started_anew_never_completes() -> None:
+    init = '[container.init]\nimage = "i"\n'
+    text = f'{init}[container.web]\nimage = "i"\ndepends_on = {{ init = "completed" }}\n'
+    assert read({"p/a.toml": text})[1] == [
+        "p/a.toml:5:1: container.web.depends_on: p/init (p/a.toml:1) never completes: its restart policy is "
+        'always (write restart = "on-failure" or "no" in p/init)'
+    ]
+    once = text.replace(init, init + 'restart = "on-failure"\n')
+    assert read({"p/a.toml": once})[1] == []
 
 
 def test_a_long_chain_of_dependencies_is_no_problem() -> None:

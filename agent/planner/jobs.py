@@ -1,0 +1,339 @@
+"""Decisions: when containers with a schedule run, what becomes of runs that meet, fail, hang or were missed.
+
+Two pure halves. `note` takes in what a look found: it moves a job's memory on and tells which runs ended.
+`steps` says what to do: start the first run of the queue, or stop the one that runs.
+
+    a time comes     nothing runs or waits         it is queued
+                     one runs, or waits   skip     it is skipped
+                                          queue    it is queued, QUEUED at most
+                                          replace  it is the queue, and what runs is stopped
+    a time passed    catch_up once                 the last of those that passed comes as if it came now
+    unseen           catch_up skip                 it is missed
+    a run ends       exit code 0                   ok
+                     else                          failed
+                     after its deadline            deadline: it was stopped by us
+                     replace, one is queued        replaced: likewise
+                     stopped by somebody           stopped
+                     its supervisor is gone        lost
+    failed, deadline, lost: tried again at the head of the queue, `retries` times, `retry_delay` doubling to
+    an hour after the end. What waits to be tried again counts as running.
+
+A time is settled once, whatever becomes of it; that it is settled is written down before its run begins,
+and a run that nobody remembers (the agent was killed just then) is known by its start and taken for the one
+that was queued: no time is served twice. The exception is a clock that is set back by more than JUMP or the
+distance of two times: then it counts anew from there, as cron(8) does. A clock that is set forward makes
+times pass unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
+
+from agent.planner.model import Blocked, Cause, RunJob, Step, StopContainer, Subject, World
+from agent.planner.runs import Due, Ended, Job, Run
+from runtime.observations import Observed, ObservedContainer, Phase
+from specs.desired import Desired, DesiredContainer, DesiredJob
+from specs.schedule import Schedule
+
+BUSY = frozenset({Phase.STARTING, Phase.RUNNING, Phase.BACKOFF, Phase.STOPPING})
+_RAN = frozenset({Phase.RUNNING, Phase.STOPPING, Phase.EXITED, Phase.STOPPED})
+_AGAIN = frozenset({"failed", "deadline", "lost"})
+#: runs that wait, at most
+QUEUED = 10
+#: seconds that a look may come late without the time having passed unseen
+GRACE = 90.0
+#: seconds by which the clock may be set back without times coming again
+JUMP = 3 * 3600.0
+#: the longest pause before a retry, in seconds
+RETRY_MAX = 3600.0
+#: code of what keeps a job from being replaced now: a note, not a failure
+RUNS = "job-running"
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    jobs: Mapping[str, Job]
+    ended: tuple[Ended, ...] = ()
+
+
+def note(
+    desired: Mapping[str, Desired],
+    observed: Observed,
+    jobs: Mapping[str, Job],
+    flying: Collection[Subject],
+    clock: float,
+    zone: tzinfo,
+) -> Noted:
+    """What is known of every job after a look at `clock`. Those that their source no longer declares are
+    forgotten; those of other sources stay."""
+    found = {name: job for name, job in jobs.items() if job.source not in desired}
+    ended: list[Ended] = []
+    for source, wanted in desired.items():
+        for name, want in wanted.containers.items():
+            have = observed.containers.get(name)
+            if want.job is None or (have is not None and have.source != source):
+                continue
+            work = _Note(want, want.job, source, jobs.get(name), have, clock, zone)
+            found[name] = work.run(look=Subject("container", name) not in flying)
+            ended += work.ended
+    return Noted(dict(sorted(found.items())), tuple(ended))
+
+
+def ask(job: Job, clock: float, *, runs: bool) -> Job | None:
+    """With a run by hand in the queue; None when it is full, or one waits or runs and others are skipped."""
+    if runs or len(job.queue) >= QUEUED:
+        return None
+    return replace(job, queue=(*job.queue, Due(clock, "hand")))
+
+
+def begun(jobs: Mapping[str, Job], name: str, due: Due) -> Mapping[str, Job]:
+    """After its start succeeded."""
+    job = jobs.get(name)
+    if job is None:
+        return jobs
+    queue = tuple(item for item in job.queue if item != due)
+    return {**jobs, name: replace(job, queue=queue, run=Run(due))}
+
+
+class _Note:
+    """One job, one look."""
+
+    def __init__(
+        self,
+        want: DesiredContainer,
+        plan: DesiredJob,
+        source: str,
+        job: Job | None,
+        have: ObservedContainer | None,
+        clock: float,
+        zone: tzinfo,
+    ) -> None:
+        self.want, self.plan, self.source, self.have = want, plan, source, have
+        self.clock, self.zone = clock, zone
+        self.job = job or Job(
+            _first(have, clock), seen=0.0 if have is None or _busy(have) else have.started_at
+        )
+        self.ended: list[Ended] = []
+
+    def run(self, *, look: bool) -> Job:
+        schedule = str(self.plan.schedule)
+        if self.job.schedule not in ("", schedule):  # another one begins to count when it is declared
+            self.job = replace(self.job, settled=self.clock)
+        self.job = replace(self.job, source=self.source, schedule=schedule)
+        self._clock_set_back()
+        if look:
+            self._look()
+        wanted = self.want.desired == "running" and not self.want.suspend
+        if wanted:
+            self._come()
+        next_at = _next(self.plan.schedule, self.job.settled, self.zone) if wanted else None
+        return replace(self.job, next_at=next_at)
+
+    def _clock_set_back(self) -> None:
+        following = _next(self.plan.schedule, self.job.settled, self.zone)
+        distance = JUMP if following is None else following - self.job.settled
+        if self.job.settled - self.clock > min(JUMP, distance):
+            self.job = replace(self.job, settled=self.clock)
+        latest = self.clock + RETRY_MAX
+        queue = tuple(replace(item, begin=min(item.begin, latest)) for item in self.job.queue)
+        self.job = replace(self.job, queue=queue)
+
+    # -- runs
+
+    def _look(self) -> None:
+        have, run = self.have, self.job.run
+        if have is not None and have.phase in _RAN and have.started_at not in (0.0, self.job.seen):
+            if run is not None and run.began:
+                self._end("lost", None, self.clock, "another run began")
+                run = None
+            if run is None:
+                run = Run(*self._unknown(have.started_at))
+            self.job = replace(self.job, run=replace(run, began=have.started_at), seen=have.started_at)
+        if self.job.run is None:
+            return
+        if have is None or have.phase is Phase.CREATED:
+            self._end("lost", None, self.clock, "the container was removed")
+        elif have.phase is Phase.LOST:
+            self._end("lost", None, self.clock, "its supervisor was killed, or the machine went down")
+        elif have.phase in (Phase.EXITED, Phase.STOPPED):
+            self._end(self._result(have), have.exit_code, have.finished_at or self.clock, have.error)
+
+    def _unknown(self, began: float) -> tuple[Due]:
+        """A run that nobody remembers: the agent ended after it began one, or somebody started it by hand."""
+        queue = self.job.queue
+        if not queue:
+            return (Due(began, "hand"),)
+        self.job = replace(self.job, queue=queue[1:])
+        return (queue[0],)
+
+    def _result(self, have: ObservedContainer) -> str:
+        run, deadline = self.job.run, self.plan.deadline
+        if have.phase is Phase.EXITED:
+            return "failed" if have.exit_code else "ok"
+        ended = have.finished_at or self.clock
+        if run is not None and deadline and ended >= run.began + deadline:
+            return "deadline"
+        return "replaced" if self.job.queue and self.plan.concurrency_policy == "replace" else "stopped"
+
+    def _end(self, result: str, exit_code: int | None, ended: float, text: str) -> None:
+        run = self.job.run
+        assert run is not None
+        due = run.due
+        line = self._line(due, result, began=run.began or ended, ended=ended, exit_code=exit_code, text=text)
+        queue = self.job.queue
+        if result in _AGAIN and due.attempt <= self.plan.retries:
+            pause = min(RETRY_MAX, self.plan.retry_delay * 2.0 ** min(due.attempt - 1, 30))
+            queue = (replace(due, attempt=due.attempt + 1, begin=self.clock + pause), *queue)
+        success = ended if result == "ok" else self.job.last_success
+        self.job = replace(self.job, run=None, queue=queue, last=line, last_success=success)
+
+    def _line(
+        self,
+        due: Due,
+        result: str,
+        *,
+        began: float = 0.0,
+        ended: float = 0.0,
+        exit_code: int | None = None,
+        text: str = "",
+    ) -> Ended:
+        line = Ended(
+            self.want.name,
+            self.source,
+            due.at,
+            due.trigger,
+            due.attempt,
+            began,
+            ended or self.clock,
+            exit_code,
+            result,
+            text,
+        )
+        counts = dict(self.job.results)
+        counts[result] = counts.get(result, 0) + 1
+        self.job = replace(self.job, results=tuple(sorted(counts.items())))
+        self.ended.append(line)
+        return line
+
+    # -- times
+
+    def _come(self) -> None:
+        at = latest(self.plan.schedule, self.job.settled, self.clock, self.zone)
+        if at is None:
+            return
+        self.job = replace(self.job, settled=at)
+        due = Due(at, "schedule" if self.clock - at <= GRACE else "catch-up")
+        if due.trigger == "catch-up" and self.plan.catch_up == "skip":
+            self._line(due, "missed", text="nobody looked at that time")
+            return
+        job, queue, policy = self.job, self.job.queue, self.plan.concurrency_policy
+        free = job.run is None and not queue and not (self.have is not None and _busy(self.have))
+        if free or policy == "replace":
+            self.job = replace(job, queue=(due,))
+        elif policy == "queue" and len(queue) < QUEUED:
+            self.job = replace(job, queue=(*queue, due))
+        else:
+            self._line(due, "skipped", text="another run had not ended")
+
+
+def _busy(have: ObservedContainer) -> bool:
+    return have.phase in BUSY
+
+
+def _first(have: ObservedContainer | None, clock: float) -> float:
+    """Where the count begins of a job that nothing is remembered of."""
+    return clock if have is None else min(clock, max(have.created_at, have.started_at))
+
+
+def _next(schedule: Schedule, after: float, zone: tzinfo) -> float | None:
+    try:
+        return schedule.next(after, zone)
+    except ValueError:  # not in our time
+        return None
+
+
+def latest(schedule: Schedule, after: float, clock: float, zone: tzinfo) -> float | None:
+    """The last time of `schedule` after `after` that is not after `clock`, however many lie between."""
+    first = _next(schedule, after, zone)
+    if first is None or first > clock:
+        return None
+    if schedule.every:
+        return max(first, after + (clock - after) // schedule.every * schedule.every)
+    found, end = first, clock  # none lies after `end`
+    while end - found > 30.0:  # two times are a minute apart at least
+        middle = (found + end) / 2
+        later = _next(schedule, middle, zone)
+        if later is not None and later <= clock:
+            found = later
+        else:
+            end = middle
+    return found
+
+
+# ---------------------------------------------------------------- what to do
+
+
+def steps(world: World, source: str, want: DesiredContainer, have: ObservedContainer) -> list[Step]:
+    """The one step that is to be done now, if any."""
+    job = world.memory.jobs.get(want.name)
+    if job is None or want.job is None:
+        return []
+    subject = Subject("container", want.name)
+    if have.phase in BUSY:
+        if not (text := _why_it_ends(want.job, job, world.clock)) or have.phase is Phase.STOPPING:
+            return []
+        cause, basis = Cause("schedule", text, want.place), f"{have.id} {have.started_at}"
+        return [Step(subject, StopContainer(want.name), cause, source=source, basis=basis)]
+    due = next((item for item in job.queue if item.begin <= world.clock), None)
+    if due is None or job.run is not None:
+        return []
+    cause = Cause("schedule", _why_it_begins(want.job, due, world.zone), want.place)
+    basis = f"{have.id} {due.at} {due.attempt}"
+    return [Step(subject, RunJob(want.name, due), cause, source=source, basis=basis)]
+
+
+def outlived(
+    world: World, source: str, want: DesiredContainer, have: ObservedContainer, why: str
+) -> tuple[list[Step], Blocked | None]:
+    """A job that is to be replaced while it runs: its run comes to its end first, by its deadline at the
+    latest."""
+    if found := steps(world, source, want, have):
+        return found, None
+    reason = f"its run is to end before it is replaced: {why}"
+    return [], Blocked(Subject("container", want.name), reason, None, RUNS, source)
+
+
+def next_look(world: World, want: DesiredContainer) -> float | None:
+    """When there is something to do next, by the clock of World.now."""
+    job = world.memory.jobs.get(want.name)
+    if job is None or want.job is None:
+        return None
+    times = [item.begin for item in job.queue if item.begin > world.clock]
+    if job.run is not None and job.run.began and want.job.deadline:
+        times.append(job.run.began + want.job.deadline)
+    if job.next_at is not None:
+        times.append(job.next_at)
+    coming = [at for at in times if at > world.clock]
+    return world.now + min(coming) - world.clock if coming else None
+
+
+def _why_it_ends(plan: DesiredJob, job: Job, clock: float) -> str:
+    began = job.run.began if job.run is not None else 0.0
+    if plan.deadline and began and clock >= began + plan.deadline:
+        return f"runs for longer than {plan.deadline:g} s"
+    if plan.concurrency_policy == "replace" and job.run is not None and job.queue:
+        return "the next run takes its place"
+    return ""
+
+
+def _why_it_begins(plan: DesiredJob, due: Due, zone: tzinfo) -> str:
+    at = datetime.fromtimestamp(due.at, zone).strftime("%Y-%m-%d %H:%M:%S")
+    words = {
+        "schedule": f"is due since {at} ({plan.schedule})",
+        "catch-up": f"was due at {at} ({plan.schedule}), while nobody looked",
+        "hand": f"was asked for by hand at {at}",
+    }
+    again = f", attempt {due.attempt} of {plan.retries + 1}" if due.attempt > 1 else ""
+    return words.get(due.trigger, due.trigger) + again
