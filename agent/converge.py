@@ -17,7 +17,7 @@ from agent import stores
 from agent.clock import Clock, SystemClock, local_zone
 from agent.execute import Executor, Outcome
 from agent.journal import Journal
-from agent.planner import backoff
+from agent.planner import backoff, jobs
 from agent.planner.images import superseded
 from agent.planner.model import (
     Collecting,
@@ -36,10 +36,11 @@ from agent.planner.model import (
 from agent.planner.plan import plan
 from agent.planner.told import told
 from agent.recall import keep, recall
+from agent.runs import JobBook
 from agent.sight import Sight
 from agent.tally import Tally
 from agent.verdict import Verdict, judge
-from agent.view import BackupView, OrphanView
+from agent.view import BackupView, JobView, OrphanView
 from runtime.interface import Progress, Runtime
 from runtime.observations import Observed
 from specs.desired import Desired
@@ -73,6 +74,7 @@ class Round:
     seconds: float
     orphans: tuple[OrphanView, ...] = ()
     backups: tuple[BackupView, ...] = ()
+    jobs: tuple[JobView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Engine:
         self.collecting: Collecting | None = None
         #: whether backups of volumes are made when they are due
         self.backing_up = False
+        self._book: JobBook | None = None
         self._zone = local_zone()
         self._sight = Sight(runtime)
         self.tally = Tally()
@@ -152,6 +155,12 @@ class Engine:
         """Wait for the steps that have begun; what they did is written down."""
         self._executor.close()
         self._collect()
+
+    def keep_schedules(self) -> None:
+        """Jobs run at their times from now on: whoever calls this goes on calling `round`."""
+        if self._journal is not None:
+            self._book = JobBook(self._journal)
+            self.memory = replace(self.memory, jobs=self._book.jobs)
 
     # ------------------------------------------------------------ what is wanted
 
@@ -243,6 +252,7 @@ class Engine:
             for subject in self._executor.cancel_queued():
                 self._flights.pop(subject, None)
         observed = self._runtime.observe()
+        self._note_jobs(observed)
         world = self._world(observed)
         decided = plan(world)
         for ref in superseded(world):
@@ -252,7 +262,34 @@ class Engine:
         seconds = self._clock.monotonic() - begin
         self.tally.round(decided, bool(self._flights), seconds)
         flights = {subject: flight.step for subject, flight in self._flights.items()}
-        return Round(observed, decided, flights, seconds, stores.orphans(world), stores.backups(world))
+        return Round(
+            observed,
+            decided,
+            flights,
+            seconds,
+            stores.orphans(world),
+            stores.backups(world),
+            stores.jobs(world.memory.jobs, world.clock),
+        )
+
+    def _note_jobs(self, observed: Observed) -> None:
+        """What is to be known of them before anything is begun for them."""
+        if self._book is None:
+            return
+        asked = self._book.asked()
+        with self._lock:
+            wanted = {name: item.desired for name, item in self._state.wanted.items()}
+            noted = jobs.note(
+                wanted, observed, self.memory.jobs, self._flights, self._clock.time(), self._zone, asked
+            )
+            self.memory = replace(self.memory, jobs=noted.jobs)
+        histories = {
+            container.name: container.job.history
+            for desired in wanted.values()
+            for container in desired.containers.values()
+            if container.job is not None
+        }
+        self._book.write(noted.jobs, noted.ended, histories, asked)
 
     def mend_networks(self, last: Observed) -> Round:
         """As `round`, but looks at networks only and starts only repairs: quick, since a path may be down.

@@ -55,6 +55,16 @@ CREATE TABLE IF NOT EXISTS remembered (
     kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (kind, name)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, due REAL NOT NULL,
+    trigger TEXT NOT NULL, attempt INTEGER NOT NULL, began REAL NOT NULL, ended REAL NOT NULL,
+    exit_code INTEGER, result TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS runs_by_name ON runs(name, id);
+CREATE TABLE IF NOT EXISTS asked (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, at REAL NOT NULL
+) STRICT;
 """
 
 
@@ -114,16 +124,16 @@ class Journal:
         self._path = path
         self.trouble = ""
         try:
-            self._connection = _connect(path)
+            self._connection = connect(path)
         except sqlite3.OperationalError as error:
             raise from_sqlite(error, "open journal", str(path)) from error
         except sqlite3.DatabaseError:  # damaged: nothing depends on it, so begin a new one
             path.replace(path.with_suffix(".damaged"))
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._connection = _connect(path)
+            self._connection = connect(path)
         running = "UPDATE actions SET result = 'interrupted' WHERE result = 'running'"
-        self._write(lambda connection: connection.execute(running))
+        self.write(lambda connection: connection.execute(running))
         self._reasons: dict[tuple[str, str, str], tuple[str, str, int]] = {}
         for row in self._connection.execute("SELECT * FROM reasons WHERE until IS NULL"):
             key = (row["source"], row["kind"], row["name"])
@@ -133,7 +143,7 @@ class Journal:
         with self._lock:
             self._connection.close()
 
-    def _write(self, change: Callable[[sqlite3.Connection], object]) -> bool:
+    def write(self, change: Callable[[sqlite3.Connection], object]) -> bool:
         """Run `change` as one transaction. False when SQLite cannot write it: then it is lost."""
         with self._lock:
             connection = self._connection
@@ -155,6 +165,10 @@ class Journal:
                 self.trouble = ""
             return True
 
+    def query(self, text: str) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._connection.execute(text).fetchall()
+
     def revision(self, entry: Revision) -> None:
         """Remember that a revision was taken or refused; the same one twice in a row is kept once."""
         row = (entry.source, entry.revision, entry.note, entry.result, json.dumps(entry.errors))
@@ -172,7 +186,7 @@ class Journal:
                     (entry.at, *row),
                 )
 
-        self._write(change)
+        self.write(change)
 
     def begin(self, step: Step, revision: str, at: float) -> int:
         """A step was begun. Returns its number for `end`, 0 when that could not be written."""
@@ -188,12 +202,12 @@ class Journal:
             )
             numbers.append(cursor.lastrowid)
 
-        return numbers[0] or 0 if self._write(change) else 0
+        return numbers[0] or 0 if self.write(change) else 0
 
     def end(self, number: int, seconds: float, code: str, message: str) -> None:
         text = "UPDATE actions SET seconds = ?, result = ?, code = ?, message = ? WHERE id = ?"
         row = (seconds, "failed" if code else "ok", code, message, number)
-        self._write(lambda connection: connection.execute(text, row))
+        self.write(lambda connection: connection.execute(text, row))
 
     def blocked(self, blocked: Iterable[Blocked], at: float) -> None:
         """The blocked things of the newest plan: new reasons are begun, those that are gone are ended."""
@@ -217,20 +231,20 @@ class Journal:
                 )
                 known[key] = (*now[key], cursor.lastrowid or 0)
 
-        if self._write(change):
+        if self.write(change):
             self._reasons = known
 
     def plan(self, text: str, at: float) -> None:
         """A plan that is not empty and differs from the last one."""
         statement = "INSERT INTO plans (at, text) VALUES (?, ?)"
-        self._write(lambda connection: connection.execute(statement, (at, text)))
+        self.write(lambda connection: connection.execute(statement, (at, text)))
 
     def add_pulled(self, source: str, revision: str, reference: str) -> None:
         def change(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM pulled WHERE source = ? AND revision != ?", (source, revision))
             connection.execute("INSERT OR IGNORE INTO pulled VALUES (?, ?, ?)", (source, revision, reference))
 
-        self._write(change)
+        self.write(change)
 
     def pulled(self, source: str, revision: str) -> frozenset[tuple[str, str]]:
         """(source, reference) of what was pulled for this revision because it says `always`."""
@@ -247,7 +261,7 @@ class Journal:
                 "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", (kind, name, value, at)
             )
 
-        self._write(change)
+        self.write(change)
 
     def remembered(self, kind: str) -> dict[str, tuple[str, float]]:
         """By name: (value, when)."""
@@ -255,7 +269,7 @@ class Journal:
             return _remembered(self._connection, kind)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
@@ -287,7 +301,7 @@ def _prune(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     """A read-only connection; None when there is no journal yet. Raises Fault database-invalid."""
     if not path.exists():
         yield None
@@ -305,7 +319,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
 
 def read_remembered(path: Path, kind: str) -> dict[str, tuple[str, float]]:
     """As Journal.remembered."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         try:
             return {} if connection is None else _remembered(connection, kind)
         except sqlite3.OperationalError:  # the journal of an older release, which no agent has opened since
@@ -314,13 +328,13 @@ def read_remembered(path: Path, kind: str) -> dict[str, tuple[str, float]]:
 
 def read_pulled(path: Path, source: str, revision: str) -> frozenset[tuple[str, str]]:
     """As Journal.pulled."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         return frozenset() if connection is None else _pulled(connection, source, revision)
 
 
 def read_actions(path: Path, *, name: str = "", source: str = "", limit: int = 100) -> list[Entry]:
     """The newest steps, newest first. `name` is a full name, or its last part."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         if connection is None:
             return []
         where, values = _where(name, source)
@@ -330,7 +344,7 @@ def read_actions(path: Path, *, name: str = "", source: str = "", limit: int = 1
 
 def read_reasons(path: Path, *, name: str = "", source: str = "", limit: int = 100) -> list[Reason]:
     """Why things were blocked, newest first."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         if connection is None:
             return []
         where, values = _where(name, source)
@@ -344,7 +358,7 @@ def read_reasons(path: Path, *, name: str = "", source: str = "", limit: int = 1
 
 def read_revisions(path: Path, *, source: str = "", limit: int = 100) -> list[Revision]:
     """Revisions taken and refused, newest first."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         if connection is None:
             return []
         where, values = _where("", source)

@@ -30,7 +30,7 @@ from agent.desired import Resolved, Shelf, Surroundings, resolve
 from agent.journal import Journal
 from agent.journal import Revision as RevisionEntry
 from agent.lock import hold
-from agent.planner.model import KEPT
+from agent.planner.model import NOTES
 from agent.settings import Settings, Source
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource
@@ -174,6 +174,7 @@ class Agent:
                 on_event=_log_event,
             )
             self._engine.backing_up = True
+            self._engine.keep_schedules()
             stack.callback(self._listen())
             self._deaths = Deaths(self._loop, partial(self._because, "shim"))
             stack.callback(self._deaths.close)
@@ -433,6 +434,7 @@ class Agent:
                 counters=self._engine.tally.counters(),
                 orphans=done.orphans,
                 backups=done.backups,
+                jobs=done.jobs,
             ),
             at=now,
             monotonic=self._clock.monotonic(),
@@ -454,7 +456,7 @@ class Agent:
     def _status(self) -> str:
         view = self._view
         text = f"{view.state}: {len(view.observed.containers)} containers"
-        if blocked := [item for item in view.blocked if item.code != KEPT]:
+        if blocked := [item for item in view.blocked if item.code not in NOTES]:
             text += f", {len(blocked)} blocked ({blocked[0].reason[:80]})"
         if refused := [source.name for source in view.sources if source.errors]:
             text += f", bad revision of {', '.join(refused)}"

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agent.planner.runs import RESULTS
 from agent.view import View
 from runtime.shim.supervise import REASONS
 
@@ -68,6 +69,14 @@ _BACKUP_GAUGES = (
 )
 
 
+#: name, help, field of JobView
+_JOB_GAUGES = (
+    ("stead_job_last_success_timestamp_seconds", "When the last good run ended; 0: never.", "last_success"),
+    ("stead_job_last_run_timestamp_seconds", "When the last run began; 0: never.", "last_began"),
+    ("stead_job_next_run_timestamp_seconds", "When it is due next; 0: never.", "next_at"),
+)
+
+
 def render(view: View) -> bytes:
     """The text of one scrape."""
     registry = CollectorRegistry(auto_describe=False)
@@ -84,6 +93,7 @@ class _Snapshot(Collector):
         yield from _objects(self._view)
         yield from _images(self._view)
         yield from _volumes(self._view)
+        yield from _jobs(self._view)
         yield from _samples(self._view)
 
 
@@ -194,6 +204,20 @@ def _volumes(view: View) -> Iterator[Metric]:
     failures = [(key, float(count)) for key, count in sorted(counts.items())]
     text, labels = "Backups and drills that failed.", ["volume", "what"]
     yield _counter("stead_volume_backup_failures", text, labels, failures)
+
+
+def _jobs(view: View) -> Iterator[Metric]:
+    counts = [
+        ((item.name, result), float(item.results.get(result, 0))) for item in view.jobs for result in RESULTS
+    ]
+    yield _counter("stead_job_runs", "Runs that ended, or never began.", ["name", "result"], counts)
+    for name, text, field in _JOB_GAUGES:
+        rows = [((item.name,), float(getattr(item, field) or 0.0)) for item in view.jobs]
+        yield _gauge(name, text, ["name"], rows)
+    lasted = [((item.name,), item.last_ended - item.last_began) for item in view.jobs if item.last_ended]
+    yield _gauge("stead_job_last_run_duration_seconds", "How long the last run took.", ["name"], lasted)
+    running = [((item.name,), float(item.state == "running")) for item in view.jobs]
+    yield _gauge("stead_job_running", "1 while a run of it runs.", ["name"], running)
 
 
 def _samples(view: View) -> Iterator[Metric]:

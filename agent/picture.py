@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agent.planner.model import KEPT, Blocked, Plan, Step
+from agent.planner.model import NOTES, Blocked, Plan, Step
 from agent.view import BlockedView, StepView, View
 from runtime.observations import Observed
 
@@ -45,9 +45,7 @@ def with_flights(view: View, flights: Sequence[tuple[Step, float]]) -> View:
 def state(plan: Plan, busy: bool) -> str:
     if busy or any(step.subject.kind != "backup" for step in plan.ready):
         return "progressing"
-    return (
-        "blocked" if any(b.code not in ("suspended", "paused", KEPT) for b in plan.blocked) else "converged"
-    )
+    return "blocked" if any(b.code not in NOTES for b in plan.blocked) else "converged"
 
 
 def step_view(step: Step, begun: float = 0.0) -> StepView:

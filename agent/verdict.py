@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.planner.model import KEPT, Blocked, Plan, Step, Subject
+from agent.planner.model import NOTES, Blocked, Plan, Step, Subject
 from runtime.faults import TRANSIENT
 from runtime.observations import Health, Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer
@@ -58,7 +58,7 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
     known |= {subject.name for subject in seen.in_flight if subject.kind == "container"}
     for name, want in sorted(desired.containers.items()):
         have = seen.observed.containers.get(name)
-        if name in known or have is None or want.desired != "running":
+        if name in known or have is None or want.desired != "running" or want.job is not None:
             continue
         first = restarts.setdefault(have.id, have.restarts)
         state, text = _look(want, have, first, now)
@@ -79,7 +79,7 @@ def _counts(subject: Subject, source: str, desired: Desired) -> bool:
 
 
 def _sort(blocked: Blocked) -> str:
-    if blocked.code in ("suspended", "paused", KEPT):
+    if blocked.code in NOTES:
         return "note"
     if blocked.code == "waits":
         return "waits"

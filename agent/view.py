@@ -86,6 +86,27 @@ class BackupView:
 
 
 @dataclass(frozen=True, slots=True)
+class JobView:
+    """Of a container with a schedule. `state`: idle | waiting (a run is due, or to be tried again) | running.
+    `began` is of the run that runs (0.0: none); `last_*` of the newest one that ran. `retry_at`: when the run
+    that waits may begin."""
+
+    name: str
+    source: str
+    schedule: str
+    state: str
+    next_at: float | None = None
+    began: float = 0.0
+    retry_at: float | None = None
+    last_result: str = ""
+    last_exit_code: int | None = None
+    last_began: float = 0.0
+    last_ended: float = 0.0
+    last_success: float = 0.0
+    results: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ImageCounters:
     """Since the agent's start. `result` is ok or a fault code; seconds are those of what succeeded."""
 
@@ -139,6 +160,7 @@ class View:
     blocked: tuple[BlockedView, ...] = ()
     orphans: tuple[OrphanView, ...] = ()
     backups: tuple[BackupView, ...] = ()
+    jobs: tuple[JobView, ...] = ()
     counters: Counters = Counters()
     samples: tuple[Sample, ...] = ()
     sampled_at: float = 0.0

@@ -51,7 +51,7 @@ def container(
     extra = {
         key: value
         for key, value in more.items()
-        if key not in ("desired", "suspend", "place", "update_order")
+        if key not in ("desired", "suspend", "place", "update_order", "job")
     }
     identity = {
         "image": reference,

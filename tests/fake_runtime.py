@@ -62,6 +62,7 @@ class _Container:
     mounted: tuple[tuple[str, str], ...] = ()  # (reference, image id)
     defects: tuple[Defect, ...] = ()
     error: str = ""
+    created_at: float = 0.0
 
 
 @dataclass
@@ -112,6 +113,7 @@ class FakeRuntime(FakeWorld):
         self._firewall: tuple[Defect, ...] = ()
         self._leftovers: set[str] = set()
         self._count = 0
+        self._starts = 0
 
     @contextmanager
     def _effect(self, call: str) -> Iterator[None]:
@@ -431,6 +433,7 @@ class FakeRuntime(FakeWorld):
                     raise Fault("image-not-found", *what, f"image {reference}, which it mounts, is gone")
             self._count += 1
             made = _Container(f"{self._count:032x}", request, image, addresses=addresses)
+            made.created_at = self.clock
             made.mounted = tuple((reference, self._images[reference]) for reference in sorted(mounted))
             self._containers[request.name] = made
             self._claim(request)
@@ -477,7 +480,8 @@ class FakeRuntime(FakeWorld):
                     raise Fault("mount-source-missing", "start container", name, why)
             self._broken.discard(container.image_id)  # its layers are unpacked anew
             container.phase, container.defects = Phase.RUNNING, ()
-            container.started_at = 1.0
+            self._starts += 1
+            container.started_at = self.clock + self._starts * 1e-3
             probe = container.request.probe
             container.health = Health.STARTING if probe and not probe.disabled else Health.NONE
 
@@ -561,6 +565,7 @@ def _observed(container: _Container) -> ObservedContainer:
         project=request.project,
         pid=4242 if container.phase is Phase.RUNNING else 0,
         exit_code=container.exit_code,
+        created_at=container.created_at,
         started_at=container.started_at,
         restarts=container.restarts,
         health=container.health,

@@ -83,6 +83,7 @@ COMMANDS: Commands = {
         "look at containers, and at what they wrote",
         "stead container diff shop/web",
     ),
+    "job": ("job", "list jobs and their runs, and have them run", "stead job history backup"),
     "network": (
         "network",
         "list, show, make and remove networks, and connect containers to them",

@@ -86,6 +86,7 @@ def text(found: Any, now: float) -> str:
         lines.append(f"{word}: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
     lines += [_orphan(item, now) for item in found.get("orphans", ())]
     lines += [_backup(item, now) for item in found.get("backups", ())]
+    lines += [_job(item, now) for item in found.get("jobs", ())]
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)
@@ -109,6 +110,20 @@ def _backup(item: Any, now: float) -> str:
     if item["error"]:
         words.append(f"FAILED: {item['error']}")
     return f"backup: volume {item['volume']}: {'; '.join(words)}"
+
+
+def _job(item: Any, now: float) -> str:
+    """Whether it runs, how the last run went, and what comes next."""
+    words = [item["state"]] if item["state"] != "idle" else []
+    if item["last_ended"]:
+        code = "" if item["last_result"] == "ok" else f" (exit code {item['last_exit_code']})"
+        took = f"in {item['last_ended'] - item['last_began']:.1f} s"
+        words.append(f"{item['last_result']}{code} {table.age(now - item['last_ended'])} ago {took}")
+    if item["retry_at"] is not None:
+        words.append(f"again in {_until(item['retry_at'], now)}")
+    if item["next_at"] is not None:
+        words.append(f"next in {_until(item['next_at'], now)}")
+    return f"job: {item['name']}: {item['schedule']}; {'; '.join(words) or 'no run yet'}"
 
 
 def _until(at: float, now: float) -> str:

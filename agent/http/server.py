@@ -157,6 +157,7 @@ def status_document(view: View) -> dict[str, Any]:
         "blocked": [asdict(item) for item in view.blocked],
         "orphans": [asdict(item) for item in view.orphans],
         "backups": [asdict(item) for item in view.backups],
+        "jobs": [asdict(item) for item in view.jobs],
         "containers": {name: item.phase.value for name, item in view.observed.containers.items()},
     }
 

@@ -27,11 +27,12 @@ times pass unseen.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from types import MappingProxyType
 
-from agent.planner.model import Blocked, Cause, RunJob, Step, StopContainer, Subject, World
+from agent.planner.model import JOB_RUNS, Blocked, Cause, RunJob, Step, StopContainer, Subject, World
 from agent.planner.runs import Due, Ended, Job, Run
 from runtime.observations import Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredJob
@@ -48,8 +49,7 @@ GRACE = 90.0
 JUMP = 3 * 3600.0
 #: the longest pause before a retry, in seconds
 RETRY_MAX = 3600.0
-#: code of what keeps a job from being replaced now: a note, not a failure
-RUNS = "job-running"
+_NOBODY: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,10 @@ def note(
     flying: Collection[Subject],
     clock: float,
     zone: tzinfo,
+    asked: Mapping[str, Sequence[float]] = _NOBODY,
 ) -> Noted:
-    """What is known of every job after a look at `clock`. Those that their source no longer declares are
-    forgotten; those of other sources stay."""
+    """What is known of every job after a look at `clock`; `asked` is when somebody asked for a run. Jobs that
+    their source no longer declares are forgotten; those of other sources stay."""
     found = {name: job for name, job in jobs.items() if job.source not in desired}
     ended: list[Ended] = []
     for source, wanted in desired.items():
@@ -76,16 +77,9 @@ def note(
             if want.job is None or (have is not None and have.source != source):
                 continue
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone)
-            found[name] = work.run(look=Subject("container", name) not in flying)
+            found[name] = work.run(asked.get(name, ()), look=Subject("container", name) not in flying)
             ended += work.ended
     return Noted(dict(sorted(found.items())), tuple(ended))
-
-
-def ask(job: Job, clock: float, *, runs: bool) -> Job | None:
-    """With a run by hand in the queue; None when it is full, or one waits or runs and others are skipped."""
-    if runs or len(job.queue) >= QUEUED:
-        return None
-    return replace(job, queue=(*job.queue, Due(clock, "hand")))
 
 
 def begun(jobs: Mapping[str, Job], name: str, due: Due) -> Mapping[str, Job]:
@@ -117,7 +111,7 @@ class _Note:
         )
         self.ended: list[Ended] = []
 
-    def run(self, *, look: bool) -> Job:
+    def run(self, asked: Sequence[float], *, look: bool) -> Job:
         schedule = str(self.plan.schedule)
         if self.job.schedule not in ("", schedule):  # another one begins to count when it is declared
             self.job = replace(self.job, settled=self.clock)
@@ -128,6 +122,8 @@ class _Note:
         wanted = self.want.desired == "running" and not self.want.suspend
         if wanted:
             self._come()
+        for at in asked:
+            self._admit(Due(at, "hand"))
         next_at = _next(self.plan.schedule, self.job.settled, self.zone) if wanted else None
         return replace(self.job, next_at=next_at)
 
@@ -227,7 +223,10 @@ class _Note:
         due = Due(at, "schedule" if self.clock - at <= GRACE else "catch-up")
         if due.trigger == "catch-up" and self.plan.catch_up == "skip":
             self._line(due, "missed", text="nobody looked at that time")
-            return
+        else:
+            self._admit(due)
+
+    def _admit(self, due: Due) -> None:
         job, queue, policy = self.job, self.job.queue, self.plan.concurrency_policy
         free = job.run is None and not queue and not (self.have is not None and _busy(self.have))
         if free or policy == "replace":
@@ -244,7 +243,7 @@ def _busy(have: ObservedContainer) -> bool:
 
 def _first(have: ObservedContainer | None, clock: float) -> float:
     """Where the count begins of a job that nothing is remembered of."""
-    return clock if have is None else min(clock, max(have.created_at, have.started_at))
+    return clock if have is None else min(clock, max(have.created_at, have.started_at) or clock)
 
 
 def _next(schedule: Schedule, after: float, zone: tzinfo) -> float | None:
@@ -302,7 +301,7 @@ def outlived(
     if found := steps(world, source, want, have):
         return found, None
     reason = f"its run is to end before it is replaced: {why}"
-    return [], Blocked(Subject("container", want.name), reason, None, RUNS, source)
+    return [], Blocked(Subject("container", want.name), reason, None, JOB_RUNS, source)
 
 
 def next_look(world: World, want: DesiredContainer) -> float | None:

@@ -46,6 +46,10 @@ STORE = Subject("store", "")
 
 #: Code of what keeps an image from being renewed while the one in the store goes on: a note, not a failure.
 KEPT = "image-kept"
+#: Code of what keeps a job from being replaced now: its run.
+JOB_RUNS = "job-running"
+#: Codes of what is told and keeps no source from counting as converged.
+NOTES = frozenset({"suspended", "paused", KEPT, JOB_RUNS})
 
 
 # ---------------------------------------------------------------- actions: a closed union

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from agent.perform import perform
 from agent.planner import backoff
 from agent.planner.model import Collecting, Limits, Memory, Plan, Step, Subject, World
 from agent.planner.plan import plan
+from agent.planner.runs import Job
 from agent.sight import Sight
 from runtime.faults import Fault
 from specs.desired import Desired
@@ -68,6 +70,10 @@ class Scene:
         else:
             found = perform(self.runtime, step)
             self.memory = backoff.succeeded(self.memory, step, self.now, LIMITS, found)
+        return self
+
+    def remember(self, jobs: Mapping[str, Job]) -> Scene:
+        self.memory = replace(self.memory, jobs=jobs)
         return self
 
     def measured(self) -> Scene:

@@ -93,7 +93,7 @@ def test_what_has_a_namespace_or_volumes_of_another_waits_for_it() -> None:
 
 def test_two_that_have_a_namespace_of_each_other_are_a_cycle() -> None:
     (found,) = problems('pid = "container:o"', around='[container.o]\nimage="a"\nuts = "container:c"')
-    assert "containers wait for each other: p/c -> p/o -> p/c" in found
+    assert "containers wait for each other: p/c (c.toml:2) -> p/o (c.toml:5) -> p/c" in found
 
 
 def test_labels_of_a_file_give_way_to_those_of_the_container() -> None:

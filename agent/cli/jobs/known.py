@@ -1,0 +1,23 @@
+"""Effects: the jobs that the journal knows, by the names that people give."""
+
+from __future__ import annotations
+
+from agent.cli.main import Problem
+from agent.runs import read_jobs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.planner.runs import Job
+    from runtime.paths import Paths
+
+
+def find(paths: Paths, name: str) -> tuple[str, Job]:
+    """The full name, and what is remembered; `name` may be its last part. Problem when there is none."""
+    jobs = read_jobs(paths.journal)
+    fits = [full for full in jobs if name in (full, full.rpartition("/")[2])]
+    if len(fits) == 1:
+        return fits[0], jobs[fits[0]]
+    if fits:
+        raise Problem(f"there are several jobs {name}: {', '.join(fits)}")
+    known = ", ".join(sorted(jobs)[:5]) or "none; an agent keeps them, of what its sources declare"
+    raise Problem(f"there is no job {name} (there: {known})")
