@@ -171,11 +171,13 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
 def _user(pid: int, spec: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """An OCI `user` and its home, from the files that the running container has now."""
     from runtime import bundle
+    from runtime.faults import faults
     from runtime.inside import read_in_root
     from runtime.users import find_user
 
     root = Path(f"/proc/{pid}/root")
-    texts: Sequence[str] = [read_in_root(root, name) for name in ("etc/passwd", "etc/group")]
+    with faults("read accounts of the container for", spec):
+        texts: Sequence[str] = [read_in_root(root, name) for name in ("etc/passwd", "etc/group")]
     user = find_user(spec, (), *texts)
     fields = {"uid": user.uid, "gid": user.gid, "additionalGids": bundle.additional_groups(user)}
     return {**own, **fields}, user.home

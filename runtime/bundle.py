@@ -132,7 +132,8 @@ def environment(request: ContainerRequest, image: ImageConfig, setting: Setting)
         result["TERM"] = "xterm"
     for entry in image.get("Env") or ():
         key, _, value = str(entry).partition("=")
-        result[key] = value
+        if key and "\0" not in entry:  # an image's author is a stranger, and execve(2) takes neither
+            result[key] = value
     result.update(request.environment)
     result.setdefault("HOME", setting.user.home)
     return result

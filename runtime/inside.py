@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +16,21 @@ MAX_TEXT = 4 * 1024 * 1024
 
 
 def read_in_root(rootfs: Path, name: str) -> str:
-    """A text file under `rootfs`, never through a link out of it; empty when it is not there."""
+    """A text file under `rootfs`, never through a link out of it; empty when it is not there. What is no
+    regular file is never opened: a device would do something, a pipe would wait. OSError EINVAL."""
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = openat2.open_in_root(root, name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
+        found = openat2.open_in_root(root, name, os.O_PATH)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     finally:
         os.close(root)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, f"/{name} of the image is no regular file", name)
+        fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    finally:
+        os.close(found)
     with os.fdopen(fd, "rb") as file:
         return file.read(MAX_TEXT).decode("utf-8", "replace")
 

@@ -178,7 +178,7 @@ class _Data:
 
     def __init__(self, directory: Path, number: int) -> None:
         try:
-            self._fd = os.open(directory / f"{number}.log", os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(directory / f"{number}.log", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             self._fd = -1
 

@@ -2,18 +2,21 @@
 (passwd(5), group(5)).
 
 Docker's rules: `name`, `uid`, `name:group`, `uid:gid`; a number needs no entry; a name does. Supplementary
-groups come from
-/etc/group only when no group was given; `group_add` is added in any case.
+groups come from /etc/group only when no group was given; `group_add` is added in any case. Both files are a
+stranger's: a number is a number even where somebody is called so (CVE-2016-3697), and a line whose ids do not
+fit is none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from runtime.bundle import User
 from runtime.faults import Fault
 
-_MAX_ID = 2**32 - 2
+_MAX_ID = 2**32 - 2  # the last one means "leave it as it is": chown(2)
+_DIGITS = re.compile(r"[0-9]{1,10}\Z")
 
 
 def find_user(spec: str, group_add: Sequence[str], passwd: str, group: str) -> User:
@@ -22,14 +25,15 @@ def find_user(spec: str, group_add: Sequence[str], passwd: str, group: str) -> U
     uid, gid, name, home = 0, 0, "", "/"
     entries = list(_entries(passwd, 7))
     wanted = who or "0"
+    number = _number(wanted) if wanted.isdecimal() and wanted.isascii() else None
     for entry in entries:
-        if entry[0] == wanted or (wanted.isdigit() and entry[2] == wanted):
+        if (entry[0] == wanted) if number is None else (int(entry[2]) == number):
             uid, gid, name, home = int(entry[2]), int(entry[3]), entry[0], entry[5] or "/"
             break
     else:
-        if not wanted.isdigit():
+        if number is None:
             raise _unknown("user", wanted)
-        uid = _number(wanted)
+        uid = number
     groups = {entry[0]: int(entry[2]) for entry in _entries(group, 4)}
     supplementary: list[int] = []
     if which:
@@ -42,18 +46,21 @@ def find_user(spec: str, group_add: Sequence[str], passwd: str, group: str) -> U
 
 
 def _group(text: str, groups: dict[str, int]) -> int:
-    if text in groups:
-        return groups[text]
-    if not text.isdigit():
+    if text.isdecimal() and text.isascii():
+        return _number(text)
+    if text not in groups:
         raise _unknown("group", text)
-    return _number(text)
+    return groups[text]
 
 
 def _number(text: str) -> int:
-    value = int(text)
-    if value > _MAX_ID:
-        raise Fault("request-invalid", "find user", text, f"ids end at {_MAX_ID}")
-    return value
+    if not _fits(text):
+        raise Fault("request-invalid", "find user", text[:20], f"ids end at {_MAX_ID}")
+    return int(text)
+
+
+def _fits(text: str) -> bool:
+    return bool(_DIGITS.match(text)) and int(text) <= _MAX_ID
 
 
 def _unknown(kind: str, name: str) -> Fault:
@@ -63,8 +70,9 @@ def _unknown(kind: str, name: str) -> Fault:
 
 
 def _entries(text: str, count: int) -> Iterator[list[str]]:
-    """The well-formed lines of a colon-separated file; others are skipped, as libc does."""
-    for line in text.splitlines():
+    """The well-formed lines of a colon-separated file; others are skipped, as libc does. Only a newline ends
+    one."""
+    for line in text.split("\n"):
         parts = line.strip().split(":")
-        if len(parts) >= count and parts[2].isdigit() and (count == 4 or parts[3].isdigit()):
+        if len(parts) >= count and _fits(parts[2]) and (count == 4 or _fits(parts[3])):
             yield parts

@@ -171,8 +171,8 @@ class LogWriter:
         if self._number < 0:
             self._number = [0, *file_numbers(self.directory)][-1]
         stem = f"{self.directory}/{self._number}"
-        self._log = os.open(f"{stem}.log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._log = os.open(f"{stem}.log", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._index = os.open(f"{stem}.idx", flags, 0o600)
             self._mend()

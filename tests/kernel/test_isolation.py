@@ -180,28 +180,6 @@ def test_only_the_standard_streams_are_open(box: Engine) -> None:
     box.runtime.remove_container(name)
 
 
-def test_no_descriptor_of_the_shim_is_a_way_out(box: Engine) -> None:
-    """CVE-2024-21626: a working directory of /proc/self/fd/N, where directories of the host were open."""
-    for number in range(3, 24):
-        with pytest.raises(Fault, match="working directory"):
-            box.start("pwd; ls -la", working_dir=f"/proc/self/fd/{number}")
-    name = box.start("sleep 1000")
-    for number in range(3, 24):
-        with pytest.raises(Exception, match="working directory"):
-            box.exec(name, "pwd", working_dir=f"/proc/self/fd/{number}")
-    box.runtime.remove_container(name)
-
-
-def test_the_hosts_interpreter_cannot_be_written_through_proc_self_exe(box: Engine) -> None:
-    """CVE-2019-5736: a container that starts /proc/self/exe runs the file that its init was forked from."""
-    text = "import os; print(bool(os.statvfs('/proc/self/exe').f_flag & os.ST_RDONLY))"
-    result = box.run("/proc/self/exe", "-I", "-S", "-c", text, mounts=with_python())
-    assert result.lines == ["True"], result.errors
-    name = box.start("sleep 1000", mounts=with_python())
-    assert box.exec(name, "/proc/self/exe", "-I", "-S", "-c", text).lines == ["True"]
-    box.runtime.remove_container(name)
-
-
 # ---------------------------------------------------------------- rights
 
 
