@@ -136,6 +136,8 @@ class Engine:
         #: whether backups of volumes are made when they are due
         self.backing_up = False
         self._book: JobBook | None = None
+        #: whether something is done about containers that no source declares
+        self.by_hand = False
         self._zone = local_zone()
         self._sight = Sight(runtime)
         self.tally = Tally()
@@ -236,6 +238,7 @@ class Engine:
             previous={name: item.previous for name, item in wanted.items() if item.previous is not None},
             collecting=self.collecting,
             backing_up=self.backing_up,
+            by_hand=self.by_hand,
             clock=self._clock.time(),
             zone=self._zone,
             revisions={name: item.revision for name, item in wanted.items()},

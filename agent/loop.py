@@ -173,7 +173,7 @@ class Agent:
                 on_wake=self._step_ended,
                 on_event=_log_event,
             )
-            self._engine.backing_up = True
+            self._engine.backing_up = self._engine.by_hand = True
             self._engine.keep_schedules()
             stack.callback(self._listen())
             self._deaths = Deaths(self._loop, partial(self._because, "shim"))

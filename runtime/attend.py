@@ -64,6 +64,18 @@ def read_ports(paths: Paths) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def read_hand_stops(paths: Paths) -> dict[str, dict[str, Any]]:
+    """Who stopped which declared container by hand, when and why: by full name, as runtime.stops has it."""
+    if not paths.database.exists():
+        return {}
+    try:
+        with closing(connect(paths.database, readonly=True)) as connection:
+            rows = connection.execute("SELECT container, at, who, terminal, reason FROM hand_stops")
+            return {row["container"]: dict(row) for row in rows}
+    except sqlite3.OperationalError:  # made, and not yet migrated
+        return {}
+
+
 def find(paths: Paths, name: str) -> ContainerRecord:
     """By full name, by the name without its project where that is unique, by id or a unique prefix of one.
 
@@ -153,6 +165,7 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
         "image_id": record.image_id,
         "created_at": record.created_at,
         "wanted": record.wanted,
+        "stopped_by_hand": read_hand_stops(paths).get(record.name),
         "identity": record.identity,
         "adjustable": record.adjustable,
         "request": json.loads(record.request),

@@ -21,6 +21,7 @@ from runtime.observations import (
     NETWORK_KINDS,
     Defect,
     Disk,
+    HandStop,
     Health,
     ImageSize,
     Observed,
@@ -63,6 +64,7 @@ class _Container:
     defects: tuple[Defect, ...] = ()
     error: str = ""
     created_at: float = 0.0
+    finished_at: float = 0.0
 
 
 @dataclass
@@ -112,6 +114,8 @@ class FakeRuntime(FakeWorld):
         self._containers: dict[str, _Container] = {}
         self._firewall: tuple[Defect, ...] = ()
         self._leftovers: set[str] = set()
+        self.hand_stops: dict[str, HandStop] = {}
+        self.booted_at = 0.0
         self._count = 0
         self._starts = 0
 
@@ -146,6 +150,8 @@ class FakeRuntime(FakeWorld):
                 firewall=self._firewall,
                 leftovers=tuple(sorted(self._leftovers)),
                 disk=self.disk,
+                hand_stops=dict(self.hand_stops),
+                booted_at=self.booted_at,
             )
 
     def observe_networks(self, last: Observed) -> Observed:
@@ -519,6 +525,8 @@ class FakeRuntime(FakeWorld):
     def remove_container(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
         with self._effect(f"remove container {name}"):
             gone = self._containers.pop(name, None) is not None
+            if not replaced:
+                self.hand_stops.pop(name, None)
             for volume in self._claimed(name) if gone and not replaced else ():
                 del self._claims[volume]
                 if volumes:
@@ -577,6 +585,9 @@ def _observed(container: _Container) -> ObservedContainer:
         privileged=request.privileged,
         owns_network=request.owns_network,
         defects=container.defects,
+        restart_policy=request.restart.policy,
+        auto_remove=request.auto_remove,
+        finished_at=container.finished_at,
     )
 
 

@@ -56,9 +56,10 @@ class FakeWorld:
         with self._lock:
             self._containers[name].health = health
 
-    def set_phase(self, name: str, phase: Phase) -> None:
+    def set_phase(self, name: str, phase: Phase, finished_at: float = 0.0) -> None:
         with self._lock:
             self._containers[name].phase = phase
+            self._containers[name].finished_at = finished_at
 
     def damage(self, name: str, *defects: Defect) -> None:
         """A container, a network, or "firewall" is not as recorded."""

@@ -17,6 +17,8 @@ from specs.values import ImageRef
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+    from typing import Any
 
     from agent.journal import Entry
     from runtime.paths import Paths
@@ -35,7 +37,8 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if options.json:
         print(json.dumps({"actions": [*map(asdict, actions)], "reasons": [*map(asdict, reasons)]}, indent=1))
         return 0
-    if not actions and not reasons:
+    stop = attend.read_hand_stops(paths).get(name)
+    if not actions and not reasons and stop is None:
         print(f"the journal knows nothing of {name}")
         return 1
     now = time.time()
@@ -43,7 +46,17 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     for reason in reasons:
         if reason.until is None:
             print(f"{table.age(now - reason.at)} ago: blocked: {reason.reason} [{reason.code}]")
+    if stop is not None:
+        print(held(stop, now))
     return 0
+
+
+def held(stop: Mapping[str, Any], now: float) -> str:
+    """What a person did, in one line."""
+    where = f" on {stop['terminal']}" if stop["terminal"] else ""
+    why = f": {stop['reason']}" if stop["reason"] else ""
+    cure = f"`stead start {stop['container']}` hands it back"
+    return f"{table.age(now - stop['at'])} ago: stopped by hand: {stop['who']}{where}{why}; {cure}"
 
 
 def line(entry: Entry, now: float) -> str:

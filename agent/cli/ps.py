@@ -224,7 +224,9 @@ def _host(address: str) -> str:
 
 
 def describe_all(paths: Paths) -> list[dict[str, Any]]:
-    return [_description(item) for item in seen.look(paths, attend.read_all(paths))]
+    stops = attend.read_hand_stops(paths)
+    found = [_description(item) for item in seen.look(paths, attend.read_all(paths))]
+    return [{**item, "stopped_by_hand": stops.get(item["name"])} for item in found]
 
 
 def describe(paths: Paths, record: ContainerRecord) -> dict[str, Any]:

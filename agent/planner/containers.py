@@ -10,7 +10,7 @@ The table, for a container that a source declares (`have` is what exists, S its 
     adjustable part differs              adjust in place, whatever its phase
     wanted stopped   running somehow     stop
     wanted running   created             start
-                     stopped             start: what is declared wins over what was done by hand
+                     stopped             start, unless a person stopped it: agent.planner.hand
                      lost                start: the supervisor is gone (killed, or the machine was rebooted)
                      exited              left alone when its restart policy says so; else start
                      backoff, stopping   left alone: that is the shim's matter
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from agent.planner import jobs
+from agent.planner import hand, jobs
 from agent.planner.causes import changes
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.images import short
@@ -94,7 +94,8 @@ def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, De
                 blocked=Blocked(Subject("container", name), reason, None, "paused", source)
             )
         else:
-            found[name] = _beside_holds(world, want, source, _declared(world, source, want, have, ground))
+            decision = _beside_holds(world, want, source, _declared(world, source, want, have, ground))
+            found[name] = hand.beside(world, source, want, have, decision)
     return found
 
 

@@ -46,10 +46,12 @@ STORE = Subject("store", "")
 
 #: Code of what keeps an image from being renewed while the one in the store goes on: a note, not a failure.
 KEPT = "image-kept"
+#: Code of what keeps a container stopped that a person stopped: a note, not a failure.
+HELD = "held"
 #: Code of what keeps a job from being replaced now: its run.
 JOB_RUNS = "job-running"
 #: Codes of what is told and keeps no source from counting as converged.
-NOTES = frozenset({"suspended", "paused", KEPT, JOB_RUNS})
+NOTES = frozenset({"suspended", "paused", HELD, KEPT, JOB_RUNS})
 
 
 # ---------------------------------------------------------------- actions: a closed union
@@ -349,8 +351,8 @@ class Step:
 class Blocked:
     """A thing that is not converged and for which nothing may be done now.
 
-    `code` is a fault code, or one of: suspended, paused, waits, name-taken, dependency-failed, pull-never,
-    no-effect, image-kept, data-loss, job-running.
+    `code` is a fault code, or one of: suspended, paused, held, waits, name-taken, dependency-failed,
+    pull-never, no-effect, image-kept, data-loss, job-running.
     """
 
     subject: Subject
@@ -515,8 +517,8 @@ class World:
     undeclared volumes go, too (`stead down --volumes`). `previous` are the revisions before those in force:
     their images are kept, so that a rollback needs no network. `inputs` are those of every image that is
     built, by canonical reference. Without `collecting` no image is removed, without `backing_up` no backup is
-    made. `clock` is the time in seconds since the epoch, `zone` where this machine's clock hangs; `revisions`
-    are those in force, by source.
+    made, without `by_hand` nothing is done about what no source declares. `clock` is the time in seconds
+    since the epoch, `zone` where this machine's clock hangs; `revisions` are those in force, by source.
     """
 
     desired: Mapping[str, Desired]
@@ -533,3 +535,4 @@ class World:
     clock: float = 0.0
     zone: tzinfo = UTC
     revisions: Mapping[str, str] = field(default_factory=dict)
+    by_hand: bool = False

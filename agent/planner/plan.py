@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from agent.planner import backups, collect, containers, images, networks, space, volumes
+from agent.planner import backups, collect, containers, hand, images, networks, space, volumes
 from agent.planner.decision import Decision, chain
 from agent.planner.model import (
     FIREWALL,
@@ -83,6 +83,7 @@ def plan(world: World) -> Plan:
         *gone.values(),
         *backups.decide(world, volume_owners),
         *runs.values(),
+        *hand.unmanaged(world),
     ]
     steps = [step for decision in decisions for step in decision.steps]
     blocked += [decision.blocked for decision in decisions if decision.blocked is not None]

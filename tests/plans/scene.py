@@ -31,6 +31,7 @@ class Scene:
     drop_volumes: frozenset[str] = frozenset()
     collecting: Collecting | None = None
     clock: float = 1.0
+    by_hand: bool = False
 
     def __post_init__(self) -> None:
         for name in ("busybox", "nginx", "postgres"):
@@ -54,6 +55,7 @@ class Scene:
             inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now, self.memory.built),
             collecting=self.collecting,
             clock=self.clock,
+            by_hand=self.by_hand,
         )
         return plan(world)
 

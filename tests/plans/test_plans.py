@@ -16,7 +16,7 @@ from runtime.observations import Defect, Health, Phase
 from specs.desired import Desired, Place, Probe, Restart
 from specs.values import MountPoint
 from tests.builders import container, desired, image, network, volume
-from tests.plans import images, jobs
+from tests.plans import hand, images, jobs
 from tests.plans.scene import Scene, shop
 
 HERE = Path(__file__).parent
@@ -233,7 +233,7 @@ def failed_job() -> Scene:
     return scene
 
 
-def stopped_by_hand() -> Scene:
+def stopped_behind_our_back() -> Scene:
     scene = nothing_to_do()
     scene.runtime.set_phase("shop/web", Phase.STOPPED)
     return scene
@@ -364,7 +364,8 @@ SCENES: list[Callable[[], Scene]] = [
     waiting_for_health,
     unhealthy_dependency,
     failed_job,
-    stopped_by_hand,
+    stopped_behind_our_back,
+    *hand.SCENES,
     paused_by_hand,
     volume_that_is_backed_up,
     volume_that_was_undeclared_for_long,
