@@ -79,6 +79,7 @@ class ObservedContainer:
     shim_pid: int = 0  # of its supervisor, 0 when there is none
     created_at: float = 0.0
     started_at: float = 0.0
+    started_ticks: int = 0  # of its process, in clock ticks since boot; 0: there is none
     finished_at: float = 0.0
     exit_code: int | None = None  # of the last run that ended
     oom_killed: bool = False

@@ -238,6 +238,7 @@ class Observer:
             shim_pid=state.shim_pid if life.alive and state is not None else 0,
             created_at=record.created_at,
             started_at=state.started_at if state else 0.0,
+            started_ticks=state.pid_start if up and state is not None else 0,
             finished_at=state.finished_at if state else 0.0,
             exit_code=state.exit_code if state else None,
             oom_killed=state.oom_killed if state else False,

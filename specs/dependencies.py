@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from specs import sharing
 from specs.declared import Declared, Index
@@ -36,13 +37,13 @@ def dependencies(declared: Declared, model: Container, index: Index, wrong: Wron
         waits.append(full)
         for one in _replicas(full, other):
             found[one] = Dependency(one, rule.condition, required, bool(rule.restart))
-    for name, follows in sharing.owners(model).items():
+    for name in sharing.owners(model):
         full = index.full_name(declared.project, name)
         if index.get("container", full) in (None, declared):
             continue  # which is a problem of that field
         waits.append(full)
         asked = found.get(full, Dependency(full))
-        found[full] = Dependency(full, asked.condition, True, asked.restart or follows)
+        found[full] = replace(asked, required=True)
     declared.waits_for = tuple(dict.fromkeys(waits))
     return tuple(found.values())
 

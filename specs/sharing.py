@@ -78,13 +78,11 @@ def _named(mode: str | None) -> str:
     return name if kind == "container" else ""
 
 
-def owners(model: Container) -> dict[str, bool]:
-    """The names, as written, of those that must be there first: it has a namespace or volumes of theirs. True
-    where that goes with the owner's process (pid_namespaces(7)), and each run of it has another one."""
-    modes = {_named(mode): False for mode in (model.network_mode, model.uts)}
-    inherited = {name: False for name, _ in model.volumes_from or ()}
-    found = modes | inherited | {_named(mode): True for mode in (model.pid, model.ipc)}
-    return {name: follows for name, follows in found.items() if name}
+def owners(model: Container) -> list[str]:
+    """The names, as written, of those that must be there first: it has a namespace or volumes of theirs."""
+    modes = (_named(mode) for mode in (model.network_mode, model.pid, model.ipc, model.uts))
+    inherited = (name for name, _ in model.volumes_from or ())
+    return list(dict.fromkeys(name for name in (*modes, *inherited) if name))
 
 
 def network_mode(declared: Declared, model: Container, index: Index, wrong: Wrong) -> str:

@@ -51,7 +51,7 @@ def container(
     extra = {
         key: value
         for key, value in more.items()
-        if key not in ("desired", "suspend", "place", "update_order", "job")
+        if key not in ("desired", "suspend", "place", "update_order", "job", "depends_on")
     }
     identity = {
         "image": reference,
@@ -71,7 +71,7 @@ def container(
         mounts=mounts,
         ports=bindings,
         limits=Limits(memory=memory),
-        depends_on=tuple(Dependency(n, c) for n, c in (after or {}).items()),
+        depends_on=more.pop("depends_on", tuple(Dependency(n, c) for n, c in (after or {}).items())),
         identity=_digest(identity),
         adjustable=_digest(adjustable),
         facets=json.dumps({"identity": identity, "adjustable": adjustable}, sort_keys=True),

@@ -58,6 +58,7 @@ class _Container:
     health: Health = Health.NONE
     exit_code: int | None = None
     started_at: float = 0.0
+    started_ticks: int = 0
     restarts: int = 0
     addresses: tuple[tuple[str, str], ...] = ()
     mounted: tuple[tuple[str, str], ...] = ()  # (reference, image id)
@@ -488,6 +489,7 @@ class FakeRuntime(FakeWorld):
             container.phase, container.defects = Phase.RUNNING, ()
             self._starts += 1
             container.started_at = self.clock + self._starts * 1e-3
+            container.started_ticks = self._starts
             probe = container.request.probe
             container.health = Health.STARTING if probe and not probe.disabled else Health.NONE
 
@@ -575,6 +577,7 @@ def _observed(container: _Container) -> ObservedContainer:
         exit_code=container.exit_code,
         created_at=container.created_at,
         started_at=container.started_at,
+        started_ticks=container.started_ticks if container.phase is Phase.RUNNING else 0,
         restarts=container.restarts,
         health=container.health,
         error=container.error,

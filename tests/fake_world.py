@@ -23,6 +23,7 @@ class FakeWorld:
     _containers: dict[str, Any]
     _firewall: tuple[Defect, ...]
     _leftovers: set[str]
+    _starts: int
     _heard: Callable[[], None]
     _name: Callable[[ImageRef, str, str], str]
 
@@ -51,6 +52,18 @@ class FakeWorld:
         with self._lock:
             self._containers[name].phase = Phase.EXITED
             self._containers[name].exit_code = code
+
+    def runs(self, name: str) -> bool:
+        with self._lock:
+            return bool(self._containers[name].phase is Phase.RUNNING)
+
+    def restart(self, name: str) -> None:
+        """Its shim did so: the program had ended."""
+        with self._lock:
+            container = self._containers[name]
+            self._starts += 1
+            container.phase, container.started_ticks = Phase.RUNNING, self._starts
+            container.restarts += 1
 
     def set_health(self, name: str, health: Health) -> None:
         with self._lock:

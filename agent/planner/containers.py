@@ -14,7 +14,8 @@ The table, for a container that a source declares (`have` is what exists, S its 
                      lost                start: the supervisor is gone (killed, or the machine was rebooted)
                      exited              left alone when its restart policy says so; else start
                      backoff, stopping   left alone: that is the shim's matter
-                     running             defects are repaired; those that need a new process: stop, start
+                     running             defects are repaired; those that need a new process: stop, start;
+                                         so it is where it follows a dependency (agent.planner.following)
     with a schedule  running somehow     its run comes to its end before it is replaced or started anew
                      else                started when it is due (agent.planner.jobs), and at no other time
 
@@ -28,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from agent.planner import hand, jobs
+from agent.planner import following, hand, jobs
 from agent.planner.causes import changes
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.images import short
@@ -192,6 +193,10 @@ def _phase_steps(
         have = replace(have, defects=tuple(defect for defect in have.defects if not defect.restart))
     elif reason := start_reason(want, have):
         return [_step(source, want.name, start, Cause("phase", reason), basis)]
+    if text := following.reason(world, want, have):
+        cause, basis = Cause("dependency", text, want.place), f"{have.id} {text}"
+        stop = StopContainer(want.name)
+        return [_step(source, want.name, stop, cause, basis), _step(source, want.name, start, cause, basis)]
     if have.phase not in ACTIVE or not have.defects:
         return []
     text = "; ".join(sorted(defect.text for defect in have.defects))

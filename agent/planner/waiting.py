@@ -66,11 +66,28 @@ class Waiting:
         after: set[str] = set()
         for dependency in sorted(want.depends_on, key=lambda d: d.container):
             ids, why, code = self._dependency(source, dependency)
+            if why and not dependency.required and self._fails(source, dependency):
+                continue
             if why:
                 text = f"waits for container {dependency.container}{why}"
                 return frozenset(), Blocked(Subject("container", name), text, None, code, source)
             after |= ids
         return frozenset(after), None
+
+    def _fails(self, source: str, dependency: Dependency) -> bool:
+        """Whether an optional dependency that is not what it is to be is not on its way there, either."""
+        name = dependency.container
+        decision = self._one(name) if self._owners.get(name) == source else None
+        have = self._world.observed.containers.get(name)
+        if decision is None:
+            return True
+        if decision.blocked is not None:
+            return decision.blocked.code != "waits"
+        if have is None or dependency.condition == "started":
+            return False
+        probed = have.health in (Health.STARTING, Health.HEALTHY)
+        down = have.phase in (Phase.EXITED, Phase.STOPPED, Phase.BACKOFF)
+        return down or (dependency.condition == "healthy" and have.phase is Phase.RUNNING and not probed)
 
     def _dependency(self, source: str, dependency: Dependency) -> tuple[set[str], str, str]:
         """(steps to wait for, why not to wait for steps but to be blocked, its code)"""
@@ -87,10 +104,10 @@ class Waiting:
             return {decision.steps[-1].id}, "", ""
         if running is not None and running.verb in _RUNS:
             return {running.id}, "", ""
-        if have is None or (decision.blocked is not None and not _met(dependency, have)):
+        if have is None or (decision.blocked is not None and not met(dependency, have)):
             reason = decision.blocked.reason if decision.blocked else "it does not exist"
             return set(), f", which is blocked: {reason}", "waits"
-        if _met(dependency, have):
+        if met(dependency, have):
             return set(), "", ""
         why, code = _unmet(dependency, have)
         return set(), f" to be {dependency.condition}: {why}", code
@@ -159,7 +176,8 @@ def _reaches(edges: Mapping[str, set[str]], start: str, goal: str) -> bool:
     return False
 
 
-def _met(dependency: Dependency, have: ObservedContainer) -> bool:
+def met(dependency: Dependency, have: ObservedContainer) -> bool:
+    """Whether it is what its dependents wait for."""
     match dependency.condition:
         case "healthy":
             return have.phase is Phase.RUNNING and have.health is Health.HEALTHY

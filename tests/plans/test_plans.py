@@ -16,7 +16,7 @@ from runtime.observations import Defect, Health, Phase
 from specs.desired import Desired, Place, Probe, Restart
 from specs.values import MountPoint
 from tests.builders import container, desired, image, network, volume
-from tests.plans import hand, images, jobs
+from tests.plans import dependencies, hand, images, jobs
 from tests.plans.scene import Scene, shop
 
 HERE = Path(__file__).parent
@@ -331,6 +331,7 @@ def start_first_when_the_old_one_died() -> Scene:
 
 
 SCENES: list[Callable[[], Scene]] = [
+    *dependencies.SCENES,
     *jobs.SCENES,
     first_light,
     half_way,

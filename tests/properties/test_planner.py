@@ -20,7 +20,7 @@ from agent.sight import Sight
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.observations import Defect, Health, Phase
-from specs.desired import Desired
+from specs.desired import Dependency, Desired
 from tests.builders import built, container, desired, image, network, volume
 from tests.fake_runtime import Crash, FakeRuntime
 
@@ -54,7 +54,11 @@ def random_desired(source: str, rng: random.Random) -> Desired:
                 volumes={v.name: "/data" for v in vols[:1] if rng.random() < 0.5},
                 ports=[f"{base + ports[index]}:80"] if rng.random() < 0.4 else [],
                 memory=rng.choice([0, 64]),
-                after={d: "started" for d in earlier if rng.random() < 0.4},
+                depends_on=tuple(
+                    Dependency(d, "started", rng.random() < 0.8, rng.random() < 0.5)
+                    for d in earlier
+                    if rng.random() < 0.4
+                ),
                 desired=rng.choice(["running", "running", "running", "stopped"]),
                 update_order=order,
             )
@@ -130,7 +134,8 @@ class Simulation:
     def disturb(self) -> None:
         containers = sorted(self.runtime.observe().containers)
         networks = sorted(self.runtime.observe().networks)
-        match self.rng.randrange(14):
+        running = [name for name in containers if self.runtime.runs(name)]
+        match self.rng.randrange(15):
             case 0 if containers:
                 self.runtime.lose(self.rng.choice(containers))
             case 1 if containers:
@@ -158,7 +163,9 @@ class Simulation:
                 self.runtime.rot("nginx")
             case 11 if NGINX in self.runtime.observe().images:
                 self.runtime.put_image("nginx", "sha256:by-hand")
-            case 12:
+            case 12 if running:
+                self.runtime.restart(self.rng.choice(running))
+            case 13:
                 self.commit(self.rng.choice(["one", "two"]))
             case _:
                 where = self.rng.choice(["before", "after"])
@@ -223,6 +230,10 @@ class Simulation:
                 blocked = {b.subject.name for b in self.plan().blocked}
                 if c.desired == "running" and name not in blocked:
                     assert mine[name].phase is Phase.RUNNING
+                for one in c.depends_on:
+                    other = mine.get(one.container)
+                    if one.restart and other is not None and {name, one.container}.isdisjoint(blocked):
+                        assert not 0 < mine[name].started_ticks < other.started_ticks, "it did not follow"
                 if c.desired == "stopped":
                     assert mine[name].phase in (Phase.CREATED, Phase.STOPPED)
             networks = {n for n, c in observed.networks.items() if c.source == source}

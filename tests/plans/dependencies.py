@@ -1,0 +1,122 @@
+"""Values: golden scenes of containers that wait for others, and follow them."""
+
+from __future__ import annotations
+
+from runtime.observations import Health, Phase
+from specs.desired import Dependency, Desired, Probe, Restart
+from tests.builders import container, desired
+from tests.plans.scene import Scene
+
+
+def chain(
+    condition: str = "started", *, restart: bool = True, required: bool = True, color: str = "blue"
+) -> Desired:
+    """A database, a web server that depends on it, and a proxy that depends on the web server."""
+    probe = Probe(shell="true") if condition == "healthy" else None
+    again = Restart("no") if condition == "completed" else Restart()
+    on_db = Dependency("s/db", condition, required, restart)
+    db = container("s/db", env={"COLOR": color}, probe=probe, restart=again, line=1)
+    web = container("s/web", depends_on=(on_db,), line=5)
+    proxy = container("s/proxy", depends_on=(Dependency("s/web", restart=restart),), line=9)
+    return desired("s", db, web, proxy)
+
+
+def up(want: Desired) -> Scene:
+    return Scene().want(want).converge()
+
+
+def dependency_that_its_shim_restarted() -> Scene:
+    scene = up(chain())
+    scene.runtime.restart("s/db")
+    return scene
+
+
+def dependency_that_was_restarted_and_followed() -> Scene:
+    """Web is started anew, then the proxy that follows it; then there is nothing to do."""
+    return dependency_that_its_shim_restarted().do("stop container s/web").do("start container s/web")
+
+
+def dependency_that_was_restarted_and_followed_by_all() -> Scene:
+    scene = dependency_that_was_restarted_and_followed()
+    return scene.do("stop container s/proxy").do("start container s/proxy")
+
+
+def dependency_that_was_replaced() -> Scene:
+    scene = up(chain()).want(chain(color="red"))
+    for step in ("remove container s/db", "create container s/db", "start container s/db"):
+        scene.do(step)
+    return scene
+
+
+def restarted_dependency_that_nobody_follows() -> Scene:
+    scene = up(chain(restart=False))
+    scene.runtime.restart("s/db")
+    return scene
+
+
+def restarted_dependency_that_is_not_healthy_yet() -> Scene:
+    scene = up(chain("healthy"))
+    scene.runtime.set_health("s/db", Health.HEALTHY)
+    scene.converge()
+    scene.runtime.restart("s/db")
+    scene.runtime.set_health("s/db", Health.STARTING)
+    return scene
+
+
+def restarted_dependency_that_is_healthy_again() -> Scene:
+    scene = restarted_dependency_that_is_not_healthy_yet()
+    scene.runtime.set_health("s/db", Health.HEALTHY)
+    return scene
+
+
+def one_shot_that_has_completed() -> Scene:
+    scene = up(chain("completed"))
+    scene.runtime.exit("s/db", 0)
+    return scene
+
+
+def one_shot_that_failed() -> Scene:
+    scene = up(chain("completed"))
+    scene.runtime.exit("s/db", 3)
+    return scene
+
+
+def optional_one_shot_that_failed() -> Scene:
+    scene = up(chain("completed", required=False))
+    scene.runtime.exit("s/db", 3)
+    return scene
+
+
+def optional_one_shot_that_still_works() -> Scene:
+    return up(chain("completed", required=False))
+
+
+def optional_dependency_that_cannot_be_started() -> Scene:
+    scene = Scene().want(chain("healthy", required=False)).measured()
+    scene.do("pull image docker.io/library/busybox:latest").do("create container s/db")
+    return scene.do("start container s/db", fault="start-failed")
+
+
+def one_shot_after_a_reboot() -> Scene:
+    """It has completed: nothing starts it again, and its dependents start at once."""
+    scene = one_shot_that_has_completed().converge()
+    for name in ("s/web", "s/proxy"):
+        scene.runtime.set_phase(name, Phase.LOST)
+    return scene
+
+
+SCENES = [
+    dependency_that_its_shim_restarted,
+    dependency_that_was_restarted_and_followed,
+    dependency_that_was_restarted_and_followed_by_all,
+    dependency_that_was_replaced,
+    restarted_dependency_that_nobody_follows,
+    restarted_dependency_that_is_not_healthy_yet,
+    restarted_dependency_that_is_healthy_again,
+    one_shot_that_has_completed,
+    one_shot_that_failed,
+    optional_one_shot_that_failed,
+    optional_one_shot_that_still_works,
+    optional_dependency_that_cannot_be_started,
+    one_shot_after_a_reboot,
+]
