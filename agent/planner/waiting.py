@@ -84,7 +84,7 @@ class Waiting:
         if decision.blocked is not None:
             return decision.blocked.code != "waits"
         if have is None or dependency.condition == "started":
-            return False
+            return True  # no step of it is planned or under way
         probed = have.health in (Health.STARTING, Health.HEALTHY)
         down = have.phase in (Phase.EXITED, Phase.STOPPED, Phase.BACKOFF)
         return down or (dependency.condition == "healthy" and have.phase is Phase.RUNNING and not probed)

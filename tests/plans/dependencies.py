@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runtime.observations import Health, Phase
 from specs.desired import Dependency, Desired, Probe, Restart
 from tests.builders import container, desired
@@ -97,6 +99,12 @@ def optional_dependency_that_cannot_be_started() -> Scene:
     return scene.do("start container s/db", fault="start-failed")
 
 
+def optional_dependency_that_is_wanted_stopped() -> Scene:
+    want = chain(required=False)
+    stopped = replace(want.containers["s/db"], desired="stopped")
+    return up(replace(want, containers={**want.containers, "s/db": stopped}))
+
+
 def one_shot_after_a_reboot() -> Scene:
     """It has completed: nothing starts it again, and its dependents start at once."""
     scene = one_shot_that_has_completed().converge()
@@ -118,5 +126,6 @@ SCENES = [
     optional_one_shot_that_failed,
     optional_one_shot_that_still_works,
     optional_dependency_that_cannot_be_started,
+    optional_dependency_that_is_wanted_stopped,
     one_shot_after_a_reboot,
 ]
