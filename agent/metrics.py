@@ -14,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.planner.runs import RESULTS
-from agent.view import View
+from agent.view import CRASH_LOOP, View
+from runtime.observations import ObservedContainer, Phase
 from runtime.shim.supervise import REASONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -145,9 +146,17 @@ def _agent(view: View) -> Iterator[Metric]:
     yield _gauge("stead_blocked", "Things that cannot be converged now.", ["kind", "code"], rows)
 
 
+#: Phases in which a container is ready or not.
+READY_PHASES = (Phase.STARTING, Phase.RUNNING)
+
+
+def _state(item: ObservedContainer) -> str:
+    return CRASH_LOOP if item.crash_loop else item.phase.value
+
+
 def _objects(view: View) -> Iterator[Metric]:
     observed = view.observed
-    states = Counter(("container", item.phase.value) for item in observed.containers.values())
+    states = Counter(("container", _state(item)) for item in observed.containers.values())
     states.update(("network", "drifted" if item.defects else "ready") for item in observed.networks.values())
     states.update(("volume", "orphan" if item.orphaned_at else "ready") for item in observed.volumes.values())
     states["image", "ready"] = len({image.id for image in observed.images.values()})
@@ -162,6 +171,11 @@ def _objects(view: View) -> Iterator[Metric]:
     yield _counter("stead_container_restarts", "Restarts by the shim.", ["name", "reason"], restarts)
     health = [((item.name, item.health.value), 1.0) for item in containers if item.health.value != "none"]
     yield _gauge("stead_container_health", "1 for the state it is in.", ["name", "state"], health)
+    ready = [((item.name,), float(item.ready)) for item in containers if item.phase in READY_PHASES]
+    yield _gauge("stead_container_ready", "What the readiness probe says; 1 without one.", ["name"], ready)
+    loops = [((item.name,), item.next_start_at) for item in containers if item.crash_loop]
+    name = "stead_container_crash_loop_next_start_timestamp_seconds"
+    yield _gauge(name, "When what crash-loops is started again; 0: it was just now.", ["name"], loops)
 
 
 def _images(view: View) -> Iterator[Metric]:

@@ -109,6 +109,8 @@ def _look(want: DesiredContainer, have: ObservedContainer, first: int, now: floa
         return "failed", f"{name} is unhealthy"
     if have.health is Health.STARTING:
         return "pending", f"{name} is not healthy yet"
+    if not have.ready:
+        return "pending", f"{name} is not ready"
     return "well", ""
 
 

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from runtime.observations import Observed, Sample
 
+#: Said in place of the phase of a container that is restarted in a row and does not do well.
+CRASH_LOOP = "crash-loop"
+
 
 @dataclass(frozen=True, slots=True)
 class SourceView:

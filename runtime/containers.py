@@ -10,17 +10,17 @@ towards it, a record is deleted after the things it names are gone from the kern
 from __future__ import annotations
 
 import errno
-import json
 import secrets
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runtime import restarts
 from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
@@ -48,6 +48,7 @@ from runtime.records import (
     update_request,
 )
 from runtime.requests import encode_request
+from runtime.restarts import Restarts
 from runtime.shim import client
 from runtime.stops import forget_stop, write_stop
 from runtime.volumes import Volumes
@@ -133,7 +134,9 @@ class Containers:
     def _start(self, record: ContainerRecord, request: ContainerRequest) -> None:
         fresh = record.id in self._fresh
         self._fresh.discard(record.id)
-        restarts = {} if fresh else self._restarts(record.id)
+        home, live = self._paths.container(record.id), self._paths.live(record.id)
+        goes_on = record.wanted == RUNNING and not (home / "exit.json").exists()
+        before = Restarts() if fresh else restarts.read(live, home, goes_on=goes_on)
         if not fresh:
             self._preparation.clear(record.id)
         self._fabric.check_ports(record.id)
@@ -141,7 +144,7 @@ class Containers:
         self._want(record.id, RUNNING)
         try:
             with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                self._preparation.make(record, request, image, restarts=restarts, fresh=fresh)
+                self._preparation.make(record, request, image, restarts=before, fresh=fresh)
                 self._fabric.activate(record.id)
                 self._fabric.publish(only=record.id)
                 with _started(record):
@@ -151,18 +154,6 @@ class Containers:
         except BaseException:
             self._undo(record)
             raise
-
-    def _restarts(self, id: str) -> Mapping[str, int]:
-        """By shims, since the container was created, by reason. Both records of the last shim may be gone (a
-        stop takes the live one, a power cut leaves neither): then what the last start began with."""
-        home = self._paths.container(id)
-        for state in (client.read_state(self._paths.live(id)), client.read_exit(home)):
-            if state is not None:
-                return state.restart_reasons
-        try:
-            return dict(json.loads((home / "supervise.json").read_bytes())["restart_reasons"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
 
     def _fork(self, record: ContainerRecord, *, idle: bool) -> client.Birth:
         """The processes of its shim, which wait: they are made while the bundle is."""
@@ -331,7 +322,7 @@ class Containers:
             if before.oom_score_adj != request.oom_score_adj:
                 self._preparation.oom_score(record.id, request)
             document = self._preparation.supervise(
-                record, request, self._preparation.image(record), state.restart_reasons
+                record, request, self._preparation.image(record), Restarts(state.restart_reasons)
             )
             try:
                 client.adjust(live, document)

@@ -40,6 +40,7 @@ from runtime.paths import Paths
 from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.shim import client
+from runtime.shim.supervise import is_crash_loop
 from runtime.stops import read_stops
 from runtime.volumes import Volumes
 from runtime.volumes.fates import Fate, read_fates
@@ -247,6 +248,7 @@ class Observer:
             next_start_at=state.next_start_at if state and life.phase is Phase.BACKOFF else 0.0,
             health=Health(state.health) if life.alive and state and state.health else Health.NONE,
             ready=state.ready if life.alive and state else True,
+            crash_loop=bool(state and life.alive and is_crash_loop(life.phase, state.streak)),
             error=state.error if state else "",
             log_tail=self._tail(life),
             networks=seen.net.addresses.get(record.id, ()),
@@ -344,8 +346,9 @@ class Observer:
     def _tail(self, life: _Life) -> str:
         """The last output of a container that failed; empty while all is well."""
         state = life.state
-        failing = life.phase in (Phase.BACKOFF, Phase.EXITED) and state is not None and state.exit_code
-        if not failing:
+        if state is None or not state.exit_code:
+            return ""
+        if life.phase not in (Phase.BACKOFF, Phase.EXITED) and not is_crash_loop(life.phase, state.streak):
             return ""
         try:
             lines = list(logs.read(self._paths.container(life.record.id) / "log", tail=TAIL_LINES))

@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from runtime import bundle
@@ -38,6 +37,7 @@ from runtime.net.fabric import Fabric
 from runtime.net.files import hostname_of
 from runtime.paths import Paths, write_atomically
 from runtime.records import ContainerRecord
+from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.shim import messages
 from runtime.users import find_user
 from runtime.volumes import Volumes
@@ -49,7 +49,6 @@ from specs.values import MountPoint
 SLICE = "stead.slice"
 #: networks of containers that are made at one time
 ASIDE = 8
-NONE: Mapping[str, int] = MappingProxyType({})
 
 
 def cgroup_path(id: str) -> str:
@@ -100,7 +99,7 @@ class Preparation:
         request: ContainerRequest,
         image: StoredImage,
         *,
-        restarts: Mapping[str, int] = NONE,
+        restarts: Restarts = NO_RESTARTS,
         fresh: bool = False,
     ) -> None:
         """Everything up to, and without, the program. Raises Fault; the caller clears. `fresh`: nothing was
@@ -249,7 +248,7 @@ class Preparation:
         record: ContainerRecord,
         request: ContainerRequest,
         image: StoredImage,
-        restarts: Mapping[str, int],
+        restarts: Restarts,
     ) -> dict[str, Any]:
         """The content of supervise.json."""
         config = image.config.get("config") or {}
@@ -268,7 +267,9 @@ class Preparation:
             log_max_files=request.log_max_files,
             tty=request.tty,
             stdin_open=request.stdin_open,
-            restarts=restarts,
+            restarts=restarts.reasons,
+            streak=restarts.streak,
+            attempts=restarts.attempts,
             events_socket=str(self._paths.events_socket),
             oom_score_adj=request.oom_score_adj,
         )

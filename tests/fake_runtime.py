@@ -56,6 +56,7 @@ class _Container:
     image_id: str
     phase: Phase = Phase.CREATED
     health: Health = Health.NONE
+    ready: bool = True
     exit_code: int | None = None
     started_at: float = 0.0
     started_ticks: int = 0
@@ -492,6 +493,7 @@ class FakeRuntime(FakeWorld):
             container.started_ticks = self._starts
             probe = container.request.probe
             container.health = Health.STARTING if probe and not probe.disabled else Health.NONE
+            container.ready = container.request.readiness is None
 
     def stop_container(self, name: str) -> None:
         with self._effect(f"stop container {name}"):
@@ -580,6 +582,7 @@ def _observed(container: _Container) -> ObservedContainer:
         started_ticks=container.started_ticks if container.phase is Phase.RUNNING else 0,
         restarts=container.restarts,
         health=container.health,
+        ready=container.ready,
         error=container.error,
         networks=container.addresses,
         ports=request.ports,

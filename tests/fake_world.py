@@ -69,6 +69,11 @@ class FakeWorld:
         with self._lock:
             self._containers[name].health = health
 
+    def set_ready(self, name: str, ready: bool) -> None:
+        """What the readiness probe says."""
+        with self._lock:
+            self._containers[name].ready = ready
+
     def set_phase(self, name: str, phase: Phase, finished_at: float = 0.0) -> None:
         with self._lock:
             self._containers[name].phase = phase

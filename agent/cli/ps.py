@@ -174,12 +174,17 @@ def status(item: Seen, now: float) -> str:
     ended = f" {formatting.duration(now - finished)} ago" if finished else ""
     match item.docker_state:
         case "running":
-            health = {"starting": "health: starting"}.get(item.health, item.health)
-            return up if item.health == "none" else f"{up} ({health})"
+            health = {"starting": "health: starting", "none": ""}.get(item.health, item.health)
+            words = [health] if health else []
+            words += ["not ready"] if state is not None and not state.ready else []
+            return f"{up} ({', '.join(words)})" if words else up
         case "paused":
             return f"{up} (Paused)"
         case "restarting":
-            return f"Restarting ({item.exit_code}){ended}"
+            next_at = state.next_start_at if state is not None else 0.0
+            again = f", again in {formatting.duration(max(0.0, next_at - now))}" if next_at else ""
+            loop = " (crash loop)" if item.crash_loop else ""
+            return f"Restarting ({item.exit_code}){ended}{again}{loop}"
         case "exited":
             return f"Exited ({item.exit_code}){ended}"
         case "created":
@@ -245,6 +250,9 @@ def _description(item: Seen) -> dict[str, Any]:
         "phase": item.phase,
         "pid": last.pid if item.live and last is not None else 0,
         "health": last.health if item.live and last is not None else "",
+        "ready": bool(item.live and last is not None and last.ready),
+        "crash_loop": item.crash_loop,
+        "next_start_at": last.next_start_at if item.live and last is not None else 0.0,
         "started_at": last.started_at if last else None,
         "exit_code": last.exit_code if last else None,
         "oom_killed": bool(last and last.oom_killed),

@@ -84,12 +84,24 @@ def text(found: Any, now: float) -> str:
             again = f" (again in {max(0.0, found['at'] + item['retry_in'] - now):.0f} s)"
         word = "note" if item["code"] == NOTE else "blocked"
         lines.append(f"{word}: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
+    lines += [_crash_loop(item, now) for item in found.get("crash_loops", ())]
     lines += [_orphan(item, now) for item in found.get("orphans", ())]
     lines += [_backup(item, now) for item in found.get("backups", ())]
     lines += [_job(item, now) for item in found.get("jobs", ())]
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)
+
+
+def _crash_loop(item: Any, now: float) -> str:
+    """Its last end, the last line that it wrote, and when it is tried again."""
+    end = "out of memory" if item["oom_killed"] else item["error"] or f"exit code {item['exit_code']}"
+    again = (
+        f"started again in {_until(item['next_start_at'], now)}" if item["next_start_at"] else "just started"
+    )
+    said = item["log_tail"].rpartition("\n")[2]
+    tail = f"; its last output: {said[:200]}" if said else ""
+    return f"crash loop: container {item['name']}: {end}, {item['restarts']} restarts, {again}{tail}"
 
 
 def _orphan(item: Any, now: float) -> str:

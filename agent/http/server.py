@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from agent import calls, metrics
 from agent.settings import Settings
-from agent.view import View
+from agent.view import CRASH_LOOP, View
 from runtime.faults import Fault
 from runtime.paths import Paths
 
@@ -158,7 +158,23 @@ def status_document(view: View) -> dict[str, Any]:
         "orphans": [asdict(item) for item in view.orphans],
         "backups": [asdict(item) for item in view.backups],
         "jobs": [asdict(item) for item in view.jobs],
-        "containers": {name: item.phase.value for name, item in view.observed.containers.items()},
+        "containers": {
+            name: CRASH_LOOP if item.crash_loop else item.phase.value
+            for name, item in view.observed.containers.items()
+        },
+        "crash_loops": [
+            {
+                "name": name,
+                "exit_code": item.exit_code,
+                "oom_killed": item.oom_killed,
+                "error": item.error,
+                "restarts": item.restarts,
+                "next_start_at": item.next_start_at,
+                "log_tail": item.log_tail,
+            }
+            for name, item in sorted(view.observed.containers.items())
+            if item.crash_loop
+        ],
     }
 
 

@@ -135,7 +135,7 @@ def _retired(world: World, source: str, have: ObservedContainer, ground: Ground)
 
 
 def is_ready(have: ObservedContainer) -> bool:
-    return have.phase is Phase.RUNNING and have.health in (Health.NONE, Health.HEALTHY)
+    return have.phase is Phase.RUNNING and have.health in (Health.NONE, Health.HEALTHY) and have.ready
 
 
 def _side_by_side(world: World, want: DesiredContainer, have: ObservedContainer, cause: Cause) -> bool:

@@ -189,10 +189,13 @@ def supervise_document(
     oom_score_adj: int = 0,
     startup: Mapping[str, Any] | None = None,
     readiness: Mapping[str, Any] | None = None,
+    streak: int = 0,
+    attempts: int = 0,
 ) -> dict[str, Any]:
     """What a shim must know besides config.json. `restart` and the probes are the fields of RestartRequest
-    and ProbeRequest, `probe` is that of liveness; `restarts` counts by reason what went before; `cgroup` is
-    relative to each hierarchy's root; sizes are bytes, times seconds."""
+    and ProbeRequest, `probe` is that of liveness; `restarts` counts by reason what went before, `streak` and
+    `attempts` are of a run that goes on; `cgroup` is relative to each hierarchy's root; sizes are bytes,
+    times seconds."""
     document = {
         "v": VERSION,
         "id": id,
@@ -213,6 +216,8 @@ def supervise_document(
     }
     others = {"startup": startup, "readiness": readiness}
     document.update({kind: dict(probe) for kind, probe in others.items() if probe is not None})
+    counts = {"streak": streak, "attempts": attempts}
+    document.update({key: count for key, count in counts.items() if count})
     return document
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Document = dict[str, Any]
 
-STATE, EXIT = "state.json", "exit.json"
+STATE, EXIT, RESTARTS = "state.json", "exit.json", "restarts.json"
 PAUSED = "paused"  # the mark of runtime.frozen
 #: Seconds that a whole cgroup is given to die of SIGKILL.
 KILL_TIMEOUT = 5.0
@@ -98,7 +98,10 @@ class Monitor:
         self.log = (taken and taken.log) or keeper.open_log(keeper.log_head(bundle.path, bundle.supervise))
         self.child: launch.Child | None = None
         self.streams: Streams | None = None
-        self._memory = supervise.RestartMemory()
+        self._memory = supervise.RestartMemory(
+            int(self.document.get("streak") or 0), int(self.document.get("attempts") or 0)
+        )
+        self._well_timer: Timer | None = None  # end of a streak
         self._ending = NOTHING
         self._failure: launch.Failure | None = None
         self._execed_at = 0.0  # monotonic; 0: this run was not exec'ed
@@ -114,6 +117,8 @@ class Monitor:
                 restart_reasons=self.document.get("restart_reasons") or {},
                 bundle=bundle.path,
                 cgroup=self.cgroup,
+                streak=self._memory.streak,
+                attempts=self._memory.attempts,
             )
         )
         kind = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
@@ -144,6 +149,7 @@ class Monitor:
             or self.control.is_called()
             or self.document is not self._given
             or self.log.dropped
+            or self._memory.streak
             or len(outputs) != 2
         ):
             return None
@@ -213,6 +219,8 @@ class Monitor:
             return
         self._execed_at = time.monotonic()
         self.health.begin()
+        if self._memory.streak:
+            self._well_timer = self.loop.after(self.restart.reset_after, self._does_well)
         self._advance("execed", started_at=time.time(), error="", next_start_at=0.0, **self.health.standing())
         if not self._ending:
             self._tell(None)
@@ -239,6 +247,7 @@ class Monitor:
         self.thaw()
         now = time.monotonic()
         self.loop.cancel(self._timer)
+        self.loop.cancel(self._well_timer)
         self._timer = None
         liveness = self.health.liveness()
         self.health.end()
@@ -282,14 +291,25 @@ class Monitor:
         why = supervise.reason(end, started=self._failure is None, oom=self._record["oom_killed"])
         reasons = self._record["restart_reasons"]
         self._record.update(
-            restarts=self._record["restarts"] + 1, restart_reasons={**reasons, why: reasons.get(why, 0) + 1}
+            restarts=self._record["restarts"] + 1,
+            restart_reasons={**reasons, why: reasons.get(why, 0) + 1},
+            streak=self._memory.streak,
+            attempts=self._memory.attempts,
         )
+        self._keep_counts()
         self.phase = supervise.advance(self.phase, "retry")
         if decision.delay <= 0:
             self.start()
             return
         self._timer = self.loop.after(decision.delay, self.start)
         self._save(next_start_at=time.time() + decision.delay)
+
+    def _does_well(self) -> None:
+        """A run that was restarted is long enough now, if its probe says so too: the streak is over."""
+        if self.health.standing()["health"] in (supervise.NONE, supervise.HEALTHY):
+            self._save(streak=0)
+        else:
+            self._well_timer = self.loop.after(self.restart.reset_after, self._does_well)
 
     def _finish(self, event: str) -> None:
         """The last word: the container is left alone, and so the shim ends."""
@@ -464,14 +484,22 @@ class Monitor:
             pass  # no agent listens: it will read the record
 
     def _write_exit(self) -> None:
+        self._write(EXIT, self.state(), durable=True)
+
+    def _keep_counts(self) -> None:
+        """For the start after a power cut, which leaves nothing under /run."""
+        keys = ("restart_reasons", "streak", "attempts")
+        self._write(RESTARTS, {key: self._record[key] for key in keys}, durable=False)
+
+    def _write(self, name: str, document: Document, *, durable: bool) -> None:
         try:
             fd = os.open(self.bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                write_at(fd, EXIT, messages.encode(self.state()), durable=True)
+                write_at(fd, name, messages.encode(document), durable=durable)
             finally:
                 os.close(fd)
         except OSError as error:
-            self.note(f"cannot write {EXIT}: {error}")
+            self.note(f"cannot write {name}: {error}")
 
     def _tell(self, failure: launch.Failure | None) -> None:
         report, self._report = self._report, None

@@ -177,6 +177,16 @@ def after_end(policy: RestartPolicy, memory: RestartMemory, end: End) -> Restart
     return Restart(backoff_delay(policy, streak), RestartMemory(streak + 1, memory.attempts + 1))
 
 
+#: Restarts in a row without a run that did well which make a crash loop.
+LOOP = 2
+
+
+def is_crash_loop(phase: str, streak: int) -> bool:
+    """Whether a container in that phase counts as crash-looping rather than running. `streak` is that of its
+    record, which is 0 again once a run did well."""
+    return streak >= LOOP and phase in (STARTING, RUNNING, BACKOFF)
+
+
 def backoff_delay(policy: RestartPolicy, streak: int) -> float:
     """Seconds before the restart that follows `streak` others: 0, initial, 2 initial, 4 initial … max."""
     if streak <= 0:

@@ -106,12 +106,54 @@ def test_the_count_of_restarts_outlives_a_stop_and_a_power_cut(box: Engine) -> N
     box.runtime.stop_container(name)
     box.runtime.start_container(name)
     assert box.state(name).restarts == 2
+    os.kill(box.state(name).pid, signal.SIGKILL)
+    until(lambda: box.state(name).restarts == 3 and box.state(name).phase == "running")
     state = box.state(name)  # a power cut: no shim, nothing under /run, no word of an end
     os.kill(state.shim_pid, signal.SIGKILL)
     until(lambda: not pidfd.is_alive(state.shim_pid, state.shim_start))
     box.runtime.containers._preparation.clear(box.id(name))
     box.runtime.start_container(name)
-    assert box.state(name).restarts == 2
+    assert (box.state(name).restarts, box.state(name).streak) == (3, 1)
+    box.runtime.remove_container(name)
+
+
+def test_the_tries_of_on_failure_are_counted_on_when_the_shim_is_killed(box: Engine) -> None:
+    policy = RestartRequest("on-failure", 2, initial=0.01, max=0.02)
+    name = box.start("sleep 1000", restart=policy)
+    os.kill(box.state(name).pid, signal.SIGKILL)
+    until(lambda: box.state(name).restarts == 1 and box.state(name).phase == "running")
+    state = box.state(name)
+    os.kill(state.shim_pid, signal.SIGKILL)
+    until(lambda: not pidfd.is_alive(state.shim_pid, state.shim_start))
+    box.runtime.start_container(name)
+    for _ in range(2):
+        before = box.state(name).pid
+        os.kill(before, signal.SIGKILL)
+        until(lambda before=before: gone(box, name) or box.state(name).pid not in (0, before))
+    ended = box.result(name).state
+    assert ended is not None and (ended.phase, ended.attempts, ended.restarts) == ("exited", 2, 2)
+    box.runtime.start_container(name)  # by somebody: from the beginning
+    assert box.state(name).attempts == 0
+    box.runtime.remove_container(name)
+
+
+def test_a_crash_loop_is_shown_as_such_until_a_run_does_well(box: Engine) -> None:
+    policy = RestartRequest("always", initial=0.05, max=0.4, reset_after=0.8)
+    script = "test -e /tmp/well && exec sleep 1000; echo boom; exit 3"
+    name = box.start(script, restart=policy)
+    until(lambda: box.runtime.observe().containers[name].crash_loop)
+    until(lambda: box.runtime.observe().containers[name].phase == "backoff")
+    seen = box.runtime.observe().containers[name]
+    assert (seen.exit_code, seen.log_tail.splitlines()[-1]) == (3, "boom")
+    shown = subprocess.run(
+        box.stead("ps", "--format", "{{.State}} {{.Status}}"), capture_output=True, text=True, check=True
+    ).stdout
+    assert re.fullmatch(r"restarting Restarting \(3\) .* ago(, again in .*)? \(crash loop\)\n", shown)
+    (box.paths.rootfs(box.id(name)) / "tmp/well").touch()
+    until(lambda: box.state(name).phase == "running")
+    assert box.runtime.observe().containers[name].crash_loop  # it runs, and has yet to do well
+    until(lambda: not box.runtime.observe().containers[name].crash_loop)
+    assert box.state(name).streak == 0
     box.runtime.remove_container(name)
 
 

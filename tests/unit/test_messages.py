@@ -127,6 +127,29 @@ def test_a_supervise_document_has_these_bytes() -> None:
     assert messages.encode(document) == SCORED_SUPERVISE
 
 
+#: What is there only where it is asked for, written since there are such things.
+MORE_SUPERVISE = (
+    b',"startup":{"tcp":":1"},"readiness":{"tcp":":2","headers":[["A","b"]]},"streak":2,"attempts":3}'
+)
+
+
+def test_what_few_containers_have_is_said_of_those_only() -> None:
+    plain: dict[str, Any] = {
+        "id": "a", "name": "n", "cgroup": "c", "restart": {}, "probe": None, "stop_signal": "",
+        "stop_timeout": 1.0, "log_max_size": 1, "log_max_files": 1, "tty": False, "stdin_open": False,
+        "restarts": {}, "events_socket": "",
+    }  # fmt: skip
+    written = messages.encode(messages.supervise_document(**plain))
+    more = messages.supervise_document(
+        **plain,
+        startup={"tcp": ":1"},
+        readiness={"tcp": ":2", "headers": (("A", "b"),)},
+        streak=2,
+        attempts=3,
+    )
+    assert messages.encode(more) == written[:-1] + MORE_SUPERVISE
+
+
 def test_an_index_record_has_these_bytes() -> None:
     record = messages.index_record(0x0102030405, 0x0A0B0C0D, messages.STDERR, messages.FLAG_DROPPED, 1)
     assert record == bytes.fromhex("05040302010000000d0c0b0a020100000100000000000000")

@@ -18,6 +18,7 @@ from runtime.shim.supervise import (
     after_probe,
     begin_health,
     health_policy,
+    is_crash_loop,
     on_unhealthy,
     reason,
     restart_policy,
@@ -206,3 +207,9 @@ def test_a_decision_to_restart_prints() -> None:
 def test_every_end_has_one_reason(end: End, started: bool, oom: bool, why: str) -> None:
     assert reason(end, started=started, oom=oom) == why
     assert why in REASONS
+
+
+def test_a_crash_loop_is_restarts_in_a_row_whatever_goes_on_between_them() -> None:
+    assert [is_crash_loop("running", streak) for streak in range(4)] == [False, False, True, True]
+    phases = ("created", "starting", "running", "backoff", "stopping", "exited", "stopped")
+    assert [phase for phase in phases if is_crash_loop(phase, 2)] == ["starting", "running", "backoff"]

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from runtime import attend, frozen
 from runtime.shim import client
+from runtime.shim.supervise import is_crash_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,12 @@ class Seen:
 
     @property
     def docker_state(self) -> str:
-        return STATES.get(self.phase, self.phase)
+        """A container in a crash loop is restarting, also while it happens to run."""
+        return "restarting" if self.crash_loop else STATES.get(self.phase, self.phase)
+
+    @property
+    def crash_loop(self) -> bool:
+        return self.live and self.state is not None and is_crash_loop(self.phase, self.state.streak)
 
     @property
     def health(self) -> str:
