@@ -170,23 +170,24 @@ def test_a_replica_that_is_unhealthy_gets_no_connections_until_it_is_well_again(
             until(lambda: answering(machine) == {"web-1", "web-2"})
 
 
+@on_own_host
 def test_one_that_is_not_ready_gets_no_connections_although_nobody_else_is_there() -> None:
     with Machine() as machine, running(machine) as node:
-        probe = '{ readiness = { http = "http://:80/ready", interval = "100ms", retries = 1 } }'
+        probe = '{ readiness = { http = "http://:80/health", interval = "100ms", retries = 1 } }'
         write(node, "1", f'ports = ["8080:80"]\nhealthcheck = {probe}\n', healthcheck=False)
         settings = machine.directory / "stead.toml"
         source = f'[[source]]\nname = "shop"\ndirectory = "{node.specs}"\n'
         settings.write_text(f'{source}[listen]\nmetrics = ""\n')
         with agent(node, settings):
-            until(lambda: node.ps().get("shop/web", {}).get("phase") == "running")
-            ready = Path(f"/proc/{node.ps()['shop/web']['pid']}/root/srv/ready")
-            assert (answering(machine), node.ps()["shop/web"]["ready"]) == ({"nobody"}, False)
-            ready.write_text("yes")
             until(lambda: answering(machine) == {"web"})
-            ready.unlink()
-            until(lambda: answering(machine) == {"nobody"})
-            ready.write_text("yes")
-            until(lambda: answering(machine) == {"web"})
+            ready = Path(f"/proc/{node.ps()['shop/web']['pid']}/root/srv/health")
+            for _ in range(2):
+                ready.unlink()
+                until(lambda: answering(machine) == {"nobody"})
+                assert not node.ps()["shop/web"]["ready"]
+                ready.write_text("yes")
+                until(lambda: answering(machine) == {"web"})
+            assert node.ps()["shop/web"]["restarts"] == 0
 
 
 @contextmanager
