@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "container-not-running": "the container is not running",
     "container-paused": "the container is paused",
     "container-running": "the container is running",
+    "copy-refused": "what is to be copied cannot be, or not there",
     "start-failed": "the program could not be started",
     "limit-unsupported": "this kernel cannot apply a limit that was asked for",
     "kernel-unsupported": "the kernel lacks a feature that is needed",

@@ -206,7 +206,7 @@ class Preparation:
         with faults("mount root filesystem of", record.name):
             target.mkdir(mode=0o755, exist_ok=True)
             if not mounts.is_mounted(target):
-                _make_upper(home / "upper", layers[-1])
+                make_upper(home / "upper", layers[-1])
                 overlay.mount(list(reversed(layers)), home / "upper", home / "work", target)
 
     def mounts(
@@ -430,7 +430,7 @@ def _share_netns(theirs: Path, netns: Path) -> None:
         mounts.bind(theirs, netns, recursive=False)
 
 
-def _make_upper(upper: Path, top: Path) -> None:
+def make_upper(upper: Path, top: Path) -> None:
     """The writable layer. Its own owner and mode are those of `/` in the container, so they come from the
     image's top layer, once: the container may change them."""
     if upper.is_dir():

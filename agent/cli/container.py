@@ -44,6 +44,7 @@ VERBS: Commands = {
     "ls": ("ps", "list containers", "stead container ls -a"),
     "inspect": ("containers.inspect", "show all that is known of containers", "stead container inspect web"),
     "logs": ("logs", "show a container's output", "stead container logs -f --since 10m web"),
+    "cp": ("containers.cp", "copy files out of a container or into it", "stead container cp conf web:/etc"),
     "pause": (
         "containers.pause",
         "stop the processes of containers where they are",
