@@ -17,7 +17,7 @@ from agent import stores
 from agent.clock import Clock, SystemClock, local_zone
 from agent.execute import Executor, Outcome
 from agent.journal import Journal
-from agent.planner import backoff, jobs
+from agent.planner import backoff, jobs, versions
 from agent.planner.images import superseded
 from agent.planner.model import (
     Collecting,
@@ -35,7 +35,9 @@ from agent.planner.model import (
 )
 from agent.planner.plan import plan
 from agent.planner.told import told
+from agent.planner.updates import Notice, Orders
 from agent.recall import keep, recall
+from agent.rollouts import Rollouts
 from agent.runs import JobBook
 from agent.sight import Sight
 from agent.tally import Tally
@@ -104,6 +106,7 @@ class _Flight:
 
 
 EventCallback = Callable[[Event], None]
+NoticeCallback = Callable[[Notice], None]
 
 
 @dataclass
@@ -120,12 +123,15 @@ class Engine:
         runtime: Runtime,
         journal: Journal | None = None,
         *,
+        rollouts: Rollouts | None = None,
         clock: Clock | None = None,
         limits: Limits | None = None,
         on_wake: Callable[[], None] | None = None,
         on_event: EventCallback | None = None,
+        on_notice: NoticeCallback | None = None,
     ) -> None:
-        self._runtime, self._journal = runtime, journal
+        self._runtime, self._journal, self._rollouts = runtime, journal, rollouts
+        self._orders, self._on_notice = Orders(), on_notice
         self._clock: Clock = clock or SystemClock()
         self.limits = limits or Limits()
         self.memory = Memory()
@@ -145,6 +151,9 @@ class Engine:
         self._on_wake, self._on_event = on_wake, on_event
         self._lock = threading.Lock()
         self._state = _State()
+        if rollouts is not None:
+            self._orders = rollouts.orders()
+            self.memory = replace(self.memory, versions=rollouts.versions())
         self._flights: dict[Subject, _Flight] = {}
         self._finished: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._woken = threading.Event()
@@ -213,7 +222,9 @@ class Engine:
 
     def plan_once(self, desired: Desired | None = None, revision: str = "") -> Plan:
         """What would be done now, for every source, or for `desired` alone. Nothing is started."""
-        return plan(self._world(self._runtime.observe(), desired, revision))
+        self._read_orders()
+        world = self._world(self._runtime.observe(), desired, revision)
+        return plan(replace(world, memory=versions.look(world)))
 
     def _world(self, observed: Observed, only: Desired | None = None, revision: str = "") -> World:
         with self._lock:
@@ -242,6 +253,7 @@ class Engine:
             clock=self._clock.time(),
             zone=self._zone,
             revisions={name: item.revision for name, item in wanted.items()},
+            orders=self._orders,
         )
 
     def round(self) -> Round:
@@ -254,9 +266,10 @@ class Engine:
         if changed:
             for subject in self._executor.cancel_queued():
                 self._flights.pop(subject, None)
+        self._read_orders()
         observed = self._runtime.observe()
         self._note_jobs(observed)
-        world = self._world(observed)
+        world = self._learned(self._world(observed))
         decided = plan(world)
         for ref in superseded(world):
             self._runtime.cancel_build(ref)
@@ -293,6 +306,28 @@ class Engine:
             if container.job is not None
         }
         self._book.write(noted.jobs, noted.ended, histories, asked)
+
+    def _read_orders(self) -> None:
+        """What another process wrote since the last round: orders, and versions that were released."""
+        if self._rollouts is None or not self._rollouts.changed():
+            return
+        self._orders = self._rollouts.orders()
+        with self._lock:
+            self.memory = replace(self.memory, versions=self._rollouts.versions())
+
+    def _learned(self, world: World) -> World:
+        """With what this look teaches of versions, which is written down before anything is done about it."""
+        before = world.memory.versions
+        seen = versions.look(world)
+        with self._lock:
+            self.memory = replace(self.memory, versions=seen.versions, watched=seen.watched)
+        if self._rollouts is not None and seen.versions is not before:
+            self._rollouts.keep(before, seen.versions)
+        for notice in versions.news(before, seen.versions):
+            self.tally.notice(notice)
+            if self._on_notice is not None:
+                self._on_notice(notice)
+        return replace(world, memory=seen)
 
     def mend_networks(self, last: Observed) -> Round:
         """As `round`, but looks at networks only and starts only repairs: quick, since a path may be down.

@@ -31,6 +31,7 @@ from agent.journal import Journal
 from agent.journal import Revision as RevisionEntry
 from agent.lock import hold
 from agent.planner.model import NOTES
+from agent.rollouts import Rollouts
 from agent.settings import Settings, Source
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource
@@ -166,9 +167,12 @@ class Agent:
                 stack.callback(self._loop.remove_signal_handler, number)
             self._journal = Journal(self.paths.journal)
             stack.callback(self._journal.close)
+            self._rollouts = Rollouts(self.paths.rollouts)
+            stack.callback(self._rollouts.close)
             self._engine = Engine(
                 self.runtime,
                 self._journal,
+                rollouts=self._rollouts,
                 limits=self.settings.planner_limits(),
                 on_wake=self._step_ended,
                 on_event=_log_event,

@@ -141,6 +141,12 @@ def _agent(view: View) -> Iterator[Metric]:
     yield _counter("stead_network_looks", "Looks at networks alone, after events.", [], looks)
     spent = [((), counters.look_seconds)]
     yield _counter("stead_network_look_seconds", "Time spent in them.", [], spent)
+    turns = [(key, float(count)) for key, count in sorted(counters.rollouts.items())]
+    text = "Updates that ended, by how, and revisions that were held back."
+    yield _counter("stead_rollouts", text, ["source", "result"], turns)
+    states = Counter((item.source, item.code) for item in view.blocked if item.kind == "rollout")
+    rows = [(key, float(count)) for key, count in sorted(states.items())]
+    yield _gauge("stead_rollout_state", "Services by what there is to tell.", ["source", "state"], rows)
     blocked = Counter((item.kind, item.code) for item in view.blocked)
     rows = [(key, float(count)) for key, count in sorted(blocked.items())]
     yield _gauge("stead_blocked", "Things that cannot be converged now.", ["kind", "code"], rows)

@@ -45,7 +45,10 @@ def with_flights(view: View, flights: Sequence[tuple[Step, float]]) -> View:
 def state(plan: Plan, busy: bool) -> str:
     if busy or any(step.subject.kind != "backup" for step in plan.ready):
         return "progressing"
-    return "blocked" if any(b.code not in NOTES for b in plan.blocked) else "converged"
+    codes = {blocked.code for blocked in plan.blocked} - NOTES
+    if "rolling" in codes:
+        return "progressing"
+    return "blocked" if codes else "converged"
 
 
 def step_view(step: Step, begun: float = 0.0) -> StepView:

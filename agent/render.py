@@ -98,6 +98,8 @@ def container_request(
         adjustable=want.adjustable,
         facets=want.facets,
         image=image.ref,
+        image_id=want.image_id,
+        drain=want.update.drain,
         project=want.project,
         command=want.command,
         entrypoint=want.entrypoint,

@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 
 from agent.execute import Outcome
-from agent.planner.model import KEPT, BuildImage, BuiltImage, Collected, Plan, PullImage, Step, Subject
+from agent.planner.model import NOTES, BuildImage, BuiltImage, Collected, Plan, PullImage, Step, Subject
+from agent.planner.updates import Notice
 from agent.view import Counters, ImageCounters
 from runtime.interface import Transfer
 from runtime.observations import Defect, Observed, Phase
@@ -26,6 +27,7 @@ class Tally:
         self._looks = 0
         self._look_seconds = 0.0
         self._revisions: Counter[tuple[str, str]] = Counter()
+        self._notices: Counter[tuple[str, str]] = Counter()
         self._round_seconds = self._last_round = 0.0
         self._images = _Images()
         self._backup_failures: Counter[tuple[str, str]] = Counter()
@@ -72,6 +74,10 @@ class Tally:
         with self._lock:
             self._rounds["error"] += 1
 
+    def notice(self, notice: Notice) -> None:
+        with self._lock:
+            self._notices[(notice.source, notice.kind)] += 1
+
     def revision(self, source: str, result: str) -> None:
         with self._lock:
             self._revisions[(source, result)] += 1
@@ -91,6 +97,7 @@ class Tally:
                 dict(self._repairs),
                 self._looks,
                 self._look_seconds,
+                dict(self._notices),
             )
 
 
@@ -146,8 +153,8 @@ class _Images:
 
 
 def _held(plan: Plan) -> bool:
-    """Whether something cannot be done now; an image that cannot be renewed is a note."""
-    return any(item.code != KEPT for item in plan.blocked)
+    """Whether something cannot be done now that is more than a note."""
+    return any(item.code not in NOTES for item in plan.blocked)
 
 
 def _drift(step: Step, observed: Observed) -> list[str]:

@@ -49,11 +49,12 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
     failures: list[str] = []
     waits: list[str] = []
     notes: list[str] = []
+    fallen: list[str] = []
     blocked = [b for b in seen.plan.blocked if _counts(b.subject, b.source, desired)]
     for item in blocked:
-        {"pending": pending, "failed": failures, "waits": waits, "note": notes}[_sort(item)].append(
-            f"{item.subject}: {item.reason}"
-        )
+        {"pending": pending, "failed": failures, "waits": waits, "note": notes, "fallen": fallen}[
+            _sort(item)
+        ].append(f"{item.subject}: {item.reason}")
     known = {item.subject.name for item in blocked if item.subject.kind == "container"}
     known |= {subject.name for subject in seen.in_flight if subject.kind == "container"}
     for name, want in sorted(desired.containers.items()):
@@ -66,6 +67,7 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
             pending.append(text)
         elif state == "failed":
             failures.append(text)
+    failures += [text for text in fallen if not failures]  # else its containers say it already
     if waits and (pending or not failures):
         pending += waits
     else:
@@ -81,9 +83,9 @@ def _counts(subject: Subject, source: str, desired: Desired) -> bool:
 def _sort(blocked: Blocked) -> str:
     if blocked.code in NOTES:
         return "note"
-    if blocked.code == "waits":
-        return "waits"
-    if blocked.code == "no-effect":
+    if blocked.code in ("waits", "rollout-failed"):
+        return "waits" if blocked.code == "waits" else "fallen"
+    if blocked.code in ("no-effect", "rolling"):
         return "pending"
     if blocked.code in TRANSIENT:
         return "pending" if blocked.attempts < PATIENCE else "failed"

@@ -145,6 +145,8 @@ class Counters:
     repairs: Mapping[str, int] = field(default_factory=dict)  # defect kind -> times it was repaired
     looks: int = 0  # at networks alone
     look_seconds: float = 0.0
+    #: source, what: updated | rolled-back | paused | failed | held
+    rollouts: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,6 @@ from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
 from runtime.wishes import Attachment, ContainerRequest
 
-#: Seconds that clients of a container get to end their connections, where others take the new ones.
-DRAIN = 5.0
-
 
 class Containers:
     """Thread-safe. Two actions on one container wait for each other; different containers run side by
@@ -93,7 +90,7 @@ class Containers:
         should a power cut come before a start makes it durable, it was not created. `image_id` is that of one
         that is not to be looked up by its name."""
         with self._alone(request.name):
-            image = self._images.get(image_id or str(request.image))
+            image = self._images.get(image_id or request.image_id or str(request.image))
             if image is None:
                 raise Fault(
                     "image-not-found",
@@ -215,7 +212,7 @@ class Containers:
         self._fabric.publish(only=id)
         if others:  # new connections go to them; those that it has may end by themselves
             with faults("stop container", record.name):
-                self._fabric.drain(id, self._paths.netns(id), DRAIN)
+                self._fabric.drain(id, self._paths.netns(id), record.decode().drain)
         try:
             client.stop(self._paths.live(id), signal=signal, timeout=timeout)
         except client.ShimError as error:

@@ -44,6 +44,10 @@ class Paths(_Directories):
         return self.root / "journal.db"
 
     @property
+    def rollouts(self) -> Path:
+        return self.root / "rollouts.db"
+
+    @property
     def lock(self) -> Path:
         """flock'ed by the one agent (or `stead apply`) that holds this root; holds its pid as text."""
         return self.root / "lock"

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 
-from specs import dependencies, limits, probes, sharing
+from specs import dependencies, limits, probes, sharing, updates
 from specs.declared import Declared, Index
 from specs.desired import (
     Attachment,
@@ -22,7 +22,7 @@ from specs.fingerprint import fingerprints
 from specs.interpolate import parse_env, parse_raw
 from specs.memberships import Asked, memberships
 from specs.mountings import MountReader
-from specs.policies import UlimitRange, Update
+from specs.policies import UlimitRange
 from specs.positions import Path
 from specs.problems import Problem
 from specs.pulls import PullPolicy, merge_image
@@ -83,6 +83,7 @@ class _Build:
         image, platform = self._image()
         walls = security(model.security_opt or (), self._read, self.wrong, self.around.problems.extend)
         userns, userns_size = model.userns or model.userns_mode or ("", 0)
+        update, way_back = updates.of(model, self.wrong)
         container = DesiredContainer(
             name=self.declared.full,
             image=image,
@@ -100,7 +101,8 @@ class _Build:
             ports=self._ports(),
             publish_all=bool(model.publish_all),
             service=self.declared.full,
-            update_order=self._update_order(),
+            update=update,
+            way_back=way_back,
             expose=model.expose or (),
             mounts=self._mounts(),
             networks=self._networks(),
@@ -154,26 +156,6 @@ class _Build:
     def _sealed(container: DesiredContainer, platform: str) -> DesiredContainer:
         identity, adjustable, facets = fingerprints(container, image=container.image, platform=platform)
         return replace(container, identity=identity, adjustable=adjustable, facets=facets)
-
-    def _update_order(self) -> str:
-        deploy = self.model.deploy.update_config if self.model.deploy else None
-        if deploy is not None and self.model.update is not None:
-            text = "`update` says the same; leave one out"
-            self.wrong(("deploy", "update_config"), text, at_key=True)
-        path: Path = ("update", "order") if self.model.update else ("deploy", "update_config", "order")
-        order = (self.model.update or deploy or Update()).order or "stop-first"
-        if order == "start-first":
-            alone = [
-                f"{key} in network {network!r}"
-                for network, one in (self.model.networks or {}).items()
-                for key in ("ipv4_address", "ipv6_address", "mac_address")
-                if getattr(one, key, None)
-            ]
-            if self.model.network_mode == "host":
-                alone.append("network_mode 'host'")
-            if alone:
-                self.wrong(path, f"start-first: two of it cannot have {alone[0]} at once")
-        return order
 
     # ------------------------------------------------------------ image, replicas
 

@@ -258,6 +258,19 @@ class DesiredJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """How the replicas of a container are replaced. Durations are seconds; `parallelism` 0: all at once."""
+
+    order: str = "stop-first"  # stop-first | start-first
+    parallelism: int = 1
+    delay: float = 0.0  # between two batches
+    monitor: float = 0.0  # that a new one must do well after it is ready
+    drain: float = 5.0  # that connections have to end, where others take the new ones
+    failure_action: str = "rollback"  # rollback | pause | continue
+    max_failure_ratio: float = 0.0  # the part of the replicas that may fail, 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredContainer:
     name: str
     image: str  # key of Desired.images
@@ -275,7 +288,9 @@ class DesiredContainer:
     ports: tuple[PortBinding, ...] = ()
     publish_all: bool = False  # beside `ports`: every exposed port, each on a random port of the host
     service: str = ""  # the full name that was declared: replicas have it in common, and share ports
-    update_order: str = "stop-first"  # stop-first | start-first
+    update: Update = Update()  # how a changed one is replaced
+    way_back: Update = Update()  # how one that is rolled back is replaced
+    image_id: str = ""  # that very image, whatever `image` stands for by now; empty: what it stands for
     expose: tuple[str, ...] = ()
     mounts: tuple[MountPoint, ...] = ()  # a volume's source is a full name; a bind's source is absolute
     networks: tuple[Attachment, ...] = ()

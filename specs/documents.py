@@ -335,6 +335,7 @@ class Container(Model):
     replicas: Annotated[int, *whole(0, 1000)] | None = None
     deploy: Deploy | None = None
     update: Update | None = None
+    rollback: Update | None = None
     cpus: CpuCount | None = None
     cpu_weight: Annotated[int, *whole(1, 10_000)] | None = None
     cpuset: shapes.Cpuset | None = None
@@ -493,6 +494,7 @@ ELSEWHERE = {
     "pids_limit": "write `pids`",
     "blkio_config": "write `io` and `io_weight`",
     "update_config": "write `update`",
+    "rollback_config": "write `rollback`",
     "links": "containers of one network find each other by name",
     "storage_opt": "limit the disk of the container's data with a volume: driver_opts",
     "cpu_count": "write `cpus`",

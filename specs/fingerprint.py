@@ -215,6 +215,7 @@ def _adjustable(container: DesiredContainer) -> Facets:
     _add(facets, "expose", sorted(container.expose), [])
     _add(facets, "stop_signal", container.stop_signal, "")
     _add(facets, "stop_grace_period", _seconds(container.stop_grace_period), "10s")
+    _add(facets, "update.drain", _seconds(container.update.drain), "5s")
     for attachment in container.networks:
         _aliases(facets, attachment)
     _restart(facets, container.restart)

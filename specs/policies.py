@@ -195,11 +195,12 @@ class RestartBackoff(Model):
 
 class Update(Model):
     order: Annotated[str, *one_of("stop-first", "start-first")] | None = None
-    parallelism: Annotated[int, *whole(0, 10_000)] | None = later()
-    delay: Seconds | None = later()
-    monitor: Seconds | None = later()
-    failure_action: Annotated[str, *one_of("pause", "continue", "rollback")] | None = later()
-    max_failure_ratio: CpuCount | None = later()
+    parallelism: Annotated[int, *whole(0, 10_000)] | None = None
+    delay: Seconds | None = None
+    monitor: Seconds | None = None
+    drain: Seconds | None = None
+    failure_action: Annotated[str, *one_of("pause", "continue", "rollback")] | None = None
+    max_failure_ratio: CpuCount | None = None
 
 
 class RestartPolicy(Model):
@@ -297,7 +298,7 @@ class Deploy(Model):
     restart_policy: RestartPolicy | None = None
     labels: StringMap | None = None  # of no effect: they are the service's, not its containers'
     update_config: Update | None = None
-    rollback_config: Update | None = later()
+    rollback_config: Update | None = None
     placement: Placement | None = later()
     endpoint_mode: Annotated[str, *one_of("vip", "dnsrr")] | None = None  # of no effect
 

@@ -18,6 +18,7 @@ from specs.desired import (
     DesiredVolume,
     Limits,
     Place,
+    Update,
 )
 from specs.values import ImageRef, MountPoint, PortBinding, parse_ports
 
@@ -48,10 +49,12 @@ def container(
     named = (MountPoint("volume", source, target) for source, target in (volumes or {}).items())
     mounts = (*named, *mounts)
     reference = str(ImageRef.parse(image))
+    if order := more.pop("update_order", ""):
+        more["update"] = more["way_back"] = Update(order=order)
     extra = {
         key: value
         for key, value in more.items()
-        if key not in ("desired", "suspend", "place", "update_order", "job", "depends_on")
+        if key not in ("desired", "suspend", "place", "update", "way_back", "service", "job", "depends_on")
     }
     identity = {
         "image": reference,

@@ -430,6 +430,8 @@ class FakeRuntime(FakeWorld):
         with self._effect(f"create container {request.name}"):
             what = ("create container", request.name)
             image = self._images.get(str(request.image))
+            if request.image_id:
+                image = request.image_id if request.image_id in self._ids else None
             if image is None:
                 raise Fault("image-not-found", *what, f"image {request.image} is not in the store")
             if request.name in self._containers:

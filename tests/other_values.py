@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specs.desired import Attachment, Device, Limits, LogLimits, Probe, Restart, Ulimit
+from specs.desired import Attachment, Device, Limits, LogLimits, Probe, Restart, Ulimit, Update
 from specs.values import MountPoint, PortBinding
 
 #: another container
@@ -65,4 +65,5 @@ ADJUSTABLE: dict[str, Any] = {
     "logging": LogLimits(max_files=9),
     "limits": Limits(memory=1 << 20),
     "oom_score_adj": 5,
+    "update": Update(drain=7.0),
 }

@@ -61,11 +61,12 @@ def converge(
     from agent.journal import Journal
     from agent.lock import hold
     from agent.machine import open_runtime
+    from agent.rollouts import opened
 
     paths.make()
     with hold(paths, "apply"), closing(open_runtime(paths, settings)) as runtime:
-        with closing(Journal(paths.journal)) as journal:
-            engine = Engine(runtime, journal, limits=settings.planner_limits())
+        with closing(Journal(paths.journal)) as journal, opened(paths.rollouts) as rollouts:
+            engine = Engine(runtime, journal, rollouts=rollouts, limits=settings.planner_limits())
             with closing(engine):
                 if down:
                     return engine.down(desired, volumes=volumes, on_event=Show(), timeout=timeout)

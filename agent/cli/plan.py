@@ -29,7 +29,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if found.desired is None:
         specs.show_problems(found)
         return 1
-    from contextlib import closing
+    from contextlib import ExitStack, closing
     from functools import partial
 
     from agent.clock import SystemClock
@@ -38,9 +38,11 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     from agent.machine import open_runtime
     from agent.planner.model import Memory
     from agent.recall import recall
+    from agent.rollouts import opened
 
-    with closing(open_runtime(paths, settings)) as runtime:
-        engine = Engine(runtime, limits=settings.planner_limits())
+    with closing(open_runtime(paths, settings)) as runtime, ExitStack() as stack:
+        rollouts = stack.enter_context(opened(paths.rollouts)) if paths.rollouts.exists() else None
+        engine = Engine(runtime, rollouts=rollouts, limits=settings.planner_limits())
         pulled = read_pulled(paths.journal, found.desired.source, found.revision.id)
         remembered = partial(read_remembered, paths.journal)
         engine.memory = recall(remembered, SystemClock(), Memory(pulled=pulled))

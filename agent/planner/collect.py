@@ -1,7 +1,8 @@
 """Decisions: when images that nobody needs are removed, and which ones stay.
 
-Kept are the images of all that is in force, of the revision before it (a rollback needs no network), and of
-every container. What is being pulled or built holds the store by itself.
+Kept are the images of all that is in force, of the revision before it and the last good versions of every
+service (a rollback needs no network), and of every container. What is being pulled or built holds the store
+by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from specs.values import ImageRef
 
 #: seconds between two collections for want of room
 AGAIN = 300.0
+#: the newest good versions of a service whose images stay
+GOOD = 2
 
 
 def decide(world: World, lacking: int = 0) -> Decision:
@@ -51,6 +54,10 @@ def keep(world: World) -> frozenset[str]:
     """Ids of the images that must stay."""
     images = world.observed.images
     found = {container.image_id for container in world.observed.containers.values()}
+    for known in world.memory.versions.values():
+        good = sorted((version.at, version.key.image) for version in known if version.good)
+        found.update(image for _, image in good[-GOOD:])
+    found.update(pin.key.image for pin in world.orders.pins.values())
     for desired in (*world.desired.values(), *world.previous.values()):
         for image in desired.images.values():
             found.update(images[name].id for name in _names(image) if name in images)

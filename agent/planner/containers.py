@@ -50,12 +50,18 @@ from agent.planner.model import (
     World,
 )
 from agent.planner.networks import Fate
-from runtime.observations import NETWORK_KINDS, Health, ObservedContainer, Phase, retired, successor
+from agent.planner.updates import suspended_until, suspension
+from agent.planner.versions import basis as attempt_basis
+from agent.planner.versions import image_of, is_ready
+from runtime.observations import NETWORK_KINDS, ObservedContainer, Phase, retired, successor
 from specs.desired import DesiredContainer, Place
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
 
 ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.PAUSED, Phase.BACKOFF})
+
+#: stale containers that are not to be replaced yet, and why: rollout.py
+Turns = Mapping[str, Blocked]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,27 @@ class Ground:
     there: Collection[str]  # networks that exist
 
 
-def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, Decision]:
-    """By full name, for every container that belongs to a planned source. Waiting is not in it yet."""
+def stale(world: World, owners: Mapping[str, str], ground: Ground) -> dict[str, Cause]:
+    """By full name: why a container that exists and is declared cannot be kept."""
+    found: dict[str, Cause] = {}
+    for name, source in sorted(owners.items()):
+        want, have = world.desired[source].containers.get(name), world.observed.containers.get(name)
+        if want is not None and have is not None and (cause := _stale(world, want, have, ground)):
+            found[name] = cause
+    return found
+
+
+def decide(
+    world: World, owners: Mapping[str, str], ground: Ground, causes: Mapping[str, Cause], turns: Turns
+) -> dict[str, Decision]:
+    """By full name, for every container that belongs to a planned source. `causes` are those of `stale`.
+    Waiting for other containers is not in it yet."""
     found: dict[str, Decision] = {}
     for name, source in sorted(owners.items()):
         want, have = world.desired[source].containers.get(name), world.observed.containers.get(name)
-        if have is not None and successor(name) in world.desired[source].containers:
+        if by_hand := _suspended(world, name, source, want):
+            found[name] = Decision(blocked=by_hand)
+        elif have is not None and successor(name) in world.desired[source].containers:
             found[name] = _retired(world, source, have, ground)
         elif want is None:
             assert have is not None
@@ -95,9 +116,22 @@ def decide(world: World, owners: dict[str, str], ground: Ground) -> dict[str, De
                 blocked=Blocked(Subject("container", name), reason, None, "paused", source)
             )
         else:
-            decision = _beside_holds(world, want, source, _declared(world, source, want, have, ground))
+            decision = _declared(world, source, want, have, ground, causes.get(name), turns)
+            decision = _beside_holds(world, want, source, decision)
             found[name] = hand.beside(world, source, want, have, decision)
     return found
+
+
+def _suspended(world: World, name: str, source: str, want: DesiredContainer | None) -> Blocked | None:
+    """What a person suspended by hand is not touched, declared or not."""
+    name = successor(name) or name
+    want = want or world.desired[source].containers.get(name)
+    reason = suspension(world.orders, want, name, source, world.clock)
+    if not reason:
+        return None
+    end = suspended_until(world.orders, world.clock)
+    until = None if end is None else world.now + end - world.clock
+    return Blocked(Subject("container", name), reason, until, "suspended", source)
 
 
 def _beside_holds(world: World, want: DesiredContainer, source: str, decision: Decision) -> Decision:
@@ -134,34 +168,42 @@ def _retired(world: World, source: str, have: ObservedContainer, ground: Ground)
     return chain(world, _step(source, have.name, action, Cause("replaced", text), have.id))
 
 
-def is_ready(have: ObservedContainer) -> bool:
-    return have.phase is Phase.RUNNING and have.health in (Health.NONE, Health.HEALTHY) and have.ready
-
-
 def _side_by_side(world: World, want: DesiredContainer, have: ObservedContainer, cause: Cause) -> bool:
     """Whether the new one starts before the old one goes."""
     free = retired(have.name) not in world.observed.containers
-    wanted = want.update_order == "start-first" and want.desired == "running"
+    wanted = want.update.order == "start-first" and want.desired == "running"
     return wanted and free and cause.reason != "network" and have.phase in ACTIVE
 
 
 def _declared(
-    world: World, source: str, want: DesiredContainer, have: ObservedContainer | None, ground: Ground
+    world: World,
+    source: str,
+    want: DesiredContainer,
+    have: ObservedContainer | None,
+    ground: Ground,
+    cause: Cause | None,
+    turns: Turns,
 ) -> Decision:
     if have is None:
         return _make(world, source, want, Cause("missing", "does not exist", want.place), None, ground)
-    reason = _stale(world, want, have, ground)
-    if reason and want.job is not None and have.phase in jobs.BUSY:
-        found, waits = jobs.outlived(world, source, want, have, str(reason))
+    if cause is not None and want.job is not None and have.phase in jobs.BUSY:
+        found, waits = jobs.outlived(world, source, want, have, str(cause))
         decision = Decision(blocked=waits) if waits is not None else chain(world, *found)
         return replace(decision, next_look=jobs.next_look(world, want))
-    if reason:
-        return _make(world, source, want, reason, have, ground)
+    if cause is not None:
+        if (turn := turns.get(want.name)) is not None and cause.reason != "network":
+            # until then it is what it was, and up
+            was = f"{have.id} {have.identity} {have.adjustable}"
+            kept = chain(world, *_phase_steps(world, source, want, have, was))
+            return kept if kept.blocked is not None else replace(kept, blocked=turn)
+        if want.image_id:
+            cause = Cause("rollback", f"goes back: {cause.text}", want.place)
+        return _make(world, source, want, cause, have, ground)
     steps: list[Step] = []
-    basis = f"{have.id} {want.identity} {want.adjustable}"
+    basis = f"{have.id} {attempt_basis(want)}"
     if have.adjustable != want.adjustable or have.identity != want.identity:
         text = changes(have.facets, want.facets) or "its definition changed"
-        action = AdjustContainer(want, world.desired[source].images[want.image])
+        action = AdjustContainer(want, image_of(world.desired[source], want))
         adjust = _step(source, want.name, action, Cause("changed", text, want.place), basis)
         if have.identity != want.identity:  # the networks, or _stale would have said so
             after, waits = _networks_needed(source, want, ground)
@@ -169,7 +211,7 @@ def _declared(
                 return Decision(blocked=waits)
             adjust = replace(adjust, after=after)
         steps.append(adjust)
-    image = world.desired[source].images[want.image]
+    image = image_of(world.desired[source], want)
     if image.build is not None:  # what is built anew replaces the container; until then it goes on
         have = replace(have, defects=tuple(item for item in have.defects if item.kind != "layer"))
     steps += _on_whole_image(world, _phase_steps(world, source, want, have, basis), want, ground)
@@ -248,9 +290,10 @@ def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground
     if have.identity != want.identity and (holder := _holder(world, want)):
         return Cause("changed", f"{changes(have.facets, want.facets)} ({holder} has the address)", want.place)
     image = world.observed.images.get(want.image)
-    if image is not None and image.id != have.image_id:
-        name = world.desired[have.source].images[want.image].ref.familiar
-        return Cause("image", f"image {name} went from {short(have.image_id)} to {short(image.id)}")
+    id = want.image_id or (image.id if image is not None else "")
+    if id and id != have.image_id:
+        name = image_of(world.desired[have.source], want).ref.familiar
+        return Cause("image", f"image {name} went from {short(have.image_id)} to {short(id)}")
     for reference, id in have.mounted_images:
         mounted = world.observed.images.get(reference)
         if mounted is not None and mounted.id != id:
@@ -290,13 +333,12 @@ def _make(
         return Decision(
             blocked=replace(waits, subject=Subject("container", name), reason=replacing + waits.reason)
         )
-    basis = f"{want.identity} {want.adjustable}"
-    create = _step(
-        source, name, CreateContainer(want, world.desired[source].images[want.image]), cause, basis
-    )
+    basis = attempt_basis(want)
+    create = _step(source, name, CreateContainer(want, image_of(world.desired[source], want)), cause, basis)
     steps = [replace(create, after=after)]
     if have is not None:
-        images = [want.image, *(mount.source for mount in want.mounts if mount.kind == "image")]
+        own = [] if want.image_id else [want.image]
+        images = [*own, *(mount.source for mount in want.mounts if mount.kind == "image")]
         pulls = frozenset(id for name in images for id in _last(ground.images.get(name, CONVERGED)))
         away: Action = RemoveContainer(name, replaced=True)
         if _side_by_side(world, want, have, cause):
@@ -320,13 +362,16 @@ def _prerequisites(
     after: set[str] = set()
     if (refused := ground.refused_images.get((source, want.image))) is not None:
         return frozenset(), _because(subject, source, refused)
-    needs = [("image", want.image, ground.images.get(want.image))]
+    pinned = want.image_id != ""  # it was kept, and nobody need bring it
+    needs = [] if pinned else [("image", want.image, ground.images.get(want.image))]
     for mount in want.mounts:
         if mount.kind == "volume" and mount.source:
             needs.append(("volume", mount.source, ground.volumes.get(mount.source)))
         elif mount.kind == "image":
             needs.append(("image", mount.source, ground.images.get(mount.source)))
     for kind, name, decision in needs:
+        if decision is None and pinned:
+            continue
         if decision is None:
             reason = f"waits for {kind} {name}, which belongs to another source"
             return frozenset(), Blocked(subject, reason, None, "name-taken", source)

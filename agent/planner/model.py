@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from agent.planner.runs import Due, Job
+from agent.planner.updates import NONE, Orders, Version, Watch
 from runtime.backups.request import BackupResult, DrillResult
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.images.garbage import Removed
@@ -27,7 +28,9 @@ from specs.desired import (
     Place,
 )
 
-Kind = Literal["image", "network", "volume", "container", "firewall", "leftovers", "store", "backup"]
+Kind = Literal[
+    "image", "network", "volume", "container", "rollout", "firewall", "leftovers", "store", "backup"
+]
 
 
 class Subject(NamedTuple):
@@ -51,7 +54,7 @@ HELD = "held"
 #: Code of what keeps a job from being replaced now: its run.
 JOB_RUNS = "job-running"
 #: Codes of what is told and keeps no source from counting as converged.
-NOTES = frozenset({"suspended", "paused", HELD, KEPT, JOB_RUNS})
+NOTES = frozenset({"suspended", "paused", "pinned", HELD, KEPT, JOB_RUNS})
 
 
 # ---------------------------------------------------------------- actions: a closed union
@@ -307,8 +310,8 @@ class Cause:
     """Why a step is needed.
 
     `reason` is one of a small stable set (a metric label): undeclared, missing, changed, image, network,
-    phase, drift, replaced, readiness, revision, interval, space, leftovers, schedule, dependency. `text` is
-    for people; `place` is the file and line that says so.
+    phase, drift, replaced, rollback, readiness, revision, interval, space, leftovers, schedule, dependency.
+    `text` is for people; `place` is the file and line that says so.
     """
 
     reason: str
@@ -352,7 +355,8 @@ class Blocked:
     """A thing that is not converged and for which nothing may be done now.
 
     `code` is a fault code, or one of: suspended, paused, held, waits, name-taken, dependency-failed,
-    pull-never, no-effect, image-kept, data-loss, job-running.
+    pull-never, no-effect, image-kept, data-loss, job-running; of a rollout: rolling, paused-rollout,
+    rolled-back, rollout-failed, pinned.
     """
 
     subject: Subject
@@ -465,6 +469,8 @@ class Memory:
     collected: float | None = None  # when images were last collected
     backups: Mapping[str, Backup] = field(default_factory=dict)  # by volume
     jobs: Mapping[str, Job] = field(default_factory=dict)  # by container
+    versions: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)  # by service, oldest first
+    watched: Mapping[str, Watch] = field(default_factory=dict)  # by container
 
 
 NEVER = float("inf")
@@ -518,7 +524,8 @@ class World:
     their images are kept, so that a rollback needs no network. `inputs` are those of every image that is
     built, by canonical reference. Without `collecting` no image is removed, without `backing_up` no backup is
     made, without `by_hand` nothing is done about what no source declares. `clock` is the time in seconds
-    since the epoch, `zone` where this machine's clock hangs; `revisions` are those in force, by source.
+    since the epoch, `zone` where this machine's clock hangs; `revisions` are those in force, by source;
+    `orders` are what people ordered by hand.
     """
 
     desired: Mapping[str, Desired]
@@ -536,3 +543,4 @@ class World:
     zone: tzinfo = UTC
     revisions: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = False
+    orders: Orders = NONE

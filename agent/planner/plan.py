@@ -13,7 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from agent.planner import backups, collect, containers, hand, images, networks, space, volumes
+from agent.planner import (
+    backups,
+    collect,
+    containers,
+    hand,
+    images,
+    networks,
+    rollout,
+    space,
+    versions,
+    volumes,
+)
 from agent.planner.decision import Decision, chain
 from agent.planner.model import (
     FIREWALL,
@@ -40,11 +51,13 @@ class HasPlace(Protocol):
     def place(self) -> Place | None: ...
 
 
-_KINDS = ("leftovers", "firewall", "store", "image", "network", "volume", "container", "backup")
+_KINDS = ("leftovers", "firewall", "store", "image", "network", "volume", "container", "rollout", "backup")
 
 
 def plan(world: World) -> Plan:
     """What to do next, and all that follows from it as far as it can be seen now."""
+    chosen = versions.choices(world)
+    world = versions.in_force(world, chosen)
     network_owners, taken = claims(world, "network")
     volume_owners, more = claims(world, "volume")
     container_owners, most = claims(world, "container")
@@ -69,7 +82,10 @@ def plan(world: World) -> Plan:
         },
         there=world.observed.networks,
     )
-    raw = containers.decide(world, container_owners, ground)
+    causes = containers.stale(world, container_owners, ground)
+    moves = rollout.rollouts(world, chosen, causes)
+    turns = {name: blocked for item in moves.values() for name, blocked in item.waits.items()}
+    raw = containers.decide(world, container_owners, ground, causes, turns)
     runs = Waiting(world, container_owners, raw).settle()
     nets = networks.decide(world, network_owners, fates, runs)
     gone = volumes.removals(world, volume_owners, runs) | volumes.orphans(world, runs)
@@ -87,9 +103,24 @@ def plan(world: World) -> Plan:
     ]
     steps = [step for decision in decisions for step in decision.steps]
     blocked += [decision.blocked for decision in decisions if decision.blocked is not None]
+    blocked += [item.state for item in moves.values() if item.state is not None]
+    steps, held = _without_suspended(world, steps)
+    blocked += held
     looks = [decision.next_look for decision in decisions if decision.next_look is not None]
     blocked = [_with_place(world, item) for item in blocked]
     return replace(_assemble(world, _after_sweep(world, steps), blocked), next_look=min(looks, default=None))
+
+
+def _without_suspended(world: World, steps: list[Step]) -> tuple[list[Step], list[Blocked]]:
+    """Of a source that a person suspended, nothing is done to what no container is, either."""
+    held: dict[str, Blocked] = {}
+    for source in world.desired:
+        order = world.orders.suspended.get(f"source:{source}")
+        if order is not None and order.holds(world.clock):
+            text = f"source {source} is suspended by {order.who}: {order.reason or 'no reason given'}"
+            until = None if order.until is None else world.now + order.until - world.clock
+            held[source] = Blocked(Subject("rollout", source), text, until, "suspended", source)
+    return [step for step in steps if step.source not in held], list(held.values())
 
 
 def _with_place(world: World, blocked: Blocked) -> Blocked:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.perform import perform
-from agent.planner import backoff
+from agent.planner import backoff, versions
 from agent.planner.model import Collecting, Limits, Memory, Plan, Step, Subject, World
 from agent.planner.plan import plan
 from agent.planner.runs import Job
+from agent.planner.updates import Orders
 from agent.sight import Sight
 from runtime.faults import Fault
 from specs.desired import Desired
@@ -30,8 +31,10 @@ class Scene:
     now: float = 0.0
     drop_volumes: frozenset[str] = frozenset()
     collecting: Collecting | None = None
-    clock: float = 1.0
+    clock: float = 1.0  # since the epoch when `now` was 0
     by_hand: bool = False
+    revisions: dict[str, str] = field(default_factory=dict)
+    orders: Orders = field(default_factory=Orders)
 
     def __post_init__(self) -> None:
         for name in ("busybox", "nginx", "postgres"):
@@ -44,7 +47,12 @@ class Scene:
         return self
 
     def plan(self) -> Plan:
-        world = World(
+        world = self.world()
+        self.memory = versions.look(world)
+        return plan(replace(world, memory=self.memory))
+
+    def world(self) -> World:
+        return World(
             self.wanted,
             self.runtime.observe(),
             self.memory,
@@ -54,10 +62,11 @@ class Scene:
             self.drop_volumes,
             inputs=Sight(self.runtime).inputs(self.wanted.values(), self.now, self.memory.built),
             collecting=self.collecting,
-            clock=self.clock,
+            clock=self.clock + self.now,
             by_hand=self.by_hand,
+            revisions=self.revisions,
+            orders=self.orders,
         )
-        return plan(world)
 
     def converge(self) -> Scene:
         while ready := self.plan().ready:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from runtime.observations import Defect, Health, Phase
-from specs.desired import Desired, Place, Probe, Restart
+from specs.desired import Desired, Place, Probe, Restart, Update
 from specs.values import MountPoint
 from tests.builders import container, desired, image, network, volume
-from tests.plans import dependencies, hand, images, jobs
+from tests.plans import dependencies, hand, images, jobs, rollouts
 from tests.plans.scene import Scene, shop
 
 HERE = Path(__file__).parent
@@ -295,7 +295,7 @@ def ports_that_swap() -> Scene:
 
 def side_by_side(color: str) -> Desired:
     want = container("s/web", env={"COLOR": color}, probe=Probe(tcp=":80"))
-    return desired("s", replace(want, update_order="start-first"))
+    return desired("s", replace(want, update=Update(order="start-first")))
 
 
 def start_first() -> Scene:
@@ -399,6 +399,7 @@ SCENES: list[Callable[[], Scene]] = [
     images.lost_tag_of_a_build,
     images.build_without_a_dockerfile,
     images.full_disk,
+    *rollouts.SCENES,
 ]
 
 

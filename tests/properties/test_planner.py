@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.perform import perform
-from agent.planner import backoff
+from agent.planner import backoff, versions
 from agent.planner.model import Collecting, Limits, Memory, Plan, Step, Subject, World
 from agent.planner.plan import plan
 from agent.sight import Sight
@@ -108,8 +109,10 @@ class Simulation:
             LIMITS,
             inputs=Sight(self.runtime).inputs(self.desired.values(), self.now, self.memory.built),
             collecting=COLLECTING,
+            clock=self.now,
         )
-        result = plan(world)
+        self.memory = versions.look(world)
+        result = plan(replace(world, memory=self.memory))
         subjects = [step.subject for step in result.ready]
         assert len(subjects) == len(set(subjects)), "two ready steps for one subject"
         assert not set(subjects) & set(self.flying), "a second step for a subject in flight"

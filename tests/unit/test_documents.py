@@ -331,9 +331,7 @@ def test_each_wrong_item_of_a_list_is_named() -> None:
     [
         'secrets = ["x"]',
         'configs = ["x"]',
-        "update = { parallelism = 1 }",
         'deploy = { placement = { constraints = ["a"] } }',
-        "deploy = { update_config = { parallelism = 1 } }",
     ],
 )
 def test_what_has_its_effect_later_is_refused(field: str) -> None:

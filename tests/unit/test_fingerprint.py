@@ -43,7 +43,8 @@ NEITHER = {
     "facets",
     "place",
     "service",
-    "update_order",
+    "way_back",
+    "image_id",
 }
 
 
