@@ -317,7 +317,7 @@ def test_links_that_a_container_swaps_all_the_time_never_lead_out_of_it(box: Eng
     for turn in range(8):
         cp.run("c:/a/x/secret", f"got{turn}")
         got = tmp_path / f"got{turn}"
-        assert not got.exists() or got.read_text() == "inside\n"
+        assert not got.exists() or got.read_text() in ("inside\n", "from cp")
         cp.run("new", "c:/a/x/written")
         cp.run("new", "c:/a/x/secret")
     assert os.listdir(trap) == ["secret"] and secret.read_text() == "of the host"
