@@ -20,6 +20,7 @@ def open_runtime(paths: Paths, settings: Settings) -> LocalRuntime:
         docker_config=config_path(settings.credentials.docker_config, os.environ),
         pool=settings.network.pool,
         pool6=settings.network.ipv6_pool,
+        ids=settings.security.userns_user,
     )
 
 

@@ -165,6 +165,14 @@ class Network(_Table):
         return self
 
 
+class Security(_Table):
+    """[security]"""
+
+    userns_user: str = Field(
+        "", pattern=r"^[^:\s]*$"
+    )  # whose ids in /etc/subuid, /etc/subgid; empty: stead, root
+
+
 class Settings(_Table):
     source: list[Source] = []
     node: Node = Node()
@@ -175,6 +183,7 @@ class Settings(_Table):
     images: Images = Images()
     volumes: Volumes = Volumes()
     network: Network = Network()
+    security: Security = Security()
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

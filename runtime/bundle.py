@@ -81,6 +81,8 @@ class Setting:
     devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm"), each one a node
     seccomp: str = "unconfined"  # path of the compiled filter
     joined: Mapping[str, str] = field(default_factory=dict)  # namespace -> file of that of another container
+    userns: str = ""  # file of its user namespace; empty: the host's
+    ids: tuple[Mapping[str, int], ...] = ()  # what the ids in it are on the host
     shm: str = ""  # directory that is /dev/shm, for it and for others; empty: one of its own
 
 
@@ -227,14 +229,27 @@ def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]
         mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], setting.shm or "/dev/shm")
     elif request.ipc_mode == "none":
         del mounts[3]
-    given = [dict(mount) for mount in setting.mounts]
+    given = [_mapped(mount, bool(setting.userns)) for mount in setting.mounts]
     taken = {mount["destination"] for mount in given}
     mounts = [mount for mount in mounts if mount["destination"] not in taken]
     return sorted([*mounts, *given], key=lambda mount: str(mount["destination"]).count("/"))
 
 
+def _mapped(mount: Mapping[str, Any], userns: bool) -> dict[str, Any]:
+    """With the owners that the container's user namespace gives, where it has one; what is `mapped` already
+    stays as it is."""
+    plain = {key: value for key, value in mount.items() if key != "mapped"}
+    if not userns or mount["type"] != "bind" or mount.get("mapped"):
+        return plain
+    return {**plain, "options": [*mount["options"], "idmap"]}
+
+
 def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
     namespaces: list[dict[str, Any]] = [{"type": "mount"}]
+    mapped: dict[str, Any] = {}
+    if setting.userns:
+        namespaces.append({"type": "user", "path": setting.userns})
+        mapped = {key: [dict(one) for one in setting.ids] for key in ("uidMappings", "gidMappings")}
     modes = {
         "cgroup": request.cgroup_mode,
         "pid": request.pid_mode,
@@ -259,6 +274,7 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
     rule: dict[str, Any] = {"allow": True, "access": "rwm"} if request.privileged else {"allow": False}
     return {
         "namespaces": namespaces,
+        **mapped,
         "cgroupsPath": setting.cgroup,
         "maskedPaths": [] if bare else [*MASKED, *setting.masked],
         "readonlyPaths": [] if bare else list(READ_ONLY),

@@ -88,7 +88,7 @@ class Writings:
         """The root file system: as the running container has it, else mounted for this moment and out of
         sight, so that no crash leaves it mounted."""
         mounted = self._paths.rootfs(record.id)
-        if mounts.is_mounted(mounted):
+        if mounts.is_mounted(mounted) and not record.decode().userns:  # else its owners are others
             yield mounted
             return
         upper = self._paths.container(record.id) / "upper"

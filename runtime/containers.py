@@ -283,6 +283,7 @@ class Containers:
             with self._database.write() as connection:
                 self._fabric.release(connection, record.id)
                 delete_container(connection, record.id)
+                self._preparation.release(connection, record.id)
                 connection.execute("DELETE FROM mounted_images WHERE container = ?", (record.id,))
                 left = [] if replaced else self._volumes.disown(connection, record.name)
                 if not replaced:

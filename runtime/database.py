@@ -21,7 +21,7 @@ from pathlib import Path
 from runtime.faults import Fault
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True, slots=True)

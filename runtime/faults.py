@@ -30,6 +30,7 @@ CODES: dict[str, str] = {
     "disk-full": "no space is left where it is needed",
     "port-taken": "a published port is in use",
     "address-exhausted": "a network has no free address left",
+    "ids-exhausted": "no range of user and group ids is left for a container",
     "address-taken": "the address asked for is leased to another container",
     "subnet-overlap": "a subnet overlaps another network or a route of the host",
     "network-not-found": "no network of this name",

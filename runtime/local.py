@@ -19,6 +19,7 @@ from runtime.containers import Containers, delete_tree
 from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
 from runtime.freezer import Freezer
+from runtime.ids import IDS_SCHEMA, SUBGID, SUBUID, Ids
 from runtime.images.garbage import Limits, Removed
 from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.interface import ProgressCallback, Transfer
@@ -35,6 +36,7 @@ from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from runtime.wishes import ContainerRequest, NetworkRequest, VolumeRequest
 from specs.values import ImageRef
 
+SCHEMAS = (IMAGES_SCHEMA, BUILD_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA, IDS_SCHEMA)
 DEFAULT_POOL = "10.88.0.0/16"
 TAIL = 10  # last lines of a build's step that its Fault has
 
@@ -45,7 +47,8 @@ class LocalRuntime:
 
     `registries` are settings by host, `docker_config` is the config.json that has further credentials,
     `pool` and `pool6` are where networks without a subnet of their own are cut from. The caller holds
-    the root's lock whenever it changes anything.
+    the root's lock whenever it changes anything. `ids` is whose ranges, in the files `subids`, containers
+    with ids of their own are given.
     """
 
     def __init__(
@@ -56,18 +59,21 @@ class LocalRuntime:
         docker_config: Path | None = None,
         pool: str = DEFAULT_POOL,
         pool6: str = "",
+        ids: str = "",
+        subids: tuple[Path, Path] = (SUBUID, SUBGID),
     ) -> None:
         with faults("open state in", str(paths.root)):
             paths.make()
             _claim(paths)
         self.paths = paths
-        self.database = Database(paths.database, (IMAGES_SCHEMA, BUILD_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA))
+        self.database = Database(paths.database, SCHEMAS)
         self.images = ImageStore(
             paths, self.database, registries=registries or {}, docker_config=docker_config
         )
         self.fabric = Fabric(paths, self.database, pool=pool, pool6=pool6, service=NameService(paths))
         self.volumes = Volumes(paths, self.database, time.time)
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
+        self.ids = Ids(self.database, ids, *subids)
         self._cgroups = cgroups.detect()
         self._zygote = client.Zygote(paths.run)
         self._preparation = Preparation(
@@ -77,6 +83,7 @@ class LocalRuntime:
             self.volumes,
             self._cgroups,
             lambda name: read_container(self.database.read(), name),
+            self.ids,
         )
         self.containers = Containers(
             paths, self.database, self.images, self.fabric, self._preparation, self.volumes, self._zygote

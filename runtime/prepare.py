@@ -14,10 +14,12 @@ import glob
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -27,10 +29,11 @@ from runtime import bundle
 from runtime.bundle import Setting, User
 from runtime.faults import Fault, faults
 from runtime.filters import filter_file
+from runtime.ids import IdRange, Ids
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
 from runtime.joining import Joined, Joining
-from runtime.linux import capabilities, mounts, namespaces, overlay
+from runtime.linux import capabilities, idmapped, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
@@ -41,9 +44,16 @@ from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.shim import messages
 from runtime.users import find_user
 from runtime.volumes import Volumes
-from runtime.volumes.mounting import Mounting, all_mounts, declared_by
+from runtime.volumes.mounting import PREFIX, Mounting, all_mounts, declared_by
 from runtime.volumes.mounting import User as MountUser
-from runtime.wishes import ContainerRequest, LimitsRequest, ProbeRequest, owner_in, owner_of_network
+from runtime.wishes import (
+    ContainerRequest,
+    LimitsRequest,
+    ProbeRequest,
+    owner_in,
+    owner_of_network,
+    shared_namespaces,
+)
 from specs.values import MountPoint
 
 SLICE = "stead.slice"
@@ -63,6 +73,11 @@ def kernel_limits(limits: LimitsRequest) -> Limits:
     return Limits(**values)
 
 
+def userns_file(paths: Paths, id: str) -> Path:
+    """Where the user namespace of a container with ids of its own is bound."""
+    return paths.live(id) / "userns"
+
+
 class Preparation:
     """Thread-safe for different containers; the caller keeps one step a container at a time."""
 
@@ -74,6 +89,7 @@ class Preparation:
         volumes: Volumes,
         cgroups: Cgroups,
         find: Callable[[str], ContainerRecord | None],
+        ids: Ids,
     ) -> None:
         """`find` gives the record of a container by its name."""
         self._paths = paths
@@ -84,6 +100,7 @@ class Preparation:
         self._mounting = Mounting(paths, volumes, images)
         self._cgroups = cgroups
         self._joining = Joining(paths, find)
+        self._ids = ids
         self._filters: dict[tuple[tuple[str, ...], str], Path] = {}
         self._filters_lock = threading.Lock()
         self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
@@ -110,18 +127,19 @@ class Preparation:
             for directory in (live, home, home / "work", home / "log"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             (home / "exit.json").unlink(missing_ok=True)
+        ids = self._own_ids(record, request)
         network = self._aside.submit(self.network, record, request)  # most of it is waiting for the kernel
         try:
             self.cgroup(id, request, fresh=fresh)
-            self.rootfs(record)
+            self.rootfs(record, ids)
             with faults("prepare volumes of", record.name):
-                given = self.mounts(record, request, image)
+                given = self.mounts(record, request, image, ids)
             self._fabric.write_files(id, request, home)
         finally:
             wait([network])  # whatever happened, nothing of it goes on behind the back of `clear`
         network.result()
         joining = self._joining.prepare(record, request)
-        setting = self._setting(record, request, image, tuple(given), joining)
+        setting = self._setting(record, request, image, tuple(given), joining, ids)
         config = bundle.oci_config(request, image.config.get("config") or {}, setting)
         document = self.supervise(record, request, image, restarts)
         with faults("write bundle of", record.name):
@@ -173,6 +191,21 @@ class Preparation:
                 except OSError:
                     continue
 
+    def _own_ids(self, record: ContainerRecord, request: ContainerRequest) -> IdRange | None:
+        """Its range of ids, with the namespaces that belong to it; None where it has the host's. Repeatable.
+        Fault ids-exhausted, request-invalid."""
+        if not request.userns:
+            return None
+        shared = shared_namespaces(request)
+        if shared:
+            cause = f"ids of its own (userns) do not go with {shared[0]}"
+            raise Fault("request-invalid", "start container", request.name, cause, "leave one of them out")
+        ids = self._ids.give(record.id, request.name, request.userns_size)
+        with faults("make user namespace of", record.name):
+            place = userns_file(self._paths, record.id)
+            idmapped.create(place, self._paths.netns(record.id), ids.mappings, ids.mappings)
+        return ids
+
     def network(self, record: ContainerRecord, request: ContainerRequest) -> None:
         """The bound network namespace with its links; nothing for the host's network."""
         if request.network_mode == "host":
@@ -199,7 +232,7 @@ class Preparation:
             raise Fault("container-not-running", "start container", request.name, cause, "start that first")
         return owner
 
-    def rootfs(self, record: ContainerRecord) -> None:
+    def rootfs(self, record: ContainerRecord, ids: IdRange | None = None) -> None:
         """The image's layers under the container's writable one, mounted at run/containers/<id>/rootfs."""
         target, home = self._paths.rootfs(record.id), self._paths.container(record.id)
         layers = self._images.ensure_layers(record.image_id)
@@ -207,15 +240,46 @@ class Preparation:
             target.mkdir(mode=0o755, exist_ok=True)
             if not mounts.is_mounted(target):
                 make_upper(home / "upper", layers[-1])
-                overlay.mount(list(reversed(layers)), home / "upper", home / "work", target)
+                lowers = list(reversed(layers))
+                if ids is None:
+                    overlay.mount(lowers, home / "upper", home / "work", target)
+                    return
+                userns = userns_file(self._paths, record.id)
+                owner = (ids.first, ids.first)
+                idmapped.mount(lowers, (home, "upper", "work"), target, userns=userns, owner=owner)
 
     def mounts(
-        self, record: ContainerRecord, request: ContainerRequest, image: StoredImage
+        self,
+        record: ContainerRecord,
+        request: ContainerRequest,
+        image: StoredImage,
+        ids: IdRange | None = None,
     ) -> list[dict[str, Any]]:
         """What its volumes, binds, tmpfs and images become in config.json, all of them ready."""
         anonymous = self._volumes.anonymous(record.name, record.source, anonymous_of(request, image))
         request = replace(request, mounts=request.mounts + self._inherited(request))
-        return self._mounting.prepare(self._mount_user(record, request, image), anonymous)
+        user = self._mount_user(record, request, image)
+        if ids is None:
+            return self._mounting.prepare(user, anonymous)
+        with self._plain(record) as rootfs:  # volumes are filled with the owners that the image has
+            return self._mounting.prepare(
+                replace(
+                    user, rootfs=rootfs, userns=str(userns_file(self._paths, record.id)), owner=ids.first
+                ),
+                anonymous,
+            )
+
+    @contextmanager
+    def _plain(self, record: ContainerRecord) -> Iterator[Path]:
+        """The layers of the image with their own owners."""
+        place = self._paths.live(record.id) / f"{PREFIX}layers"
+        place.mkdir(mode=0o700, exist_ok=True)
+        overlay.mount(list(reversed(self._images.ensure_layers(record.image_id))), None, None, place)
+        try:
+            yield place
+        finally:
+            mounts.unmount(place)
+            place.rmdir()
 
     def _inherited(self, request: ContainerRequest) -> tuple[MountPoint, ...]:
         """What the containers of `volumes_from` mount where it has nothing of its own: all but tmpfs, and
@@ -281,10 +345,14 @@ class Preparation:
         image: StoredImage,
         given: tuple[Mapping[str, Any], ...],
         joining: Joined,
+        ids: IdRange | None,
     ) -> Setting:
         rootfs, home = self._paths.rootfs(record.id), self._paths.container(record.id)
         image_user = str((image.config.get("config") or {}).get("User") or "")
         user = self._user(rootfs, request.user or image_user, request)
+        if ids is not None and max(user.uid, user.gid, *user.groups) >= ids.size:
+            cause = f"user {user.uid}:{user.gid} is beyond its {ids.size} ids"
+            raise Fault("request-invalid", "start container", request.name, cause, "give more: auto:size=N")
         taken = {mount["destination"] for mount in given}
         owner = self._network_owner(request)
         if owner is not None:  # the files are those of who has the network, so that they follow it
@@ -309,6 +377,8 @@ class Preparation:
             seccomp=self._filter(request, own),
             joined=joining.namespaces,
             shm=joining.shm,
+            userns="" if ids is None else str(userns_file(self._paths, record.id)),
+            ids=() if ids is None else tuple(ids.mappings),
         )
 
     def _user(self, rootfs: Path, spec: str, request: ContainerRequest) -> User:
@@ -367,10 +437,17 @@ class Preparation:
     def _mend_netns(self, id: str, request: ContainerRequest, pid: int) -> None:
         if request.network_mode == "host":
             return
-        netns = self._paths.netns(id)
-        if not mounts.is_mounted(netns):
-            netns.touch(mode=0o600)
-            mounts.bind(Path(f"/proc/{pid}/ns/net"), netns, recursive=False)
+        wanted = [("net", self._paths.netns(id))]
+        if request.userns:
+            wanted.append(("user", userns_file(self._paths, id)))
+        for kind, place in wanted:
+            if not mounts.is_mounted(place):
+                place.touch(mode=0o600)
+                mounts.bind(Path(f"/proc/{pid}/ns/{kind}"), place, recursive=False)
+
+    def release(self, connection: sqlite3.Connection, id: str) -> None:
+        """The container is gone for good."""
+        self._ids.release(connection, id)
 
     # ------------------------------------------------------------ clear
 
@@ -385,6 +462,7 @@ class Preparation:
             self._joining.clear(id)
             self._mounting.clear(id)
             namespaces.delete_netns(self._paths.netns(id))
+            namespaces.delete_netns(userns_file(self._paths, id))
             self._cgroups.remove(path)
             _remove_live(live)
 

@@ -212,6 +212,14 @@ class ContainerRequest:
         return self.privileged or bool(granted & {"ALL", "NET_ADMIN"})
 
 
+def shared_namespaces(request: ContainerRequest) -> list[str]:
+    """Words for the namespaces of others in which a user namespace of its own would have no power."""
+    modes = {"network_mode": request.network_mode, "pid": request.pid_mode, "ipc": request.ipc_mode}
+    modes |= {"uts": request.uts_mode, "cgroup": request.cgroup_mode}
+    shared = [f"{key} {mode}" for key, mode in modes.items() if mode == "host" or ":" in mode]
+    return [*shared, *(["privileged"] if request.privileged else [])]
+
+
 def owner_of_network(network_mode: str) -> str:
     """Full name of the container whose network namespace such a container is in; empty: its own, or the
     host's."""

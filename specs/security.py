@@ -82,8 +82,6 @@ def userns(value: Any) -> tuple[str, int]:
     mode, _, option = found.partition(":")
     if mode == "host" and not option:
         return "", 0
-    if mode == "auto":
-        raise Mistake(f"{found!r}: {NOT_YET}", "host")
     if mode != "auto":
         raise Mistake(f"{found!r} is not known", "host, auto, auto:size=65536")
     if not option:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PR_SET_NO_NEW_PRIVS = 38
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_MAX_FILTER = 1 << 20
 _RLIMIT_LOCKS = 10  # Python has no name for it
 
 
@@ -66,6 +67,15 @@ def become_root() -> None:
         pass  # who made the namespace denies it
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def read_filter(config: dict[str, Any]) -> bytes:
+    """The compiled system call filter of one of our own bundles; empty for `unconfined`."""
+    path = (config.get("annotations") or {}).get("stead.seccomp") or "unconfined"
+    if path == "unconfined":
+        return b""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(_MAX_FILTER) or b""
 
 
 def open_labels(process: dict[str, Any]) -> Labels:

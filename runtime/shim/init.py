@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
-_MAX_FILTER = 1 << 20
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 
@@ -88,7 +87,10 @@ def run_init(
     try:
         opened = [] if prepared is None else [prepared.tree, *prepared.binds.values()]
         _seclude(*stdio, console_socket, report_fd, *opened, *(gates.kept() if gates is not None else ()))
-        program_filter = _read_filter(config) if gates is None else gates.program_filter
+        if prepared is not None and gates is None:
+            program_filter = prepared.program_filter
+        else:
+            program_filter = identity.read_filter(config) if gates is None else gates.program_filter
         labels = identity.open_labels(config["process"])
         spaces = {entry["type"]: entry.get("path") or None for entry in config["linux"]["namespaces"]}
         if prepared is None:
@@ -140,7 +142,7 @@ def run_exec(
         tty.give(stdio, identity.outside(config, process), report_fd)
         if reaper:
             libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="PR_SET_CHILD_SUBREAPER")
-        program_filter = _read_filter(config) if gates is None else gates.program_filter
+        program_filter = identity.read_filter(config) if gates is None else gates.program_filter
         stage.name = "namespaces"
         kinds = [entry["type"] for entry in config["linux"]["namespaces"] if entry["type"] != "pid"]
         namespaces.setns(init_pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
@@ -272,15 +274,6 @@ def _execute(words: list[str], environment: dict[str, str]) -> NoReturn:
 
 
 # ---------------------------------------------------------------- before the root changes
-
-
-def _read_filter(config: Config) -> bytes:
-    """The compiled system call filter; empty for `unconfined`."""
-    path = (config.get("annotations") or {}).get("stead.seccomp") or "unconfined"
-    if path == "unconfined":
-        return b""
-    with open(path, "rb", buffering=0) as file:
-        return file.read(_MAX_FILTER) or b""
 
 
 def _join(shared: dict[str, str | None]) -> None:

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from runtime.linux import libc, mounts, openat2
-from runtime.shim import entries, hierarchies, tty
+from runtime.shim import entries, hierarchies, identity, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ LINKS = (
 
 class Prepared:
     """What was opened for a container before its namespaces were entered, while the host's files were in
-    reach: its root, its binds by their place in the list, and whether it is in a user namespace."""
+    reach: its root, its binds by their place in the list, whether it is in a user namespace, its filter."""
 
-    __slots__ = ("binds", "tree", "userns")
+    __slots__ = ("binds", "program_filter", "tree", "userns")
 
-    def __init__(self, tree: int, binds: dict[int, int], *, userns: bool) -> None:
-        self.tree, self.binds, self.userns = tree, binds, userns
+    def __init__(self, tree: int, binds: dict[int, int], *, userns: bool, program_filter: bytes) -> None:
+        self.tree, self.binds, self.userns, self.program_filter = tree, binds, userns, program_filter
 
 
 def prepare(config: Config, rootfs: Path, *, userns: bool) -> Prepared:
@@ -62,7 +62,8 @@ def prepare(config: Config, rootfs: Path, *, userns: bool) -> Prepared:
                 text = f"mount {entry['destination']}: {error.strerror or error}"
                 raise OSError(error.errno, text, error.filename) from None
     os.chdir(rootfs)
-    return Prepared(mounts.open_tree("."), binds, userns=userns)
+    program_filter = identity.read_filter(config)
+    return Prepared(mounts.open_tree("."), binds, userns=userns, program_filter=program_filter)
 
 
 def build(

@@ -17,7 +17,7 @@ from typing import Any
 
 from runtime.faults import Fault, faults
 from runtime.images.store import ImageStore
-from runtime.linux import mounts, openat2, overlay, selinux
+from runtime.linux import idmapped, mounts, openat2, overlay, selinux
 from runtime.paths import Paths
 from runtime.volumes.store import Volumes
 from runtime.wishes import ContainerRequest
@@ -52,13 +52,15 @@ def _helped(mount: MountPoint) -> bool:
 @dataclass(frozen=True, slots=True)
 class User:
     """A container as its mounts see it. `images`: reference -> id of those that it mounts; `declared`: the
-    VOLUMEs of its own image."""
+    VOLUMEs of its own image; `rootfs` is what volumes are filled from."""
 
     id: str
     request: ContainerRequest
     rootfs: Path
     declared: tuple[str, ...] = ()
     images: Mapping[str, str] | None = None
+    userns: str = ""  # file of its user namespace, where it has one
+    owner: int = 0  # the user and group of the host that are 0 in it
 
 
 class Mounting:
@@ -114,6 +116,7 @@ class Mounting:
             "type": "bind",
             "source": source,
             "options": bind_options(mount),
+            **({"mapped": True} if mount.kind == "image" else {}),
         }
 
     def _source(self, user: User, n: int, mount: MountPoint, anonymous: Mapping[str, str]) -> str:
@@ -147,7 +150,11 @@ class Mounting:
         layers = self._images.ensure_layers(image.id)
         with faults("mount image", mount.source):
             helper.mkdir(mode=0o755, exist_ok=True)
-            overlay.mount(list(reversed(layers)), None, None, helper)
+            lowers = list(reversed(layers))
+            if user.userns:
+                idmapped.mount(lowers, None, helper, userns=user.userns, owner=(user.owner, user.owner))
+            else:
+                overlay.mount(lowers, None, None, helper)
         if not mount.subpath:
             return helper
         try:

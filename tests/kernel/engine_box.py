@@ -29,6 +29,9 @@ APPLETS = (
 ).split()
 PASSWD = "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n"
 GROUP = "root:x:0:\nweb:x:1000:\nextra:x:2000:web,other\nmore:x:2001:web\nthird:x:2002:\n"
+#: Ten ranges for containers with ids of their own.
+FIRST_ID = 7_000_000
+SUBIDS = f"stead:{FIRST_ID}:655360\n"
 #: This interpreter, for looks that busybox cannot take; `with_python` brings it into a container.
 PYTHON = os.path.realpath(sys.executable)
 
@@ -65,7 +68,10 @@ class Engine:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.paths = Paths(base / "root", base / "run")
-        self.runtime = LocalRuntime(self.paths, pool="10.214.0.0/16")
+        base.mkdir(exist_ok=True)
+        self.subids = base / "subids"  # both of users and of groups
+        self.subids.write_text(SUBIDS)
+        self.runtime = LocalRuntime(self.paths, pool="10.214.0.0/16", subids=(self.subids, self.subids))
         self._names = (f"t/{number}" for number in itertools.count(1))
         self.runtime.import_image(rootfs(base / "image"), IMAGE)
 

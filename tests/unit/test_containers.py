@@ -225,7 +225,10 @@ MIB = 1 << 20
         ('healthcheck = { test = ["NONE"] }', "probe", Probe(disabled=True)),
         ("healthcheck = { disable = true }", "probe", Probe(disabled=True)),
         ("healthcheck = { disable = false }", "probe", None),
-        ('userns = "host"\nuserns_mode = "host"', "privileged", False),
+        ('userns = "host"\nuserns_mode = "host"', "userns", ""),
+        ('userns_mode = "auto"', "userns", "auto"),
+        ('userns = "auto"', "userns_size", 65536),
+        ('userns = "auto:size=1000"', "userns_size", 1000),
         ("init = false\nsecrets = []\nx-mine = 3", "privileged", False),
     ],
 )

@@ -284,7 +284,7 @@ C = "container.c"
         ),
         ('schedule = "@daily"\nreplicas = 2', 1, f"{C}.replicas: a job is one container (leave it out)"),
         ('platform = "windows"', 12, f"{C}.platform: "),
-        ('userns = "auto"', 10, f"{C}.userns: 'auto': not supported yet (host)"),
+        ('userns = "keep-id"', 10, f"{C}.userns: 'keep-id' is not known (host, auto, auto:size=65536)"),
         (
             'env_file = "../x.env"',
             12,
