@@ -2,11 +2,13 @@
 
 A place is a function of the product and one of its two ends: "runtime/linux/mounts.py:unmount call" (nothing
 of it is done yet) or "... return" (it is done, and nobody was told). With a number behind it, the nth time.
+With an error before it ("ENOSPC runtime/paths.py:write_atomically call 1") nothing ends: the call fails so.
 No line of the product knows of this: the interpreter's profiler calls us at each call and return.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -24,6 +26,9 @@ class Bomb:
 
     def __init__(self, place: str, survivors: Path) -> None:
         self.seen: Counter[str] = Counter()
+        first, _, rest = place.partition(" ")
+        self._error = getattr(errno, first, 0)
+        place = rest if self._error else place
         words = place.rsplit(" ", 1)
         numbered = words[-1].isdigit()
         self._place, self._nth = (words[0], int(words[1])) if numbered else (place, 1)
@@ -50,8 +55,11 @@ class Bomb:
         place = f"{name} {event}"
         with self._lock:
             self.seen[place] += 1
-            if place == self._place and self.seen[place] == self._nth:
+            if place != self._place or self.seen[place] != self._nth:
+                return
+            if not self._error:
                 self._die()
+        raise OSError(self._error, os.strerror(self._error))
 
     def _die(self) -> None:
         self._survivors.write_text(json.dumps(children(os.getpid())))

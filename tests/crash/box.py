@@ -109,6 +109,11 @@ class Box:
             until(lambda pid=pid: is_gone(pid), f"child {pid} of the killed process ends")  # type: ignore[misc]
         return True
 
+    def refused(self, *words: str, place: str, error: str) -> tuple[int, str]:
+        """A call in which what happens at `place` fails with `error` ("ENOSPC")."""
+        assert is_place(place), f"there is no {place}"
+        return self.stead(*words, place=f"{error} {place}")
+
     def ps(self) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in json.loads(self.well("ps", "--json"))}
 

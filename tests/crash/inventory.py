@@ -149,6 +149,20 @@ class Inventory:
             elif held:
                 yield f"descriptor {held[0]} in process {pid} ({command})"
 
+    def programs(self) -> dict[int, tuple[str, bytes]]:
+        """By pid: the container that a process is in, and its words."""
+        self.records()
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                id = self._member(Path(f"/proc/{pid}/cgroup").read_text())
+            except OSError:
+                continue  # it has ended
+            if id and words:
+                found[int(pid)] = (id, words)
+        return found
+
     def _member(self, text: str) -> str:
         """Which container's cgroup a process is in, by /proc/<pid>/cgroup."""
         names = {
