@@ -22,6 +22,8 @@ from runtime.paths import Paths
 SLICE = "stead.slice"
 #: descriptors that a shim may hold: its own, its log, its child's, one client's
 SHIM_DESCRIPTORS = 32
+#: what is mounted below a container's own directory while it runs
+OWN_MOUNTS = ("rootfs", "netns", "pidns", "ipcns", "utsns", "shm")
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Inventory:
             if not mount.target.startswith((str(self.paths.root) + "/", str(self.paths.run) + "/")):
                 continue
             id, _, what = mount.target.removeprefix(live).partition("/")
-            ours = what in ("rootfs", "netns") or what.startswith("mount-")
+            ours = what in OWN_MOUNTS or what.startswith("mount-")
             if mount.target in seen:
                 yield f"a second mount at {mount.target}"
             elif not (id in records.running and ours) and not self._held(mount.target, records):

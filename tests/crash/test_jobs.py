@@ -1,0 +1,115 @@
+"""Jobs under an agent that lives, is killed in the middle of a run, and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.crash.agents import Agent
+from tests.crash.box import Box, until
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
+]
+
+SPECS = """
+[volume.runs]
+prune = true
+
+[container.beat]
+image = "busy:1"
+command = ["sh", "-c", "echo run >> /runs/beat"]
+volumes = ["runs:/runs"]
+schedule = { cron = "@every 1s", history = 1000 }
+
+[container.fails]
+image = "busy:1"
+command = ["sh", "-c", "exit 3"]
+schedule = { cron = "@yearly", retries = 1, retry_delay = "200ms" }
+
+[container.hangs]
+image = "busy:1"
+command = ["sleep", "1000"]
+stop_grace_period = "100ms"
+schedule = { cron = "@yearly", deadline = "500ms" }
+
+[container.long]
+image = "busy:1"
+command = ["sh", "-c", "while [ ! -e /runs/end ]; do usleep 20000; done"]
+volumes = ["runs:/runs"]
+schedule = "@yearly"
+"""
+
+
+def jobs(box: Box) -> dict[str, Any]:
+    lines = box.well("job", "ls", "--json").splitlines()
+    return {row["Name"]: row for row in map(json.loads, lines)}
+
+
+def history(box: Box, name: str) -> list[dict[str, Any]]:
+    lines = box.well("job", "history", "--json", "-n", "1000", name).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_jobs_run_on_time_fail_hang_and_outlive_the_agent(box: Box, agent: Agent) -> None:
+    (box.specs / "jobs.toml").write_text(SPECS)
+    agent.start()
+    until(lambda: len(jobs(box)) == 4, "the agent knows its jobs")
+    until(lambda: len(history(box, "beat")) >= 2, "it runs every second")
+    assert jobs(box)["default/long"]["Last"] == "never" and jobs(box)["default/long"]["State"] == "idle"
+
+    code, text = box.stead("job", "run", "--wait", "fails")
+    assert code == 3 and "default/fails: failed (exit code 3)" in text
+    found = [(row["Trigger"], row["Attempt"], row["Result"]) for row in history(box, "fails")]
+    assert found == [("hand", "1", "failed"), ("hand", "2", "failed")]
+    code, text = box.stead("job", "run", "--wait", "hangs")
+    assert code != 0 and "default/hangs: deadline" in text
+
+    box.well("job", "run", "long")
+    until(lambda: jobs(box)["default/long"]["State"] == "running", "it runs")
+    code, text = box.stead("job", "run", "--wait", "long")
+    assert code == 1 and "default/long: skipped" in text and "another run had not ended" in text
+    before = box.ps()["default/long"]["pid"]
+    agent.kill()
+    (beat,) = (box.paths.root / "volumes").glob("*/runs/**/beat")
+    assert box.ps()["default/long"]["pid"] == before, "its run goes on without an agent"
+    (beat.parent / "end").touch()
+    until(lambda: box.ps()["default/long"]["phase"] == "exited", "it ends without an agent")
+    agent.start()
+    until(lambda: history(box, "long")[-1]["Result"] == "ok", "the agent hears of its end")
+    assert [row["Result"] for row in history(box, "long")] == ["skipped", "ok"]
+
+    count = len(history(box, "beat"))
+    until(lambda: len(history(box, "beat")) > count + 1, "it runs every second again")
+    assert agent.metric("stead_job_runs_total", name="default/fails", result="failed") == 2
+    assert agent.metric("stead_job_last_success_timestamp_seconds", name="default/long") > 1e9
+    assert agent.metric("stead_job_next_run_timestamp_seconds", name="default/long") > 1e9
+    told = agent.status()["jobs"]
+    assert {item["name"]: item["last_result"] for item in told}["default/hangs"] == "deadline"
+    assert "job: default/fails: @yearly; failed (exit code 3)" in box.stead("status")[1]
+    assert "start container default/beat: is due since" in box.well("explain", "beat")
+    agent.end()
+    ended = [row for row in history(box, "beat") if row["Result"] == "ok"]
+    assert len(beat.read_text().splitlines()) - len(ended) in (0, 1), "every run has its line"
+    assert len({row["Due"] for row in ended}) == len(ended), "no time is served twice"
+
+
+def test_a_run_that_is_asked_for_without_an_agent_waits_for_one(box: Box, agent: Agent) -> None:
+    (box.specs / "jobs.toml").write_text(SPECS.replace("@every 1s", "@yearly"))
+    agent.start()
+    until(lambda: len(jobs(box)) == 4, "the agent knows its jobs")
+    until(agent.converged, "it converges")
+    agent.end()
+    assert "no agent runs" in box.well("job", "run", "beat")
+    agent.start()
+    until(lambda: len(history(box, "beat")) == 1, "it runs when an agent comes")
+    assert history(box, "beat")[0]["Result"] == "ok"
+    (box.specs / "jobs.toml").write_text("")
+    until(lambda: jobs(box) == {}, "a job that nothing declares is forgotten")
+    agent.end()
