@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from agent.cli import table
 from agent.journal import read_actions, read_reasons
+from agent.runs import read_runs
 from runtime import attend
 from runtime.faults import Fault
 from specs.values import ImageRef
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent.journal import Entry
+    from agent.planner.runs import Ended
     from runtime.paths import Paths
 
 
@@ -34,15 +36,23 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     name = full_name(paths, options.name)
     actions = read_actions(paths.journal, name=name, limit=options.limit)
     reasons = read_reasons(paths.journal, name=name, limit=options.limit)
+    runs = read_runs(paths.journal, name, options.limit)
     if options.json:
-        print(json.dumps({"actions": [*map(asdict, actions)], "reasons": [*map(asdict, reasons)]}, indent=1))
+        found = {
+            "actions": [*map(asdict, actions)],
+            "reasons": [*map(asdict, reasons)],
+            "runs": [*map(asdict, runs)],
+        }
+        print(json.dumps(found, indent=1))
         return 0
     stop = attend.read_hand_stops(paths).get(name)
-    if not actions and not reasons and stop is None:
+    if not actions and not reasons and not runs and stop is None:
         print(f"the journal knows nothing of {name}")
         return 1
     now = time.time()
     print("\n".join(line(entry, now) for entry in sorted(actions, key=lambda entry: entry.id)))
+    for item in reversed(runs):
+        print(of_job(item, now))
     for reason in reasons:
         if reason.until is None:
             print(f"{table.age(now - reason.at)} ago: blocked: {reason.reason} [{reason.code}]")
@@ -57,6 +67,16 @@ def held(stop: Mapping[str, Any], now: float) -> str:
     why = f": {stop['reason']}" if stop["reason"] else ""
     cure = f"`stead start {stop['container']}` hands it back"
     return f"{table.age(now - stop['at'])} ago: stopped by hand: {stop['who']}{where}{why}; {cure}"
+
+
+def of_job(item: Ended, now: float) -> str:
+    """A run of a job, or why there was none."""
+    what = f"run of {item.name} ({item.trigger}"
+    what += f", attempt {item.attempt})" if item.attempt > 1 else ")"
+    lasted = f" in {item.ended - item.began:.1f} s" if item.began else ""
+    code = f", exit code {item.exit_code}" if item.exit_code is not None else ""
+    text = f": {item.text}" if item.text else ""
+    return f"{table.age(now - item.ended)} ago: {what} -> {item.result}{code}{lasted}{text}"
 
 
 def line(entry: Entry, now: float) -> str:

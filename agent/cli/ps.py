@@ -229,9 +229,12 @@ def _host(address: str) -> str:
 
 
 def describe_all(paths: Paths) -> list[dict[str, Any]]:
-    stops = attend.read_hand_stops(paths)
+    from agent.cli.jobs import known
+
+    stops, jobs = attend.read_hand_stops(paths), known.told(paths)
     found = [_description(item) for item in seen.look(paths, attend.read_all(paths))]
-    return [{**item, "stopped_by_hand": stops.get(item["name"])} for item in found]
+    further = [{"stopped_by_hand": stops.get(item["name"]), "job": jobs.get(item["name"])} for item in found]
+    return [{**item, **more} for item, more in zip(found, further, strict=True)]
 
 
 def describe(paths: Paths, record: ContainerRecord) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from typing import Any
 
@@ -94,6 +95,13 @@ def test_jobs_run_on_time_fail_hang_and_outlive_the_agent(box: Box, agent: Agent
     assert {item["name"]: item["last_result"] for item in told}["default/hangs"] == "deadline"
     assert "job: default/fails: @yearly; failed (exit code 3)" in box.stead("status")[1]
     assert "start container default/beat: is due since" in box.well("explain", "beat")
+    assert re.search(
+        r"ago: run of default/fails \(hand, attempt 2\) -> failed, exit code 3 in ",
+        box.well("explain", "fails"),
+    )
+    assert box.ps()["default/hangs"]["job"]["last_result"] == "deadline"
+    shown = json.loads(box.well("inspect", "container", "hangs"))
+    assert shown["job"]["results"] == {"deadline": 1}
     agent.end()
     ended = [row for row in history(box, "beat") if row["Result"] == "ok"]
     assert len(beat.read_text().splitlines()) - len(ended) in (0, 1), "every run has its line"

@@ -77,6 +77,7 @@ def document(paths: Paths, name: str, *, size: bool = False) -> dict[str, Any]:
 
     from agent.cli.containers.document import document as as_docker
     from agent.cli.containers.seen import Seen
+    from agent.cli.jobs import known
     from runtime import attend
     from runtime.database import connect
     from runtime.net.records import read_networks
@@ -88,7 +89,8 @@ def document(paths: Paths, name: str, *, size: bool = False) -> dict[str, Any]:
     found = as_docker(item, networks)
     if size:
         found |= _sizes(paths, record.id, record.image_id)
-    return {**found, **attend.inspect_container(paths, record.id), "phase": item.phase}
+    job = known.told(paths).get(record.name)
+    return {**found, **attend.inspect_container(paths, record.id), "phase": item.phase, "job": job}
 
 
 def _sizes(paths: Paths, id: str, image: str) -> dict[str, int]:
