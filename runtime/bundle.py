@@ -80,6 +80,7 @@ class Setting:
     masked: tuple[str, ...] = ()  # paths of this machine that are masked beside MASKED
     devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm"), each one a node
     seccomp: str = "unconfined"  # path of the compiled filter
+    apparmor: str = ""  # name of a loaded profile; empty: none
     joined: Mapping[str, str] = field(default_factory=dict)  # namespace -> file of that of another container
     userns: str = ""  # file of its user namespace; empty: the host's
     ids: tuple[Mapping[str, int], ...] = ()  # what the ids in it are on the host
@@ -202,6 +203,7 @@ def _process(request: ContainerRequest, image: ImageConfig, setting: Setting) ->
             for name, soft, hard in request.ulimits
         ],
         "noNewPrivileges": request.no_new_privileges,
+        **({"apparmorProfile": setting.apparmor} if setting.apparmor else {}),
         "oomScoreAdj": request.oom_score_adj,
     }
 

@@ -16,7 +16,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -27,8 +26,8 @@ from typing import Any
 
 from runtime import bundle
 from runtime.bundle import Setting, User
+from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
-from runtime.filters import filter_file
 from runtime.ids import IdRange, Ids
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
@@ -101,8 +100,7 @@ class Preparation:
         self._cgroups = cgroups
         self._joining = Joining(paths, find)
         self._ids = ids
-        self._filters: dict[tuple[tuple[str, ...], str], Path] = {}
-        self._filters_lock = threading.Lock()
+        self._confinement = Confinement(paths)
         self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
 
     def close(self) -> None:
@@ -374,7 +372,8 @@ class Preparation:
             all_capabilities=own,
             masked=_thermal_throttle(),
             devices=_devices(request),
-            seccomp=self._filter(request, own),
+            seccomp=self._confinement.filter(request, own),
+            apparmor=self._confinement.profile(request),
             joined=joining.namespaces,
             shm=joining.shm,
             userns="" if ids is None else str(userns_file(self._paths, record.id)),
@@ -389,19 +388,6 @@ class Preparation:
                 read_in_root(rootfs, "etc/passwd"),
                 read_in_root(rootfs, "etc/group"),
             )
-
-    def _filter(self, request: ContainerRequest, own: tuple[str, ...]) -> str:
-        """The path of the compiled seccomp filter for this container's capabilities, compiled once."""
-        if request.privileged or request.seccomp_unconfined:
-            return "unconfined"
-        granted = tuple(sorted(set(bundle.capabilities(request, own)) & set(own)))
-        key = (granted, request.seccomp_profile)
-        with self._filters_lock:
-            found = self._filters.get(key)
-            if found is None or not found.exists():
-                with faults("compile seccomp filter for", request.name):
-                    found = self._filters[key] = filter_file(self._paths.run, *key)
-        return str(found)
 
     # ------------------------------------------------------------ mend, while the program runs
 

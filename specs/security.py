@@ -62,8 +62,6 @@ def security_option(value: Any) -> str:
         return "" if setting == "false" else key
     if key == "seccomp" and setting:
         return "" if setting == "builtin" else f"seccomp={setting}"
-    if key == "apparmor":
-        raise Mistake(f"{found!r}: {NOT_YET}", ", ".join(OPTIONS))
     if key == "apparmor" and setting:
         if not _APPARMOR.match(setting):
             raise Mistake(f"{setting!r} is not a name of an AppArmor profile")

@@ -134,6 +134,8 @@ MIB = 1 << 20
         ('security_opt = ["seccomp:unconfined", "seccomp=unconfined"]', "seccomp_unconfined", True),
         ('security_opt = ["seccomp=builtin", "label:disable"]', "seccomp_unconfined", False),
         ('security_opt = ["systempaths=unconfined"]', "unmasked", True),
+        ('security_opt = ["apparmor:unconfined"]', "apparmor", "unconfined"),
+        ('security_opt = ["apparmor=web-1"]', "apparmor", "web-1"),
         ('devices = ["/dev/fuse"]', "devices", (Device("/dev/fuse", "/dev/fuse", "rwm"),)),
         ('devices = ["/dev/sda:/dev/xvda:r"]', "devices", (Device("/dev/sda", "/dev/xvda", "r"),)),
         (

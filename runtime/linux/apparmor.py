@@ -1,0 +1,118 @@
+"""Effects: AppArmor profiles: whether this host has the module, which profiles are loaded, and ours.
+
+apparmor(7), apparmor.d(5), apparmor_parser(8). The profile of containers denies what docker's default one
+does: mounts, writing to /proc and /sys outside of a process's own files, the host's memory, keys and
+firmware, and tracing or signalling anything but processes of the same profile. It stands behind the
+capabilities, the system call filter and the read-only mounts, for the case that one of them has a hole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+DEFAULT = "stead-default"
+UNCONFINED = "unconfined"
+SECURITY = "/sys/kernel/security/apparmor"
+ENABLED = "/sys/module/apparmor/parameters/enabled"
+PARSERS = ("/sbin/apparmor_parser", "/usr/sbin/apparmor_parser")
+_TIMEOUT = 60.0
+_MAX_PROFILES = 1 << 22
+
+#: A number is a process's directory, to which /proc/self is a link; `sys` has rules of its own.
+PROFILE = f"""
+profile {DEFAULT} flags=(attach_disconnected,mediate_deleted) {{
+  file,
+  network,
+  capability,
+  umount,
+  unix,
+  dbus,
+
+  # the agent and the shim, and each other
+  signal (receive) peer=unconfined,
+  signal (send, receive) peer={DEFAULT},
+  ptrace (trace, read, tracedby, readby) peer={DEFAULT},
+
+  deny mount,
+  deny remount,
+  deny pivot_root,
+
+  # nothing of /proc is written to but a process's own files and /proc/sys/kernel/shm*
+  deny /proc/* w,
+  deny /proc/[^1-9s]*/** w,
+  deny /proc/s[^y]*/** w,
+  deny /proc/sy[^s]*/** w,
+  deny /proc/sys[^/]*/** w,
+  deny /proc/sys/[^k]** w,
+  deny /proc/sys/k[^e]** w,
+  deny /proc/sys/kernel/{{?,??,[^s]**,s[^h]**,sh[^m]**}} w,
+
+  # the host's memory, keys, timers
+  deny /proc/sysrq-trigger rwklx,
+  deny /proc/kcore rwklx,
+  deny /proc/kmem rwklx,
+  deny /proc/mem rwklx,
+  deny /proc/keys rwklx,
+  deny /proc/timer_list rwklx,
+  deny /proc/acpi/** rwklx,
+
+  # nothing of /sys is written to but the container's own control groups
+  deny /sys/[^f]*/** wklx,
+  deny /sys/f[^s]*/** wklx,
+  deny /sys/fs/[^c]*/** wklx,
+  deny /sys/fs/c[^g]*/** wklx,
+  deny /sys/fs/cg[^r]*/** wklx,
+  deny /sys/firmware/** rwklx,
+  deny /sys/devices/virtual/powercap/** rwklx,
+  deny /sys/kernel/security/** rwklx,
+}}
+"""
+
+
+class AppArmor:
+    """The host's module. The paths are arguments for hosts that are not this one."""
+
+    def __init__(
+        self, security: str = SECURITY, enabled: str = ENABLED, parsers: tuple[str, ...] = PARSERS
+    ) -> None:
+        self._security, self._enabled = security, enabled
+        self._parser = next((path for path in parsers if os.path.exists(path)), "")
+
+    def missing(self) -> str:
+        """Why containers have no profile here; empty: they have."""
+        try:
+            with open(self._enabled, "rb") as file:
+                on = file.read(16).strip() == b"Y"
+        except OSError:
+            on = False
+        if not on:
+            return "the kernel has no AppArmor, or it is switched off"
+        if not os.path.isdir(self._security):
+            return f"{self._security} is not mounted"
+        return "" if self._parser else "there is no apparmor_parser (apt-get install apparmor)"
+
+    def loaded(self) -> dict[str, str]:
+        """name -> mode (enforce, complain, kill, unconfined) of every profile that is loaded."""
+        with open(f"{self._security}/profiles", "rb") as file:
+            lines = file.read(_MAX_PROFILES).decode(errors="replace").splitlines()
+        found = {}
+        for line in lines:
+            name, _, mode = line.rpartition(" (")
+            found[name] = mode.rstrip(")")
+        return found
+
+    def ensure_default(self) -> None:
+        """Our profile is loaded; one of this name, perhaps of another release, is replaced. OSError EINVAL
+        with the parser's own words."""
+        import subprocess
+
+        done = subprocess.run(
+            [self._parser, "--replace", "--skip-cache", "--quiet"],
+            input=PROFILE.encode(),
+            capture_output=True,
+            timeout=_TIMEOUT,
+        )
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+            raise OSError(errno.EINVAL, f"load AppArmor profile: {words}", DEFAULT)
