@@ -182,6 +182,8 @@ def _objects(view: View) -> Iterator[Metric]:
     loops = [((item.name,), item.next_start_at) for item in containers if item.crash_loop]
     name = "stead_container_crash_loop_next_start_timestamp_seconds"
     yield _gauge(name, "When what crash-loops is started again; 0: it was just now.", ["name"], loops)
+    walls = [((item.name, word), 1.0) for item in containers for word in item.loosened]
+    yield _gauge("stead_container_loosened", "1 for each wall that is taken down.", ["name", "wall"], walls)
 
 
 def _images(view: View) -> Iterator[Metric]:

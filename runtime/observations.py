@@ -96,6 +96,7 @@ class ObservedContainer:
     volumes: tuple[str, ...] = ()
     mounted_images: tuple[tuple[str, str], ...] = ()  # (reference, id) of images that it mounts
     privileged: bool = False
+    loosened: tuple[str, ...] = ()  # walls that it was asked to be without: runtime.loosened
     owns_network: bool = False
     defects: tuple[Defect, ...] = ()
     restart_policy: str = ""  # as it was asked for

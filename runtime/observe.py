@@ -23,6 +23,7 @@ from runtime.joining import namespace_file
 from runtime.linux import mounts
 from runtime.linux.cgroups import Cgroups, normalize
 from runtime.linux.limits import Limits
+from runtime.loosened import loosened
 from runtime.net.fabric import Fabric, NetObservation
 from runtime.observations import (
     NETWORK_KINDS,
@@ -39,6 +40,7 @@ from runtime.observations import (
 from runtime.paths import Paths
 from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
+from runtime.requests import encode
 from runtime.shim import client
 from runtime.shim.supervise import is_crash_loop
 from runtime.stops import read_stops
@@ -62,6 +64,7 @@ class _Known:
     text: str
     request: ContainerRequest
     limits: Limits
+    loosened: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,7 @@ class Observer:
             volumes=_volumes(known.request) + seen.claims.get(record.name, ()),
             mounted_images=seen.images.get(record.id, ()),
             privileged=known.request.privileged,
+            loosened=known.loosened,
             owns_network=known.request.owns_network,
             defects=defects,
             restart_policy=known.request.restart.policy,
@@ -266,7 +270,8 @@ class Observer:
         known = self._known.get(record.id)
         if known is None or known.text != record.request:
             request = record.decode()
-            known = _Known(record.request, request, normalize(kernel_limits(request.limits)))
+            limits = normalize(kernel_limits(request.limits))
+            known = _Known(record.request, request, limits, tuple(loosened(encode(request))))
             self._known[record.id] = known
         return known
 

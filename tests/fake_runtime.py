@@ -17,6 +17,7 @@ from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildR
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
 from runtime.interface import ProgressCallback, Transfer
+from runtime.loosened import loosened
 from runtime.observations import (
     NETWORK_KINDS,
     Defect,
@@ -34,6 +35,7 @@ from runtime.observations import (
     retired,
     successor,
 )
+from runtime.requests import encode
 from runtime.wishes import ContainerRequest, NetworkRequest, VolumeRequest
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
@@ -591,6 +593,7 @@ def _observed(container: _Container) -> ObservedContainer:
         volumes=tuple(m.source for m in request.mounts if m.kind == "volume" and m.source),
         mounted_images=container.mounted,
         privileged=request.privileged,
+        loosened=tuple(loosened(encode(request))),
         owns_network=request.owns_network,
         defects=container.defects,
         restart_policy=request.restart.policy,

@@ -9,6 +9,7 @@ import time
 from agent.cli import formatting
 from agent.cli.containers import choosing, seen
 from runtime import attend
+from runtime.loosened import loosened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ def _description(item: Seen) -> dict[str, Any]:
         "started_at": last.started_at if last else None,
         "exit_code": last.exit_code if last else None,
         "oom_killed": bool(last and last.oom_killed),
+        "loosened": loosened(json.loads(record.request)),
         "restarts": last.restarts if last else 0,
         "error": last.error if last else "",
     }

@@ -88,6 +88,8 @@ def text(found: Any, now: float) -> str:
     lines += [_orphan(item, now) for item in found.get("orphans", ())]
     lines += [_backup(item, now) for item in found.get("backups", ())]
     lines += [_job(item, now) for item in found.get("jobs", ())]
+    walls = found.get("loosened") or {}
+    lines += [f"loosened: container {name}: {', '.join(words)}" for name, words in walls.items()]
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)

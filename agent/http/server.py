@@ -175,6 +175,11 @@ def status_document(view: View) -> dict[str, Any]:
             for name, item in sorted(view.observed.containers.items())
             if item.crash_loop
         ],
+        "loosened": {
+            name: list(item.loosened)
+            for name, item in sorted(view.observed.containers.items())
+            if item.loosened
+        },
     }
 
 

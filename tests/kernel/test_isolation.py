@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,6 +236,15 @@ def test_a_privileged_container_has_what_the_host_has(box: Engine) -> None:
     assert names(found["CapEff"]) == set(capabilities.bounding())
     assert found["Seccomp"] == "0"
     assert box.run("ls /dev/kmsg", privileged=True).lines == ["/dev/kmsg"]
+
+
+def test_what_a_container_is_without_is_shown(box: Engine) -> None:
+    name = box.create("true", cap_add=("NET_ADMIN",), seccomp_unconfined=True)
+    shown = subprocess.run(box.stead("ps", "-a", "--json"), capture_output=True, text=True, check=True).stdout
+    (mine,) = [item for item in json.loads(shown) if item["name"] == name]
+    assert mine["loosened"] == ["cap_add NET_ADMIN", "seccomp unconfined"]
+    assert box.runtime.observe().containers[name].loosened == ("cap_add NET_ADMIN", "seccomp unconfined")
+    box.runtime.remove_container(name)
 
 
 def test_no_new_privileges_is_kept_where_asked_for(box: Engine) -> None:

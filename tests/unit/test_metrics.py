@@ -26,6 +26,7 @@ WEB = ObservedContainer(
     health=Health.HEALTHY,
     restarts=3,
     restart_reasons=(("oom", 2), ("signal", 1)),
+    loosened=("privileged", "cap_add NET_ADMIN"),
 )
 NET = ObservedNetwork("shop/default", "shop", "f", "st0", "10.88.0.0/24", "10.88.0.1")
 DISK = Disk("/var/lib/stead", 1000, 200, 300)
@@ -106,6 +107,7 @@ def series(view: View) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         ("stead_container_restarts_total", {"name": "shop/web", "reason": "oom"}, 2),
         ("stead_container_restarts_total", {"name": "shop/web", "reason": "failure"}, 0),
         ("stead_container_health", {"name": "shop/web", "state": "healthy"}, 1),
+        ("stead_container_loosened", {"name": "shop/web", "wall": "cap_add NET_ADMIN"}, 1.0),
     ],
 )
 def test_the_agent_and_its_objects_are_told(name: str, labels: dict[str, str], value: float) -> None:
