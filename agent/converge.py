@@ -325,6 +325,9 @@ class Engine:
             self._rollouts.keep(before, seen.versions)
         for notice in versions.news(before, seen.versions):
             self.tally.notice(notice)
+            if self._journal is not None:
+                about = {"source": notice.source, "revision": notice.revision, "instead": notice.instead}
+                self._journal.happened(notice.kind, notice.name, **about, reason=notice.reason)
             if self._on_notice is not None:
                 self._on_notice(notice)
         return replace(world, memory=seen)
@@ -411,6 +414,9 @@ class Engine:
             if self._journal is not None:
                 said = outcome.message or told(outcome.result)
                 self._journal.end(flight.number, outcome.seconds, outcome.code, said)
+                result = {"result": "ok" if outcome.ok else "failed", "code": outcome.code, "message": said}
+                about = {"kind": step.subject.kind, "source": step.source}
+                self._journal.happened(f"step {step.verb}", step.subject.name, **about, **result)
                 self._remember(step, outcome)
             kind = "done" if outcome.ok else "failed"
             self._tell(Event(kind, outcome.message or step.id, step, seconds=outcome.seconds))

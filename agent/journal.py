@@ -172,6 +172,7 @@ class Journal:
     def revision(self, entry: Revision) -> None:
         """Remember that a revision was taken or refused; the same one twice in a row is kept once."""
         row = (entry.source, entry.revision, entry.note, entry.result, json.dumps(entry.errors))
+        changed: list[bool] = []
 
         def change(connection: sqlite3.Connection) -> None:
             last = connection.execute(
@@ -180,6 +181,7 @@ class Journal:
                 (entry.source,),
             ).fetchone()
             if last is None or tuple(last) != row:
+                changed.append(True)
                 connection.execute(
                     "INSERT INTO revisions (at, source, revision, note, result, errors)"
                     " VALUES (?, ?, ?, ?, ?, ?)",
@@ -187,6 +189,14 @@ class Journal:
                 )
 
         self.write(change)
+        if changed:
+            self.happened(f"revision {entry.result}", entry.source, revision=entry.revision, note=entry.note)
+
+    def happened(self, action: str, name: str, **attributes: str) -> None:
+        """Among the events of the node, beside what the runtime tells of (runtime.events)."""
+        from runtime import events
+
+        events.tell(self._path.parent, "agent", action, name, name, **attributes)
 
     def begin(self, step: Step, revision: str, at: float) -> int:
         """A step was begun. Returns its number for `end`, 0 when that could not be written."""
@@ -233,6 +243,9 @@ class Journal:
 
         if self.write(change):
             self._reasons = known
+            for source, kind, name in begun:
+                code, reason = now[source, kind, name]
+                self.happened("blocked", name, kind=kind, code=code, reason=reason, source=source)
 
     def plan(self, text: str, at: float) -> None:
         """A plan that is not empty and differs from the last one."""

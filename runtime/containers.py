@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtime import restarts
+from runtime import events, restarts
 from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
@@ -30,7 +30,7 @@ from runtime.images.store import ImageStore
 from runtime.inside import same_process
 from runtime.net.fabric import Fabric
 from runtime.net.ports import published_ports
-from runtime.net.records import Lease
+from runtime.net.records import Lease, read_leases
 from runtime.observations import HandStop, retired
 from runtime.paths import Paths
 from runtime.prepare import Preparation, anonymous_of, will_be_idle
@@ -113,6 +113,7 @@ class Containers:
                 service = request.service or request.name
                 self._fabric.reserve(connection, id, request.name, request.networks, ports, service)
             self._fresh.add(id)
+            events.tell_container(self._paths.root, "create", _record(id, request, image.id, now))
             return id
 
     def start(self, name: str) -> None:
@@ -127,6 +128,7 @@ class Containers:
             volumes.update(read_anonymous(self._database.read(), name).values())
             with self._holds.starting(volumes, name):
                 self._start(record, request)
+            self._tell_networks("connect", record)
 
     def _start(self, record: ContainerRecord, request: ContainerRequest) -> None:
         fresh = record.id in self._fresh
@@ -206,6 +208,7 @@ class Containers:
 
     def _halt(self, record: ContainerRecord, *, signal: str = "", timeout: float | None = None) -> None:
         id = record.id
+        self._tell_networks("disconnect", record)
         others = self._fabric.is_shared(id)
         self._fabric.leave_names(id)
         self._fabric.deactivate(id)
@@ -218,6 +221,15 @@ class Containers:
         except client.ShimError as error:
             raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
         self._preparation.clear(id)
+
+    def _tell_networks(self, action: str, record: ContainerRecord) -> None:
+        """Of one that starts, or was up until now."""
+        for lease in read_leases(self._database.read(), container=record.id):
+            if lease.active:
+                self._tell_network(action, record, lease.network)
+
+    def _tell_network(self, action: str, record: ContainerRecord, network: str) -> None:
+        events.tell(self._paths.root, "network", action, network, network, container=record.id)
 
     def retire(self, name: str) -> None:
         """The record has another name from now on; the container notices nothing."""
@@ -233,6 +245,7 @@ class Containers:
                 raise Fault("container-not-found", "retire container", name, "there is no such container")
             rename_container(connection, record.id, old)
             self._fabric.rename(connection, record.id, old)
+            events.tell_container(self._paths.root, "rename", replace(record, name=old), oldName=name)
 
     def rename(self, name: str, new: str) -> None:
         """The same container has another name from now on; it goes on, and its peers find it by that. Fault
@@ -254,6 +267,7 @@ class Containers:
                     self._follow_rename(connection, other, name, new)
             self._fabric.publish(only=record.id)
             self._fabric.tell(record.id, request)
+            events.tell_container(self._paths.root, "rename", replace(record, name=new), oldName=name)
 
     def _follow_rename(
         self, connection: sqlite3.Connection, record: ContainerRecord, name: str, new: str
@@ -291,6 +305,7 @@ class Containers:
                 self._images.catalog.touch(record.image_id)
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))
+            events.tell_container(self._paths.root, "destroy", record)
             for volume in left if volumes else ():
                 self._volumes.remove(volume)
 
@@ -365,6 +380,7 @@ class Containers:
                 self.record(name, "connect container")  # in the transaction: it is there when it ends
                 self._fabric.reserve_one(connection, record.id, name, attachment)
             self._after_hand(record, request)
+            self._tell_network("connect", record, attachment.network)
 
     def disconnect(self, name: str, network: str) -> None:
         """Leave a network. Repeatable. Fault container-not-found."""
@@ -374,6 +390,8 @@ class Containers:
                 gone = self._fabric.leave(connection, record.id, network)
             self._fabric.drop_links(gone, self._paths.netns(record.id))
             self._after_hand(record, record.decode())
+            if gone:
+                self._tell_network("disconnect", record, network)
 
     def _after_hand(self, record: ContainerRecord, request: ContainerRequest) -> None:
         netns = self._paths.netns(record.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import frozen
+from runtime import events, frozen
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.linux.cgroups import Cgroups
@@ -47,6 +47,7 @@ class Freezer:
             with faults(operation, record.name):
                 self._thaw(record, state.cgroup)
             raise Fault("container-not-running", operation, record.name, "it ended meanwhile")
+        events.tell_container(self._paths.root, "pause", record)
 
     def unpause(self, name: str) -> None:
         """They go on. Faults container-not-found, container-not-running (it is not paused)."""
@@ -57,6 +58,7 @@ class Freezer:
             raise Fault("container-not-running", operation, record.name, "it is not paused")
         with faults(operation, record.name):
             self._thaw(record, state.cgroup)
+        events.tell_container(self._paths.root, "unpause", record)
 
     def _thaw(self, record: ContainerRecord, cgroup: str) -> None:
         try:

@@ -68,6 +68,11 @@ class Paths(_Directories):
     def sources(self) -> Path:
         return self.root / "sources"
 
+    @property
+    def events(self) -> Path:
+        """runtime.events: now.jsonl, and those that are full."""
+        return self.root / "events"
+
     def container(self, id: str) -> Path:
         """config.json, supervise.json, upper/, work/, log/, hosts, hostname, resolv.conf, exit.json"""
         return self.root / "containers" / id
@@ -100,7 +105,14 @@ class Paths(_Directories):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.stat(path).st_mode & 0o7777 & ~mode:
                 os.chmod(path, 0o700)
-        for path in (self.blobs, self.layers, self.volumes, self.sources, self.root / "containers"):
+        for path in (
+            self.blobs,
+            self.layers,
+            self.volumes,
+            self.sources,
+            self.root / "containers",
+            self.events,
+        ):
             path.mkdir(parents=True, exist_ok=True)
         (self.run / "containers").mkdir(mode=0o700, exist_ok=True)
         os.chmod(self.run / "containers", 0o700)

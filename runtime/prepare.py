@@ -333,6 +333,7 @@ class Preparation:
             streak=restarts.streak,
             attempts=restarts.attempts,
             events_socket=str(self._paths.events_socket),
+            events_log=str(self._paths.events),
             oom_score_adj=request.oom_score_adj,
         )
 

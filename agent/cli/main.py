@@ -29,6 +29,7 @@ COMMANDS: Commands = {
     "ps": ("ps", "list containers", "stead ps"),
     "logs": ("logs", "show a container's output", "stead logs -f --since 10m web"),
     "cp": ("containers.cp", "copy files between this machine and a container", "stead cp web:/etc/nginx ."),
+    "events": ("events", "show what happened and happens", "stead events --since 1h --filter event=die"),
     "pause": ("containers.pause", "stop the processes of containers where they are", "stead pause web"),
     "unpause": ("containers.unpause", "let paused containers go on", "stead unpause web"),
     "port": ("containers.port", "say where a container's published ports are", "stead port web 80"),

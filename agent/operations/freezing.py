@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agent.operations import naming
 from runtime.local import LocalRuntime
 
 
 def pause(runtime: LocalRuntime, args: Mapping[str, Any]) -> None:
-    """`name` is a full name or an id."""
-    runtime.pause_container(str(args["name"]))
+    """Faults of runtime.freezer."""
+    runtime.pause_container(naming.container(runtime, str(args["name"]), "pause container").name)
 
 
 def unpause(runtime: LocalRuntime, args: Mapping[str, Any]) -> None:
-    """`name` is a full name or an id."""
-    runtime.unpause_container(str(args["name"]))
+    """Faults of runtime.freezer."""
+    runtime.unpause_container(naming.container(runtime, str(args["name"]), "unpause container").name)
 
 
 OPERATIONS: Mapping[str, Callable[[LocalRuntime, Mapping[str, Any]], Any]] = {

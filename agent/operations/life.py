@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.operations import naming
+from runtime import events
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 from runtime.observations import HandStop
@@ -59,7 +60,9 @@ def restart(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     runtime.containers.stop(
         record.name, signal=_signal(args, record), timeout=None if timeout is None else float(timeout)
     )
-    return start(runtime, {"name": record.id})
+    done = start(runtime, {"name": record.id})
+    events.tell_container(runtime.paths.root, "restart", record)
+    return done
 
 
 def kill(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from runtime import events
 from runtime.build import graph as graphs
 from runtime.build import inline, leftovers, locks, outputs, prune, recipes, remote, values
 from runtime.build.bases import BaseImage, Bases, platforms_of
@@ -106,6 +107,8 @@ class Builder:
         if build.steps > build.cached and prune.shrink(self.paths, self.cache):
             self.collector.collect()
         first = next(item for item in made if item.platform == named)
+        name = request.names[0].familiar if request.names else first.id
+        events.tell(self.paths.root, "image", "build", first.id, name)
         return BuildResult(
             image_id=first.id,
             steps=build.steps,

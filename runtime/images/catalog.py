@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runtime import events
 from runtime.database import Database
 from runtime.faults import Fault
 from runtime.images.layers import chain_ids
@@ -314,3 +315,4 @@ class Catalog:
         if ref.digest:
             raise Fault("request-invalid", "tag image", id, "a name with a digest cannot be given")
         self.name(ref, image, "")
+        events.tell(self.database.path.parent, "image", "tag", image, ref.familiar)

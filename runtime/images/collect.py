@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
+from runtime import events
 from runtime.faults import faults
 from runtime.images import removal
 from runtime.images.blobs import BlobStore
@@ -39,7 +40,7 @@ class Collector:
 
     def __init__(self, paths: Paths, catalog: Catalog, blobs: BlobStore, layers: LayerStore) -> None:
         self.catalog, self.blobs, self.layers = catalog, blobs, layers
-        self._users = paths.root / "images.lock"
+        self._root, self._users = paths.root, paths.root / "images.lock"
 
     def remove(self, name: str, *, force: bool = False, parents: bool = True) -> tuple[str, ...]:
         """Take a name away; with its last name goes the image, and every layer that no other image has.
@@ -83,13 +84,17 @@ class Collector:
     def _perform(self, decided: removal.Removal, up: bool = True) -> tuple[list[str], list[Listed]]:
         """In a transaction: the lines that say what happened, and the images that are gone. Who loses its
         last reason to be here, having been left only for the sake of an image made from it, goes as well."""
-        lines = [f"Untagged: {ImageRef.parse(name).familiar}" for name in decided.untagged]
+        names = [ImageRef.parse(name).familiar for name in decided.untagged]
+        lines = [f"Untagged: {name}" for name in names]
+        for name in names:
+            events.tell(self._root, "image", "untag", decided.image.id, name)
         self.catalog.unname(decided.untagged)
         gone: list[Listed] = []
         image: Listed | None = decided.image if decided.deleted else None
         while image is not None:
             self.catalog.delete(image.id)
             lines.append(f"Deleted: {image.id}")
+            events.tell(self._root, "image", "delete", image.id, image.id)
             gone.append(image)
             parent = image.parent if up else ""
             parents = read_images(self.catalog.database.read(), parent) if parent else []
@@ -115,6 +120,8 @@ class Collector:
                     removed = choose(images, self.sizes(), keep, now, disk, limits)
                     for item in removed:
                         self.catalog.delete(item.image)
+            for item in removed:
+                events.tell(self._root, "image", "delete", item.image, item.image)
             self.collect()
         return tuple(removed)
 

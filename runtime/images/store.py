@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from runtime import events
 from runtime.database import Database
 from runtime.faults import Fault
 from runtime.images import catalog, indexes, save
@@ -53,6 +54,7 @@ class ImageStore:
         docker_config: Path | None = None,
         parallel: int = PARALLEL,
     ) -> None:
+        self._root = paths.root
         self.blobs = BlobStore(paths.blobs)
         self.layers = LayerStore(paths.layers)
         self.catalog = Catalog(database)
@@ -121,7 +123,9 @@ class ImageStore:
 
     def pull(self, ref: ImageRef, *, platform: str = "", progress: ProgressCallback | None = None) -> str:
         """Bring `ref` into the store, unpacked, and call it so. Returns the image id."""
-        return self.bringer.pull(ref, platform=platform, progress=progress)
+        id = self.bringer.pull(ref, platform=platform, progress=progress)
+        self._tell("pull", id, ref)
+        return id
 
     def measure(self, ref: ImageRef, *, platform: str = "") -> Need:
         """What pulling `ref` would take of the disk. The registry is asked, layers are not downloaded."""
@@ -137,11 +141,18 @@ class ImageStore:
     ) -> str:
         """A root filesystem (which may be `described`), OCI layout or docker-archive, directory or tar,
         becomes `name`. Returns its id."""
-        return self.bringer.import_path(path, name, platform=platform, described=described)
+        id = self.bringer.import_path(path, name, platform=platform, described=described)
+        self._tell("import", id, name)
+        return id
+
+    def _tell(self, action: str, id: str, name: ImageRef | None) -> None:
+        events.tell(self._root, "image", action, id, name.familiar if name is not None else id)
 
     def load(self, path: Path, *, platform: str = "") -> Iterator[Loaded]:
         """Every image of an OCI layout or docker-archive, under the names that it has there."""
-        return self.bringer.load(path, platform=platform)
+        for loaded in self.bringer.load(path, platform=platform):
+            self._tell("load", loaded.id, next(iter(loaded.names), None))
+            yield loaded
 
     def tag(self, id: str, ref: ImageRef) -> None:
         """Give an image another name; the name leaves whatever image had it."""
@@ -196,7 +207,9 @@ class ImageStore:
         """The image that is called `ref` goes to the registry that the name says, under that name. `platform`
         is what it must be for. Repeatable: what the registry has is not sent."""
         with self.hold():
-            return push_image(self.pusher, self.composer, ref, platform, listener)
+            pushed = push_image(self.pusher, self.composer, ref, platform, listener)
+        self._tell("push", str(ref), ref)
+        return pushed
 
     def push_index(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime import events
 from runtime.database import Database
 from runtime.faults import Fault, faults, from_oserror
 from runtime.net import addresses, defects, endpoints, leases, links, records, ways
@@ -99,6 +100,8 @@ class Fabric:
         self._bridges.create(request)
         self.publish()
         self._files.tell_networks()
+        driver = request.options.driver
+        events.tell(self._paths.root, "network", "create", request.name, request.name, driver=driver)
 
     def repair_network(self, name: str) -> None:
         """Bridge, its address and settings, and the ports of members that are up; no process is touched."""
@@ -117,6 +120,7 @@ class Fabric:
         self._bridges.remove(name)
         self.publish()
         self._files.tell_networks()
+        events.tell(self._paths.root, "network", "destroy", name, name)
 
     def networks(self) -> list[NetworkRecord]:
         return list(records.read_networks(self._database.read()).values())

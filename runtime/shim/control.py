@@ -27,6 +27,7 @@ MAX_CLIENTS = 64  # connections that may do everything
 MAX_BRIEF = 8  # further ones, which may not stay: the newest are served, so that a stop always gets through
 MAX_SESSIONS = 64  # exec'ed processes, whether their clients are still there or not
 MAX_DESCRIPTORS = 3
+MAX_WORDS = 1000  # characters of a command that events show
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
 
@@ -103,6 +104,7 @@ class Client:
         self._loop: Loop = monitor.loop
         self._stopping = self._attached = self.closed = False
         self.session: launch.Child | None = None
+        self._words = ""  # of what it was to run
         self._loop.watch(connection.fileno(), self._receive)
 
     # -- packets
@@ -173,6 +175,7 @@ class Client:
             if number in (signal.SIGKILL, monitor.stop_signal()):
                 monitor.thaw()
             child.signal(number)
+            monitor.happened("kill", signal=number)
         elif operation == "signal":
             if self.session is None:
                 raise Refused("cannot signal: no process was started on this connection")
@@ -197,6 +200,8 @@ class Client:
         """Answered by `ended`."""
         monitor = self._monitor
         number = _signal(request) if request.get("signal") else monitor.stop_signal()
+        if monitor.child is not None:
+            monitor.happened("kill", signal=number)
         timeout = request.get("timeout")
         self._stopping = True
         if timeout is None:
@@ -219,6 +224,7 @@ class Client:
         if fds:
             streams.attach(fds.pop(), close_stdin=bool(request.get("close_stdin")))
         self._attached = True
+        self._monitor.happened("attach")
         return {"ok": True, "tty": self._monitor.launcher.terminal}
 
     # -- exec sessions
@@ -250,7 +256,7 @@ class Client:
         finally:
             if null >= 0:
                 os.close(null)
-        self.session = session
+        self.session, self._words = session, " ".join(process["args"])[:MAX_WORDS]
         self._loop.watch(session.report, self._session_reported)
         self._loop.watch(session.pidfd, self._session_exited)
         return None
@@ -265,7 +271,10 @@ class Client:
         session.report = -1
         if failure is None:
             self._send({"ok": True, "pid": session.pid})
+            for action in ("exec_create", "exec_start"):
+                self._monitor.happened(f"{action}: {self._words}", execID=session.pid)
         else:
+            self._words = ""
             self._send({"ok": False, "error": failure.message, "exit_code": failure.exit_code})
 
     def _session_exited(self, wait: bool = False) -> None:
@@ -280,6 +289,8 @@ class Client:
             return
         self._session_reported()
         self._loop.forget(session.pidfd)
+        if self._words:
+            self._monitor.happened("exec_die", execID=session.pid, exitCode=code)
         session.close()
         self.session = None
         self._send({"event": "exited", "exit_code": code})

@@ -191,11 +191,12 @@ def supervise_document(
     readiness: Mapping[str, Any] | None = None,
     streak: int = 0,
     attempts: int = 0,
+    events_log: str = "",
 ) -> dict[str, Any]:
     """What a shim must know besides config.json. `restart` and the probes are the fields of RestartRequest
     and ProbeRequest, `probe` is that of liveness; `restarts` counts by reason what went before, `streak` and
-    `attempts` are of a run that goes on; `cgroup` is relative to each hierarchy's root; sizes are bytes,
-    times seconds."""
+    `attempts` are of a run that goes on; `cgroup` is relative to each hierarchy's root; `events_log` is a
+    directory (runtime.shim.chronicle); sizes are bytes, times seconds."""
     document = {
         "v": VERSION,
         "id": id,
@@ -218,6 +219,7 @@ def supervise_document(
     document.update({kind: dict(probe) for kind, probe in others.items() if probe is not None})
     counts = {"streak": streak, "attempts": attempts}
     document.update({key: count for key, count in counts.items() if count})
+    document.update({"events_log": events_log} if events_log else {})
     return document
 
 

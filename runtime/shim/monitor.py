@@ -17,7 +17,7 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import pidfd, signals
-from runtime.shim import keeper, launch, messages, supervise
+from runtime.shim import chronicle, keeper, launch, messages, supervise
 from runtime.shim.control import Control
 from runtime.shim.health import Health
 from runtime.shim.loop import Loop, Timer
@@ -222,6 +222,7 @@ class Monitor:
         if self._memory.streak:
             self._well_timer = self.loop.after(self.restart.reset_after, self._does_well)
         self._advance("execed", started_at=time.time(), error="", next_start_at=0.0, **self.health.standing())
+        self.happened("start")
         if not self._ending:
             self._tell(None)
             started, self._started = self._started, None
@@ -270,6 +271,10 @@ class Monitor:
             log_dropped=self.log.dropped,
             **self.health.standing(),
         )
+        if self._execed_at:
+            if self._record["oom_killed"]:
+                self.happened("oom")
+            self.happened("die", exitCode=code, execDuration=int(now - self._execed_at))
         self._follow(supervise.End(code, well, unhealthy))
 
     def _follow(self, end: supervise.End) -> None:
@@ -316,6 +321,8 @@ class Monitor:
         self._advance(event, health=supervise.NONE, next_start_at=0.0)
         if self._ending != SHUTDOWN:
             self._write_exit()
+        if self._ending == STOP:
+            self.happened("stop")
         self._tell(self._failure or launch.Failure("stop", "it was stopped while it started"))
         if self.control is not None:
             self.control.ended(self._record["exit_code"])
@@ -421,6 +428,8 @@ class Monitor:
         """A probe has answered: its result joins the log of its kind."""
         kept = [*self._record[log], result][-messages.HEALTH_LOG_ENTRIES :]
         changed = any(self._record[key] != value for key, value in standing.items())
+        if standing["health"] not in (self._record["health"], supervise.STARTING):
+            self.happened(f"health_status: {standing['health']}")
         self._save(announce=changed, **standing, **{log: kept})
 
     def stop_unhealthy(self, action: str) -> None:
@@ -433,6 +442,11 @@ class Monitor:
         self.stop(number, timeout, why)
 
     # -- telling
+
+    def happened(self, action: str, **attributes: Any) -> None:
+        """Among the events of the node."""
+        record, log = self._record, str(self.document.get("events_log") or "")
+        chronicle.tell(log, "container", action, record["id"], record["name"], **attributes)
 
     def state(self) -> Document:
         return {**self._record, "log_dropped": self.log.dropped}

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime import events
 from runtime.backups import leftovers
 from runtime.backups.holds import Holds
 from runtime.database import Database
@@ -84,6 +85,8 @@ class Volumes:
             with self._database.write() as connection:
                 self._insert(connection, request, anonymous=anonymous)
                 fates.declare(connection, request.name, request.prune)
+            if fresh:
+                events.tell(self.paths.root, "volume", "create", request.name, request.name, driver="local")
 
     def orphan(self, name: str) -> None:
         """Nothing declares it from now on; its size now is remembered with that. Repeatable."""
@@ -177,6 +180,8 @@ class Volumes:
                 _remove_if_empty(home.parent)
                 self._discard(aside)
                 holds.forget(name)
+        if have is not None:
+            events.tell(self.paths.root, "volume", "destroy", name, name, driver="local")
 
     def _aside(self, home: Path) -> Path:
         """`home` goes where no volume is, all at once: what is there belongs to nobody any more."""

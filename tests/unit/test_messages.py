@@ -148,6 +148,8 @@ def test_what_few_containers_have_is_said_of_those_only() -> None:
         attempts=3,
     )
     assert messages.encode(more) == written[:-1] + MORE_SUPERVISE
+    told = messages.supervise_document(**plain, events_log="/root/events")
+    assert messages.encode(told) == written[:-1] + b',"events_log":"/root/events"}'
 
 
 def test_an_index_record_has_these_bytes() -> None:

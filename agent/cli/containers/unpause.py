@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.cli.containers.each import each
+from agent.cli.containers.several import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
