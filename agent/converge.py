@@ -307,6 +307,11 @@ class Engine:
         }
         self._book.write(noted.jobs, noted.ended, histories, asked)
 
+    @property
+    def orders(self) -> Orders:
+        """What people ordered, as of the last round."""
+        return self._orders
+
     def _read_orders(self) -> None:
         """What another process wrote since the last round: orders, and versions that were released."""
         if self._rollouts is None or not self._rollouts.changed():

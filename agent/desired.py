@@ -86,19 +86,28 @@ def load_directory(
     return resolve(name or source_name(where.resolve().name), revision, around or Surroundings(), kept=kept)
 
 
+#: revisions of a source that are kept, to go back to
+HISTORY = 10
+
+
 class Shelf:
-    """The last good revision of one source and the one before it, in root/sources/<name>/."""
+    """The last good revision of one source and the ones before it, in root/sources/<name>/."""
 
     def __init__(self, paths: Paths, source: str) -> None:
         self.directory = paths.sources / source
         self._file = self.directory / "good.json"
         self._before = self.directory / "previous.json"
+        self._history = self.directory / "history"
 
     def put(self, revision: Revision) -> None:
         """Durable when it returns. What was kept until now is the previous one, if it is another."""
         last = _read(self._file)
         if last is not None and last.id != revision.id:
             write_atomically(self._before, self._file.read_bytes())
+        write_atomically(self._file, self.remember(revision))
+
+    def remember(self, revision: Revision) -> bytes:
+        """At the end of the history. Returns what is written of it."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         files = {name: base64.b64encode(data).decode() for name, data in sorted(revision.files.items())}
         document = {
@@ -109,7 +118,33 @@ class Shelf:
             "tree": revision.tree,
             "files": files,
         }
-        write_atomically(self._file, json.dumps(document).encode())
+        content = json.dumps(document).encode()
+        self._remember(revision.id, content)
+        return content
+
+    def _remember(self, id: str, content: bytes) -> None:
+        """At the end of the history, where it is not in it yet."""
+        self._history.mkdir(exist_ok=True, mode=0o700)
+        known = self._numbered()
+        if any(file.stem.partition("-")[2] == id for _, file in known):
+            return
+        number = known[-1][0] + 1 if known else 1
+        write_atomically(self._history / f"{number:08d}-{id}.json", content)
+        for _, file in known[: max(0, len(known) + 1 - HISTORY)]:
+            file.unlink(missing_ok=True)
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """Files of the history with their numbers, oldest first."""
+        files = sorted(self._history.glob("[0-9]*-*.json"))
+        return [(int(file.stem.partition("-")[0]), file) for file in files]
+
+    def history(self) -> tuple[Revision, ...]:
+        """The newest revisions that were in force, oldest first; their files may be gone."""
+        found = [_read(file) for _, file in self._numbered()]
+        return tuple(revision for revision in found if revision is not None)
+
+    def find(self, id: str) -> Revision | None:
+        return next((revision for revision in self.history() if revision.id == id), None)
 
     def get(self) -> Revision | None:
         """None when there is none, or none that this release can read."""

@@ -15,29 +15,30 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from agent import calls, notify, picture
 from agent.clock import SystemClock
 from agent.converge import Engine, Event, Round
 from agent.deaths import Deaths
-from agent.desired import Resolved, Shelf, Surroundings, resolve
+from agent.desired import Resolved, Surroundings
+from agent.feeds import Feed, contexts
 from agent.journal import Journal
 from agent.journal import Revision as RevisionEntry
 from agent.lock import hold
+from agent.planner.guard import approved, held
 from agent.planner.model import NOTES
+from agent.planner.updates import NONE, Notice
 from agent.rollouts import Rollouts
-from agent.settings import Settings, Source
-from agent.sources.directory import DirectorySource
-from agent.sources.git import GitSettings, GitSource
+from agent.settings import Settings
 from agent.sources.revision import Failure, Revision, Touched, Yield
 from agent.verdict import judge
-from agent.view import SourceView, View
+from agent.view import Counters, View
+from agent.webhook import Webhook
 from runtime.faults import Fault
 from runtime.interface import Runtime
 from runtime.local import LocalRuntime
@@ -64,59 +65,6 @@ SAMPLE_EVERY, SAMPLE_FOR = 10.0, 900.0
 RETRY = 2.0
 
 
-class AnySource(Protocol):
-    """What the loop needs of a source."""
-
-    @property
-    def location(self) -> str: ...
-    def accept(self, revision: Revision) -> None: ...
-    def watch(self, directories: Collection[str]) -> None: ...
-    def abort(self) -> None: ...
-    def revisions(self, stop: asyncio.Event) -> Any: ...
-
-
-def open_source(settings: Source, paths: Paths) -> AnySource:
-    if settings.directory:
-        return DirectorySource(Path(settings.directory), settings.path)
-    chosen = GitSettings(
-        url=settings.git,
-        ref=settings.ref,
-        path=settings.path,
-        interval=settings.interval,
-        ssh_key=settings.ssh_key,
-        token_file=settings.token_file,
-    )
-    return GitSource(chosen, paths.sources / settings.label)
-
-
-class _Feed:
-    """One source with its last good revision and what is shown of it."""
-
-    def __init__(self, settings: Source, paths: Paths, around: Surroundings) -> None:
-        self.name = settings.label
-        self.source = open_source(settings, paths)
-        self.shelf = Shelf(paths, self.name)
-        self.around = replace(around, variables=settings.variables, profiles=tuple(settings.profiles))
-        self.desired: Desired | None = None
-        kind = "directory" if settings.directory else "git"
-        self.view = SourceView(self.name, kind, self.source.location)
-
-    def resolve(self, revision: Revision, *, kept: bool = False) -> Resolved:
-        return resolve(self.name, revision, self.around, kept=kept)
-
-    def previous(self) -> Desired | None:
-        """What was in force before what the shelf has."""
-        revision = self.shelf.previous()
-        return None if revision is None else self.resolve(revision, kept=True).desired
-
-
-def contexts(desired: Desired) -> set[str]:
-    """The directories that images are built from."""
-    builds = [image.build for image in desired.images.values() if image.build is not None]
-    named = {path for build in builds for _, path in build.contexts if path.startswith("/")}
-    return {build.context for build in builds} | named
-
-
 class Agent:
     """`view` may be read from any thread at any time."""
 
@@ -127,7 +75,7 @@ class Agent:
             started_at=self._clock.time(), pid=os.getpid(), version=_version(), node=settings.node_name
         )
         around = Surroundings({}, settings.node_name, settings.node.labels)
-        self._feeds = [_Feed(source, paths, around) for source in settings.source]
+        self._feeds = [Feed(source, paths, around) for source in settings.source]
         self._reasons: set[str] = set()
         self._scraped = 0.0
         self._sampled = 0.0
@@ -136,6 +84,8 @@ class Agent:
         self._look_cost = self._looked = 0.0
         self._due = 0.0  # for a round, when nothing happens until then
         self._observed: Observed | None = None  # by the last round
+        self._webhook: Webhook | None = None
+        self._orders = NONE  # that were obeyed
 
     # ------------------------------------------------------------ for those who show it
 
@@ -169,6 +119,9 @@ class Agent:
             stack.callback(self._journal.close)
             self._rollouts = Rollouts(self.paths.rollouts)
             stack.callback(self._rollouts.close)
+            if (hook := self.settings.hook()) is not None:
+                self._webhook = Webhook(hook, self.settings.node_name)
+                stack.callback(self._webhook.close)
             self._engine = Engine(
                 self.runtime,
                 self._journal,
@@ -176,6 +129,7 @@ class Agent:
                 limits=self.settings.planner_limits(),
                 on_wake=self._step_ended,
                 on_event=_log_event,
+                on_notice=self._notice,
             )
             self._engine.backing_up = self._engine.by_hand = True
             self._engine.keep_schedules()
@@ -251,15 +205,15 @@ class Agent:
             if revision is not None:
                 await self._take(feed, revision, restored=True)
 
-    async def _follow(self, feed: _Feed) -> None:
+    async def _follow(self, feed: Feed) -> None:
         async for found in feed.source.revisions(self._stop):
             while not await self._took(feed, found) and not self._stop.is_set():
                 await asyncio.sleep(RETRY)
 
-    async def _took(self, feed: _Feed, found: Yield) -> bool:
+    async def _took(self, feed: Feed, found: Yield, *, pinned: bool = False) -> bool:
         """False when it cannot be taken now, as on a full disk: the source will not yield it again."""
         try:
-            await self._take(feed, found)
+            await self._take(feed, found, pinned=pinned)
         except (Fault, OSError) as error:
             text = f"cannot take revision: {error}".lower() if isinstance(error, OSError) else str(error)
             if text != feed.view.fetch_error:
@@ -268,7 +222,11 @@ class Agent:
             return False
         return True
 
-    async def _take(self, feed: _Feed, found: Yield, *, restored: bool = False) -> None:
+    async def _take(self, feed: Feed, found: Yield, *, restored: bool = False, pinned: bool = False) -> None:
+        async with feed.lock:
+            await self._taken(feed, found, restored, pinned)
+
+    async def _taken(self, feed: Feed, found: Yield, restored: bool, pinned: bool) -> None:
         now = self._clock.time()
         if isinstance(found, Touched):
             self._engine.touched()
@@ -278,18 +236,27 @@ class Agent:
             self._show(feed, fetch_error=found.text, seen_at=now)
             log.warning("source %s: %s", feed.name, found.text)
             return
-        self._show(feed, seen=found.id, seen_at=now)
+        if not pinned:
+            self._show(feed, seen=found.id, seen_at=now)
         if feed.desired is not None and found.id == feed.view.revision:
-            self._show(feed, errors=(), fetch_error="")  # what was refused is gone again
+            self._show(feed, errors=(), fetch_error="", held="")  # what was refused is gone again
+            feed.waiting = None
             return
-        resolved = await asyncio.to_thread(feed.resolve, found, kept=restored)
+        resolved = await asyncio.to_thread(feed.resolve, found, kept=restored or pinned)
         if resolved.desired is None:
             await self._refuse(feed, resolved, now)
             return
+        if not restored and not pinned and (reason := await self._held(feed, found, resolved.desired)):
+            await self._hold(feed, found, reason)
+            return
         previous = await asyncio.to_thread(feed.previous) if restored else None
         if not restored:  # what is in force must be found again after a reboot: on disk first
-            await asyncio.to_thread(feed.source.accept, found)
+            if not pinned:
+                await asyncio.to_thread(feed.source.accept, found)
             await asyncio.to_thread(feed.shelf.put, found)
+        if not pinned:
+            feed.waiting = None
+            self._show(feed, held="")
         feed.desired = resolved.desired
         self._show(
             feed,
@@ -311,17 +278,69 @@ class Agent:
         entry = RevisionEntry(now, feed.name, found.id, found.note, "accepted")
         await asyncio.to_thread(self._journal.revision, entry)
 
-    async def _refuse(self, feed: _Feed, resolved: Resolved, now: float) -> None:
+    async def _held(self, feed: Feed, found: Revision, desired: Desired) -> str:
+        """Why a good revision is not put in force; empty when it may be."""
+        orders = await asyncio.to_thread(self._rollouts.orders)
+        if (pin := orders.sources.get(feed.name)) is not None and pin.revision != found.id:
+            why = f": {pin.reason}" if pin.reason else ""
+            kept = f"revision {pin.revision[:12]} is kept in force by {pin.who}{why}"
+            return f"{kept}; it waits for: stead release {feed.name}"
+        if approved(orders.approved, feed.name, found.id):
+            return ""
+        observed = self._observed
+        if observed is None:
+            observed = await asyncio.to_thread(self.runtime.observe)
+        return held(self.settings.guarding(), found.id, desired, observed, empty=not found.files)
+
+    def _counters(self) -> Counters:
+        counters = self._engine.tally.counters()
+        return counters if self._webhook is None else replace(counters, webhooks=dict(self._webhook.counts))
+
+    async def _hold(self, feed: Feed, found: Revision, reason: str) -> None:
+        """What is in force stays; `found` is looked at again when a person ordered something."""
+        feed.waiting = found
+        if reason != feed.view.held:
+            log.warning("source %s: revision %s is held back: %s", feed.name, found.id[:12], reason)
+            notice = Notice("held", feed.name, feed.name, found.id, feed.view.revision, reason)
+            self._engine.tally.notice(notice)
+            self._notice(notice)
+        self._show(feed, errors=(), fetch_error="", held=reason)
+        entry = RevisionEntry(self._clock.time(), feed.name, found.id, found.note, "held", (reason,))
+        await asyncio.to_thread(self._journal.revision, entry)
+
+    def _notice(self, notice: Notice) -> None:
+        """Called in any thread."""
+        if self._webhook is not None:
+            self._webhook.tell(notice, self._clock.time())
+
+    async def _obey(self) -> None:
+        """After orders of people: a pinned revision comes in force, one that waited may."""
+        orders = self._engine.orders
+        if orders is self._orders:
+            return
+        self._orders = orders
+        for feed in self._feeds:
+            pin = orders.sources.get(feed.name)
+            if pin is not None and feed.view.revision != pin.revision:
+                kept = await asyncio.to_thread(feed.shelf.find, pin.revision)
+                if kept is not None:
+                    feed.waiting = feed.waiting or await asyncio.to_thread(feed.shelf.get)
+                    await self._took(feed, kept, pinned=True)
+            if feed.waiting is not None and feed.waiting.id != feed.view.revision:
+                await self._took(feed, feed.waiting)
+
+    async def _refuse(self, feed: Feed, resolved: Resolved, now: float) -> None:
         """A bad revision changes nothing; the last good one stays in force."""
         revision = resolved.revision
-        self._show(feed, errors=resolved.problems, fetch_error="")
+        self._show(feed, errors=resolved.problems, fetch_error="", held="")
+        feed.waiting = None
         for problem in resolved.problems:
             log.error("source %s: %s", feed.name, problem)
         self._engine.tally.revision(feed.name, "refused")
         entry = RevisionEntry(now, feed.name, revision.id, revision.note, "refused", resolved.problems)
         await asyncio.to_thread(self._journal.revision, entry)
 
-    def _show(self, feed: _Feed, **changes: Any) -> None:
+    def _show(self, feed: Feed, **changes: Any) -> None:
         feed.view = replace(feed.view, **changes)
         views = tuple(item.view for item in self._feeds)
         self._view = replace(self._view, sources=views, counters=self._engine.tally.counters())
@@ -353,6 +372,7 @@ class Agent:
             else:
                 self._cost, self._observed = done.seconds, done.observed
                 self._publish(done)
+                await self._obey()
                 pause = self._next(done)
             self._ended = time.monotonic()
             self._due = self._ended + pause
@@ -435,7 +455,7 @@ class Agent:
             replace(
                 self._view,
                 sources=tuple(feed.view for feed in self._feeds),
-                counters=self._engine.tally.counters(),
+                counters=self._counters(),
                 orphans=done.orphans,
                 backups=done.backups,
                 jobs=done.jobs,
@@ -462,6 +482,8 @@ class Agent:
         text = f"{view.state}: {len(view.observed.containers)} containers"
         if blocked := [item for item in view.blocked if item.code not in NOTES]:
             text += f", {len(blocked)} blocked ({blocked[0].reason[:80]})"
+        if waiting := [source.name for source in view.sources if source.held]:
+            text += f", revision of {', '.join(waiting)} held back"
         if refused := [source.name for source in view.sources if source.errors]:
             text += f", bad revision of {', '.join(refused)}"
         return text

@@ -141,6 +141,11 @@ def _agent(view: View) -> Iterator[Metric]:
     yield _counter("stead_network_looks", "Looks at networks alone, after events.", [], looks)
     spent = [((), counters.look_seconds)]
     yield _counter("stead_network_look_seconds", "Time spent in them.", [], spent)
+    waits = [((source.name,), float(bool(source.held))) for source in sources]
+    text = "1 where the newest revision is held back: for approval, or by a pin."
+    yield _gauge("stead_source_held", text, ["source"], waits)
+    hooks = [((result,), float(counters.webhooks.get(result, 0))) for result in ("sent", "failed", "dropped")]
+    yield _counter("stead_webhook_notices", "Notices for notify.webhook.", ["result"], hooks)
     turns = [(key, float(count)) for key, count in sorted(counters.rollouts.items())]
     text = "Updates that ended, by how, and revisions that were held back."
     yield _counter("stead_rollouts", text, ["source", "result"], turns)

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agent.places import DEFAULT_SETTINGS as DEFAULT_SETTINGS
+from agent.planner.guard import Guard
 from agent.planner.model import NEVER, Collecting, Limits
+from agent.webhook import Hook
 from runtime.images.garbage import Limits as CollectLimits
 from specs.values import Duration
 
@@ -173,6 +175,21 @@ class Security(_Table):
     )  # whose ids in /etc/subuid, /etc/subgid; empty: stead, root
 
 
+class GuardSettings(_Table):
+    """[guard]: which revisions wait for `stead approve`."""
+
+    removals: float = Field(50.0, ge=0, le=100)  # percent of all containers
+    containers: int = Field(3, ge=0)  # that may be removed in any case
+
+
+class Notify(_Table):
+    """[notify]: where people are told of rollbacks."""
+
+    webhook: str = Field("", pattern=r"^(https?://\S+)?$")
+    timeout: Seconds = 5.0
+    retries: int = Field(3, ge=0, le=10)
+
+
 class Settings(_Table):
     source: list[Source] = []
     node: Node = Node()
@@ -184,6 +201,8 @@ class Settings(_Table):
     volumes: Volumes = Volumes()
     network: Network = Network()
     security: Security = Security()
+    guard: GuardSettings = GuardSettings()
+    notify: Notify = Notify()
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -204,6 +223,14 @@ class Settings(_Table):
             builds=self.limits.builds,
             prune=self.volumes.prune or NEVER,
         )
+
+    def hook(self) -> Hook | None:
+        """None: nobody is told."""
+        notify = self.notify
+        return Hook(notify.webhook, notify.timeout, notify.retries) if notify.webhook else None
+
+    def guarding(self) -> Guard:
+        return Guard(self.guard.removals / 100, self.guard.containers)
 
     def collecting(self) -> Collecting | None:
         """None: nothing is ever removed by itself."""

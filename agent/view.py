@@ -30,6 +30,7 @@ class SourceView:
     seen_at: float = 0.0
     errors: tuple[str, ...] = ()  # file:line:column: problem, of `seen`
     fetch_error: str = ""  # why the source itself could not be read
+    held: str = ""  # why `seen` is not in force, though nothing is wrong with it
     last_success: float = 0.0  # when everything it declares was last converged
     containers: int = 0  # declared
 
@@ -147,6 +148,7 @@ class Counters:
     look_seconds: float = 0.0
     #: source, what: updated | rolled-back | paused | failed | held
     rollouts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    webhooks: Mapping[str, int] = field(default_factory=dict)  # result: sent | failed | dropped
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ what does not.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from agent.cli import specs, table
 from agent.cli.main import need_root
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     import argparse
 
     from agent.converge import Event, Result
+    from agent.rollouts import Rollouts
     from agent.settings import Settings
-    from runtime.interface import Progress
+    from agent.sources.revision import Revision
+    from runtime.interface import Progress, Runtime
     from runtime.paths import Paths
     from specs.desired import Desired
 
@@ -37,7 +40,13 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if found.desired is None:
         specs.show_problems(found)
         return 1
-    result = converge(paths, settings, found.desired, found.revision.id, options.timeout)
+    found, pin = specs.pinned(options, paths, settings, found)
+    if found.desired is None:
+        specs.show_problems(found)
+        return 1
+    result = converge(paths, settings, found.desired, found.revision, options.timeout)
+    if pin:
+        result = replace(result, ok=False, failures=(*result.failures, pin))
     count = len(found.desired.containers)
     return report(result, f"{count} container{'s' if count != 1 else ''} as declared")
 
@@ -46,7 +55,7 @@ def converge(
     paths: Paths,
     settings: Settings,
     desired: Desired,
-    revision: str,
+    revision: Revision,
     timeout: float,
     *,
     down: bool = False,
@@ -57,7 +66,8 @@ def converge(
     """
     from contextlib import closing
 
-    from agent.converge import Engine
+    from agent.converge import Engine, Result
+    from agent.desired import Shelf
     from agent.journal import Journal
     from agent.lock import hold
     from agent.machine import open_runtime
@@ -66,11 +76,26 @@ def converge(
     paths.make()
     with hold(paths, "apply"), closing(open_runtime(paths, settings)) as runtime:
         with closing(Journal(paths.journal)) as journal, opened(paths.rollouts) as rollouts:
+            if not down and (refused := waits(settings, runtime, rollouts, desired, revision)):
+                return Result(False, (refused,))
             engine = Engine(runtime, journal, rollouts=rollouts, limits=settings.planner_limits())
             with closing(engine):
                 if down:
                     return engine.down(desired, volumes=volumes, on_event=Show(), timeout=timeout)
-                return engine.apply(desired, revision, on_event=Show(), timeout=timeout)
+                Shelf(paths, desired.source).remember(revision)
+                return engine.apply(desired, revision.id, on_event=Show(), timeout=timeout)
+
+
+def waits(
+    settings: Settings, runtime: Runtime, rollouts: Rollouts, desired: Desired, revision: Revision
+) -> str:
+    """Why a person must be asked before this revision is put in force; empty when none need be."""
+    from agent.planner.guard import approved, held
+
+    if approved(rollouts.orders().approved, desired.source, revision.id):
+        return ""
+    why = held(settings.guarding(), revision.id, desired, runtime.observe(), empty=not revision.files)
+    return f"source {desired.source}: {why}" if why else ""
 
 
 class Show:

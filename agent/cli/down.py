@@ -33,5 +33,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     found = specs.read(options, settings, built=False)
     name = options.name or source_name(Path(options.directory).resolve().name)
     wanted = found.desired or Desired(source=name)
-    result = apply.converge(paths, settings, wanted, "", options.timeout, down=True, volumes=options.volumes)
+    result = apply.converge(
+        paths, settings, wanted, found.revision, options.timeout, down=True, volumes=options.volumes
+    )
     return apply.report(result, f"nothing of source {name} is left")

@@ -26,6 +26,27 @@ COMMANDS: Commands = {
     "lock": ("lock", "write down which digest each tag of the specs stands for", "stead lock specs/"),
     "down": ("down", "remove what a directory declared", "stead down specs/ --volumes"),
     "status": ("status", "say what the agent has in force, does, and cannot do", "stead status"),
+    "rollback": (
+        "rollouts.rollback",
+        "go back to an older version of a container, or revision of a source",
+        "stead rollback web --reason 'it eats memory'",
+    ),
+    "release": (
+        "rollouts.release",
+        "let specs hold again, after a rollback by itself or by hand",
+        "stead release web",
+    ),
+    "suspend": (
+        "rollouts.suspend",
+        "leave a container, a project or a source as it is",
+        "stead suspend shop --reason 'the fair' --for 2h",
+    ),
+    "resume": ("rollouts.resume", "go on with what was suspended by hand", "stead resume shop"),
+    "approve": (
+        "rollouts.approve",
+        "put a revision in force that waits because it removes much",
+        "stead approve 4be1c9a",
+    ),
     "ps": ("ps", "list containers", "stead ps"),
     "logs": ("logs", "show a container's output", "stead logs -f --since 10m web"),
     "cp": ("containers.cp", "copy files between this machine and a container", "stead cp web:/etc/nginx ."),

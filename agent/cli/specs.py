@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from runtime.paths import Paths
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="where the spec files are")
@@ -40,16 +42,44 @@ def read(
 ) -> Resolved:
     """Everything that the directory declares; without its lock file unless `locked`. What it builds from is
     looked at when it is to be `built`. Raises Problem where it cannot be read at all."""
-    directory = Path(options.directory)
-    name = options.name or source_name(directory.resolve().name)
+    name = options.name or source_name(Path(options.directory).resolve().name)
+    around = surroundings(options, settings, name)
+    try:
+        return load_directory(
+            Path(options.directory), name=name, around=around, locked=locked, kept=not built
+        )
+    except Unreadable as error:
+        raise Problem(str(error)) from error
+
+
+def surroundings(options: argparse.Namespace, settings: Settings, name: str) -> Surroundings:
+    """Of source `name`, where the settings know it."""
     known = next((source for source in settings.source if source.label == name), None)
     profiles = (*(known.profiles if known else ()), *options.profile)
     variables = known.variables if known else {}
-    around = Surroundings(variables, settings.node_name, settings.node.labels, profiles)
-    try:
-        return load_directory(directory, name=name, around=around, locked=locked, kept=not built)
-    except Unreadable as error:
-        raise Problem(str(error)) from error
+    return Surroundings(variables, settings.node_name, settings.node.labels, profiles)
+
+
+def pinned(
+    options: argparse.Namespace, paths: Paths, settings: Settings, found: Resolved
+) -> tuple[Resolved, str]:
+    """What is in force instead of `found`, where a person pinned a revision of its source, and who did."""
+    from agent.desired import Shelf, resolve
+    from agent.rollouts import opened
+
+    if found.desired is None or not paths.rollouts.exists():
+        return found, ""
+    name = found.desired.source
+    with opened(paths.rollouts) as rollouts:
+        pin = rollouts.orders().sources.get(name)
+    if pin is None or pin.revision == found.revision.id:
+        return found, ""
+    kept = Shelf(paths, name).find(pin.revision)
+    text = f"source {name}: revision {pin.revision[:12]} is kept in force by {pin.who}"
+    text += f"; revision {found.revision.id[:12]} waits for: stead release {name}"
+    if kept is None:
+        raise Problem(f"{text}; and what it said is not kept any more")
+    return resolve(name, kept, surroundings(options, settings, name), kept=True), text
 
 
 def show_problems(found: Resolved) -> None:

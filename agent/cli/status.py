@@ -26,8 +26,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all that the agent says")
 
 
-#: code of what is told and keeps nothing from converging
-NOTE = "image-kept"
+#: code -> what is said instead of "blocked"
+WORDS = {
+    "image-kept": "note",
+    "suspended": "suspended",
+    "pinned": "pinned",
+    "rolling": "rollout",
+    "rolled-back": "rolled back",
+}
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
@@ -72,17 +78,20 @@ def text(found: Any, now: float) -> str:
         good = table.age(now - source["last_success"]) + " ago" if source["last_success"] else "never"
         bad = len(source["errors"])
         errors = f"{bad} error{'s' if bad > 1 else ''} in {source['seen'][:12]}"
-        state = errors if bad else source["fetch_error"] or "good"
+        held = f"{source['seen'][:12]} is held back" if source.get("held") else ""
+        state = errors if bad else source["fetch_error"] or held or "good"
         rows.append((source["name"], source["revision"][:12] or "-", str(source["containers"]), good, state))
     lines += ["", table.columns(("SOURCE", "IN FORCE", "CONTAINERS", "CONVERGED", "NEWEST"), rows)]
     for source in found["sources"]:
         lines += [f"  {error}" for error in source["errors"]]
+        if source.get("held"):
+            lines.append(f"held: source {source['name']}: revision {source['seen'][:12]}: {source['held']}")
     lines += [f"now: {step['id']}: {step['cause']}" for step in found["in_flight"]]
     for item in found["blocked"]:
         again = ""
         if item["retry_in"] is not None:
             again = f" (again in {max(0.0, found['at'] + item['retry_in'] - now):.0f} s)"
-        word = "note" if item["code"] == NOTE else "blocked"
+        word = WORDS.get(item["code"], "blocked")
         lines.append(f"{word}: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
     lines += [_crash_loop(item, now) for item in found.get("crash_loops", ())]
     lines += [_orphan(item, now) for item in found.get("orphans", ())]

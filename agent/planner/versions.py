@@ -99,9 +99,20 @@ def _choice(world: World, asked: Choice, known: list[Version]) -> Choice:
         if version is not None:
             return replace(asked, version=version, pinned=pin.who)
     declared = asked.declared
+    if (source := world.orders.sources.get(asked.source)) is not None:
+        version = _of_revision(asked, known, source.revision)
+        if version is not None and version != declared:
+            return replace(asked, version=version, pinned=source.who)
     if declared is None or not declared.bad or asked.wants[0].update.failure_action != "rollback":
         return asked
     return replace(asked, version=before(known, declared))
+
+
+def _of_revision(asked: Choice, known: list[Version], revision: str) -> Version | None:
+    """What a service was at `revision` of its source: with the image that it had then."""
+    want = asked.wants[0]
+    ours = [version for version in known if revision in version.revisions]
+    return next((v for v in reversed(ours) if v.key[:2] == (want.identity, want.adjustable)), None)
 
 
 def before(known: Iterable[Version], bad: Version) -> Version | None:

@@ -273,7 +273,7 @@ def test_two_sources_side_by_side(house: House, tmp_path: Path) -> None:
 
     def act(agent: Agent) -> None:
         until(agent, lambda view: len(view.observed.containers) == 2 and view.state == "converged")
-        (other / "x.toml").unlink()
+        (other / "x.toml").write_text("[network.left]\n")
         until(agent, lambda view: list(view.observed.containers) == ["shop/web"])
 
     house.run(act)

@@ -1,0 +1,26 @@
+"""Effects: `stead resume NAME`: what was suspended by hand is converged again."""
+
+from __future__ import annotations
+
+from agent.cli.main import Problem
+from agent.cli.rollouts import naming
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from runtime.paths import Paths
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="as it was suspended")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    with naming.opened(paths) as rollouts:
+        key, called = naming.scope(paths, rollouts, options.name)
+        if not rollouts.resume(key):
+            hint = "what its specs suspend goes on when they say so no longer"
+            raise Problem(f"{called} was not suspended by hand ({hint})")
+    print(f"{called} goes on")
+    return 0

@@ -1,0 +1,254 @@
+"""What people order by hand, heard by an agent that runs on a machine in memory, and by the commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent import render
+from agent.cli.main import Problem, main
+from agent.cli.rollouts import naming, rollback
+from agent.desired import HISTORY, Shelf
+from agent.loop import Agent
+from agent.planner.guard import Guard, approved, held
+from agent.planner.updates import Key, Order, Orders, Spec, Version, suspension
+from agent.rollouts import opened
+from agent.sources.revision import Revision
+from agent.view import View
+from runtime.observations import Observed
+from runtime.paths import Paths
+from specs.desired import DesiredImage
+from specs.values import ImageRef
+from tests.builders import container, desired
+from tests.fake_runtime import FakeRuntime
+from tests.unit.test_loop import House, color, converged, until
+
+ONE = '[container.{name}]\nimage = "busybox"\n'
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def stead(house: House, *words: str) -> int:
+    return main(["--root", str(house.paths.root), "--run", str(house.paths.run), *words])
+
+
+def many(house: House, *names: str) -> None:
+    text = 'project = "shop"\n' + "".join(ONE.format(name=name) for name in names)
+    (house.specs / "shop.toml").write_text(text)
+
+
+def names(view: View) -> set[str]:
+    return {name.removeprefix("shop/") for name in view.observed.containers}
+
+
+def test_a_revision_that_removes_most_waits_until_it_is_approved(house: House) -> None:
+    many(house, *"abcdef")
+
+    def act(agent: Agent) -> None:
+        until(agent, lambda view: converged(view) and len(names(view)) == 6)
+        many(house, "a")
+        waits = until(agent, lambda view: view.sources[0].held).sources[0]
+        assert "it would remove 5 of 6 containers" in waits.held
+        assert waits.seen != waits.revision
+        assert len(names(agent.view)) == 6
+        assert stead(house, "approve", waits.seen[:8]) == 0
+        view = until(agent, lambda view: names(view) == {"a"})
+        assert view.sources[0].revision == waits.seen
+        assert not view.sources[0].held
+
+    house.run(act)
+
+
+def test_an_empty_tree_waits_and_what_comes_back_is_taken(house: House) -> None:
+    house.write("blue")
+    spec = next(house.specs.glob("*.toml"))
+    text = spec.read_text()
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        spec.unlink()
+        until(agent, lambda view: "its tree is empty" in view.sources[0].held)
+        spec.write_text(text)
+        until(agent, lambda view: not view.sources[0].held)
+        assert "blue" in color(agent.view)
+
+    house.run(act)
+    assert "remove container shop/web" not in house.runtime.calls
+
+
+def test_a_source_goes_back_by_hand_and_on_when_it_is_released(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        first = until(agent, converged).sources[0].revision
+        house.write("green")
+        until(agent, lambda view: "green" in color(view) and converged(view))
+        assert stead(house, "rollback", "--reason", "too green") == 0
+        until(agent, lambda view: "blue" in color(view) and view.sources[0].held)
+        view = agent.view.sources[0]
+        assert view.revision == first
+        assert "too green" in view.held
+        house.write("red")
+        until(agent, lambda view: view.sources[0].seen not in (first, "") and view.sources[0].held)
+        assert "blue" in color(agent.view)
+
+    house.run(act)
+
+    def again(agent: Agent) -> None:
+        until(agent, lambda view: converged(view) and view.sources[0].held)
+        assert "blue" in color(agent.view)
+        assert stead(house, "release", agent.view.sources[0].name) == 0
+        until(agent, lambda view: "red" in color(view))
+        assert not agent.view.sources[0].held
+
+    house.run(again)
+
+
+def test_a_container_goes_back_by_hand_and_stays_there_over_commits(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        house.write("green")
+        until(agent, lambda view: "green" in color(view) and converged(view))
+        until(agent, lambda view: not view.blocked)
+        assert stead(house, "rollback", "shop/web") == 0
+        until(agent, lambda view: "blue" in color(view) and view.state == "converged")
+        assert [item.code for item in agent.view.blocked] == ["pinned"]
+        house.write("red")
+        until(agent, lambda view: view.sources[0].revision == view.sources[0].seen and converged(view))
+        assert "blue" in color(agent.view)
+        assert stead(house, "release", "web") == 0
+        until(agent, lambda view: "red" in color(view))
+
+    house.run(act)
+
+
+def test_what_is_suspended_by_hand_waits_and_goes_on(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        assert stead(house, "suspend", "source:shop", "--reason", "the fair", "--for", "1h") == 0
+        until(agent, lambda view: view.blocked)
+        house.write("green")
+        until(agent, lambda view: view.sources[0].revision == view.sources[0].seen and converged(view))
+        assert "blue" in color(agent.view)
+        assert {item.code for item in agent.view.blocked} == {"suspended"}
+        assert stead(house, "resume", "source:shop") == 0
+        until(agent, lambda view: "green" in color(view))
+
+    house.run(act)
+
+
+def test_commands_say_what_they_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roots = ["--root", str(tmp_path / "root"), "--run", str(tmp_path / "run")]
+    assert main([*roots, "release", "web"]) == 1
+    assert main([*roots, "resume", "source:shop"]) == 1
+    assert main([*roots, "suspend", "web"]) == 1
+    assert main([*roots, "suspend", "source:a", "--for", "soon"]) == 2
+    assert main([*roots, "rollback"]) == 2
+    assert main([*roots, "rollback", "web"]) == 1
+    assert main([*roots, "approve", "ab"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "stead: nothing of web was pinned or rolled back"
+    assert said[1].startswith("stead: source shop was not suspended by hand")
+    assert said[2].startswith("stead: there is no container, project or source 'web'")
+    assert said[4] == "stead: say what to roll back: no revision of a source was kept"
+
+
+def version(
+    number: int, revision: str, *, good: bool = True, standing: bool = False, bad: str = ""
+) -> Version:
+    spec = Spec((container("s/web"),), DesiredImage(ImageRef.parse("busybox")))
+    key = Key(str(number), "", "sha256:1")
+    return Version("s/web", "s", key, spec, number, (revision,), 0.0, good, standing, bad)
+
+
+@pytest.mark.parametrize(
+    ("to", "known", "expected"),
+    [
+        ("", [version(1, "a"), version(2, "b"), version(3, "c", standing=True)], "b"),
+        ("", [version(1, "a"), version(2, "b", good=False), version(3, "c", standing=True)], "a"),
+        ("", [version(1, "a"), version(2, "b", bad="ill"), version(3, "c", standing=True)], "a"),
+        ("", [version(1, "a", standing=True), version(2, "b")], None),
+        ("a", [version(1, "abc"), version(2, "b", standing=True)], "abc"),
+        ("x", [version(1, "abc"), version(2, "b", standing=True)], None),
+    ],
+)
+def test_a_rollback_by_hand_goes_to_the_good_one_before(
+    to: str, known: list[Version], expected: str | None
+) -> None:
+    found = rollback.chosen(known, to, None)
+    assert (found.revision if found else None) == expected
+
+
+def test_ten_revisions_of_a_source_are_kept(tmp_path: Path) -> None:
+    shelf = Shelf(Paths(tmp_path / "root", tmp_path / "run"), "shop")
+    for number in range(HISTORY + 3):
+        shelf.put(Revision(f"r{number}", "", {"a.toml": b"x"}, "/specs"))
+    shelf.put(Revision(f"r{HISTORY}", "", {"a.toml": b"x"}, "/specs"))
+    assert [one.id for one in shelf.history()] == [f"r{number}" for number in range(3, HISTORY + 3)]
+    assert shelf.find("r5") == Revision("r5", "", {"a.toml": b"x"}, "/specs")
+    assert shelf.find("r0") is None
+
+
+def test_a_name_that_is_ambiguous_is_asked_for(tmp_path: Path) -> None:
+    one, other = version(1, "a"), replace(version(1, "a"), service="t/web")
+    with opened(tmp_path / "rollouts.db") as rollouts:
+        rollouts.keep({}, {"s/web": (one,), "t/web": (other,)})
+        with pytest.raises(Problem, match="web may be s/web or t/web"):
+            naming.service(rollouts, "web")
+
+
+def many_observed(*counts: tuple[str, int]) -> Observed:
+    runtime = FakeRuntime(available={"docker.io/library/busybox:latest": "sha256:busybox"})
+    runtime.pull_image(ImageRef.parse("busybox"))
+    for source, count in counts:
+        for number in range(count):
+            one = container(f"{source}/c{number}")
+            runtime.create_container(
+                render.container_request(source, one, DesiredImage(ImageRef.parse("busybox")))
+            )
+    return runtime.observe()
+
+
+@pytest.mark.parametrize(
+    ("counts", "left", "empty", "waits"),
+    [
+        ([("s", 6)], 1, False, True),
+        ([("s", 6)], 3, False, False),  # half is not more than half
+        ([("s", 3)], 0, False, False),  # three are not more than three
+        ([("s", 3)], 0, True, True),
+        ([("s", 5), ("t", 20)], 0, False, False),  # a fifth of all
+        ([("s", 5), ("t", 2)], 0, False, True),
+        ([("t", 9)], 0, True, False),  # none is its own
+    ],
+)
+def test_the_guard_counts_what_would_go_of_all(
+    counts: list[tuple[str, int]], left: int, empty: bool, waits: bool
+) -> None:
+    want = desired("s", *(container(f"s/c{number}") for number in range(left)))
+    assert bool(held(Guard(), "abcdef", want, many_observed(*counts), empty=empty)) == waits
+
+
+def test_an_approval_is_for_the_beginning_of_a_revision() -> None:
+    said = frozenset({("", "abcdef"), ("shop", "123456")})
+    assert approved(said, "any", "abcdef0123")
+    assert approved(said, "shop", "1234567")
+    assert not approved(said, "other", "1234567")
+    assert not approved(said, "any", "abcde")
+
+
+def test_a_suspension_is_of_a_container_a_project_or_a_source_and_ends() -> None:
+    one = container("shop/web-1", service="shop/web")
+    for key in ("shop/web-1", "shop/web", "shop", "source:git"):
+        orders = Orders(suspended={key: Order(0.0, "root", "why", 10.0)})
+        assert "why" in suspension(orders, one, one.name, "git", 9.0)
+        assert not suspension(orders, one, one.name, "git", 10.0)
+        assert not suspension(orders, container("other/web"), "other/web", "dir", 9.0)
