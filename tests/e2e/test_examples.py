@@ -104,6 +104,32 @@ class TestBuild:
             node.stead("down", str(specs), "--volumes")
 
 
+class TestJobs:
+    pytestmark = needs_root
+
+    def test_they_come_one_after_another_and_the_report_runs_when_it_is_asked_for(self, node: Node) -> None:
+        specs = node.base / "jobs"
+        shutil.copytree(EXAMPLES / "jobs", specs)
+        spec = specs / "jobs.toml"
+        spec.write_text(spec.read_text().replace("18082", str(node.port)))
+        node.stead("image", "tag", "busy:1", "hello-busybox:1")
+        settings = node.base / "jobs-settings.toml"
+        settings.write_text(f'[[source]]\nname = "jobs"\ndirectory = "{specs}"\n[listen]\nmetrics = ""\n')
+        agent = subprocess.Popen(node.command("agent", "--settings", str(settings)))
+        try:
+            running = {"jobs/prepare": "exited", "jobs/web": "running", "jobs/watcher": "running"}
+            until(lambda: {**node.phases(), **running} == node.phases())
+            assert fetch(node.port, "table") == b"date visits\n"
+            assert "30 8 * * mon-fri" in node.stead("job", "ls")
+            node.stead("job", "run", "--wait", "report")
+            assert fetch(node.port, "table").endswith(b" 17\n")
+            assert " hand " in node.stead("job", "history", "report")
+        finally:
+            agent.terminate()
+            assert agent.wait(60) == 0
+            node.stead("down", str(specs), "--volumes")
+
+
 def fetch(port: int, path: str) -> bytes:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
         return bytes(answer.read())
