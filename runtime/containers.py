@@ -14,11 +14,11 @@ import secrets
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime import events, restarts
 from runtime.backups.holds import Holds
@@ -54,6 +54,8 @@ from runtime.stops import forget_stop, write_stop
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
 from runtime.wishes import Attachment, ContainerRequest
+
+Result = TypeVar("Result")
 
 
 class Containers:
@@ -292,22 +294,49 @@ class Containers:
             if record is None:
                 return
             self._fresh.discard(record.id)
-            self._want(record.id, STOPPED)
+            self._despite_full_disk(record, lambda: self._want(record.id, STOPPED))
             self._halt(record)
-            with self._database.write() as connection:
-                self._fabric.release(connection, record.id)
-                delete_container(connection, record.id)
-                self._preparation.release(connection, record.id)
-                connection.execute("DELETE FROM mounted_images WHERE container = ?", (record.id,))
-                left = [] if replaced else self._volumes.disown(connection, record.name)
-                if not replaced:
-                    forget_stop(connection, record.name)
-                self._images.catalog.touch(record.image_id)
+            left = self._despite_full_disk(record, lambda: self._forget(record, replaced))
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))
             events.tell_container(self._paths.root, "destroy", record)
             for volume in left if volumes else ():
                 self._volumes.remove(volume)
+
+    def _forget(self, record: ContainerRecord, replaced: bool) -> Sequence[str]:
+        """The records of it. Returns its anonymous volumes, which are nobody's now."""
+        with self._database.write() as connection:
+            self._fabric.release(connection, record.id)
+            delete_container(connection, record.id)
+            self._preparation.release(connection, record.id)
+            connection.execute("DELETE FROM mounted_images WHERE container = ?", (record.id,))
+            left = [] if replaced else self._volumes.disown(connection, record.name)
+            if not replaced:
+                forget_stop(connection, record.name)
+            self._images.catalog.touch(record.image_id)
+        return left
+
+    def _despite_full_disk(self, record: ContainerRecord, action: Callable[[], Result]) -> Result:
+        """Perhaps it is this container that fills the disk: then it must go all the same."""
+        try:
+            return action()
+        except Fault as fault:
+            if fault.code != "disk-full":
+                raise
+            self._empty(record)
+            return action()
+
+    def _empty(self, record: ContainerRecord) -> None:
+        """Its program ends, and what it wrote goes, before anything of that is recorded."""
+        id = record.id
+        try:
+            client.stop(self._paths.live(id))
+        except client.ShimError as error:
+            raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
+        with faults("remove container", record.name):
+            self._preparation.let_go(id)
+            for name in ("upper", "log"):
+                delete_tree(self._paths.container(id) / name)
 
     # ------------------------------------------------------------ adjust, repair
 

@@ -432,6 +432,11 @@ class Preparation:
                 place.touch(mode=0o600)
                 mounts.bind(Path(f"/proc/{pid}/ns/{kind}"), place, recursive=False)
 
+    def let_go(self, id: str) -> None:
+        """Nothing holds the writable layer any more: no process, whoever watches it, and no mount."""
+        self._cgroups.kill(cgroup_path(id))
+        mounts.unmount(self._paths.rootfs(id))
+
     def release(self, connection: sqlite3.Connection, id: str) -> None:
         """The container is gone for good."""
         self._ids.release(connection, id)
