@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent.operations import creation, freezing, jobs, life
+from agent.operations import creation, freezing, jobs, life, limits
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 
@@ -29,6 +29,7 @@ OPERATIONS: Mapping[str, Operation] = {
     **creation.OPERATIONS,
     **life.OPERATIONS,
     **freezing.OPERATIONS,
+    **limits.OPERATIONS,
     **jobs.OPERATIONS,
 }
 

@@ -340,6 +340,17 @@ class Containers:
 
     # ------------------------------------------------------------ adjust, repair
 
+    def update(self, request: ContainerRequest) -> None:
+        """As `adjust`, but when the kernel does not take the limits, nothing has changed. Faults
+        limit-unsupported, request-invalid when it uses more memory now than it is to have."""
+        record = self.record(request.name, "update container")
+        before = record.decode()
+        state = client.read_state(self._paths.live(record.id))
+        if before.limits != request.limits and state is not None and client.is_alive(state):
+            with self._alone(request.name):
+                self._preparation.try_limits(record.id, request, before)
+        self.adjust(request)
+
     def adjust(self, request: ContainerRequest) -> None:
         """Limits, supervision, published ports, networks and labels change; the process goes on."""
         with self._alone(request.name):

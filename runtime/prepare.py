@@ -18,7 +18,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -203,6 +203,21 @@ class Preparation:
             place = userns_file(self._paths, record.id)
             idmapped.create(place, self._paths.netns(record.id), ids.mappings, ids.mappings)
         return ids
+
+    def try_limits(self, id: str, request: ContainerRequest, before: ContainerRequest) -> None:
+        """`limits`, unless memory is in use beyond them (v2 would kill for it, v1 refuses); what the kernel
+        does not take is as `before` again."""
+        with faults("limit container", request.name):
+            used = self._cgroups.stats(cgroup_path(id)).memory_working_set
+        if 0 < request.limits.memory < used:
+            cause = f"its processes use {used} bytes of memory now, more than {request.limits.memory}"
+            raise Fault("request-invalid", "limit container", request.name, cause)
+        try:
+            self.limits(id, request)
+        except Fault:
+            with suppress(Fault):
+                self.limits(id, before)
+            raise
 
     def network(self, record: ContainerRecord, request: ContainerRequest) -> None:
         """The bound network namespace with its links; nothing for the host's network."""

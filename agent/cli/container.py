@@ -50,6 +50,8 @@ VERBS: Commands = {
         "stop the processes of containers where they are",
         "stead container pause web",
     ),
+    "prune": ("containers.prune", "remove stopped containers made by hand", "stead container prune -f"),
+    "update": ("containers.update", "change limits of containers", "stead container update -m 1g web"),
     "unpause": ("containers.unpause", "let paused containers go on", "stead container unpause web"),
     "port": ("containers.port", "say where published ports are", "stead container port web 80"),
     "stats": ("containers.stats", "show what containers use", "stead container stats --no-stream"),

@@ -52,6 +52,7 @@ COMMANDS: Commands = {
     "cp": ("containers.cp", "copy files between this machine and a container", "stead cp web:/etc/nginx ."),
     "events": ("events", "show what happened and happens", "stead events --since 1h --filter event=die"),
     "pause": ("containers.pause", "stop the processes of containers where they are", "stead pause web"),
+    "update": ("containers.update", "change limits of containers", "stead update -m 1g --cpus 2 web"),
     "unpause": ("containers.unpause", "let paused containers go on", "stead unpause web"),
     "port": ("containers.port", "say where a container's published ports are", "stead port web 80"),
     "stats": ("containers.stats", "show what containers use of this machine", "stead stats --no-stream"),
