@@ -24,6 +24,7 @@ _FILE, _PROJECT, _NAME = "run.yaml", "run", "new"
 NETWORK = "bridge"
 #: Words of --network, --pid and --ipc that name another container.
 _OTHER = "container:"
+_SHARED = ("network_mode", "pid", "ipc", "uts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,15 @@ class Around:
     networks: Mapping[str, str] = field(default_factory=dict)
     containers: Mapping[str, str] = field(default_factory=dict)
     mounts: Sequence[MountPoint] = ()
+
+
+def on_some_network(table: Mapping[str, Any]) -> dict[str, Any]:
+    """With the default network, where nothing is said of any."""
+    found = dict(table)
+    if not found.get("networks") and found.get("network_mode") in (None, "bridge", "default"):
+        found.pop("network_mode", None)
+        found["networks"] = {NETWORK: {}}
+    return found
 
 
 def named_volumes(table: Mapping[str, Any]) -> list[str]:
@@ -55,7 +65,7 @@ def named_volumes(table: Mapping[str, Any]) -> list[str]:
 
 def other_containers(table: Mapping[str, Any]) -> list[str]:
     """The containers that modes name."""
-    modes = (str(table.get(key) or "") for key in ("network_mode", "pid", "ipc"))
+    modes = (str(table.get(key) or "") for key in _SHARED)
     return [mode.removeprefix(_OTHER) for mode in modes if mode.startswith(_OTHER)]
 
 
@@ -88,7 +98,7 @@ def request(
 
 
 def _modes(made: ContainerRequest) -> dict[str, Any]:
-    return {key: getattr(made, key) for key in ("network_mode", "pid_mode", "ipc_mode")}
+    return {key: getattr(made, key) for key in ("network_mode", "pid_mode", "ipc_mode", "uts_mode")}
 
 
 def _document(table: Mapping[str, Any], around: Around) -> tuple[dict[str, Any], dict[str, str]]:
@@ -96,7 +106,7 @@ def _document(table: Mapping[str, Any], around: Around) -> tuple[dict[str, Any],
     container = {**table, "image": "image"}
     others: dict[str, Any] = {}
     back: dict[str, str] = {}
-    for key in ("network_mode", "pid", "ipc"):
+    for key in _SHARED:
         mode = str(table.get(key) or "")
         if mode.startswith(_OTHER):
             owner = around.containers[mode.removeprefix(_OTHER)]

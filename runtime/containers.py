@@ -276,7 +276,7 @@ class Containers:
     ) -> None:
         """Whoever has the network, the processes or the memory of the one that was renamed."""
         request = record.decode()
-        modes = {key: getattr(request, key) for key in ("network_mode", "pid_mode", "ipc_mode")}
+        modes = {key: getattr(request, key) for key in ("network_mode", "pid_mode", "ipc_mode", "uts_mode")}
         changed: dict[str, Any] = {
             key: f"container:{new}" for key, mode in modes.items() if mode == f"container:{name}"
         }

@@ -38,13 +38,10 @@ def create(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     if name and read_container(runtime.database.read(), name) is not None:
         hint = f"remove it with `stead rm {name}`, or choose another name"
         raise Fault("container-exists", "create container", name, "the name is taken", hint)
-    table: dict[str, Any] = dict(args["table"])
+    table = byhand.on_some_network(args["table"])
     image = _image(runtime, str(args["image"]), str(args.get("platform") or ""))
     if not _has_test(table, image):
         table.pop("healthcheck", None)  # what it says of times and failures is about no probe
-    if not table.get("networks") and table.get("network_mode") in (None, "bridge", "default"):
-        table.pop("network_mode", None)
-        table["networks"] = {byhand.NETWORK: {}}
     name = name or naming.invent(runtime)
     around = byhand.Around(
         image=_reference(image, str(args["image"])),
