@@ -133,13 +133,22 @@ def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) ->
         process["user"], environment["HOME"] = _user(state.pid, options.user, process["user"])
     environment.update(options.environment)
     bounding = process["capabilities"]["bounding"]
-    held = bounding if process["user"]["uid"] == 0 else []
+    if options.privileged:
+        from runtime.linux.capabilities import bounding as all_of_them
+
+        bounding = list(all_of_them())
+    held = bounding if process["user"]["uid"] == 0 or options.privileged else []
     process.update(
         args=list(options.command),
         env=[f"{key}={value}" for key, value in environment.items()],
         cwd=options.working_dir or process["cwd"],
         terminal=options.tty,
-        capabilities={**process["capabilities"], "effective": held, "permitted": held},
+        capabilities={
+            **process["capabilities"],
+            "bounding": bounding,
+            "effective": held,
+            "permitted": held,
+        },
     )
     return process
 

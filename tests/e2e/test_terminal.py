@@ -55,6 +55,9 @@ class Terminal:
     def ended(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
+    def ended_somehow(self) -> None:
+        os.waitpid(self.pid, 0)
+
     def close(self) -> None:
         os.close(self.fd)
 
