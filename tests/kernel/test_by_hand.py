@@ -250,11 +250,11 @@ def test_neither_an_agent_nor_down_touches_what_no_source_declares(box: Hand) ->
 # ---------------------------------------------------------------- what a source declares
 
 
-def write(box: Hand, **environment: str) -> None:
+def write(box: Hand, name: str = "web", **environment: str) -> None:
     values = ", ".join(f'{key} = "{value}"' for key, value in environment.items())
     text = f"""
 project = "shop"
-[container.web]
+[container.{name}]
 image = "{BUSYBOX}"
 command = ["sleep", "1000"]
 network_mode = "none"
@@ -301,7 +301,7 @@ def test_a_managed_one_that_is_killed_is_healed_and_not_removed_without_force(bo
     first = box.row("shop/web")["id"]
     box.do("rm", "-f", "web")
     until(lambda: box.row("shop/web").get("id", first) != first)
-    (box.specs / "web.toml").unlink()
+    write(box, "other", A="1")
     until(lambda: box.phase("shop/web") == "gone")
 
 
@@ -321,7 +321,7 @@ def test_without_an_agent_the_command_does_it_itself(alone: Hand) -> None:
 def test_two_commands_at_once_wait_for_each_other(alone: Hand) -> None:
     both = [
         alone.popen("run", "--rm", "--network", "none", BUSYBOX, "echo", str(number), stdout=subprocess.PIPE)
-        for number in range(3)
+        for number in range(2)
     ]
-    assert [client.communicate(timeout=60)[0] for client in both] == [b"0\n", b"1\n", b"2\n"]
-    assert [client.returncode for client in both] == [0, 0, 0]
+    assert [client.communicate(timeout=60)[0] for client in both] == [b"0\n", b"1\n"]
+    assert [client.returncode for client in both] == [0, 0]
