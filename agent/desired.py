@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent import secrets
+from agent.secrets import Keys
 from agent.sources import directory
 from agent.sources.revision import Revision
 from runtime.paths import Paths, write_atomically
@@ -30,11 +32,13 @@ class Surroundings:
     node: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     profiles: tuple[str, ...] = ()
+    keys: Keys = field(default_factory=Keys)
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`desired` is None when there are problems; each is a line file:line:column: text."""
+    """`desired` is None when there are problems; each is a line file:line:column: text. `revision` is as it
+    is to be kept: with the digests of its secrets, and without their plain text."""
 
     revision: Revision
     desired: Desired | None
@@ -63,6 +67,12 @@ def resolve(source: str, revision: Revision, around: Surroundings, *, kept: bool
         from agent import buildfiles
 
         texts = buildfiles.problems(found, revision.tree or revision.root)
+    if found is not None and found.files and not texts:
+        filled = secrets.fill(found, revision, around.keys, kept=kept)
+        found, texts = filled.desired, filled.problems
+        plain = secrets.plain_files(found)
+        files = {name: data for name, data in revision.files.items() if name not in plain}
+        revision = replace(revision, files=files, secrets=filled.digests)
     return Resolved(revision, None if texts else found, texts)
 
 
@@ -117,6 +127,7 @@ class Shelf:
             "root": revision.root,
             "tree": revision.tree,
             "files": files,
+            "secrets": dict(revision.secrets),
         }
         content = json.dumps(document).encode()
         self._remember(revision.id, content)
@@ -165,6 +176,7 @@ def _read(file: Path) -> Revision | None:
             return None
         files = {name: base64.b64decode(data) for name, data in document["files"].items()}
         tree = document.get("tree", "")
-        return Revision(document["id"], document["note"], files, document["root"], tree)
+        digests = {str(key): str(digest) for key, digest in document.get("secrets", {}).items()}
+        return Revision(document["id"], document["note"], files, document["root"], tree, digests)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

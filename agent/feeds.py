@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.desired import Resolved, Shelf, Surroundings, resolve
+from agent.secrets import Signature
 from agent.settings import Source
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource
@@ -52,6 +53,8 @@ class Feed:
         self.shelf = Shelf(paths, self.name)
         self.around = replace(around, variables=settings.variables, profiles=tuple(settings.profiles))
         self.desired: Desired | None = None
+        self.taken: Revision | None = None  # what `desired` is of
+        self.secrets: Signature | None = None  # as they were when `taken` was resolved
         self.waiting: Revision | None = None  # the newest one, where it is held back
         self.lock = asyncio.Lock()  # one revision at a time is taken
         kind = "directory" if settings.directory else "git"

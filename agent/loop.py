@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from agent import calls, notify, picture
+from agent import calls, notify, picture, secrets
 from agent.clock import SystemClock
 from agent.converge import Engine, Event, Round
 from agent.deaths import Deaths
@@ -61,6 +61,8 @@ SPACING_MAX = {"source": 0.0, "call": 0.1, "step": 0.1, "shim": 1.0, "files": 1.
 LAST_STEPS = 0.25
 #: seconds between two samples, and how long after the last scrape they are still taken
 SAMPLE_EVERY, SAMPLE_FOR = 10.0, 900.0
+#: seconds between two looks at files of secrets that no source watches
+SECRETS_EVERY = 2.0
 #: seconds that a round which failed as a whole is waited for
 RETRY = 2.0
 
@@ -74,7 +76,7 @@ class Agent:
         self._view = View(
             started_at=self._clock.time(), pid=os.getpid(), version=_version(), node=settings.node_name
         )
-        around = Surroundings({}, settings.node_name, settings.node.labels)
+        around = Surroundings({}, settings.node_name, settings.node.labels, keys=settings.keys(paths))
         self._feeds = [Feed(source, paths, around) for source in settings.source]
         self._reasons: set[str] = set()
         self._scraped = 0.0
@@ -144,6 +146,7 @@ class Agent:
     async def _live(self) -> None:
         tasks = [asyncio.create_task(self._follow(feed)) for feed in self._feeds]
         tasks.append(asyncio.create_task(self._sample()))
+        tasks.append(asyncio.create_task(self._look_at_secrets()))
         tasks += self._servers()
         for task in tasks:
             task.add_done_callback(self._ended_badly)
@@ -210,10 +213,10 @@ class Agent:
             while not await self._took(feed, found) and not self._stop.is_set():
                 await asyncio.sleep(RETRY)
 
-    async def _took(self, feed: Feed, found: Yield, *, pinned: bool = False) -> bool:
+    async def _took(self, feed: Feed, found: Yield, *, pinned: bool = False, again: bool = False) -> bool:
         """False when it cannot be taken now, as on a full disk: the source will not yield it again."""
         try:
-            await self._take(feed, found, pinned=pinned)
+            await self._take(feed, found, pinned=pinned, again=again)
         except (Fault, OSError) as error:
             text = f"cannot take revision: {error}".lower() if isinstance(error, OSError) else str(error)
             if text != feed.view.fetch_error:
@@ -222,11 +225,34 @@ class Agent:
             return False
         return True
 
-    async def _take(self, feed: Feed, found: Yield, *, restored: bool = False, pinned: bool = False) -> None:
-        async with feed.lock:
-            await self._taken(feed, found, restored, pinned)
+    async def _look_at_secrets(self) -> None:
+        """Files of secrets and configs that no source watches: a change is taken as a revision is. What is
+        pinned keeps those that it had."""
+        while True:
+            await asyncio.sleep(SECRETS_EVERY)
+            for feed in self._feeds:
+                if feed.desired is None or feed.taken is None or not feed.desired.files:
+                    continue
+                found = await asyncio.to_thread(secrets.signature, feed.desired, feed.taken, feed.around.keys)
+                if found and found != feed.secrets and feed.name not in self._engine.orders.sources:
+                    feed.secrets = found
+                    if not await self._took(feed, feed.taken, again=True):
+                        feed.secrets = None
 
-    async def _taken(self, feed: Feed, found: Yield, restored: bool, pinned: bool) -> None:
+    async def _take(
+        self,
+        feed: Feed,
+        found: Yield,
+        *,
+        restored: bool = False,
+        pinned: bool = False,
+        again: bool = False,
+    ) -> None:
+        """`restored`, `pinned`: it was good before; `again`: it is in force, and its secrets may be others."""
+        async with feed.lock:
+            await self._taken(feed, found, restored, pinned, again)
+
+    async def _taken(self, feed: Feed, found: Yield, restored: bool, pinned: bool, again: bool) -> None:
         now = self._clock.time()
         if isinstance(found, Touched):
             self._engine.touched()
@@ -238,7 +264,7 @@ class Agent:
             return
         if not pinned:
             self._show(feed, seen=found.id, seen_at=now)
-        if feed.desired is not None and found.id == feed.view.revision:
+        if feed.desired is not None and found.id == feed.view.revision and not again:
             self._show(feed, errors=(), fetch_error="", held="")  # what was refused is gone again
             feed.waiting = None
             return
@@ -246,12 +272,17 @@ class Agent:
         if resolved.desired is None:
             await self._refuse(feed, resolved, now)
             return
-        if not restored and not pinned and (reason := await self._held(feed, found, resolved.desired)):
+        if again and resolved.desired == feed.desired:
+            self._show(feed, errors=(), fetch_error="")
+            return
+        if not (restored or pinned or again) and (reason := await self._held(feed, found, resolved.desired)):
             await self._hold(feed, found, reason)
             return
+        found = feed.taken = resolved.revision
         previous = await asyncio.to_thread(feed.previous) if restored else None
         if not restored:  # what is in force must be found again after a reboot: on disk first
-            if not pinned:
+            if not pinned and not again:
+                feed.secrets = None
                 await asyncio.to_thread(feed.source.accept, found)
             await asyncio.to_thread(feed.shelf.put, found)
         if not pinned:

@@ -85,7 +85,7 @@ def _dockerfile(build: desired.DesiredBuild) -> str:
 def _secret(item: desired.BuildSecret) -> SecretSource:
     if item.file:
         return SecretSource(item.id, path=item.file)
-    return SecretSource(item.id, value=item.value.encode())
+    return SecretSource(item.id, value=item.value.encode("utf-8", "surrogateescape"))
 
 
 def container_request(
@@ -151,12 +151,17 @@ def container_request(
         oom_score_adj=want.oom_score_adj,
         device_rules=want.device_rules,
         volumes_from=want.volumes_from,
+        files=tuple(_file(item) for item in want.files),
         tty=want.tty,
         stdin_open=want.stdin_open,
         log_max_size=want.logging.max_size,
         log_max_files=want.logging.max_files,
         limits=_limits(want.limits),
     )
+
+
+def _file(item: desired.FileMount) -> wishes.FileRequest:
+    return wishes.FileRequest(item.kind, item.name, item.target, item.uid, item.gid, item.mode, item.digest)
 
 
 def _attachment(item: desired.Attachment) -> wishes.Attachment:

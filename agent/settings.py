@@ -14,9 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from agent.places import DEFAULT_SETTINGS as DEFAULT_SETTINGS
 from agent.planner.guard import Guard
 from agent.planner.model import NEVER, Collecting, Limits
+from agent.secrets import Keys
 from agent.webhook import Hook
 from runtime.images.garbage import Limits as CollectLimits
+from runtime.paths import Paths
 from specs.values import Duration
+
+#: Where age's identity of this node is, unless the settings say otherwise.
+IDENTITY = "/etc/stead/age.key"
 
 
 class SettingsError(Exception):
@@ -122,6 +127,13 @@ class Listen(_Table):
     group: str = "root"  # may use the unix socket, and so do all that root may
 
 
+class Secrets(_Table):
+    """[secrets]"""
+
+    identities: list[AbsolutePath] = [IDENTITY]  # files of age identities or SSH keys
+    directory: AbsolutePath = ""  # where external secrets and configs are, by name
+
+
 class LimitSettings(_Table):
     parallel: int = Field(8, ge=1, le=64)  # steps at once
     pulls: int = Field(3, ge=1, le=32)  # pulls at once
@@ -196,6 +208,7 @@ class Settings(_Table):
     registry: dict[str, Registry] = {}
     credentials: Credentials = Credentials()
     listen: Listen = Listen()
+    secrets: Secrets = Secrets()
     limits: LimitSettings = LimitSettings()
     images: Images = Images()
     volumes: Volumes = Volumes()
@@ -215,6 +228,10 @@ class Settings(_Table):
     @property
     def node_name(self) -> str:
         return self.node.name or socket.gethostname()
+
+    def keys(self, paths: Paths | None) -> Keys:
+        """How secrets are read; without `paths` they are only looked for."""
+        return Keys(tuple(self.secrets.identities), self.secrets.directory, paths)
 
     def planner_limits(self) -> Limits:
         return Limits(

@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "firewall-failed": "nft refused the ruleset",
     "names-failed": "the name server of the containers does not start",
     "request-invalid": "the request contradicts itself or the image",
+    "secret-lost": "the bytes of a secret or config are not kept any more, or not readable",
     "shim-unreachable": "the supervisor of a container did not answer",
     "locked": "another process holds the state directory",
     "database-invalid": "the state database is damaged or of a newer release",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
-from runtime import frozen, logs
+from runtime import frozen, logs, secrets
 from runtime.backups import leftovers as left_backups
 from runtime.backups.holds import Holds
 from runtime.build import leftovers
@@ -301,6 +301,8 @@ class Observer:
                 text = f"container {owner}, whose network it has, has been given another one"
                 found.append(Defect("netns", text, restart=True))
         found += self._joined_defects(id, request, seen)
+        if request.files and str(secrets.mounted_at(self._paths, id)) not in seen.mounts:
+            found.append(Defect("secrets", "the files of its secrets and configs are gone"))
         joined = {network for network, _ in seen.net.addresses.get(id, ())}
         for attachment in request.networks:
             if attachment.network not in joined:

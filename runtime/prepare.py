@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime import bundle
+from runtime import bundle, secrets
 from runtime.bundle import Setting, User
 from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
@@ -101,6 +101,7 @@ class Preparation:
         self._joining = Joining(paths, find)
         self._ids = ids
         self._confinement = Confinement(paths)
+        self._secrets = secrets.SecretStore(paths)
         self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
 
     def close(self) -> None:
@@ -137,6 +138,7 @@ class Preparation:
             wait([network])  # whatever happened, nothing of it goes on behind the back of `clear`
         network.result()
         joining = self._joining.prepare(record, request)
+        given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
         setting = self._setting(record, request, image, tuple(given), joining, ids)
         config = bundle.oci_config(request, image.config.get("config") or {}, setting)
         document = self.supervise(record, request, image, restarts)
@@ -423,6 +425,8 @@ class Preparation:
             if not mounts.is_mounted(target):
                 clone_root(pid, target)
         self._mounting.mend(self._mount_user(record, request, None), pid)
+        if request.files:
+            secrets.lay_out(self._paths, id, request.files, self._secrets, self._ids.get(id))
         self._fabric.write_files(id, request, home)
 
     def _mend_cgroup(self, id: str, request: ContainerRequest, pid: int) -> None:
@@ -467,6 +471,7 @@ class Preparation:
         with faults("clear container", id):
             mounts.unmount(self._paths.rootfs(id))
             self._joining.clear(id)
+            mounts.unmount(secrets.mounted_at(self._paths, id))
             self._mounting.clear(id)
             namespaces.delete_netns(self._paths.netns(id))
             namespaces.delete_netns(userns_file(self._paths, id))

@@ -132,6 +132,19 @@ class LimitsRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRequest:
+    """A secret or a config as a file; its bytes are kept by runtime.secrets under `digest`."""
+
+    kind: str  # secret | config
+    name: str
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerRequest:
     """A container as its owner wants it; what is empty or None comes from the image's config, then
     from defaults.
@@ -196,6 +209,7 @@ class ContainerRequest:
     oom_score_adj: int = 0
     device_rules: tuple[str, ...] = ()  # "c 1:3 rwm", as the device cgroup has it
     volumes_from: tuple[tuple[str, bool], ...] = ()  # (full name, read only): what that container mounts, too
+    files: tuple[FileRequest, ...] = ()  # secrets and configs
     tty: bool = False
     stdin_open: bool = False
     log_max_size: int = 10 * 1024 * 1024

@@ -219,8 +219,9 @@ class _Work:
                 self.problems.append(declared.problem(("file",), f"{model.file!r} is not in the source"))
             return BuildSecret(id, file=posixpath.join(self.tree, below))
         if model.environment is None:
-            self.problems.append(declared.problem((), "write file or environment"))
-            return None
+            if model.external:
+                self.wrong(path, f"a secret of the node in a build: {NOT_YET}", "write file or environment")
+            return None  # else it has its own problem
         value = declared.variables.get(model.environment)
         if value is None:
             text = f"variable {model.environment!r} of the source is not set"

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 
-from specs import dependencies, limits, probes, sharing, updates
+from specs import dependencies, limits, probes, secrets, sharing, updates
 from specs.declared import Declared, Index
 from specs.desired import (
     Attachment,
@@ -76,6 +76,7 @@ class _Build:
         self._mounts()
         self._networks()
         dependencies.dependencies(self.declared, self.model, self.index, self.wrong)
+        secrets.file_mounts(self.declared, self.model, self.index, set(), self.wrong)
 
     def run(self) -> list[DesiredContainer]:
         model = self.model
@@ -150,6 +151,9 @@ class _Build:
             suspend=model.suspend or "",
             place=self.declared.place,
         )
+        taken = {mount.target for mount in container.mounts}
+        files = secrets.file_mounts(self.declared, model, self.index, taken, self.wrong)
+        container = replace(container, files=files)
         return [self._sealed(one, platform) for one in self._replicas(container)]
 
     @staticmethod

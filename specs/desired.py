@@ -226,6 +226,33 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class DesiredFile:
+    """A secret or a config: a file of the source (path in it), else `content`, else the name of a file on the
+    node. `place` is that of the key that says which."""
+
+    kind: str  # secret | config
+    name: str  # full name
+    file: str = ""
+    content: str | None = field(default=None, repr=False)
+    external: str = ""
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileMount:
+    """A secret or a config (full name) in a container. `digest` tells that its bytes changed; the agent fills
+    it in."""
+
+    kind: str
+    name: str
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LogLimits:
     max_size: int = 10 * 1024 * 1024
     max_files: int = 3
@@ -329,6 +356,7 @@ class DesiredContainer:
     oom_score_adj: int = 0
     device_rules: tuple[str, ...] = ()  # "c 1:3 rwm"
     volumes_from: tuple[tuple[str, bool], ...] = ()  # (full name, read only)
+    files: tuple[FileMount, ...] = ()  # secrets and configs
     tty: bool = False
     stdin_open: bool = False
     logging: LogLimits = LogLimits()
@@ -353,3 +381,4 @@ class Desired:
     containers: Mapping[str, DesiredContainer] = field(default_factory=dict)
     externals: Mapping[str, DesiredVolume] = field(default_factory=dict)  # volumes that somebody else makes
     external_networks: Mapping[str, Place] = field(default_factory=dict)  # likewise
+    files: Mapping[str, DesiredFile] = field(default_factory=dict)  # secrets and configs by `kind full/name`

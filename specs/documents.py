@@ -298,8 +298,8 @@ class Container(Model):
         ]
         | None
     ) = None
-    secrets: list[FileMountItem] | None = later()
-    configs: list[FileMountItem] | None = later()
+    secrets: list[FileMountItem] | None = None
+    configs: list[FileMountItem] | None = None
     read_only: Flag | None = None
     privileged: Flag | None = None
     cap_add: Capabilities | None = None
@@ -434,26 +434,28 @@ class Volume(Model):
 
 
 class Secret(Model):
-    """For builds; secrets of containers come later."""
+    """Bytes that nobody but a container or a build is to see."""
 
     file: Text | None = None
     environment: Text | None = None
-    external: Flag | None = later()
-    name: Text | None = later()
-    labels: StringMap | None = later()
+    external: Flag | None = None
+    name: Text | None = None
+    labels: StringMap | None = None  # of no effect
     driver: Text | None = later()
     driver_opts: StringMap | None = later()
     template_driver: Text | None = later()
 
 
 class Config(Model):
+    """As a secret, without secrecy."""
+
     file: Text | None = None
     content: Text | None = None
     environment: Text | None = None
     external: Flag | None = None
     name: Text | None = None
-    labels: StringMap | None = None
-    template_driver: Text | None = None
+    labels: StringMap | None = None  # of no effect
+    template_driver: Text | None = later()
 
 
 def _body(value: Any) -> Any:
@@ -473,7 +475,7 @@ class SpecFile(Model):
         Field(default_factory=dict)
     )
     secret: dict[Name, Secret] = Field(default_factory=dict)
-    config: dict[Name, Config] = later({})
+    config: dict[Name, Config] = Field(default_factory=dict)
 
 
 KINDS = ("image", "container", "network", "volume", "secret", "config")

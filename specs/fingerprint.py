@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from specs.desired import Attachment, DesiredContainer, DesiredNetwork, DesiredVolume, Limits, Probe, Restart
@@ -25,6 +26,15 @@ def fingerprints(container: DesiredContainer, *, image: str, platform: str = "")
     adjustable = _adjustable(container)
     facets = canonical({"adjustable": adjustable, "identity": identity})
     return digest(identity), digest(adjustable), facets
+
+
+def refilled(container: DesiredContainer, digests: Mapping[str, str]) -> DesiredContainer:
+    """With the digests (by `kind full/name`) of its secrets and configs, and the fingerprints that follow."""
+    files = tuple(replace(one, digest=digests.get(f"{one.kind} {one.name}", "")) for one in container.files)
+    container = replace(container, files=files)
+    platform = (_identity_group(container.facets) or {}).get("platform", "")
+    identity, adjustable, facets = fingerprints(container, image=container.image, platform=platform)
+    return replace(container, identity=identity, adjustable=adjustable, facets=facets)
 
 
 def network_fingerprint(network: DesiredNetwork) -> str:
@@ -182,6 +192,12 @@ def _identity(container: DesiredContainer, image: str, platform: str) -> Facets:
             _add(facets, f"networks.{attachment.network}.{key}", getattr(attachment, key), "")
         link_local = sorted(set(attachment.link_local_ips))
         _add(facets, f"networks.{attachment.network}.link_local_ips", link_local, [])
+    for one in container.files:
+        short = one.name.removeprefix(f"{container.project}/")
+        owner = f" uid={one.uid} gid={one.gid}" if one.uid or one.gid else ""
+        mode = "" if one.mode == 0o444 else f" mode={one.mode:04o}"
+        facets[f"{one.kind}s.{one.target}"] = f"{short}{owner}{mode}"
+        _add(facets, f"{one.kind}.{short}", one.digest, "")
     for mount in container.mounts:
         facets[f"volumes.{mount.target}"] = _mount(mount)
     return facets

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from specs import storage
+from specs import secrets, storage
 from specs.builds import built_image
 from specs.containers import Builder
 from specs.declared import Declared, Index
@@ -120,6 +120,7 @@ class _Work:
             containers,
             externals,
             external_networks,
+            secrets.files(self.index, self.problems),
         )
 
     def _countable(self) -> Iterator[Declared]:

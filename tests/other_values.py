@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specs.desired import Attachment, Device, Limits, LogLimits, Probe, Restart, Ulimit, Update
+from specs.desired import Attachment, Device, FileMount, Limits, LogLimits, Probe, Restart, Ulimit, Update
 from specs.values import MountPoint, PortBinding
 
 #: another container
@@ -47,6 +47,7 @@ IDENTITY: dict[str, Any] = {
     "init": True,
     "device_rules": ("c 1:3 r",),
     "volumes_from": (("p/o", False),),
+    "files": (FileMount("secret", "p/s", "/run/secrets/s"),),
     "tty": True,
     "stdin_open": True,
 }

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     need_root()
     settings = specs.settings_of(options)
-    found = specs.read(options, settings)
+    found = specs.read(options, settings, paths)
     if found.desired is None:
         specs.show_problems(found)
         return 1

@@ -38,12 +38,18 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def read(
-    options: argparse.Namespace, settings: Settings, *, locked: bool = True, built: bool = True
+    options: argparse.Namespace,
+    settings: Settings,
+    paths: Paths | None = None,
+    *,
+    locked: bool = True,
+    built: bool = True,
 ) -> Resolved:
     """Everything that the directory declares; without its lock file unless `locked`. What it builds from is
-    looked at when it is to be `built`. Raises Problem where it cannot be read at all."""
+    looked at when it is to be `built`, and its secrets are read when `paths` say where to keep them. Raises
+    Problem where it cannot be read at all."""
     name = options.name or source_name(Path(options.directory).resolve().name)
-    around = surroundings(options, settings, name)
+    around = surroundings(options, settings, name, paths)
     try:
         return load_directory(
             Path(options.directory), name=name, around=around, locked=locked, kept=not built
@@ -52,12 +58,15 @@ def read(
         raise Problem(str(error)) from error
 
 
-def surroundings(options: argparse.Namespace, settings: Settings, name: str) -> Surroundings:
+def surroundings(
+    options: argparse.Namespace, settings: Settings, name: str, paths: Paths | None
+) -> Surroundings:
     """Of source `name`, where the settings know it."""
     known = next((source for source in settings.source if source.label == name), None)
     profiles = (*(known.profiles if known else ()), *options.profile)
     variables = known.variables if known else {}
-    return Surroundings(variables, settings.node_name, settings.node.labels, profiles)
+    keys = settings.keys(paths)
+    return Surroundings(variables, settings.node_name, settings.node.labels, profiles, keys)
 
 
 def pinned(
@@ -79,7 +88,7 @@ def pinned(
     text += f"; revision {found.revision.id[:12]} waits for: stead release {name}"
     if kept is None:
         raise Problem(f"{text}; and what it said is not kept any more")
-    return resolve(name, kept, surroundings(options, settings, name), kept=True), text
+    return resolve(name, kept, surroundings(options, settings, name, paths), kept=True), text
 
 
 def show_problems(found: Resolved) -> None:

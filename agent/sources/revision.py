@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: limits of one revision; more is refused, since specs are written by people
 MAX_FILES = 20_000
@@ -13,7 +13,19 @@ MAX_TOTAL_BYTES = 64 << 20
 MAX_DEPTH = 32
 
 #: files that specs are made of or may refer to (env_file, seccomp); nothing else is read or watched
-_SUFFIXES = (".toml", ".yaml", ".yml", ".env", ".txt", ".conf", ".cfg", ".properties", ".vars", ".list")
+_SUFFIXES = (
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".env",
+    ".txt",
+    ".conf",
+    ".cfg",
+    ".properties",
+    ".vars",
+    ".list",
+    ".age",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,7 @@ class Revision:
     files: Mapping[str, bytes]
     root: str
     tree: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict)  # digests, once it was taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def test_ten_mistakes_in_three_files_are_ten_lines(specs: Path) -> None:
     assert lines == [
         "db/db.yaml:5:13: container.db.memory: 512B is too little for a program to start"
         " (6MiB or more; mind the unit)",
-        "db/db.yaml:6:5: container.db.secrets: not supported yet",
+        "db/db.yaml:6:15: container.db.secrets[0]: no secret 'password' (declare [secret.password])",
         'db/db.yaml:7:54: container.db.healthcheck.interval: write a duration with its unit ("5s")',
         "db/db.yaml:8:19: container.db.environment[0]: variable 'NOWHERE' is not set"
         " (write ${NOWHERE:-} for an empty default, $${NOWHERE} for a dollar)",

@@ -140,7 +140,7 @@ def test_a_container_uses_what_is_built_and_is_of_its_platform() -> None:
         ),
         (
             'build = "."\n[secret.s]\n[image.b]\nbuild = { secrets = ["s"] }',
-            "secret.s: write file or environm",
+            "secret.s: write one of file, environment, external",
         ),
         (
             'build = "."\n[container.c]\nimage = "a"\npull_policy = "always"',

@@ -329,8 +329,6 @@ def test_each_wrong_item_of_a_list_is_named() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        'secrets = ["x"]',
-        'configs = ["x"]',
         'deploy = { placement = { constraints = ["a"] } }',
     ],
 )
@@ -474,8 +472,11 @@ def test_what_has_its_effect_later_is_refused(field: str) -> None:
             "[volume.a]\nname = '../x'",
             "2:8: volume.a.name: cannot use '../x' as the name of a volume: write letters, digits, _ . -",
         ),
-        ('[secret.a]\nfile = "x"\nname = "y"', "3:1: secret.a.name: not supported yet"),
-        ('[config.a]\ncontent = "x"', "1:2: config: not supported yet"),
+        ('[secret.a]\nfile = "x"\ndriver = "y"', "3:1: secret.a.driver: not supported yet"),
+        (
+            '[config.a]\ncontent = "x"\ntemplate_driver = "y"',
+            "3:1: config.a.template_driver: not supported yet",
+        ),
     ],
 )
 def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
@@ -491,8 +492,8 @@ def test_what_is_wrong_outside_of_containers(text: str, expected: str) -> None:
             "2:11: image.a.build: unknown key 'contxt' (did you mean 'context'?)",
         ),
         (
-            '[secret.a]\nfil = "x"\nexternal = true',
-            "3:1: secret.a.external",
+            '[secret.a]\nfil = "x"\ndriver = "y"',
+            "3:1: secret.a.driver",
             "2:1: secret.a: unknown key 'fil' (did you mean 'file'?)",
         ),
         (
