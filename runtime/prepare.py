@@ -502,7 +502,9 @@ def _init(request: ContainerRequest) -> tuple[Mapping[str, Any], ...]:
         cause = "init asks for catatonit, which this machine does not have"
         raise Fault("request-invalid", "start container", request.name, cause, "apt-get install catatonit")
     options = ["bind", "ro", "nosuid", "nodev"]
-    return ({"destination": bundle.INIT, "type": "bind", "source": found, "options": options},)
+    return (
+        {"destination": bundle.INIT, "type": "bind", "source": found, "options": options, "mapped": True},
+    )
 
 
 def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Mapping[str, str]]:

@@ -145,7 +145,13 @@ def lay_out(
             _write(place / str(number), item, store.get(item.digest, item.name), first)
     sealed = ["bind", "ro", "nosuid", "nodev", "noexec"]
     return tuple(
-        {"destination": item.target, "type": "bind", "source": str(place / str(number)), "options": sealed}
+        {
+            "destination": item.target,
+            "type": "bind",
+            "source": str(place / str(number)),
+            "options": sealed,
+            "mapped": True,
+        }
         for number, item in enumerate(files)
     )
 

@@ -13,7 +13,8 @@ import pytest
 
 from runtime.faults import Fault
 from runtime.linux import mounts
-from runtime.wishes import VolumeRequest
+from runtime.secrets import SecretStore
+from runtime.wishes import FileRequest, VolumeRequest
 from specs.values import MountPoint
 from tests.kernel.engine_box import FIRST_ID, IMAGE, SUBIDS, Engine, bind, engine
 from tests.kernel.shim_box import until
@@ -217,3 +218,12 @@ def test_namespaces_that_were_unbound_by_hand_are_bound_again(box: Engine) -> No
         mounts.unmount(place)
         box.runtime.repair_container(name)
         assert os.stat(place).st_ino == os.stat(f"/proc/{box.state(name).pid}/ns/user").st_ino
+
+
+def test_a_secret_is_the_users_inside_and_nobody_elses_there(box: Engine) -> None:
+    digest = SecretStore(box.paths).put(b"sesame")
+    item = FileRequest("secret", "s", "/run/secrets/s", 1000, 1000, 0o400, digest)
+    with running(box, files=(item,)) as name:
+        assert box.exec(name, "stat -c '%a %u:%g' /run/secrets/s").lines == ["400 1000:1000"]
+        assert box.exec(name, "cat /run/secrets/s", user="web").lines == ["sesame"]
+        assert box.exec(name, "cat /run/secrets/s", user="5").code != 0
