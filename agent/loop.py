@@ -248,7 +248,7 @@ class Agent:
         pinned: bool = False,
         again: bool = False,
     ) -> None:
-        """`restored`, `pinned`: it was good before; `again`: it is in force, and its secrets may be others."""
+        """`restored`, `pinned`: it was good before; `again`: it is in force, its secrets may be others."""
         async with feed.lock:
             await self._taken(feed, found, restored, pinned, again)
 
