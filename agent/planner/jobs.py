@@ -77,6 +77,7 @@ def note(
             if want.job is None or (have is not None and have.source != source):
                 continue
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone)
+            work.wanted = want.desired == "running" and not want.suspend and name not in observed.hand_stops
             found[name] = work.run(asked.get(name, ()), look=Subject("container", name) not in flying)
             ended += work.ended
     return Noted(dict(sorted(found.items())), tuple(ended))
@@ -110,6 +111,7 @@ class _Note:
             _first(have, clock), seen=0.0 if have is None or _busy(have) else have.started_at
         )
         self.ended: list[Ended] = []
+        self.wanted = True  # False: its times pass
 
     def run(self, asked: Sequence[float], *, look: bool) -> Job:
         schedule = str(self.plan.schedule)
@@ -119,12 +121,11 @@ class _Note:
         self._clock_set_back()
         if look:
             self._look()
-        wanted = self.want.desired == "running" and not self.want.suspend
-        if wanted:
+        if self.wanted:
             self._come()
         for at in asked:
             self._admit(Due(at, "hand"))
-        next_at = _next(self.plan.schedule, self.job.settled, self.zone) if wanted else None
+        next_at = _next(self.plan.schedule, self.job.settled, self.zone) if self.wanted else None
         return replace(self.job, next_at=next_at)
 
     def _clock_set_back(self) -> None:
@@ -132,9 +133,11 @@ class _Note:
         distance = JUMP if following is None else following - self.job.settled
         if self.job.settled - self.clock > min(JUMP, distance):
             self.job = replace(self.job, settled=self.clock)
-        latest = self.clock + RETRY_MAX
-        queue = tuple(replace(item, begin=min(item.begin, latest)) for item in self.job.queue)
-        self.job = replace(self.job, queue=queue)
+        queue = self.job.queue
+        if queue and queue[0].begin > self.clock:
+            latest = self.clock + self._pause(queue[0].attempt - 1)
+            head = replace(queue[0], begin=min(queue[0].begin, latest))
+            self.job = replace(self.job, queue=(head, *queue[1:]))
 
     # -- runs
 
@@ -180,10 +183,14 @@ class _Note:
         line = self._line(due, result, began=run.began or ended, ended=ended, exit_code=exit_code, text=text)
         queue = self.job.queue
         if result in _AGAIN and due.attempt <= self.plan.retries:
-            pause = min(RETRY_MAX, self.plan.retry_delay * 2.0 ** min(due.attempt - 1, 30))
-            queue = (replace(due, attempt=due.attempt + 1, begin=self.clock + pause), *queue)
+            begin = self.clock + self._pause(due.attempt)
+            queue = (replace(due, attempt=due.attempt + 1, begin=begin), *queue)
         success = ended if result == "ok" else self.job.last_success
         self.job = replace(self.job, run=None, queue=queue, last=line, last_success=success)
+
+    def _pause(self, attempt: int) -> float:
+        """Seconds between the end of an attempt and the next one."""
+        return min(RETRY_MAX, self.plan.retry_delay * 2.0 ** min(attempt - 1, 30))
 
     def _line(
         self,
@@ -285,9 +292,9 @@ def steps(world: World, source: str, want: DesiredContainer, have: ObservedConta
             return []
         cause, basis = Cause("schedule", text, want.place), f"{have.id} {have.started_at}"
         return [Step(subject, StopContainer(want.name), cause, source=source, basis=basis)]
-    due = next((item for item in job.queue if item.begin <= world.clock), None)
-    if due is None or job.run is not None:
+    if not job.queue or job.run is not None or job.queue[0].begin > world.clock:
         return []
+    due = job.queue[0]  # and no other: a run that nobody remembers was the first one's
     cause = Cause("schedule", _why_it_begins(want.job, due, world.zone), want.place)
     basis = f"{have.id} {due.at} {due.attempt}"
     return [Step(subject, RunJob(want.name, due), cause, source=source, basis=basis)]

@@ -1,0 +1,94 @@
+"""What the journal keeps of jobs comes back as it was, and no more of it than is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent import runs
+from agent.journal import Journal
+from agent.planner.runs import Due, Ended, Job, Run
+from agent.runs import JobBook
+
+LINE = Ended("s/job", "s", 10.0, "schedule", 1, 10.5, 12.5, 3, "failed", "text")
+JOB = Job(
+    10.0,
+    "s",
+    seen=10.5,
+    queue=(Due(11.0, "schedule", 2, 20.0),),
+    run=Run(Due(10.0, "hand"), 10.5),
+    schedule="@daily",
+    next_at=30.0,
+    last=LINE,
+    last_success=9.0,
+    results=(("failed", 1), ("ok", 4)),
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal.db")
+    yield made
+    made.close()
+
+
+def test_what_is_known_of_a_job_survives_the_agent(journal: Journal, tmp_path: Path) -> None:
+    plain = replace(JOB, run=None, last=None, next_at=None)
+    JobBook(journal).write({"s/job": JOB, "s/plain": plain}, [LINE], {}, {})
+    assert JobBook(journal).jobs == {"s/job": JOB, "s/plain": plain}
+    assert runs.read_jobs(tmp_path / "journal.db") == {"s/job": JOB, "s/plain": plain}
+    assert runs.read_runs(tmp_path / "journal.db", "s/job") == [LINE]
+
+
+def test_a_history_is_as_long_as_its_spec_says(journal: Journal, tmp_path: Path) -> None:
+    book = JobBook(journal)
+    lines = [replace(LINE, due=float(number)) for number in range(30)]
+    for number in range(0, 30, 10):
+        book.write({"s/job": JOB}, lines[number : number + 10], {"s/job": 4}, {})
+    found = runs.read_runs(tmp_path / "journal.db", "s/job")
+    assert [line.due for line in found] == [29.0, 28.0, 27.0, 26.0]
+
+
+def test_a_job_that_is_forgotten_takes_its_history_along(journal: Journal, tmp_path: Path) -> None:
+    book = JobBook(journal)
+    book.write({"s/job": JOB, "s/other": JOB}, [LINE, replace(LINE, name="s/other")], {}, {})
+    book.write({"s/other": JOB}, [], {}, {})
+    assert book.jobs == {"s/other": JOB}
+    assert runs.read_runs(tmp_path / "journal.db", "s/job") == []
+    assert len(runs.read_runs(tmp_path / "journal.db", "s/other")) == 1
+
+
+def test_a_run_that_is_asked_for_is_taken_once(journal: Journal, tmp_path: Path) -> None:
+    runs.ask(tmp_path / "journal.db", "s/job", 5.0)
+    runs.ask(tmp_path / "journal.db", "s/job", 6.0)
+    book = JobBook(journal)
+    asked = book.asked()
+    assert asked == {"s/job": [5.0, 6.0]}
+    runs.ask(tmp_path / "journal.db", "s/job", 7.0)  # meanwhile
+    book.write({}, [], {}, asked)
+    assert book.asked() == {"s/job": [7.0]}
+
+
+def test_nothing_is_written_while_nothing_changes(journal: Journal) -> None:
+    book = JobBook(journal)
+    book.write({"s/job": JOB}, [], {}, {})
+    before = journal.query("PRAGMA data_version")[0][0], journal.query("SELECT count(*) FROM jobs")[0][0]
+    book.write({"s/job": JOB}, [], {}, {})
+    assert (journal.query("PRAGMA data_version")[0][0], 1) == before
+
+
+def test_what_another_release_wrote_is_as_if_it_were_not_there(journal: Journal, tmp_path: Path) -> None:
+    def other(connection: object) -> None:
+        connection.execute("INSERT INTO jobs VALUES ('s/job', '{\"settled\": 1}')")  # type: ignore[attr-defined]
+
+    journal.write(other)
+    assert JobBook(journal).jobs == {}
+    assert runs.read_jobs(tmp_path / "journal.db") == {}
+
+
+def test_without_a_journal_there_are_no_jobs(tmp_path: Path) -> None:
+    assert runs.read_jobs(tmp_path / "journal.db") == {}
+    assert runs.read_runs(tmp_path / "journal.db", "s/job") == []
