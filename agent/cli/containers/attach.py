@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 
-from agent.cli.containers import session
+from agent.cli.containers import leaving, session
 from agent.cli.main import Problem, need_root
 from runtime import attend
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    session.add_options(parser)
+    leaving.add_options(parser)
     parser.add_argument("--no-stdin", action="store_true", help="look only")
     parser.add_argument("name", metavar="NAME")
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     need_root()
-    keys = session.keys_of(options)
+    keys = leaving.keys_of(options)
     record = attend.find(paths, options.name)
     if attend.live_state(paths, record) is None:
         raise Problem(

@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 
-from agent.cli.containers import session, words
+from agent.cli.containers import leaving, words
 from agent.cli.containers.detaching import Detacher
 from agent.cli.main import Problem, need_root
 from runtime import attend
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         tty=options.tty and not options.detach,
         privileged=options.privileged,
     )
-    keys = session.keys_of(options) if options.tty else b""
+    keys = leaving.keys_of(options) if options.tty else b""
     process = attend.exec_process(paths, record, wanted)
     live = paths.live(record.id)
     try:

@@ -11,7 +11,7 @@ import re
 import sys
 
 from agent.cli import calling
-from agent.cli.containers import create, session
+from agent.cli.containers import create, leaving
 from agent.cli.containers import options as all_options
 from agent.cli.main import Problem
 from runtime.faults import Fault
@@ -28,14 +28,16 @@ _CODE = re.compile(r"\(exit code (12[5-7])\)")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="print its id, and leave it to itself")
-    session.add_options(parser)
+    leaving.add_options(parser)
     all_options.add_options(parser)
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    keys = session.keys_of(options)
+    keys = leaving.keys_of(options)
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise Problem("standard input is not a terminal: leave out -t", 125)
+    if not options.detach:
+        _load_aside()
     try:
         made = create.create(
             options, paths, auto_remove="" if not options.rm else "now" if options.detach else "attended"
@@ -48,6 +50,17 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         raise Problem(str(problem), 125) from problem
 
 
+def _load_aside() -> None:
+    """What a session needs, while somebody else makes the container."""
+    from threading import Thread
+
+    Thread(target=_load, daemon=True).start()
+
+
+def _load() -> None:
+    from agent.cli.containers import session as session
+
+
 def _started(options: argparse.Namespace, paths: Paths, made: dict[str, Any], keys: bytes) -> int:
     try:
         calling.call(paths, "start", name=made["id"])
@@ -58,6 +71,8 @@ def _started(options: argparse.Namespace, paths: Paths, made: dict[str, Any], ke
     if options.detach:
         print(made["id"])
         return 0
+    from agent.cli.containers import session
+
     code = session.Session(
         paths,
         made["id"],

@@ -10,15 +10,13 @@ import os
 import signal
 import threading
 
-from agent.cli.containers.detaching import DEFAULT, Detacher, read_keys
+from agent.cli.containers.detaching import Detacher
 from agent.cli.main import Problem
 from runtime import logs
 from runtime.shim import client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-
     from runtime.paths import Paths
 
 _CHUNK = 65536
@@ -28,22 +26,6 @@ PROXIED = ("INT", "TERM", "QUIT", "USR1", "USR2", "CONT", "ALRM")
 _ENOUGH = 3
 #: seconds that the shim of a container that has ended has to say so
 _LAST = 10.0
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    text = f"what leaves the container alone ({DEFAULT})"
-    parser.add_argument("--detach-keys", default=DEFAULT, metavar="KEYS", help=text)
-    words = ("true", "false")
-    parser.add_argument(
-        "--sig-proxy", nargs="?", const="true", default="true", choices=words, help="pass signals on (true)"
-    )
-
-
-def keys_of(options: argparse.Namespace) -> bytes:
-    try:
-        return read_keys(options.detach_keys)
-    except ValueError as error:
-        raise Problem(str(error), 125) from None
 
 
 class Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from agent.cli import calling
-from agent.cli.containers import session, several
+from agent.cli.containers import leaving, several
 from agent.cli.containers.run import remove
 from agent.cli.main import Problem
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--attach", action="store_true", help="show its output, and give its exit code")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on, too")
-    session.add_options(parser)
+    leaving.add_options(parser)
     parser.add_argument("names", nargs="+", metavar="NAME")
 
 
@@ -30,9 +30,10 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         raise Problem("cannot attach to several containers at once: name one", 1)
     import json
 
+    from agent.cli.containers import session
     from runtime import attend
 
-    keys = session.keys_of(options)
+    keys = leaving.keys_of(options)
     record = attend.find(paths, options.names[0])
     request = json.loads(record.request)
     since = time.time()
