@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.converge import Engine as Converger
 from agent.desired import Surroundings, load_directory
 from benchmarks.builds import build
+from benchmarks.life import life
 from benchmarks.listing import listing
 from benchmarks.measure import Report, Row
 from benchmarks.names import names
@@ -241,6 +242,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "heal": heal,
     "commands": commands,
     "pull": pull,
+    "life": life,
     "listing": listing,
     "build": build,
     "names": names,

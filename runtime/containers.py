@@ -283,11 +283,11 @@ class Containers:
         if changed:
             update_request(connection, record.id, replace(request, **changed))
 
-    def remove(self, name: str, *, replaced: bool = False, volumes: bool = True) -> None:
+    def remove(self, name: str, *, replaced: bool = False, volumes: bool = True, kill: bool = False) -> None:
         """Everything of the container goes; repeating it for a name that is gone is harmless.
 
-        `replaced`: one of its name follows and takes its anonymous volumes over. Else they go with it if
-        `volumes` says so, or are nobody's from now on.
+        `kill`: it is given no time to end. `replaced`: one of its name follows and takes its anonymous
+        volumes over. Else they go with it if `volumes` says so, or are nobody's from now on.
         """
         with self._alone(name):
             record = read_container(self._database.read(), name)
@@ -295,7 +295,7 @@ class Containers:
                 return
             self._fresh.discard(record.id)
             self._despite_full_disk(record, lambda: self._want(record.id, STOPPED))
-            self._halt(record)
+            self._halt(record, signal="SIGKILL" if kill else "", timeout=0.0 if kill else None)
             left = self._despite_full_disk(record, lambda: self._forget(record, replaced))
             with faults("remove container", name):
                 delete_tree(self._paths.container(record.id))

@@ -103,12 +103,10 @@ def remove(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     if record.source and not force:
         hint = "take it out of the spec; -f removes it all the same, and it is made anew"
         raise Fault("request-invalid", "remove container", record.name, declared(record), hint)
-    if is_up(runtime, record):
-        if not force:
-            hint = f"stop it with `stead stop {record.name}`, or remove it with -f"
-            raise Fault("container-running", "remove container", record.name, "it is running", hint)
-        runtime.containers.stop(record.name, signal="SIGKILL", timeout=0.0)
-    runtime.containers.remove(record.name, volumes=bool(args.get("volumes")))
+    if not force and is_up(runtime, record):
+        hint = f"stop it with `stead stop {record.name}`, or remove it with -f"
+        raise Fault("container-running", "remove container", record.name, "it is running", hint)
+    runtime.containers.remove(record.name, volumes=bool(args.get("volumes")), kill=force)
     return _who(record)
 
 
@@ -123,7 +121,10 @@ def discard(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_up(runtime: LocalRuntime, record: ContainerRecord) -> bool:
-    """Whether it runs, or is about to run again."""
+    """Whether it runs, or is about to run again: not where its shim has said its last word and is about to
+    go."""
+    if client.read_exit(runtime.paths.container(record.id)) is not None:
+        return False
     state = client.read_state(runtime.paths.live(record.id))
     return record.wanted == RUNNING and state is not None and client.is_alive(state)
 
