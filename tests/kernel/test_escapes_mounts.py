@@ -172,10 +172,10 @@ def test_a_part_of_a_volume_is_found_within_it_while_links_are_swapped(box: Engi
 
 
 LINKS = {
-    "etc": ["/proc/sys/kernel", "/../../../../../../etc", "/proc/self/root/etc", "nothing"],
-    "dev": ["/etc", "/proc", "/../../../../dev", "."],
-    "proc": ["/etc", "/sys", "/tmp/made", "/../../../../../tmp"],
-    "sys": ["/proc", "/etc", "/../../../../../sys"],
+    "etc": ["/proc/sys/kernel", "/../../../../../../etc", "/proc/self/root/etc"],
+    "dev": ["/etc", "/proc", "/../../../../dev"],
+    "proc": ["/etc", "/sys", "/../../../../../tmp"],
+    "sys": ["/proc", "/../../../../../sys"],
 }
 
 
@@ -189,11 +189,17 @@ def test_mount_points_that_are_links_lead_nowhere_but_inside(box: Engine, tmp_pa
         (root / name).symlink_to(link)
         ref = image(box, root, f"linked-{name}{number}")
         try:
-            result = box.run("busybox ls -ld /etc /dev /proc /sys; busybox cat /proc/1/mountinfo", image=ref)
+            container = box.start("/bin/busybox", "sleep", "1000", image=ref)
         except Fault as fault:
             assert fault.code in ("start-failed", "kernel-error", "request-invalid"), fault
         else:
-            assert strangers(box, result.lines) == []
+            table = Path(f"/proc/{box.state(container).pid}/mountinfo").read_text().splitlines()
+            box.runtime.remove_container(container)
+            assert strangers(box, table) == []
+            # what was mounted is there, be it under something else: none of it went to the host's paths
+            kinds = [line.partition(" - ")[2].split()[0] for line in table]
+            assert {"proc", "sysfs", "devpts", "mqueue"} <= set(kinds), kinds
+            assert sum(str(box.paths.root / "containers") in line.split()[3] for line in table) == 3
         assert host() == before
 
 
