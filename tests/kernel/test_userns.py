@@ -149,9 +149,17 @@ def test_binds_files_tmpfs_and_images_have_owners(box: Engine, tmp_path: Path) -
     assert owner(tmp_path / "d/x") == (7, 8)
 
 
-def test_commit_and_export_see_the_owners_inside(box: Engine, tmp_path: Path) -> None:
+def test_cp_and_export_see_the_owners_inside(box: Engine, tmp_path: Path) -> None:
     with running(box, "touch /home/web/new; chown 1000:1000 /home/web/new; echo; sleep 1000") as name:
         until(lambda: box.output(name))
+        (tmp_path / "in").write_text("x")
+        for words in (
+            (str(tmp_path / "in"), f"{name}:/root/in"),
+            (f"{name}:/home/web/new", str(tmp_path / "out")),
+        ):
+            subprocess.run(box.stead("cp", "-a", *words), check=True)
+        assert box.exec(name, "stat -c %u:%g /root/in").lines == ["0:0"]
+        assert owner(tmp_path / "out") == (1000, 1000)
         with open(tmp_path / "x.tar", "wb") as out:
             subprocess.run(box.stead("container", "export", name), stdout=out, check=True)
     listed = subprocess.run(
