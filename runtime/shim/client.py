@@ -93,6 +93,7 @@ class Zygote:
         self._process: subprocess.Popen[bytes] | None = None
         self._sealed = True
         self._socket: socket.socket | None = None
+        self._holder: subprocess.Popen[bytes] | None = None  # that begins
 
     def fork(self, bundle_dir: Path, live_dir: Path, *, idle: bool) -> Birth:
         """Processes that wait to become the shim: made while the bundle is still being written. Any
@@ -115,9 +116,13 @@ class Zygote:
     def send(self, request: bytes, descriptor: int) -> None:
         """A packet with a descriptor to the zygote that runs, or to a new one. OSError, ShimError."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        from runtime.shim import rescue
+
         with self._lock:
             if self._process is not None and self._process.poll() is not None:
                 self._end()
+            rescue.begun(self._holder or rescue.ensure(str(self._run)))
+            self._holder = None
             if self._socket is not None:
                 try:
                     self._socket.sendmsg([request], ancillary)
@@ -127,13 +132,19 @@ class Zygote:
             self._start().sendmsg([request], ancillary)
 
     def _start(self) -> socket.socket:
-        from runtime.shim import lean  # not above: who only looks starts nothing, and imports little
+        from runtime.shim import lean, rescue  # not above: who only looks starts nothing, and imports little
 
+        self._holder = self._holder or rescue.ensure(str(self._run))
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
         self._process, self._socket = lean.start(program, sealed=self._sealed)
         return self._socket
 
     def _end(self) -> None:
+        if self._holder is not None:
+            from runtime.shim import rescue
+
+            rescue.begun(self._holder)
+            self._holder = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -21,6 +21,7 @@ from runtime.shim import chronicle, keeper, launch, messages, supervise
 from runtime.shim.control import Control
 from runtime.shim.health import Health
 from runtime.shim.loop import Loop, Timer
+from runtime.shim.outputs import hold
 from runtime.shim.streams import Streams
 
 TYPE_CHECKING = False
@@ -206,6 +207,8 @@ class Monitor:
             return launch.Failure("fork", text)
         streams.started()
         self.streams = streams
+        if len(ends := streams.outputs()) == 2:
+            hold(os.path.dirname(os.path.dirname(self._live)), str(self.document["id"]), ends)
         self.loop.watch(child.report, self._reported)
         self.loop.watch(child.pidfd, self._exited)
         return None

@@ -141,6 +141,8 @@ class Inventory:
                 continue
             if command == "stead-names" and records.bridges and held == [f"{self.paths.run}/names/lock"]:
                 continue  # it ends with the last network
+            if command == "stead-outputs" and held == [f"{self.paths.run}/outputs.lock"]:
+                continue  # it ends soon after the last container
             if command == "stead-shim" and held:
                 yield from self._shim(pid, held, len(places), records)
             elif id:

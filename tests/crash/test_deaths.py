@@ -152,3 +152,27 @@ def lost(agent: Agent) -> float:
 
 def all_run(box: Box) -> bool:
     return {row["phase"] for row in box.ps().values()} == {"running"}
+
+
+def test_what_a_killed_shim_had_not_read_is_in_the_log_all_the_same(box: Box) -> None:
+    """It is stopped, so that it cannot have read; no agent runs either."""
+    waits = "while ! [ -e /data/go ]; do usleep 5000; done"
+    said = f"echo before; {waits}; echo out; echo err >&2; echo > /data/said"
+    (box.specs / "shop.toml").write_text(
+        '[volume.data]\n[container.last]\nimage = "busy:1"\nvolumes = ["data:/data"]\n'
+        f'command = ["sh", "-c", "{said}; sleep 1000"]\nstop_grace_period = "100ms"\n'
+    )
+    box.well("apply", str(box.specs))
+    row, data = box.ps()["default/last"], box.paths.volumes / "default" / "data" / "_data"
+    until(lambda: log(box, "last") == ["before"], "it begins")
+    shim = state(box, row).shim_pid
+    os.kill(shim, signal.SIGSTOP)
+    (data / "go").touch()
+    until((data / "said").exists, "it says the rest")
+    assert log(box, "last") == ["before"]
+    os.kill(shim, signal.SIGKILL)
+    (data / "go").unlink()
+    box.well("apply", str(box.specs))
+    until(lambda: len(log(box, "last")) > 1, "it is started again")
+    assert box.well("logs", "last").splitlines()[:4] == ["before", "out", "err", "before"]
+    box.settled()
