@@ -5,18 +5,17 @@ namespaces(7), setns(2), unshare(2), network_namespaces(7).
 
 from __future__ import annotations
 
+import _socket  # without the enums of `socket`
 import errno
 import fcntl
 import os
-import socket
 import struct
-from contextlib import contextmanager
 
 from runtime.linux import libc, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     StrPath = str | os.PathLike[str]
 
@@ -122,32 +121,42 @@ def delete_netns(path: StrPath) -> None:
         pass
 
 
-@contextmanager
-def in_netns(path: StrPath) -> Iterator[None]:
+class in_netns:
     """This thread, and no other, is in the network namespace at `path` inside the block."""
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            setns(target, CLONE_NEWNET)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
-        finally:
-            os.close(target)
+            target = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                setns(target, CLONE_NEWNET)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, os.fspath(self._path)) from None
+            finally:
+                os.close(target)
+        except BaseException:
+            os.close(self._own)
+            raise
+
+    def __exit__(self, *_: object) -> None:
         try:
-            yield
+            setns(self._own, CLONE_NEWNET)
         finally:
-            setns(own, CLONE_NEWNET)
-    finally:
-        os.close(own)
+            os.close(self._own)
 
 
 def raise_loopback() -> None:
     """Set `lo` of this thread's network namespace up: netdevice(7)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
         request = struct.pack("16sH14x", b"lo", 0)
-        flags = struct.unpack("16sH14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+        flags = struct.unpack("16sH14x", fcntl.ioctl(control.fileno(), _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(control.fileno(), _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+    finally:
+        control.close()
 
 
 def is_netns(path: StrPath) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 
-from runtime.linux import libc
+from runtime.linux import libc, signals
 
 P_PIDFD = 3
 
@@ -67,7 +66,7 @@ def _stat(pid: int) -> list[bytes]:
     return stat[stat.rindex(b")") + 2 :].split()
 
 
-def kill(pid: int, start: int, sig: int = signal.SIGKILL) -> bool:
+def kill(pid: int, start: int, sig: int = signals.SIGKILL) -> bool:
     """Signal exactly the process that started at `start`; False when it is gone."""
     try:
         fd = open_pidfd(pid)

@@ -174,7 +174,7 @@ def _new(root: int, entry: Config) -> int:
             key, given, value = word.partition("=")
             data.append((key, value if given else None))
     source = str(entry.get("source") or "")
-    if source and source != kind:
+    if source:
         data.insert(0, ("source", source))
     if is_mapped(entry):
         raise OSError(22, "only a bind mount can be id-mapped", entry["destination"])

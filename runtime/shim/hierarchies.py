@@ -7,7 +7,6 @@ Only cgroup v1 needs mount(2).
 from __future__ import annotations
 
 import os
-from functools import cache
 
 from runtime.linux import mounts, openat2
 from runtime.shim import entries
@@ -19,12 +18,17 @@ if TYPE_CHECKING:
     Config = dict[str, Any]
 
 
-@cache
+_found: list[tuple[list[mounts.Mount], bool]] = []
+
+
 def host_hierarchies() -> tuple[list[mounts.Mount], bool]:
     """The host's mounts of cgroup v1, and whether v2 is mounted. Read once, by the zygote: a mount table is
     long where there are many containers, and each would read it."""
-    found = mounts.table(naming=" cgroup")
-    return [mount for mount in found if mount.type == "cgroup"], any(m.type == "cgroup2" for m in found)
+    if not _found:
+        found = mounts.table(naming=" cgroup")
+        v1 = [mount for mount in found if mount.type == "cgroup"]
+        _found.append((v1, any(mount.type == "cgroup2" for mount in found)))
+    return _found[0]
 
 
 def mount(root: int, entry: Config, *, private: bool) -> None:

@@ -10,12 +10,10 @@ is last. OCI runtime-spec, config-linux.md; pivot_root(2).
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
-from pathlib import Path
 
-from runtime.linux import libc, namespaces, signals
+from runtime.linux import jsontext, libc, namespaces, signals
 from runtime.shim import identity, root, sysctls, tty
 
 TYPE_CHECKING = False
@@ -44,8 +42,8 @@ if TYPE_CHECKING:
         def mounted(self, root: int, stage: Stage) -> None:
             """All is mounted in the open directory `root`, which is not the root yet."""
 
-        def ready(self, program: str, stage: Stage) -> None:
-            """Only the exec of `program` is left to do."""
+        def ready(self, program: str, stage: Stage, report: int) -> None:
+            """Only the exec of `program` is left to do; what fails from now on is written to `report`."""
 
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -72,7 +70,7 @@ class Stage:
 def run_init(
     config: Config,
     *,
-    rootfs: Path,
+    rootfs: str,
     stdio: tuple[int, int, int],
     console_socket: int | None,
     report_fd: int,
@@ -114,7 +112,7 @@ def run_init(
             sysctls.apply(config, spaces, joined=joined)
 
         slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
-        _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates)
+        _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd)
     except BaseException as error:
         report(report_fd, stage, error)
 
@@ -153,7 +151,7 @@ def run_exec(
             stage.name = "terminal"
             top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             slave = tty.open_terminal(top, console_socket)
-        _become(config, process, stdio, slave, program_filter, stage, labels, gates)
+        _become(config, process, stdio, slave, program_filter, stage, labels, gates, report_fd)
     except BaseException as error:
         report(report_fd, stage, error)
 
@@ -187,6 +185,7 @@ def _become(
     stage: Stage,
     labels: identity.Labels,
     gates: Gates | None,
+    report_fd: int,
 ) -> NoReturn:
     stage.name = "terminal" if slave is not None else "standard streams"
     if slave is not None:
@@ -203,7 +202,7 @@ def _become(
     environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
     if gates is not None:
         stage.name = "exec"
-        gates.ready(_find(words[0], environment), stage)
+        gates.ready(_find(words[0], environment), stage, report_fd)
     stage.name = "descriptors"
     preserved = gates.preserved if gates is not None else 0
     libc.close_on_exec(3 + preserved)
@@ -299,6 +298,6 @@ def report(report_fd: int, stage: Stage, error: BaseException) -> NoReturn:
         message = f"{stage.name}: {type(error).__name__} {error}"
     report = {"stage": stage.name, "errno": number, "message": message, "exit_code": code}
     try:
-        os.write(report_fd, json.dumps(report).encode())
+        os.write(report_fd, jsontext.encode(report))
     finally:
         os._exit(code)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import fork, namespaces, pidfd, signals
-from runtime.shim import init, messages, spaces
+from runtime.linux import fork, jsontext, namespaces, pidfd, signals
+from runtime.shim import init, spaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class Launcher:
             def program(report: int, prepared: Prepared | None = None) -> NoReturn:
                 init.run_init(
                     self.config,
-                    rootfs=Path(self.rootfs),
+                    rootfs=self.rootfs,
                     stdio=stdio,
                     console_socket=console,
                     report_fd=report,
@@ -146,7 +145,7 @@ class Launcher:
                 os.close(reader)
                 spaces.run(
                     self.config,
-                    rootfs=Path(self.rootfs),
+                    rootfs=self.rootfs,
                     stdio=stdio,
                     report_fd=report,
                     announce=writer,
@@ -297,7 +296,7 @@ class Launcher:
             program(report)
         except BaseException as error:  # nothing of the shim may run twice
             text = f"cannot start: {error}"
-            os.write(report, messages.encode({"stage": "fork", "message": text, "exit_code": FAILED}))
+            os.write(report, jsontext.encode({"stage": "fork", "message": text, "exit_code": FAILED}))
         finally:
             os._exit(FAILED)
 
@@ -335,7 +334,7 @@ def read_report(child: Child) -> Failure | None:
     if not data:
         return None
     try:
-        report = messages.decode(data)
+        report = jsontext.decode(data)
     except ValueError:
         return Failure("unknown", f"cannot start: {data.decode(errors='replace')}")
     return Failure(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
 from runtime.linux import libc, mounts, openat2
 from runtime.shim import entries, hierarchies, identity, tty
@@ -49,7 +48,7 @@ class Prepared:
         self.tree, self.binds, self.userns, self.program_filter = tree, binds, userns, program_filter
 
 
-def prepare(config: Config, rootfs: Path, *, userns: bool) -> Prepared:
+def prepare(config: Config, rootfs: str, *, userns: bool) -> Prepared:
     """With the rights and the mounts of the host. The working directory is `rootfs` afterwards, whatever
     mount namespace follows. OSError names the mount."""
     kind = _default_kind(config)
@@ -68,7 +67,7 @@ def prepare(config: Config, rootfs: Path, *, userns: bool) -> Prepared:
 
 def build(
     config: Config,
-    rootfs: Path,
+    rootfs: str,
     console_socket: int | None,
     stage: Stage,
     settle: Callable[[int], None],
@@ -133,7 +132,7 @@ def _default_kind(config: Config) -> str:
     return "rprivate" if said in ("private", "rprivate", "unbindable", "runbindable") else "rslave"
 
 
-def _take_root(rootfs: Path, prepared: Prepared | None, kind: str) -> int:
+def _take_root(rootfs: str, prepared: Prepared | None, kind: str) -> int:
     """A descriptor of the root to be, a mount of its own that nothing propagates from or to."""
     mounts.make_private("/", kind=kind)
     if prepared is not None:

@@ -10,7 +10,6 @@ outside may write are written by a helper, which ends with it.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from runtime.linux import fork, namespaces
 from runtime.shim import entries, identity, root, sysctls, tty
@@ -38,7 +37,7 @@ def is_plain(config: Config) -> bool:
 def run(
     config: Config,
     *,
-    rootfs: Path,
+    rootfs: str,
     stdio: tuple[int, int, int],
     report_fd: int,
     announce: int,

@@ -4,10 +4,10 @@ of the container itself.
 
 from __future__ import annotations
 
+import _socket  # without the enums of `socket`
 import errno
 import fcntl
 import os
-import socket
 import stat
 import struct
 import termios
@@ -29,8 +29,12 @@ def open_terminal(rootfd: int, console_socket: int) -> int:
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        with socket.socket(fileno=os.dup(console_socket)) as channel:
-            socket.send_fds(channel, [b"console"], [master])
+        channel = _socket.socket(fileno=os.dup(console_socket))
+        try:
+            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", master))
+            channel.sendmsg([b"console"], [rights])
+        finally:
+            channel.close()
     finally:
         os.close(master)
     return slave

@@ -1,0 +1,137 @@
+"""Effects: the command `stead oci`: runc's command line on the code that shims use, without an agent.
+
+Exit codes as runc's: 1 for what failed, 255 for an exec that did, else the program's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from runtime.oci import arguments, records
+from runtime.oci.failure import OciFailure, explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+RELEASE = "0.1.0"
+_HELP = """\
+stead oci: run containers as the OCI runtime specification and runc's command line have it
+
+usage: stead oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND [OPTIONS] [WORDS]
+
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    log = _Log("", "text", debug=False)
+    try:
+        call = arguments.parse(words)
+        log = _open_log(call.general)
+        if call.general.get("version"):
+            from runtime.oci import documents
+
+            sys.stdout.write(documents.version(RELEASE))
+            return 0
+        if call.general.get("help"):
+            sys.stdout.write(_help(call.command))
+            return 0
+        return _run(call, log, words)
+    except OciFailure as failure:
+        log.write("error", failure.message)
+        return failure.code
+    except BrokenPipeError:
+        return 1
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        log.write("error", f"cannot {call.command or 'start'}: {text}")
+        if call.general.get("debug"):
+            raise
+        return 1
+
+
+class _Log:
+    """Where engines read what went wrong; people read it on standard error."""
+
+    def __init__(self, path: str, format: str, *, debug: bool) -> None:
+        self._path, self._json, self.debug = path, format == "json", debug
+
+    def write(self, level: str, text: str) -> None:
+        import time
+
+        from runtime.linux.jsontext import encode
+
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self._json:
+            line = encode({"level": level, "msg": text, "time": moment}).decode()
+        else:
+            line = f'time="{moment}" level={level} msg={encode(text).decode()}'
+        if self._path:
+            try:
+                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                os.write(fd, f"{line}\n".encode())
+                os.close(fd)
+            except OSError as error:
+                sys.stderr.write(f"stead oci: cannot write {self._path}: {error.strerror}\n")
+            if level != "error":
+                return
+            line = text
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    def warn(self, text: str) -> None:
+        self.write("warning", text)
+
+
+def _open_log(general: dict[str, Any]) -> _Log:
+    format = general.get("log-format") or "text"
+    if format not in ("text", "json"):
+        raise OciFailure(f"unknown log-format {format!r}")
+    return _Log(str(general.get("log") or ""), format, debug=bool(general.get("debug")))
+
+
+def _help(command: str) -> str:
+    known = arguments.COMMANDS
+    if command:
+        options = "".join(f"  --{name}\n" for name in known[command])
+        return f"usage: stead oci {command} [OPTIONS]\n\n{options}"
+    return _HELP + "commands: " + ", ".join(known) + "\n"
+
+
+def _run(call: arguments.Call, log: _Log, words: Sequence[str]) -> int:
+    if call.command in ("create", "run", "exec"):
+        _seal(words)
+    from runtime.oci import verbs
+
+    root = os.path.abspath(str(call.general.get("root") or records.ROOT))
+    manager = call.general.get("cgroup-manager") or "cgroupfs"
+    if manager not in ("cgroupfs", "systemd"):
+        raise OciFailure(f"unknown cgroup manager {manager!r}: it is cgroupfs or systemd")
+    systemd = manager == "systemd" or bool(call.general.get("systemd-cgroup"))
+    code: int = getattr(verbs, f"run_{call.command}")(call, root, systemd, log.warn)
+    return code
+
+
+def _seal(words: Sequence[str]) -> None:
+    """Go on as an interpreter on a read-only mount of nothing but itself: until its exec the first process of
+    a container is this program, and an image may run /proc/self/exe (CVE-2019-5736)."""
+    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY or _needs_libraries():
+        return
+    from runtime.linux import mounts
+
+    fd = mounts.open_tree(os.path.realpath(sys.executable), recursive=False)
+    mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
+    _go_on(fd, words)
+
+
+def _needs_libraries() -> bool:
+    """Whether the interpreter finds a library by its own place, which the sealed one has not."""
+    with open("/proc/self/maps", "rb") as file:
+        return b"/libpython" in file.read()
+
+
+def _go_on(fd: int, words: Sequence[str]) -> NoReturn:
+    entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "entry.py")
+    os.execve(f"/proc/self/fd/{fd}", [sys.executable, "-I", "-S", entry, *words], os.environ)
