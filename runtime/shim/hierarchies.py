@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     Config = dict[str, Any]
 
 
-_found: list[tuple[list[mounts.Mount], bool]] = []
+_found: list[tuple[list[mounts.Mount], mounts.Mount | None]] = []
 
 
-def host_hierarchies() -> tuple[list[mounts.Mount], bool]:
-    """The host's mounts of cgroup v1, and whether v2 is mounted. Read once, by the zygote: a mount table is
-    long where there are many containers, and each would read it."""
+def host_hierarchies() -> tuple[list[mounts.Mount], mounts.Mount | None]:
+    """The host's mounts of cgroup v1, and that of v2. Read once, by the zygote: a mount table is long where
+    there are many containers, and each would read it."""
     if not _found:
         found = mounts.table(naming=" cgroup")
         v1 = [mount for mount in found if mount.type == "cgroup"]
-        _found.append((v1, any(mount.type == "cgroup2" for mount in found)))
+        _found.append((v1, next((mount for mount in found if mount.type == "cgroup2"), None)))
     return _found[0]
 
 
@@ -36,31 +36,43 @@ def mount(root: int, entry: Config, *, private: bool) -> None:
     destination, options = str(entry["destination"]), entries.options_of(entry)
     sealed = [word for word in options if word in entries.ATTRIBUTES]
     hierarchies, unified = host_hierarchies()
+    own = {} if private else _own_paths()
     if not hierarchies:
-        entries.mount(root, {"destination": destination, "type": "cgroup2", "options": sealed})
+        _mount_v2(root, destination, unified, own, sealed)
         return
     loose = [word for word in sealed if word != "ro"]
     entries.mount(
         root, {"destination": destination, "type": "tmpfs", "options": [*loose, "mode=755", "size=65536"]}
     )
-    own = {} if private else _own_paths()
     seen: set[str] = set()
-    for mount in hierarchies:
-        name = os.path.basename(mount.target)
+    for one in hierarchies:
+        name = os.path.basename(one.target)
         if name not in seen:
             seen.add(name)
             if private:
-                _mount_v1(root, f"{destination}/{name}", mount, options)
+                _mount_v1(root, f"{destination}/{name}", one, options)
             else:
-                _bind_own(root, f"{destination}/{name}", mount, own, sealed)
+                _bind_own(root, f"{destination}/{name}", one, own, sealed)
             for alias in name.split(",") if "," in name else ():
                 _link(root, destination, alias, name)
-    if unified:
-        entries.mount(root, {"destination": f"{destination}/unified", "type": "cgroup2", "options": sealed})
+    if unified is not None:
+        _mount_v2(root, f"{destination}/unified", unified, own, sealed)
     if "ro" in sealed:
         fd = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
         mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
         os.close(fd)
+
+
+def _mount_v2(
+    root: int, path: str, unified: mounts.Mount | None, own: dict[str, str], sealed: list[str]
+) -> None:
+    """The host's cgroup namespace is nothing that a user namespace may mount."""
+    try:
+        entries.mount(root, {"destination": path, "type": "cgroup2", "source": "cgroup", "options": sealed})
+    except PermissionError:
+        if unified is None or not own:
+            raise
+        _bind_own(root, path, unified, own, sealed)
 
 
 def _mount_v1(root: int, path: str, mount: mounts.Mount, options: list[str]) -> None:
@@ -90,7 +102,7 @@ def _own_paths() -> dict[str, str]:
 def _bind_own(root: int, path: str, mount: mounts.Mount, own: dict[str, str], sealed: list[str]) -> None:
     """The directory of this process's own cgroup; `mount` may show a part of the hierarchy only."""
     named = [word for word in mount.super_options if word in own]
-    here = own[named[0]] if named else "/"
+    here = own.get("", "/") if mount.type == "cgroup2" else own[named[0]] if named else "/"
     part = mount.root.rstrip("/")
     if part and here.startswith(f"{part}/"):
         here = here[len(part) :]
