@@ -115,6 +115,11 @@ COMMANDS: Commands = {
     ),
     "volume": ("volume", "make, list, remove and back up volumes", "stead volume ls"),
     "system": ("system", "show what this machine keeps", "stead system df"),
+    "oci": (
+        "oci",
+        "run one container of an OCI bundle, with runc's command line and without an agent",
+        "stead oci run --bundle DIR NAME",
+    ),
     "halt": ("halt", "end all containers until the next agent starts", "systemctl stop stead-containers"),
     "schema": ("schema", "write the JSON Schema of spec files", "stead schema > stead.schema.json"),
 }
@@ -131,6 +136,10 @@ class Problem(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words[:1] == ["oci"]:
+            from runtime.oci.main import main as oci
+
+            return oci(words[1:])
         if (done := _at_a_glance(words)) is not None:
             return done
         return _run(words)

@@ -36,7 +36,7 @@ def signal_number(text: str) -> int:
 def state(record: records.Record, host: cgroups.Cgroups) -> dict[str, Any]:
     status = record.status(host)
     return {
-        "ociVersion": record.document["oci_version"],
+        "ociVersion": records.OCI_VERSION,
         "id": record.id,
         "pid": 0 if status == "stopped" else record.pid,
         "status": status,

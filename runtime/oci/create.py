@@ -79,7 +79,6 @@ def create(order: Order, warn: Callable[[str], None]) -> tuple[records.Record, l
         order.root,
         order.id,
         {
-            "oci_version": config["ociVersion"],
             "pid": 0,
             "start": 0,
             "bundle": order.bundle,

@@ -6,19 +6,19 @@ OCI runtime-spec, features.md, features-linux.md.
 from __future__ import annotations
 
 from runtime.linux import capabilities, mounts, namespaces
-from runtime.oci import hooks
+from runtime.oci import hooks, records
 from runtime.shim import entries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-OCI_OLDEST, OCI_NEWEST = "1.0.0", "1.3.0"
+OCI_OLDEST = "1.0.0"
 _DEFAULT_CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
 
 
 def version(release: str) -> str:
-    return f"stead-oci version {release}\nspec: {OCI_NEWEST}\n"
+    return f"stead-oci version {release}\nspec: {records.OCI_VERSION}\n"
 
 
 def features(release: str, *, apparmor: bool, selinux: bool) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def features(release: str, *, apparmor: bool, selinux: bool) -> dict[str, Any]:
     words = entries.WORDS - {"loud", "silent"} | set(entries.ATTRIBUTES) | set(mounts.PROPAGATION)
     return {
         "ociVersionMin": OCI_OLDEST,
-        "ociVersionMax": OCI_NEWEST,
+        "ociVersionMax": records.OCI_VERSION,
         "hooks": list(hooks.KINDS),
         "mountOptions": sorted(words | {"sync", "dirsync", "lazytime"}),
         "linux": {

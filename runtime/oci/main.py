@@ -14,7 +14,7 @@ from runtime.oci.failure import OciFailure, explain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, NoReturn
+    from typing import Any
 
 RELEASE = "0.1.0"
 _HELP = """\
@@ -117,21 +117,24 @@ def _run(call: arguments.Call, log: _Log, words: Sequence[str]) -> int:
 def _seal(words: Sequence[str]) -> None:
     """Go on as an interpreter on a read-only mount of nothing but itself: until its exec the first process of
     a container is this program, and an image may run /proc/self/exe (CVE-2019-5736)."""
-    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY or _needs_libraries():
+    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY:
         return
     from runtime.linux import mounts
 
     fd = mounts.open_tree(os.path.realpath(sys.executable), recursive=False)
     mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
-    _go_on(fd, words)
-
-
-def _needs_libraries() -> bool:
-    """Whether the interpreter finds a library by its own place, which the sealed one has not."""
-    with open("/proc/self/maps", "rb") as file:
-        return b"/libpython" in file.read()
-
-
-def _go_on(fd: int, words: Sequence[str]) -> NoReturn:
+    environment, library = dict(os.environ), _library()
+    if library:
+        environment["LD_LIBRARY_PATH"] = library
     entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "entry.py")
-    os.execve(f"/proc/self/fd/{fd}", [sys.executable, "-I", "-S", entry, *words], os.environ)
+    os.execve(f"/proc/self/fd/{fd}", [sys.executable, "-I", "-S", entry, *words], environment)
+
+
+def _library() -> str:
+    """The directory of the interpreter's library, which it may look for beside itself; empty where it has
+    none."""
+    with open("/proc/self/maps", "rb") as file:
+        for line in file:
+            if b"/libpython" in line:
+                return os.path.dirname(os.fsdecode(line.split(None, 5)[5].rstrip(b"\n")))
+    return ""

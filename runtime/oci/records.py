@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STATE, START, REPORT = "state.json", "start", "report"
 ROOT = "/run/stead-oci"
+#: Of the specification with which states comply.
+OCI_VERSION = "1.3.0"
 MAX_ID = 1024
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -103,7 +105,7 @@ class Record:
 def state_for_hooks(record: Record) -> dict[str, Any]:
     """Without `status`, which whoever runs the hooks knows."""
     return {
-        "ociVersion": str(record.document["oci_version"]),
+        "ociVersion": OCI_VERSION,
         "id": record.id,
         "pid": record.pid,
         "bundle": str(record.document["bundle"]),

@@ -81,7 +81,7 @@ def _make_raw(fd: int) -> None:
     mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
     mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
-    termios.tcsetattr(fd, termios.TCSAFLUSH, mode)
+    termios.tcsetattr(fd, termios.TCSANOW, mode)
 
 
 def _copy(source: int, target: int) -> bool:

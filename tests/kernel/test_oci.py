@@ -1,0 +1,434 @@
+"""The low-level runtime by itself: the life of a container, its hooks, its records, and runc's command line.
+Needs root."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.linux import cgroups, pidfd
+from tests.kernel.oci_box import STEAD, Bundle, Oci, Workshop, workshop
+from tests.kernel.shim_box import until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    with workshop(tmp_path_factory.mktemp("oci")) as made:
+        yield made
+        assert str(made.base) not in Path("/proc/self/mountinfo").read_text()
+
+
+def left(shop: Workshop, bundle: Bundle) -> list[Path]:
+    """What there is of a container outside of its bundle."""
+    found = [shop.stead.root / bundle.id] if (shop.stead.root / bundle.id).exists() else []
+    return [
+        *found,
+        *(Path(root) / bundle.id for root in cgroups.detect().roots() if (Path(root) / bundle.id).exists()),
+    ]
+
+
+# ---------------------------------------------------------------- life
+
+
+def test_create_does_all_but_the_program_and_start_lets_it_go(shop: Workshop, tmp_path: Path) -> None:
+    bundle = shop.bundle("echo ran; exec sleep 1000")
+    bundle.config["annotations"] = {"org.example.key": "value"}
+    pid = bundle.create(shop.stead, "--pid-file", str(tmp_path / "pid"))
+    assert (tmp_path / "pid").read_text() == str(pid)
+    state = shop.stead.state(bundle.id)
+    assert bundle.output() == ""
+    assert state.pop("created").endswith("Z")
+    assert state == {
+        "ociVersion": "1.3.0",
+        "id": bundle.id,
+        "pid": pid,
+        "status": "created",
+        "bundle": str(bundle.path),
+        "rootfs": str(shop.rootfs),
+        "annotations": {"org.example.key": "value"},
+        "owner": "root",
+    }
+    shop.stead.well("start", bundle.id)
+    until(lambda: bundle.output() == "ran\n")
+    assert shop.stead.state(bundle.id)["status"] == "running"
+    assert "has already started" in shop.stead("start", bundle.id).errors
+    assert "that is not stopped: running" in shop.stead("delete", bundle.id).errors
+    assert "already exists" in bundle.run(shop.stead).errors
+    shop.stead.well("kill", bundle.id, "KILL")
+    until(lambda: shop.stead.state(bundle.id)["status"] == "stopped")
+    assert shop.stead.state(bundle.id)["pid"] == 0
+    assert "container not running" in shop.stead("kill", bundle.id, "KILL").errors
+    shop.stead.well("delete", bundle.id)
+    assert left(shop, bundle) == []
+    assert "does not exist" in shop.stead("state", bundle.id).errors
+    assert "does not exist" in shop.stead("delete", bundle.id).errors
+    assert shop.stead("delete", "--force", bundle.id).code == 0
+
+
+def test_states_and_exit_codes_are_those_of_runc(shop: Workshop) -> None:
+    """The same words to both, and both answer the same, but for pids and times."""
+    said = []
+    for oci in shop.runtimes():
+        bundle = shop.bundle("exit 7")
+        bundle.id = "same"
+        bundle.path.joinpath("config.json").unlink(missing_ok=True)
+        codes = [bundle.run(oci).code]
+        bundle.script("kill -TERM $$")
+        codes.append(bundle.run(oci).code)
+        bundle.process["args"] = ["nosuch"]
+        missing = bundle.run(oci)
+        codes.append(missing.code)
+        bundle.script("sleep 1000")
+        bundle.start(oci)
+        codes += [oci("exec", "same", "sh", "-c", "exit 9").code, oci("exec", "same", "nosuch").code]
+        codes += [oci("pause", "same").code, oci("exec", "same", "true").code, oci("resume", "same").code]
+        state = oci.state("same")
+        codes += [oci("kill", "same", "9").code]
+        until(lambda oci=oci: oci.state("same")["status"] == "stopped")
+        codes += [oci("kill", "same", "9").code, oci("delete", "same").code, oci("state", "same").code]
+        assert re.search(r"exec: ..?nosuch..?: executable file not found in \$PATH", missing.errors)
+        said.append((codes, state["status"], state.get("annotations") or {}, state["rootfs"]))
+    assert said[0][:2] == ([7, 0, 1, 9, 255, 0, 255, 0, 0, 1, 0, 1], "running")
+    assert said[-1] == said[0]
+
+
+def test_killing_who_creates_leaves_nothing_that_delete_does_not_find(shop: Workshop) -> None:
+    """At any point: the record is there before anything else, and what waits ends with who let it wait."""
+    for delay in range(6):
+        bundle = shop.bundle("sleep 1000").write()
+        command = shop.stead.command("create", "--bundle", str(bundle.path), bundle.id)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        creator = subprocess.Popen(command, **quiet)
+        record = shop.stead.root / bundle.id / "state.json"
+        until(lambda record=record, creator=creator: record.exists() or creator.poll() is not None)
+        if delay:
+            handle = os.pidfd_open(creator.pid)
+            pidfd.wait(handle, delay * 0.01)
+            os.close(handle)
+        creator.kill()
+        creator.wait()
+        shop.stead.well("delete", "--force", bundle.id)
+        until(lambda bundle=bundle: not cgroups.detect().pids(bundle.id))
+        assert left(shop, bundle) == []
+
+
+def test_a_container_of_the_hosts_pid_namespace_ends_as_a_whole(shop: Workshop) -> None:
+    bundle = shop.bundle("sleep 1000 & sleep 1001")
+    bundle.without("pid")
+    bundle.start(shop.stead)
+    until(lambda: len(json.loads(shop.stead.well("ps", "--format", "json", bundle.id))) >= 2)
+    shop.stead.well("kill", bundle.id, "KILL")
+    until(lambda: json.loads(shop.stead.well("ps", "-f", "json", bundle.id)) == [])
+    shop.stead.well("delete", bundle.id)
+
+
+# ---------------------------------------------------------------- hooks
+
+
+def hook(tmp_path: Path, kind: str, text: str = "", **more: Any) -> dict[str, Any]:
+    """Notes the state that it is told, the mount namespace it is in, and whether the program runs."""
+    script = f"echo {kind} $(readlink /proc/self/ns/mnt) $(cat) >> {tmp_path}/log; {text}"
+    return {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], **more}
+
+
+def test_hooks_of_all_kinds_run_at_their_time_in_their_namespaces_with_the_state(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    bundle = shop.bundle("sleep 1000")
+    bundle.config["mounts"].append(
+        {"destination": str(tmp_path), "type": "bind", "source": str(tmp_path), "options": ["bind"]}
+    )
+    kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+    bundle.config["hooks"] = {kind: [hook(tmp_path, kind)] for kind in kinds}
+    pid = bundle.create(shop.stead)
+    log = tmp_path / "log"
+    inside = os.readlink(f"/proc/{pid}/ns/mnt")
+    seen = [line.split(" ", 2) for line in log.read_text().splitlines()]
+    assert [line[0] for line in seen] == kinds[:3]
+    shop.stead.well("start", bundle.id)
+    shop.stead.well("delete", "--force", bundle.id)
+    seen = [line.split(" ", 2) for line in log.read_text().splitlines()]
+    assert [line[0] for line in seen] == kinds
+    own = os.readlink("/proc/self/ns/mnt")
+    assert [line[1] for line in seen] == [own, own, inside, inside, own, own]
+    states = [json.loads(line[2]) for line in seen]
+    assert [state["status"] for state in states] == ["creating"] * 3 + ["created", "running", "stopped"]
+    assert [state["pid"] for state in states] == [pid] * 5 + [0]
+    assert {state["id"] for state in states} == {bundle.id}
+    assert {state["bundle"] for state in states} == {str(bundle.path)}
+
+
+@pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer", "startContainer"])
+def test_a_hook_that_fails_ends_the_container_and_says_so(shop: Workshop, tmp_path: Path, kind: str) -> None:
+    bundle = shop.bundle("echo ran")
+    bundle.config["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", "echo why >&2; exit 3"]}]}
+    said = bundle.run(shop.stead)
+    assert said.code == 1
+    assert re.search(rf"error running {kind} hook #0 \(/bin/sh\): exit status 3, it said: why", said.errors)
+    assert said.out == ""
+    assert left(shop, bundle) == []
+
+
+def test_a_hook_has_its_timeout_and_a_failed_poststart_is_a_warning(shop: Workshop, tmp_path: Path) -> None:
+    bundle = shop.bundle("echo ran")
+    slow = {"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}
+    bundle.config["hooks"] = {"poststart": [slow], "poststop": [{"path": "/nowhere"}]}
+    said = bundle.run(shop.stead)
+    assert (said.code, said.out) == (0, "ran\n")
+    assert (
+        "error running poststart hook #0 (/bin/sleep): it did not end within its timeout of 1 s"
+        in said.errors
+    )
+    assert "error running poststop hook #0 (/nowhere)" in said.errors
+
+
+# ---------------------------------------------------------------- exec
+
+
+@pytest.fixture(scope="module")
+def running(shop: Workshop) -> Iterator[Bundle]:
+    bundle = shop.bundle("exec sleep 1000")
+    bundle.process["user"] = {"uid": 7, "gid": 8}
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+    bundle.start(shop.stead)
+    yield bundle
+    shop.stead.well("delete", "--force", bundle.id)
+
+
+def test_exec_is_in_all_that_holds_the_container(shop: Workshop, running: Bundle) -> None:
+    pid = shop.stead.state(running.id)["pid"]
+    script = "for n in pid mnt net ipc uts cgroup; do readlink /proc/self/ns/$n; done; id -u; id -g;"
+    script += "grep Seccomp: /proc/self/status"
+    said = shop.stead.well("exec", running.id, "sh", "-c", script).splitlines()
+    assert said[:6] == [
+        os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("pid", "mnt", "net", "ipc", "uts", "cgroup")
+    ]
+    assert said[6:] == ["7", "8", "Seccomp:\t2"]
+
+
+def test_options_of_exec_change_the_process(shop: Workshop, running: Bundle) -> None:
+    options = [
+        "--user",
+        "9:10",
+        "--additional-gids",
+        "11",
+        "--env",
+        "A=1",
+        "--cwd",
+        "/home",
+        "--no-new-privs",
+    ]
+    script = "echo $(id -u):$(id -g) $A $(pwd); grep -E 'Groups|NoNew|CapBnd' /proc/self/status"
+    said = shop.stead.well("exec", *options, "--cap", "CAP_SYS_PTRACE", running.id, "sh", "-c", script)
+    assert said.splitlines()[0] == "9:10 1 /home"
+    found = dict(line.split(":", 1) for line in said.splitlines()[1:])
+    assert found["Groups"].split() == ["11"] and found["NoNewPrivs"].strip() == "1"
+    assert int(found["CapBnd"], 16) >> 19 & 1
+
+
+def test_a_process_of_a_file_is_run_detached_with_its_pid_told(
+    shop: Workshop, running: Bundle, tmp_path: Path
+) -> None:
+    process = {"args": ["sleep", "77"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 3, "gid": 3}}
+    (tmp_path / "process.json").write_text(json.dumps(process))
+    words = [
+        "exec",
+        "--process",
+        str(tmp_path / "process.json"),
+        "--pid-file",
+        str(tmp_path / "pid"),
+        "--detach",
+    ]
+    shop.stead.detached(*words, running.id, output=tmp_path / "out")
+    pid = int((tmp_path / "pid").read_text())
+    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0077\x00"
+    assert os.stat(f"/proc/{pid}").st_uid == 3
+    assert pid in json.loads(shop.stead.well("ps", "--format", "json", running.id))
+    assert "sleep 77" in shop.stead.well("ps", running.id)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_descriptors_are_preserved_on_request_and_no_other_is(shop: Workshop, running: Bundle) -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, 3, inheritable=True)
+    os.dup2(writer, 4, inheritable=True)
+    try:
+        command = shop.stead.command(
+            "exec", "--preserve-fds", "1", running.id, "sh", "-c", "ls /proc/self/fd; echo x >&3"
+        )
+        done = subprocess.run(command, pass_fds=(3, 4), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[:4] == ["0", "1", "2", "3"] and "5" not in done.stdout.split()
+        assert os.read(reader, 10) == b"x\n"
+    finally:
+        for fd in {reader, writer, 3, 4}:
+            os.close(fd)
+
+
+# ---------------------------------------------------------------- terminals
+
+
+def test_the_terminals_master_goes_to_the_console_socket(shop: Workshop, tmp_path: Path) -> None:
+    bundle = shop.bundle("tty; stty size; read line; echo got $line")
+    bundle.process.update(terminal=True, consoleSize={"height": 33, "width": 99})
+    path = str(tmp_path / "c.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        bundle.write()
+        options = ["--console-socket", path, "--bundle", str(bundle.path)]
+        shop.stead.well("create", *options, bundle.id)
+        channel, _ = listener.accept()
+        with channel:
+            _, (master, *_), _, _ = socket.recv_fds(channel, 100, 1)
+    shop.stead.well("start", bundle.id)
+    text = b""
+    os.write(master, b"hello\n")
+    while b"got hello" not in text:
+        text += os.read(master, 1000)
+    os.close(master)
+    assert b"/dev/pts/0" in text and b"33 99" in text
+    shop.stead.well("delete", "--force", bundle.id)
+    said = shop.stead("create", "--bundle", str(bundle.path), bundle.id)
+    assert "without setting console socket" in said.errors
+
+
+def test_run_in_the_foreground_shows_its_terminal_on_ours(shop: Workshop) -> None:
+    bundle = shop.bundle("tty; stty size; read line; echo got $line; exit 5")
+    bundle.process["terminal"] = True
+    bundle.write()
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv(str(STEAD), shop.stead.command("run", "--bundle", str(bundle.path), bundle.id))
+    text = b""
+    os.write(master, b"hello\n")
+    try:
+        while True:
+            text += os.read(master, 1000)
+    except OSError:
+        pass  # EIO: it has ended
+    os.close(master)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 5
+    assert b"got hello" in text
+
+
+# ---------------------------------------------------------------- limits and looks
+
+
+def test_limits_change_while_it_runs(shop: Workshop, running: Bundle) -> None:
+    host = cgroups.detect()
+    change = {"memory": {"limit": 64 << 20}, "pids": {"limit": 44}, "cpu": {"shares": 512, "quota": 30000}}
+    shop.stead.well("update", "--resources", "-", running.id, stdin=json.dumps(change))
+    limits = host.read_limits(running.id, io=False)
+    assert (limits.memory, limits.pids, limits.cpus) == (64 << 20, 44, 0.3)
+    shop.stead.well(
+        "update", "--memory", str(96 << 20), "--pids-limit", "55", "--cpu-quota", "-1", running.id
+    )
+    limits = host.read_limits(running.id, io=False)
+    assert (limits.memory, limits.pids, limits.cpus) == (96 << 20, 55, 0.0)
+    assert (
+        "cannot update l3-cache-schema" in shop.stead("update", "--l3-cache-schema", "x", running.id).errors
+    )
+
+
+def test_events_tell_use_and_deaths_for_memory(shop: Workshop) -> None:
+    bundle = shop.bundle("sleep 1000")
+    bundle.linux["resources"]["memory"] = {"limit": 16 << 20, "swap": 16 << 20}
+    bundle.config["mounts"].append(
+        {"destination": "/fill", "type": "tmpfs", "source": "tmpfs", "options": ["mode=777"]}
+    )
+    bundle.start(shop.stead)
+    once = json.loads(shop.stead.well("events", "--stats", bundle.id))
+    assert once["type"] == "stats" and once["id"] == bundle.id
+    assert once["data"]["memory"]["usage"]["limit"] == 16 << 20
+    assert once["data"]["pids"]["current"] == 1
+    watcher = subprocess.Popen(
+        shop.stead.command("events", "--interval", "50ms", bundle.id), stdout=subprocess.PIPE, text=True
+    )
+    assert watcher.stdout is not None
+    assert json.loads(watcher.stdout.readline())["type"] == "stats"
+    shop.stead("exec", bundle.id, "dd", "if=/dev/zero", "of=/fill/x", "bs=1M", "count=64")
+    kinds = (json.loads(line)["type"] for line in watcher.stdout)
+    assert next(kind for kind in kinds if kind == "oom")
+    shop.stead.well("delete", "--force", bundle.id)
+    assert watcher.wait(10) == 0
+    watcher.stdout.close()
+
+
+def test_a_paused_container_stands_still(shop: Workshop) -> None:
+    bundle = shop.bundle("while true; do echo x; sleep 0.01; done")
+    bundle.start(shop.stead)
+    until(bundle.output)
+    shop.stead.well("pause", bundle.id)
+    assert shop.stead.state(bundle.id)["status"] == "paused"
+    assert "paused container" in shop.stead("exec", bundle.id, "true").errors
+    before = bundle.output()
+    assert bundle.output() == before
+    shop.stead.well("resume", bundle.id)
+    until(lambda: bundle.output() != before)
+    assert "not paused" in shop.stead("resume", bundle.id).errors
+    shop.stead.well("pause", bundle.id)
+    shop.stead.well("kill", bundle.id, "KILL")  # a frozen one dies, too
+    until(lambda: shop.stead.state(bundle.id)["status"] == "stopped")
+    shop.stead.well("delete", bundle.id)
+
+
+def test_list_shows_what_there_is(shop: Workshop, running: Bundle) -> None:
+    rows = json.loads(shop.stead.well("list", "--format", "json"))
+    (row,) = [row for row in rows if row["id"] == running.id]
+    assert row["status"] == "running"
+    assert running.id in shop.stead.well("list", "-q").split()
+    head, *lines = shop.stead.well("list").splitlines()
+    assert head.split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
+    assert any(line.startswith(running.id) for line in lines)
+
+
+def test_features_say_what_the_fields_do(shop: Workshop) -> None:
+    found = json.loads(shop.stead.well("features"))
+    assert found["ociVersionMax"] == "1.3.0"
+    assert len(found["hooks"]) == 6
+    assert {"user", "time"} <= set(found["linux"]["namespaces"])
+    assert {"ridmap", "tmpcopyup", "rro", "nosymfollow"} <= set(found["mountOptions"])
+
+
+def test_what_goes_wrong_is_in_the_log_as_engines_read_it(shop: Workshop, tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    said = shop.stead("--log", str(log), "--log-format", "json", "state", "nowhere")
+    assert said.code == 1
+    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["level"], line["msg"]) == ("error", 'container "nowhere" does not exist')
+    assert said.errors == 'container "nowhere" does not exist\n'
+    assert "use cgroupfs" in shop.bundle("true").run(Systemd(shop.stead)).errors
+
+
+class Systemd(Oci):
+    """With the manager that is refused."""
+
+    def __init__(self, oci: Oci) -> None:
+        super().__init__(oci.program, oci.root)
+
+    def command(self, *words: str) -> list[str]:
+        return super().command("--systemd-cgroup", *words)
+
+
+def test_the_interpreter_cannot_be_written_to_from_inside(shop: Workshop) -> None:
+    """CVE-2019-5736: a program of the image is /proc/self/exe, which is the runtime's while it starts."""
+    bundle = shop.bundle("true")
+    pid = bundle.create(shop.stead)
+    assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
+    with pytest.raises(OSError, match=r"Read-only|Text file busy"):
+        os.close(os.open(f"/proc/{pid}/exe", os.O_WRONLY))
+    shop.stead.well("delete", "--force", bundle.id)
