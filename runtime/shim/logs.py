@@ -16,6 +16,10 @@ import time
 
 from runtime.shim import messages
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 #: Bytes taken from one pipe before the loop turns to others; also the size of an ordinary pipe.
 CHUNK = 65536
 #: Chunks taken from one pipe in one turn.
@@ -40,8 +44,12 @@ def file_numbers(directory: str | os.PathLike[str]) -> list[int]:
 class LogWriter:
     """The one writer of a log directory, which is made with the first output; its last file is continued.
 
-    `taken` counts bytes of output, `dropped` those that were thrown away.
+    `taken` counts bytes of output, `dropped` those that were thrown away. `full`: whoever writes should set
+    `on_room`, and wait until that is called. A log that is files only never is.
     """
+
+    full = False
+    on_room: Callable[[], None] | None = None
 
     def __init__(self, directory: str, max_size: int, max_files: int) -> None:
         self.directory = directory
@@ -82,6 +90,9 @@ class LogWriter:
                 self._record(written, stream)
             except OSError:
                 self._fail()
+
+    def run_ended(self) -> None:
+        """What was written without an end of line has none."""
 
     def close(self) -> None:
         for fd in (self._log, self._index, self._null):

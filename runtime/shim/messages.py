@@ -192,11 +192,13 @@ def supervise_document(
     streak: int = 0,
     attempts: int = 0,
     events_log: str = "",
+    log: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a shim must know besides config.json. `restart` and the probes are the fields of RestartRequest
     and ProbeRequest, `probe` is that of liveness; `restarts` counts by reason what went before, `streak` and
     `attempts` are of a run that goes on; `cgroup` is relative to each hierarchy's root; `events_log` is a
-    directory (runtime.shim.chronicle); sizes are bytes, times seconds."""
+    directory (runtime.shim.chronicle); `log` is of a logger other than our files (runtime.loggers); sizes are
+    bytes, times seconds."""
     document = {
         "v": VERSION,
         "id": id,
@@ -215,8 +217,8 @@ def supervise_document(
         "events_socket": events_socket,
         "oom_score_adj": oom_score_adj,
     }
-    others = {"startup": startup, "readiness": readiness}
-    document.update({kind: dict(probe) for kind, probe in others.items() if probe is not None})
+    others = {"startup": startup, "readiness": readiness, "log": log}
+    document.update({key: dict(given) for key, given in others.items() if given is not None})
     counts = {"streak": streak, "attempts": attempts}
     document.update({key: count for key, count in counts.items() if count})
     document.update({"events_log": events_log} if events_log else {})

@@ -20,6 +20,7 @@ from runtime.linux import pidfd, signals
 from runtime.shim import chronicle, keeper, launch, messages, supervise
 from runtime.shim.control import Control
 from runtime.shim.health import Health
+from runtime.shim.logs import LogWriter
 from runtime.shim.loop import Loop, Timer
 from runtime.shim.outputs import hold
 from runtime.shim.streams import Streams
@@ -96,7 +97,7 @@ class Monitor:
         self._read_policies()
         self.cgroup = str(self.document["cgroup"])
         self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
-        self.log = (taken and taken.log) or keeper.open_log(keeper.log_head(bundle.path, bundle.supervise))
+        self.log = (taken and taken.log) or self._open_log()
         self.child: launch.Child | None = None
         self.streams: Streams | None = None
         self._memory = supervise.RestartMemory(
@@ -128,6 +129,18 @@ class Monitor:
         if taken is not None and run is not None:
             self._take_up(taken, run)
 
+    def _open_log(self) -> LogWriter:
+        asked = self.document.get("log")
+        if not asked:
+            return keeper.open_log(keeper.log_head(self.bundle, self.document))
+        from runtime.shim import loggers  # few containers have another one than our files
+
+        limits = int(self.document["log_max_size"]), int(self.document["log_max_files"])
+        return loggers.open_log(asked, f"{self.bundle}/log", limits, self.loop, self._log_dropped)
+
+    def _log_dropped(self) -> None:
+        self._save(announce=False, log_dropped=self.log.dropped)
+
     def _take_up(self, taken: keeper.Taken, given: Document) -> None:
         """Go on with a run where the starter was when it made `handover`."""
         self._record = given["record"]
@@ -151,6 +164,7 @@ class Monitor:
             or self.document is not self._given
             or self.log.dropped
             or self._memory.streak
+            or self.document.get("log")
             or len(outputs) != 2
         ):
             return None
@@ -329,6 +343,7 @@ class Monitor:
         self._tell(self._failure or launch.Failure("stop", "it was stopped while it started"))
         if self.control is not None:
             self.control.ended(self._record["exit_code"])
+        self.log.close()
         self.loop.ended = True
 
     def known_pids(self) -> set[int]:

@@ -96,6 +96,8 @@ class Streams:
         turns = DRAIN
         while turns and self._read_master():
             turns -= 1
+        self._log.on_room = None
+        self._log.run_ended()
         for pump in self._pumps:
             pump.close()
         for fd in (*self._theirs, self._stdin):
@@ -127,7 +129,21 @@ class Streams:
         if not self._log.splice(fd, self._outputs[fd]):
             self._close_output(fd)
             return False
+        if self._log.full:
+            self._pause()
         return self._log.taken > before
+
+    def _pause(self) -> None:
+        """The logger cannot keep up: the program waits for it."""
+        for fd in (*self._outputs, self._master):
+            if fd >= 0:
+                self._loop.forget(fd)
+        self._log.on_room = self._resume
+
+    def _resume(self) -> None:
+        for fd in self._outputs:
+            self._loop.watch(fd, partial(self._splice, fd))
+        self._watch_master()
 
     def _close_output(self, fd: int) -> None:
         if self._outputs.pop(fd, None) is not None:
@@ -177,6 +193,8 @@ class Streams:
             data = b""
         if data:
             self._log.write(data, STDOUT)
+            if self._log.full:
+                self._pause()
             return True
         self._loop.forget(self._master)  # it would be ready for ever; the program may open /dev/tty again
         self._again = self._loop.after(REOPEN, self._watch_master)

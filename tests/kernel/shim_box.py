@@ -41,7 +41,7 @@ def _will_be_idle(bundle: Path) -> bool:
     try:
         document = json.loads((bundle / "supervise.json").read_bytes())
         spaces = json.loads((bundle / "config.json").read_bytes())["linux"]["namespaces"]
-        if document.get("probe") or document.get("tty") or document.get("stdin_open"):
+        if any(document.get(key) for key in (*messages.PROBES, "log", "tty", "stdin_open")):
             return False
         return any(space["type"] == "pid" for space in spaces)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
