@@ -182,6 +182,9 @@ def _objects(view: View) -> Iterator[Metric]:
     yield _counter("stead_container_restarts", "Restarts by the shim.", ["name", "reason"], restarts)
     health = [((item.name, item.health.value), 1.0) for item in containers if item.health.value != "none"]
     yield _gauge("stead_container_health", "1 for the state it is in.", ["name", "state"], health)
+    dropped = [((item.name,), float(item.log_dropped)) for item in containers]
+    text = "Bytes of output that were lost since the shim began."
+    yield _counter("stead_container_log_dropped_bytes", text, ["name"], dropped)
     ready = [((item.name,), float(item.ready)) for item in containers if item.phase in READY_PHASES]
     yield _gauge("stead_container_ready", "What the readiness probe says; 1 without one.", ["name"], ready)
     loops = [((item.name,), item.next_start_at) for item in containers if item.crash_loop]

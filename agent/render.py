@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import asdict
 
 from runtime import wishes
 from runtime.backups.request import BackupRequest
@@ -156,6 +157,7 @@ def container_request(
         stdin_open=want.stdin_open,
         log_max_size=want.logging.max_size,
         log_max_files=want.logging.max_files,
+        logger=wishes.LoggerRequest(**asdict(want.logger)),
         limits=_limits(want.limits),
     )
 

@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "container-running": "the container is running",
     "copy-refused": "what is to be copied cannot be, or not there",
     "start-failed": "the program could not be started",
+    "logger-unavailable": "journald or syslog, which is to take the output, is not there",
     "limit-unsupported": "this kernel cannot apply a limit that was asked for",
     "kernel-unsupported": "the kernel lacks a feature that is needed",
     "firewall-failed": "nft refused the ruleset",
@@ -71,6 +72,7 @@ TRANSIENT = frozenset(
         "kernel-error",
         "firewall-failed",
         "names-failed",
+        "logger-unavailable",
     }
 )
 

@@ -88,6 +88,7 @@ class ObservedContainer:
     next_start_at: float = 0.0
     health: Health = Health.NONE
     ready: bool = True  # what its readiness probe says; True where there is none
+    log_dropped: int = 0  # bytes of output lost: to a full disk, or because a logger did not take them
     crash_loop: bool = False  # whatever the phase: it was restarted in a row and has not done well since
     error: str = ""  # why the last start failed
     log_tail: str = ""  # last lines of a crash-looping container

@@ -251,6 +251,7 @@ class Observer:
             next_start_at=state.next_start_at if state and life.phase is Phase.BACKOFF else 0.0,
             health=Health(state.health) if life.alive and state and state.health else Health.NONE,
             ready=state.ready if life.alive and state else True,
+            log_dropped=state.log_dropped if state else 0,
             crash_loop=bool(state and life.alive and is_crash_loop(life.phase, state.streak)),
             error=state.error if state else "",
             log_tail=self._tail(life),

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime import bundle, secrets
+from runtime import bundle, loggers, secrets
 from runtime.bundle import Setting, User
 from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
@@ -122,6 +122,7 @@ class Preparation:
         """Everything up to, and without, the program. Raises Fault; the caller clears. `fresh`: nothing was
         ever made for it."""
         paths, id = self._paths, record.id
+        log = loggers.document(request, id, record.image_id)
         live, home = paths.live(id), paths.container(id)
         with faults("prepare container", record.name):
             for directory in (live, home, home / "work", home / "log"):
@@ -143,6 +144,8 @@ class Preparation:
         setting = self._setting(record, request, image, tuple(given), joining, ids)
         config = bundle.oci_config(request, image.config.get("config") or {}, setting)
         document = self.supervise(record, request, image, restarts)
+        if log is not None:
+            document["log"] = log
         with faults("write bundle of", record.name):
             write_atomically(home / "config.json", _json(config), durable=False)
             write_atomically(home / "supervise.json", _json(document), durable=False)
@@ -505,7 +508,7 @@ def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
     orphans to wait for. Fault request-invalid for a probe that tests nothing."""
     if request.tty or request.stdin_open or request.pid_mode == "host":
         return False
-    if request.startup is not None or request.readiness is not None:
+    if request.startup is not None or request.readiness is not None or request.logger.driver != "local":
         return False
     return bundle.probe(request, image.config.get("config") or {}) is None
 

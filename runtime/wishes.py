@@ -99,6 +99,19 @@ class ProbeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggerRequest:
+    """As specs.desired.Logger."""
+
+    driver: str = "local"
+    tag: str = ""
+    mode: str = ""
+    max_buffer_size: int = 0
+    address: str = ""
+    facility: int = 3
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RestartRequest:
     policy: str = "always"
     max_retries: int = 0
@@ -214,6 +227,7 @@ class ContainerRequest:
     stdin_open: bool = False
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
+    logger: LoggerRequest = LoggerRequest()
     limits: LimitsRequest = LimitsRequest()
     #: whether it goes when it has ended: "" no, "now", "attended" (not before who waits for it had time to
     #: look)

@@ -6,14 +6,13 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 
-from specs import dependencies, limits, probes, secrets, sharing, updates
+from specs import dependencies, limits, loggers, probes, secrets, sharing, updates
 from specs.declared import Declared, Index
 from specs.desired import (
     Attachment,
     DesiredContainer,
     DesiredImage,
     Device,
-    LogLimits,
     Restart,
     Ulimit,
 )
@@ -144,7 +143,8 @@ class _Build:
             volumes_from=sharing.volumes_from(self.declared, model, self.index, self.wrong),
             tty=bool(model.tty),
             stdin_open=bool(model.stdin_open),
-            logging=self._logging(),
+            logging=loggers.limits(model.logging, self.wrong),
+            logger=loggers.logger(model.logging, self.wrong),
             limits=limits.of(model, self.wrong),
             job=dependencies.job(model, self.wrong),
             desired=model.desired or "running",
@@ -370,12 +370,3 @@ class _Build:
                 self.wrong(("ulimits", name), f"soft limit {soft} is above the hard limit {hard}")
             out.append(Ulimit(name, soft, hard))
         return tuple(out)
-
-    def _logging(self) -> LogLimits:
-        options = self.model.logging.options if self.model.logging else None
-        default = LogLimits()
-        if options is None:
-            return default
-        if options.max_size is not None and options.max_size < 4096:
-            self.wrong(("logging", "options", "max-size"), "a log file is 4KiB or larger")
-        return LogLimits(options.max_size or default.max_size, options.max_file or default.max_files)

@@ -259,6 +259,20 @@ class LogLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Logger:
+    """Where output goes: local (our own files), none, or on to journald or syslog. Tags are templates; sizes
+    are bytes."""
+
+    driver: str = "local"
+    tag: str = ""
+    mode: str = ""  # non-blocking, or empty: the program waits for a logger that is slow
+    max_buffer_size: int = 0  # of what waits in non-blocking mode
+    address: str = ""  # of syslog, as the two below
+    facility: int = 3
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Dependency:
     """`required`: where it fails, the dependent does not start. `restart`: the dependent is started anew
     after it was."""
@@ -360,6 +374,7 @@ class DesiredContainer:
     tty: bool = False
     stdin_open: bool = False
     logging: LogLimits = LogLimits()
+    logger: Logger = Logger()
     limits: Limits = Limits()
     desired: str = "running"  # running | stopped
     job: DesiredJob | None = None  # it runs at these times, and not always

@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from specs.desired import Attachment, DesiredContainer, DesiredNetwork, DesiredVolume, Limits, Probe, Restart
+from specs.desired import (
+    Attachment,
+    DesiredContainer,
+    DesiredNetwork,
+    DesiredVolume,
+    Limits,
+    Logger,
+    Probe,
+    Restart,
+)
 from specs.values import ByteSize, Duration, MountPoint
 
 Facets = dict[str, Any]
@@ -200,6 +209,8 @@ def _identity(container: DesiredContainer, image: str, platform: str) -> Facets:
         _add(facets, f"{one.kind}.{short}", one.digest, "")
     for mount in container.mounts:
         facets[f"volumes.{mount.target}"] = _mount(mount)
+    for name in ("driver", "tag", "mode", "max_buffer_size", "address", "facility", "format"):
+        _add(facets, f"logging.{name}", getattr(container.logger, name), getattr(Logger(), name))
     return facets
 
 

@@ -319,6 +319,14 @@ Ulimits = dict[UlimitName, UlimitItem]
 class LogOptions(Model):
     max_size: Size | None = Field(None, alias="max-size")
     max_file: Annotated[int, *whole(1, 1000)] | None = Field(None, alias="max-file")
+    mode: Annotated[str, *one_of("blocking", "non-blocking")] | None = None
+    max_buffer_size: Size | None = Field(None, alias="max-buffer-size")
+    tag: Text | None = None
+    syslog_address: Text | None = Field(None, alias="syslog-address")
+    syslog_facility: Text | None = Field(None, alias="syslog-facility")
+    syslog_format: Annotated[str, *one_of("rfc3164", "rfc5424", "rfc5424micro")] | None = Field(
+        None, alias="syslog-format"
+    )
 
 
 class Logging(Model):
@@ -328,7 +336,10 @@ class Logging(Model):
             *one_of(
                 "json-file",
                 "local",
-                not_yet=("none", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk"),
+                "journald",
+                "syslog",
+                "none",
+                not_yet=("gelf", "fluentd", "awslogs", "splunk"),
             ),
         ]
         | None

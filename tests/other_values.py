@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from specs.desired import Attachment, Device, FileMount, Limits, LogLimits, Probe, Restart, Ulimit, Update
+from specs.desired import (
+    Attachment,
+    Device,
+    FileMount,
+    Limits,
+    Logger,
+    LogLimits,
+    Probe,
+    Restart,
+    Ulimit,
+    Update,
+)
 from specs.values import MountPoint, PortBinding
 
 #: another container
@@ -49,6 +60,7 @@ IDENTITY: dict[str, Any] = {
     "volumes_from": (("p/o", False),),
     "files": (FileMount("secret", "p/s", "/run/secrets/s"),),
     "tty": True,
+    "logger": Logger("none"),
     "stdin_open": True,
 }
 #: the same one, changed while it runs

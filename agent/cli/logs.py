@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     directory = attend.log_directory(paths, options.name)
+    _must_be_kept(paths, options.name)
     now = time.time()
     since = None if options.since is None else moment(options.since, now)
     until = None if options.until is None else moment(options.until, now)
@@ -40,6 +41,17 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         output.write(before + line)
         output.flush()
     return 0
+
+
+def _must_be_kept(paths: Paths, name: str) -> None:
+    """Problem where the container's logger keeps nothing that could be shown."""
+    import json
+
+    from agent.cli.main import Problem
+
+    logger = json.loads(attend.find(paths, name).request).get("logger") or {}
+    if logger.get("driver") == "none":
+        raise Problem(f"cannot show the output of {name}: its logging driver is none, which keeps nothing")
 
 
 def _lines(text: str) -> int | None:

@@ -262,5 +262,6 @@ def _description(item: Seen) -> dict[str, Any]:
         "oom_killed": bool(last and last.oom_killed),
         "loosened": loosened(json.loads(record.request)),
         "restarts": last.restarts if last else 0,
+        "log_dropped": last.log_dropped if last else 0,
         "error": last.error if last else "",
     }

@@ -82,6 +82,8 @@ class Forwarding(LogWriter):
         self._asked = limit
         super().__init__(directory, *limits)
         self._loop, self._sender, self._blocking, self._noted = loop, target, blocking, noted
+        if file_numbers(directory):
+            self._usable()  # mends what a killed shim left: it is queued, too
         self._queue = Queue(directory)
         self._pending: deque[Message] = deque()
         self._lines = Lines(self._queue.unfinished)
@@ -89,7 +91,8 @@ class Forwarding(LogWriter):
         self._timer: Timer | None = None
         self._note: Timer | None = None
         self._ends: list[int] = []  # ends of runs, in bytes of the queue
-        if self._queue.size:
+        if self._queue.size or self._lines.unfinished:
+            self._ends.append(self._queue.put)  # the run that wrote it is over
             self._timer = loop.after(0, self._again)
 
     def limit(self, max_size: int, max_files: int) -> None:
@@ -239,6 +242,7 @@ class Queue:
         """There is a record more in that file."""
         if self._number < 0:
             self._number = number
+            self._save()  # from here on it is known that this logger has it
         self._last = number
         self.put += length
 
@@ -256,7 +260,10 @@ class Queue:
         if not self._under_way and unfinished == self.unfinished:
             return
         self._under_way, self.unfinished = 0, dict(unfinished)
-        parts = [unfinished.get(stream, b"") for stream in _STREAMS]
+        self._save()
+
+    def _save(self) -> None:
+        parts = [self.unfinished.get(stream, b"") for stream in _STREAMS]
         try:
             if self._state < 0:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -334,6 +341,7 @@ class Queue:
             self.unfinished = {stream: part for stream, part in zip(_STREAMS, parts, strict=True) if part}
         except (OSError, struct.error):
             self._number, self._at = numbers[-1], self._count(numbers[-1])
+            self._save()
             return
         self._number = number
         for later in (one for one in numbers if one >= number):

@@ -119,7 +119,7 @@ class State:
     health: str = "none"
     error: str = ""
     health_log: tuple[ProbeResult, ...] = ()
-    log_dropped: int = 0  # bytes of output lost to a full disk
+    log_dropped: int = 0  # bytes of output that are lost
     bundle: str = ""
     cgroup: str = ""
     restart_reasons: Mapping[str, int] = field(default_factory=dict)

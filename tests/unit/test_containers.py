@@ -11,6 +11,7 @@ from specs.desired import (
     Device,
     IoLimit,
     Limits,
+    Logger,
     LogLimits,
     Probe,
     Restart,
@@ -160,6 +161,20 @@ MIB = 1 << 20
         ('uts = "host"', "uts_mode", "host"),
         ("tty = true", "tty", True),
         ("stdin_open = true", "stdin_open", True),
+        (
+            'logging = { driver = "journald", options = { tag = "{{.Name}}", mode = "non-blocking" } }',
+            "logger",
+            Logger("journald", "{{.Name}}", "non-blocking", MIB),
+        ),
+        (
+            'logging = { driver = "syslog", options = { syslog-address = "udp://[::1]", '
+            'syslog-facility = "local7", syslog-format = "rfc5424" } }',
+            "logger",
+            Logger("syslog", address="udp://[::1]:514", facility=23, format="rfc5424"),
+        ),
+        ('logging = { driver = "syslog" }', "logger", Logger("syslog", address="unix:///dev/log")),
+        ('logging = { driver = "none" }', "logger", Logger("none")),
+        ('logging = { options = { mode = "non-blocking", max-buffer-size = "4m" } }', "logger", Logger()),
         (
             'logging = { driver = "json-file", options = { max-size = "1m", max-file = "5" } }',
             "logging",

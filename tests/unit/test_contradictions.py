@@ -43,6 +43,37 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             "restart_backoff.max: max is shorter than initial",
         ),
         ('restart_backoff = { initial = "2m" }', ""),
+        (
+            'logging.options.syslog-format = "rfc3164"',
+            "logging.options.syslog-format: the driver is local, not syslog",
+        ),
+        ('logging.options.tag = "a"', "logging.options.tag: output of the driver local has no tag"),
+        (
+            'logging = { driver = "syslog", options = { tag = "{{.Labels}}" } }',
+            "logging.options.tag: cannot use {{.Labels}}: it may be {{.ID}}, {{.FullID}}, {{.Name}}, "
+            "{{.ImageID}}, {{.ImageFullID}}, {{.ImageName}}, {{.DaemonName}}",
+        ),
+        (
+            'logging.options.max-buffer-size = "1m"',
+            "logging.options.max-buffer-size: it has no effect without mode non-blocking",
+        ),
+        (
+            'logging = { driver = "none", options = { max-file = 2 } }',
+            "logging.options.max-file: the driver none keeps nothing",
+        ),
+        (
+            'logging = { driver = "syslog", options = { syslog-address = "tcp://a:0" } }',
+            "logging.options.syslog-address: cannot read 'tcp://a:0': write tcp://HOST:PORT",
+        ),
+        (
+            'logging = { driver = "syslog", options = { syslog-address = "/dev/log" } }',
+            "logging.options.syslog-address: cannot read '/dev/log': write unix:///dev/log, "
+            "udp://HOST:PORT or tcp://HOST:PORT",
+        ),
+        (
+            'logging = { driver = "syslog", options = { syslog-address = "tcp+tls://a:1" } }',
+            "logging.options.syslog-address: tcp+tls: not supported yet",
+        ),
         ('logging.options.max-size = "1k"', "logging.options.max-size: a log file is 4KiB or larger"),
         (
             'ports = [{ target = 80, published = "81-80" }]',

@@ -248,9 +248,10 @@ C = "container.c"
             f"{C}.logging.options: unknown key 'max_size' (did you mean 'max-size'?)",
         ),
         (
-            'logging = { driver = "syslog" }',
+            'logging = { driver = "gelf" }',
             22,
-            f"{C}.logging.driver: 'syslog': not supported yet (one of: json-file, local)",
+            f"{C}.logging.driver: 'gelf': not supported yet "
+            "(one of: json-file, local, journald, syslog, none)",
         ),
         ("replicas = 2\nscale = 3", 1, f"{C}.scale: replicas and scale contradict each other"),
         (

@@ -129,7 +129,8 @@ def test_a_supervise_document_has_these_bytes() -> None:
 
 #: What is there only where it is asked for, written since there are such things.
 MORE_SUPERVISE = (
-    b',"startup":{"tcp":":1"},"readiness":{"tcp":":2","headers":[["A","b"]]},"streak":2,"attempts":3}'
+    b',"startup":{"tcp":":1"},"readiness":{"tcp":":2","headers":[["A","b"]]},"log":{"driver":"none"},'
+    b'"streak":2,"attempts":3}'
 )
 
 
@@ -146,6 +147,7 @@ def test_what_few_containers_have_is_said_of_those_only() -> None:
         readiness={"tcp": ":2", "headers": (("A", "b"),)},
         streak=2,
         attempts=3,
+        log={"driver": "none"},
     )
     assert messages.encode(more) == written[:-1] + MORE_SUPERVISE
     told = messages.supervise_document(**plain, events_log="/root/events")

@@ -183,13 +183,7 @@ def host_config(item: Seen) -> Document:
     memory = int(limits.get("memory") or 0)
     return {
         "Binds": [_bind(mount) for mount in item.mounts if mount.get("kind") in ("bind", "volume")],
-        "LogConfig": {
-            "Type": "local",
-            "Config": {
-                "max-file": str(asked.get("log_max_files", 3)),
-                "max-size": str(asked.get("log_max_size", 10 * 1024 * 1024)),
-            },
-        },
+        "LogConfig": _log_config(asked),
         "NetworkMode": str(asked.get("network_mode") or "bridge"),
         "PortBindings": _bindings(item.published),
         "RestartPolicy": {
@@ -236,6 +230,22 @@ def host_config(item: Seen) -> Document:
         "CgroupParent": "stead.slice",
         "Runtime": "stead",
     }
+
+
+def _log_config(asked: Mapping[str, Any]) -> Document:
+    logger = asked.get("logger") or {}
+    options = {
+        "max-file": str(asked.get("log_max_files", 3)),
+        "max-size": str(asked.get("log_max_size", 10 * 1024 * 1024)),
+        "tag": str(logger.get("tag") or ""),
+        "mode": str(logger.get("mode") or ""),
+        "max-buffer-size": str(logger.get("max_buffer_size") or ""),
+        "syslog-address": str(logger.get("address") or ""),
+        "syslog-format": str(logger.get("format") or ""),
+    }
+    found = {key: value for key, value in options.items() if value}
+    driver = str(logger.get("driver") or "local")
+    return {"Type": driver, "Config": {} if driver == "none" else found}
 
 
 def shares(weight: int) -> int:
