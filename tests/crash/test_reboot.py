@@ -97,7 +97,6 @@ def test_after_a_power_cut_all_comes_back_in_order_without_its_source(island: Bo
     (box.specs / "shop.toml").write_text(SHOP)
     agent.start()
     until(agent.converged, "all of it runs")
-    (box.paths.run / "half-made").mkdir()
     for words in (["--restart", "always", "--name", "keeps"], ["--restart", "no", "--name", "ends"]):
         box.well("run", "-d", "--network", "none", *words, "busy:1", "sleep", "10000")
     box.well("job", "run", "job")
@@ -106,10 +105,13 @@ def test_after_a_power_cut_all_comes_back_in_order_without_its_source(island: Bo
     before = rows(box)
 
     power_cut(box, agent)
+    half = box.paths.container("f" * 32)  # of a start that was cut off before its record was durable
+    (half / "upper").mkdir(parents=True)
     away = box.specs.rename(box.specs.with_name("away"))
     agent.start()
     until(lambda: all(rows(box)[name]["phase"] == "running" for name in ORDER), "all of it runs again")
     until(lambda: rows(box)["keeps"]["phase"] == "running", "so does what was made by hand")
+    until(lambda: not half.exists(), "what was half made is swept")
     after = rows(box)
     assert {name: row["id"] for name, row in after.items()} == {n: row["id"] for n, row in before.items()}
     assert after["init"]["phase"] == "exited" and after["ends"]["phase"] != "running"
