@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime import frozen
 from runtime.database import connect
 from runtime.faults import Fault
 from runtime.paths import Paths
@@ -125,6 +126,9 @@ def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) ->
     state = live_state(paths, record)
     if state is None or not state.pid:
         raise Fault("container-not-running", "exec in container", record.name, "it is not running")
+    if frozen.is_paused(paths.live(record.id)):
+        hint = f"stead unpause {record.name}"
+        raise Fault("container-paused", "exec in container", record.name, "it is paused", hint)
     process: dict[str, Any] = dict(read_config(paths, record)["process"])
     environment = dict(entry.partition("=")[::2] for entry in process["env"])
     if options.tty:

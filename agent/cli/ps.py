@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 
@@ -163,7 +164,7 @@ def _short(text: str, whole: bool) -> str:
 
 
 def _command(words: Sequence[str], whole: bool) -> str:
-    text = " ".join(words)
+    text = " ".join([*words[:1], *map(shlex.quote, words[1:])])
     return f'"{text if whole else formatting.ellipsis(text, LONGEST_COMMAND)}"'
 
 

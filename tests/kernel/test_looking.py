@@ -166,7 +166,7 @@ def test_ps_has_the_columns_and_words_of_docker(stead: Stead, box: Engine, few: 
     starts = [*(head.index(title) for title in titles), None]
     cells = {row[starts[6] :]: [row[a:b].strip() for a, b in itertools.pairwise(starts)] for row in rows}
     web = cells[few["web"]]
-    assert web[:3] == [box.id(few["web"])[:12], "tests/busybox:1", '"sh -c echo out; ech…"']
+    assert web[:3] == [box.id(few["web"])[:12], "tests/busybox:1", '"sh -c \'echo out; ec…"']
     assert web[3].endswith(" ago") and web[4].startswith("Up ") and web[5] == "127.0.0.1:18231->80/tcp"
     assert cells[few["made"]][4:6] == ["Created", ""]
     assert re.fullmatch(r"Exited \(3\) .* ago", cells[few["failed"]][4])

@@ -58,8 +58,13 @@ def test_what_is_paused_does_nothing_until_it_is_unpaused(
     with pytest.raises(Fault, match="it is paused already"):
         box.runtime.pause_container(name)
     assert stead(box, "pause", name) == 1
-    with pytest.raises(client.ShimError, match="the container is paused"):
+    with pytest.raises(Fault, match="it is paused"):
         box.exec(name, "true")
+    process, fds = box.config(name)["process"], tuple(os.open(os.devnull, os.O_RDWR) for _ in range(3))
+    with pytest.raises(client.ShimError, match="the container is paused"):
+        client.exec_process(box.live(name), process, stdio=fds)
+    for fd in fds:
+        os.close(fd)
     assert ticks(box, name) == before
     assert stead(box, "container", "unpause", name) == 0
     until(lambda: ticks(box, name) != before)

@@ -225,6 +225,26 @@ def host_config(item: Seen) -> Document:
             {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
             for host, inside, access in devices
         ],
+        "Init": True if asked.get("init") else None,
+        "CgroupnsMode": str(asked.get("cgroup_mode") or "private"),
+        "Cgroup": "",
+        "ContainerIDFile": "",
+        "ConsoleSize": [0, 0],
+        "Isolation": "",
+        "Links": None,
+        "VolumeDriver": "",
+        "VolumesFrom": [_from(pair) for pair in asked.get("volumes_from") or ()] or None,
+        "CpuPeriod": 0,
+        "CpuQuota": 0,
+        "CpuRealtimePeriod": int(limits.get("cpu_rt_period") or 0),
+        "CpuRealtimeRuntime": int(limits.get("cpu_rt_runtime") or 0),
+        "CpusetMems": "",
+        "DeviceCgroupRules": list(asked.get("device_rules") or ()) or None,
+        "DeviceRequests": None,
+        "MemorySwappiness": limits.get("swappiness"),
+        "OomKillDisable": None,
+        "BlkioWeightDevice": None,
+        **_io(limits.get("io") or ()),
         "MaskedPaths": (item.config.get("linux") or {}).get("maskedPaths"),
         "ReadonlyPaths": (item.config.get("linux") or {}).get("readonlyPaths"),
         "CgroupParent": "stead.slice",
@@ -248,6 +268,22 @@ def _log_config(asked: Mapping[str, Any]) -> Document:
     return {"Type": driver, "Config": {} if driver == "none" else found}
 
 
+def _from(pair: Any) -> str:
+    name, read_only = pair
+    return f"{name}:ro" if read_only else str(name)
+
+
+def _io(asked: Any) -> Document:
+    """Rates of block devices, a list for each kind."""
+    found: Document = {}
+    for kind in ("read_bps", "write_bps", "read_iops", "write_iops"):
+        what, unit = kind.split("_")
+        key = f"BlkioDevice{what.title()}{'Bps' if unit == 'bps' else 'IOps'}"
+        rates = [{"Path": one["device"], "Rate": one[kind]} for one in asked if one.get(kind)]
+        found[key] = rates or None
+    return found
+
+
 def shares(weight: int) -> int:
     """Docker's cpu shares (1024 is the default) of our weight (100 is); 0: none was asked for. The inverse of
     what OCI runtimes do is not exact, and is not meant to be."""
@@ -257,6 +293,9 @@ def shares(weight: int) -> int:
 def _security(asked: Mapping[str, Any]) -> list[str] | None:
     found = ["no-new-privileges"] if asked.get("no_new_privileges") else []
     found += ["seccomp=unconfined"] if asked.get("seccomp_unconfined") else []
+    found += [f"seccomp={asked['seccomp_profile']}"] if asked.get("seccomp_profile") else []
+    found += [f"apparmor={asked['apparmor']}"] if asked.get("apparmor") else []
+    found += ["systempaths=unconfined"] if asked.get("unmasked") else []
     return found or None
 
 
@@ -310,6 +349,9 @@ def network_settings(item: Seen, networks: Mapping[str, NetworkRecord]) -> Docum
         "IPAddress": first.get("IPAddress", ""),
         "IPPrefixLen": first.get("IPPrefixLen", 0),
         "GlobalIPv6Address": first.get("GlobalIPv6Address", ""),
+        "GlobalIPv6PrefixLen": first.get("GlobalIPv6PrefixLen", 0),
+        "IPv6Gateway": first.get("IPv6Gateway", ""),
+        "EndpointID": first.get("EndpointID", ""),
         "MacAddress": first.get("MacAddress", ""),
         "Networks": found,
     }
