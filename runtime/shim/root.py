@@ -182,7 +182,8 @@ def _devices(root: int, config: Config, gates: Gates | None, *, userns: bool) ->
             else:
                 _make(dev, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
         for name, target in LINKS:
-            _point(dev, name, target)
+            if gates is None or name != "core" or os.path.exists(target):  # as runc has it
+                _point(dev, name, target)
         os.close(dev)
     devices = _wanted(config) if gates is None else config["linux"].get("devices") or ()
     for device in devices:

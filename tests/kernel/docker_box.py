@@ -58,15 +58,15 @@ class Docker:
 
 
 @contextlib.contextmanager
-def docker(base: Path) -> Iterator[Docker]:
-    """A daemon without a network, gone afterwards."""
+def docker(base: Path, *more: str) -> Iterator[Docker]:
+    """A daemon without a network, gone afterwards; `more` options of dockerd."""
     base.mkdir(parents=True)
     (base / "none.json").write_text("{}")
     host = f"unix://{base}/docker.sock"
     command = ["unshare", "-n", "-m", "--propagation", "private", "dockerd", "-H", host]
     command += ["--data-root", f"{base}/data", "--exec-root", f"{base}/exec", "--pidfile", f"{base}/pid"]
     command += ["--config-file", f"{base}/none.json", "--exec-opt", "native.cgroupdriver=cgroupfs"]
-    command += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+    command += ["--iptables=false", "--ip6tables=false", "--bridge=none", *more]
     with (base / "log").open("wb") as log:
         daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     made = Docker(host, daemon.pid)
