@@ -51,10 +51,7 @@ def state(record: records.Record, host: cgroups.Cgroups) -> dict[str, Any]:
 def kill(record: records.Record, host: cgroups.Cgroups, number: int, *, all: bool) -> None:
     """The first process; with `all`, or where it is not alone in its pid namespace and is killed, all."""
     alive = record.is_alive()
-    shared = not any(
-        space["type"] == "pid" and not space.get("path") for space in record.config["linux"]["namespaces"]
-    )
-    if all or (shared and number == signals.SIGKILL):
+    if all or (record.shares_pids and number == signals.SIGKILL):
         for pid in host.pids(record.cgroup):
             try:
                 os.kill(pid, number)
@@ -79,10 +76,11 @@ def delete(
         host.thaw(record.cgroup)
         pidfd.kill(record.pid, int(record.document["start"]))
     try:
-        groups.remove(host, record.cgroup, parents=bool(record.document["own_cgroup"]))
+        _await_end(record)
+        own = bool(record.document["own_cgroup"])
+        groups.remove(host, record.cgroup, parents=own, kill=record.shares_pids)
     except OSError as error:
         raise OciFailure(f"cannot delete container {record.id}: {explain(error)}") from None
-    _await_end(record)
     wanted = (record.config.get("hooks") or {}).get("poststop") or ()
     try:
         hooks.run("poststop", wanted, {**records.state_for_hooks(record), "pid": 0, "status": "stopped"})

@@ -189,7 +189,8 @@ def _clear(host: cgroups.Cgroups, record: records.Record) -> None:
     if record.pid:
         pidfd.kill(record.pid, int(record.document["start"]))
     try:
-        groups.remove(host, record.cgroup, parents=bool(record.document["own_cgroup"]))
+        own = bool(record.document["own_cgroup"])
+        groups.remove(host, record.cgroup, parents=own, kill=record.shares_pids)
     finally:
         record.remove()
 

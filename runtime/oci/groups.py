@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import time
 
 from runtime.linux import cgroups, devices
 from runtime.linux.cgroups_v2 import write
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from runtime.linux.cgroups import Cgroups
 
 PARENT = "stead-oci"
+#: Seconds that processes which are about to end are given.
+LEAVING = 5.0
 
 
 def path_of(config: dict[str, Any], id: str, *, systemd: bool) -> str:
@@ -102,9 +106,16 @@ def allow_devices(host: Cgroups, path: str, resources: dict[str, Any]) -> None:
             os.close(directory)
 
 
-def remove(host: Cgroups, path: str, *, parents: bool) -> None:
-    """With all below; `parents`: those of our own making as well, as far as nobody else is in them."""
-    host.kill(path)
+def remove(host: Cgroups, path: str, *, parents: bool, kill: bool) -> None:
+    """With all below. `kill` ends who is in it; without, processes of somebody else keep it. `parents`: those
+    of our own making as well, as far as nobody else is in them."""
+    if kill:
+        host.kill(path)
+    end = time.monotonic() + LEAVING
+    while host.pids(path):
+        if time.monotonic() > end:
+            return
+        select.select([], [], [], 0.002)  # v1 has nothing to wait on
     host.remove(path)
     if parents:
         for root in host.roots():

@@ -34,8 +34,9 @@ def process_of(record: records.Record, options: dict[str, Any], words: list[str]
         raise OciFailure("exec failed: process args cannot be empty", 255)
     process["user"] = process.get("user") or {}
     process["cwd"] = process.get("cwd") or "/"
-    if "personality" in record.config["process"]:
-        process.setdefault("personality", record.config["process"]["personality"])
+    for key in ("personality", "oomScoreAdj"):
+        if key in record.config["process"]:
+            process.setdefault(key, record.config["process"][key])
     for kind, names in (process.get("capabilities") or {}).items():
         process["capabilities"][kind] = [name for name in names or () if name in capabilities.NUMBERS]
     return process  # type: ignore[no-any-return]

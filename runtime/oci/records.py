@@ -53,6 +53,12 @@ class Record:
     def cgroup(self) -> str:
         return str(self.document["cgroup"])
 
+    @property
+    def shares_pids(self) -> bool:
+        """Whether processes of the container outlive its first one."""
+        spaces = self.config["linux"]["namespaces"]
+        return not any(space["type"] == "pid" and not space.get("path") for space in spaces)
+
     def save(self, **changes: Any) -> None:
         self.document.update(changes)
         temporary = f"{self.directory}/.{STATE}"
