@@ -2,7 +2,8 @@
 
 Source: OCI runtime-spec 1.1 (config.md, config-linux.md); defaults as Docker has them.
 What the spec has no word for (restart policy, probes, log limits) goes into supervise.json, see
-runtime.shim.messages. The annotation `stead.seccomp` names a file with a compiled filter, or says unconfined.
+runtime.shim.messages. The annotation `stead.seccomp` names a file with a compiled filter, or says unconfined;
+`stead.seccomp.flags` are its flags, a number.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Setting:
     masked: tuple[str, ...] = ()  # paths of this machine that are masked beside MASKED
     devices: tuple[tuple[str, str, str], ...] = ()  # (host path, container path, "rwm"), each one a node
     seccomp: str = "unconfined"  # path of the compiled filter
+    seccomp_flags: int = 0  # SECCOMP_FILTER_FLAG_*
     apparmor: str = ""  # name of a loaded profile; empty: none
     joined: Mapping[str, str] = field(default_factory=dict)  # namespace -> file of that of another container
     userns: str = ""  # file of its user namespace; empty: the host's
@@ -103,6 +105,7 @@ def oci_config(request: ContainerRequest, image: ImageConfig, setting: Setting) 
         "annotations": {
             "stead.name": request.name,
             "stead.seccomp": setting.seccomp,
+            **({"stead.seccomp.flags": str(setting.seccomp_flags)} if setting.seccomp_flags else {}),
             **request.annotations,
         },
     }

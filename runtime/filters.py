@@ -32,6 +32,12 @@ def filter_file(run: Path, granted: Iterable[str], profile: str = "") -> Path:
     return _once(run, f"{' '.join(names)}\n{profile}", compile)
 
 
+def flags_of(profile: str) -> int:
+    """SECCOMP_FILTER_FLAG_* that a profile asks for. Pure."""
+    words = json.loads(profile).get("flags") or () if profile else ()
+    return sum(seccomp_compile.FLAGS.get(str(word), 0) for word in set(words))
+
+
 def _once(run: Path, identity: str, compile: Callable[[], bytes]) -> Path:
     path = run / "seccomp" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.bpf"
     if not path.exists():

@@ -28,6 +28,7 @@ from runtime import bundle, loggers, secrets
 from runtime.bundle import Setting, User
 from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
+from runtime.filters import flags_of
 from runtime.ids import IdRange, Ids
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
@@ -395,6 +396,7 @@ class Preparation:
             masked=_thermal_throttle(),
             devices=_devices(request),
             seccomp=self._confinement.filter(request, own),
+            seccomp_flags=flags_of(request.seccomp_profile),
             apparmor=self._confinement.profile(request),
             joined=joining.namespaces,
             shm=joining.shm,

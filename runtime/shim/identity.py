@@ -78,6 +78,11 @@ def read_filter(config: dict[str, Any]) -> bytes:
         return file.read(_MAX_FILTER) or b""
 
 
+def filter_flags(config: dict[str, Any]) -> int:
+    """SECCOMP_FILTER_FLAG_* that the filter of one of our own bundles is to have."""
+    return int((config.get("annotations") or {}).get("stead.seccomp.flags") or 0)
+
+
 def open_labels(process: dict[str, Any]) -> Labels:
     """Where the labels that the next exec gives are to be written: opened while /proc is the host's, since
     that of a container may be made up by it (CVE-2019-16884). OSError names a module that is not there."""

@@ -211,7 +211,7 @@ def _become(
     signals.default_all()  # Python ignores SIGPIPE and SIGXFSZ
     stage.name = "identity"
     keyring = gates is None or gates.keyring
-    flags = gates.filter_flags if gates is not None else 0
+    flags = gates.filter_flags if gates is not None else identity.filter_flags(config)
     identity.assume(process, program_filter, labels, keyring=keyring, flags=flags)
     stage.name = "exec"
     _execute(words, environment)

@@ -109,10 +109,16 @@ container:
   bare:
     <<: *quiet
     ipc: none
+    security_opt: ["seccomp=seccomp/bare.json", systempaths=unconfined, label=disable]
   off:
     <<: *quiet
     profiles: [tools]
 """
+
+PROFILE = """{
+  "defaultAction": "SCMP_ACT_ALLOW",
+  "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]
+}"""
 
 INSIDE = {
     "user": ("one", "id -u; id -g; id -G", "1000\n1001\n1001 2000"),
@@ -175,6 +181,12 @@ INSIDE = {
         "test -d /proc/$PPID && test $(ls /proc 2>/dev/null | grep -c '^[0-9]') -gt 3 && echo many",
         "many",
     ),
+    "a seccomp profile": (
+        "bare",
+        "mkdir /tmp/x 2>&1",
+        "mkdir: can't create directory '/tmp/x': Operation not permitted",
+    ),
+    "systempaths": ("bare", "test -w /proc/sys/kernel/shmmax && echo all", "all"),
     "seccomp off": ("three-1", "grep '^Seccomp:' /proc/self/status | cut -f 2", "0"),
     "init": (
         "owner",
@@ -207,6 +219,8 @@ INSIDE = {
 
 def test_each_field_has_its_effect(node: Node) -> None:
     (node.specs / "all.yaml").write_text(SPEC)
+    (node.specs / "seccomp").mkdir()
+    (node.specs / "seccomp" / "bare.json").write_text(PROFILE)
     (node.specs / "more.env").write_text("MORE='x y'\n")
     (node.specs / "raw.env").write_text("RAW='$HOME'\n")
     (node.specs / "conf").mkdir()

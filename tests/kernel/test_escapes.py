@@ -126,6 +126,24 @@ while time.monotonic() < end:
         assert gains(box.output(name)) == []
 
 
+def test_no_descriptor_of_ours_outlives_an_exec(box: Engine) -> None:
+    """Of this process, as the agent, of the shim and of the zygote: their children may be others than ours."""
+    name = box.start("sleep 1000", tty=True, stdin_open=True)
+    shim = box.state(name).shim_pid
+    zygote = int(Path(f"/proc/{shim}/status").read_text().partition("PPid:\t")[2].split()[0])
+    for pid in {os.getpid(), shim, zygote} - {1}:
+        for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+            try:
+                link = os.readlink(f"/proc/{pid}/fd/{entry.name}")
+                flags = int(entry.read_text().partition("flags:\t")[2].split()[0], 8)
+            except OSError:
+                continue  # closed meanwhile
+            ours = str(box.base) in link or pid != os.getpid()
+            if ours and int(entry.name) > 2:
+                assert flags & os.O_CLOEXEC, f"{pid}: {entry.name} {link}"
+    box.runtime.remove_container(name)
+
+
 # ---------------------------------------------------------------- the host's kernel interfaces
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.faults import Fault
-from runtime.linux import seccomp_compile
+from runtime.linux import seccomp, seccomp_compile
 from tests.kernel.engine_box import PYTHON, Engine, engine, with_python
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -124,6 +124,20 @@ def test_a_refusing_profile_says_enosys_to_what_is_newer_than_it() -> None:
     for wrong in ({"defaultAction": "SCMP_ACT_NOTIFY"}, {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["x"]}):
         with pytest.raises(ValueError, match=r"SCMP_ACT_NOTIFY|'x'"):
             seccomp_compile.compile_oci(wrong)
+
+
+def test_flags_of_a_profile_are_given_to_the_kernel(box: Engine) -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"],
+    }
+    name = box.start("sleep 1000", seccomp_profile=json.dumps(profile))
+    assert box.config(name)["annotations"]["stead.seccomp.flags"] == "3"
+    assert box.exec(name, "grep ^Seccomp: /proc/self/status").text == "Seccomp:\t2\n"
+    box.runtime.remove_container(name)
+    # what the kernel does not know it refuses, so that they did arrive there
+    with pytest.raises(OSError, match="seccomp"):
+        seccomp.install(seccomp_compile.compile_oci({"defaultAction": "SCMP_ACT_ALLOW"})[0], 1 << 20)
 
 
 def test_a_filter_is_compiled_once_for_each_profile_and_set_of_capabilities(box: Engine) -> None:
