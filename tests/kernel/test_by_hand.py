@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.shim import client
 from tests.kernel.hand_box import BUSYBOX, Hand, hand, until
 
 pytestmark = [
@@ -245,6 +246,27 @@ def test_neither_an_agent_nor_down_touches_what_no_source_declares(box: Hand) ->
     until(lambda: "converged" in box.run("status").out)
     assert box.row("mine")["pid"] == pid
     box.do("rm", "-f", "mine")
+
+
+def test_what_lost_its_supervisor_comes_back_by_its_restart_policy(box: Hand) -> None:
+    """As after the end of the machine, but for the time: what was stopped by hand was so since it began."""
+    for policy in ("no", "on-failure", "unless-stopped", "always"):
+        words = ("--network", "none", "--restart", policy, BUSYBOX, "sleep", "1000")
+        box.do("run", "-d", "--name", f"ran-{policy}", *words)
+        if policy == "always":
+            box.do("run", "-d", "--name", "stopped-always", *words)
+            box.do("stop", "-t", "0", "stopped-always")
+    box.end_agent()
+    for policy in ("no", "on-failure", "unless-stopped", "always"):
+        state = client.read_state(box.paths.live(box.row(f"ran-{policy}")["id"]))
+        assert state is not None
+        os.kill(state.shim_pid, signal.SIGKILL)
+        os.kill(state.pid, signal.SIGKILL)
+    box.start_agent()
+    for policy in ("on-failure", "unless-stopped", "always"):
+        until(lambda: box.phase(f"ran-{policy}") == "running")  # noqa: B023
+    assert box.phase("ran-no") != "running" and box.phase("stopped-always") == "stopped"
+    box.do("rm", "-f", *(name for name in box.names()))
 
 
 # ---------------------------------------------------------------- what a source declares

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 
 from agent.cli.containers.detaching import Detacher
@@ -61,8 +62,14 @@ class Session:
             from agent.cli.containers.terminal import Raw
 
             with Raw(self._resize):
-                return self._follow()
-        return self._follow()
+                code = self._follow()
+        else:
+            code = self._follow()
+        if code is None:
+            print(
+                "read escape sequence", file=sys.stderr
+            )  # the terminal is ours again; the container goes on
+        return code
 
     def _follow(self) -> int | None:
         if self._proxy:
