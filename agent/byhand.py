@@ -16,6 +16,7 @@ from agent import render
 from runtime.faults import Fault
 from runtime.wishes import ContainerRequest
 from specs.desired import DesiredImage
+from specs.problems import Problem
 from specs.resolve import resolve
 from specs.values import ImageRef, MountPoint
 
@@ -35,6 +36,7 @@ class Around:
     networks: Mapping[str, str] = field(default_factory=dict)
     containers: Mapping[str, str] = field(default_factory=dict)
     mounts: Sequence[MountPoint] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # by the names that the fields have for them
 
 
 def on_some_network(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,12 +77,10 @@ def request(
     """Fault request-invalid with all that is wrong. `table` has the keys of [container.NAME]."""
     document, back = _document(table, around)
     text = json.dumps(_plain(document)).encode()
-    desired, problems = resolve({_FILE: text}, source="", variables={})
+    files = {name: content.encode() for name, content in around.files.items()}
+    desired, problems = resolve({**files, _FILE: text}, source="", variables={})
     if desired is None:
-        said = dict.fromkeys(
-            problem.text.removeprefix(f"container.{_NAME}.") + (f" ({problem.hint})" if problem.hint else "")
-            for problem in problems
-        )
+        said = dict.fromkeys(map(_text, problems))
         raise Fault("request-invalid", "create container", name, "; ".join(said))
     want = desired.containers[f"{_PROJECT}/{_NAME}"]
     made = render.container_request("", want, DesiredImage(around.image))
@@ -95,6 +95,13 @@ def request(
         networks=tuple(replace(one, network=back[one.network]) for one in made.networks),
         mounts=made.mounts + tuple(mount for mount in around.mounts if mount.target not in taken),
     )
+
+
+def _text(problem: Problem) -> str:
+    """In the words of the field; of a file that goes with it with its place."""
+    at = "" if problem.file == _FILE else f"{problem.file}:{problem.line}: "
+    hint = f" ({problem.hint})" if problem.hint else ""
+    return at + problem.text.removeprefix(f"container.{_NAME}.") + hint
 
 
 def _modes(made: ContainerRequest) -> dict[str, Any]:

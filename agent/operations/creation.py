@@ -26,7 +26,8 @@ def create(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     """The id and name of a new container that does not run yet.
 
     `image` is a name or id; `table` has the keys of [container.NAME], with networks and containers as people
-    call them; `name` may be empty; `volumes_from` has NAME[:ro|rw]; `auto_remove` is as in ContainerRequest;
+    call them; `name` may be empty; `volumes_from` has NAME[:ro|rw], `files` the
+    content of what the table names; `auto_remove` is as in ContainerRequest;
     `platform` is what the image must be for. Networks must be there, but for the default one. Faults:
     image-not-found, container-exists, network-not-found, container-not-found, request-invalid, and those of
     addresses and ports.
@@ -51,6 +52,7 @@ def create(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
             for text in byhand.other_containers(table)
         },
         mounts=_mounts_from(runtime, args.get("volumes_from") or ()),
+        files=args.get("files") or {},
     )
     request = byhand.request(name, table, around, auto_remove=str(args.get("auto_remove") or ""))
     for volume in byhand.named_volumes(table):

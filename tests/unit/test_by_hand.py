@@ -104,6 +104,8 @@ stdin_open = true
         ("--cpu-shares 512", {"limits": LimitsRequest(cpu_weight=50)}),
         ("--blkio-weight 1000", {"limits": LimitsRequest(io_weight=200)}),
         ("--pids-limit -1", {}),
+        ("--cpu-quota 50000", {"limits": LimitsRequest(cpus=0.5)}),
+        ("--memory-swappiness 7", {"limits": LimitsRequest(swappiness=7)}),
         (
             "--device-read-bps /dev/a:1mb --device-write-iops /dev/a:7",
             {"limits": LimitsRequest(io=(IoLimit("/dev/a", read_bps=1 << 20, write_iops=7),))},
@@ -155,6 +157,16 @@ def test_a_command_and_an_entrypoint_are_taken_as_they_are() -> None:
     made = byhand.request("x1", {**found, "network_mode": "none"}, byhand.Around(IMAGE))
     assert made.command == ("sh", "-c", "echo $HOME --rm", "-x")
     assert table("--entrypoint", "")["entrypoint"] == []
+
+
+def test_a_filter_of_system_calls_goes_with_the_words() -> None:
+    text = '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}'
+    found = table("--security-opt", "seccomp=/my/profile", "--network", "none")
+    files = wanted.profile(found, {"/my/profile": text}.__getitem__)
+    made = byhand.request("x1", found, byhand.Around(IMAGE, files=files))
+    assert "SCMP_ACT_ALLOW" in made.seccomp_profile
+    with pytest.raises(Fault, match="seccomp"):
+        byhand.request("x1", found, byhand.Around(IMAGE, files={"seccomp.json": "{"}))
 
 
 def test_the_volumes_of_others_do_not_hide_its_own() -> None:

@@ -8,7 +8,7 @@ import sys
 from agent.cli import calling
 from agent.cli.containers import options as all_options
 from agent.cli.containers import words
-from agent.cli.containers.wanted import table
+from agent.cli.containers.wanted import profile, table
 from agent.cli.main import Problem
 from runtime.faults import Fault
 
@@ -41,6 +41,7 @@ def create(options: argparse.Namespace, paths: Paths, *, auto_remove: str) -> di
         raise Problem(f"cannot write {options.cidfile}: there is such a file", 125)
     wanted = table(options, os.environ, words.read, os.getcwd())
     asked = {
+        "files": profile(wanted, words.read),
         "name": (options.name or "").removeprefix("/"),
         "image": options.image,
         "table": wanted,

@@ -34,10 +34,12 @@ _MANY = (
     ("--device-write-bps", "PATH:SIZE", "bytes a second written to a device"),
     ("--device-read-iops", "PATH:NUMBER", "reads a second"),
     ("--device-write-iops", "PATH:NUMBER", "writes a second"),
+    ("--device-cgroup-rule", "TYPE MAJOR:MINOR MODE", "devices that it may use"),
     ("--cap-add", "CAPABILITY", "a capability more"),
     ("--cap-drop", "CAPABILITY", "a capability less"),
     ("--security-opt", "OPTION", "no-new-privileges, seccomp=..."),
     ("--log-opt", "KEY=VALUE", "option of the log driver"),
+    ("-a --attach", "stdin|stdout|stderr", "what of it is attached; all of them unless said"),
     ("--link", "NAME", "refused: containers of one network find each other by name"),
 )
 #: (flags, metavar, help) of options with one value
@@ -59,6 +61,9 @@ _ONE = (
     ("--memory-swap", "SIZE", "memory and swap together; -1: no limit of swap"),
     ("--cpus", "NUMBER", "processors"),
     ("-c --cpu-shares", "NUMBER", "weight among containers, 1024 is the usual one"),
+    ("--cpu-quota", "MICROSECONDS", "of each period"),
+    ("--cpu-period", "MICROSECONDS", "of the quota, 100000 is the usual one"),
+    ("--memory-swappiness", "0-100", "how soon its memory goes to swap"),
     ("--cpuset-cpus", "0-2,4", "which processors"),
     ("--pids-limit", "NUMBER", "processes; -1: no limit"),
     ("--blkio-weight", "10-1000", "weight of its input and output, 500 is the usual one"),
@@ -66,6 +71,7 @@ _ONE = (
     ("--pid", "host|container:NAME", "whose processes it sees"),
     ("--ipc", "host|container:NAME|...", "whose shared memory it has"),
     ("--uts", "host", "whose host name it has"),
+    ("--cgroupns", "private|host", "whose cgroups it sees"),
     ("--userns", "host|auto", "whose user ids it has"),
     ("--oom-score-adj", "-1000-1000", "how soon it is killed when memory is short"),
     ("--log-driver", "DRIVER", "where its output goes"),
@@ -111,5 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*flags.split(), action="store_true", help=text)
     words = ("missing", "always", "never")
     parser.add_argument("--pull", default="missing", choices=words, help="when the image is pulled (missing)")
+    # no image is signed that way any more
+    parser.add_argument("--disable-content-trust", action="store_true", help="of no effect")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")

@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     keys = leaving.keys_of(options)
+    attached = _attached(options)
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise Problem("standard input is not a terminal: leave out -t", 125)
     if not options.detach:
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         made = create.create(
             options, paths, auto_remove="" if not options.rm else "now" if options.detach else "attended"
         )
-        return _started(options, paths, made, keys)
+        return _started(options, paths, made, keys, attached)
     except Fault as fault:
         print(f"stead: {fault}", file=sys.stderr)
         return code_of(fault)
@@ -61,7 +62,19 @@ def _load() -> None:
     from agent.cli.containers import session as session
 
 
-def _started(options: argparse.Namespace, paths: Paths, made: dict[str, Any], keys: bytes) -> int:
+def _attached(options: argparse.Namespace) -> set[str]:
+    """Of stdin, stdout and stderr those that are ours, too."""
+    words = {word.lower() for word in options.attach}
+    if words - {"stdin", "stdout", "stderr"}:
+        raise Problem("cannot use --attach: write stdin, stdout or stderr", 125)
+    if words and options.detach:
+        raise Problem("cannot use --attach with --detach: leave one out", 125)
+    return words or {"stdout", "stderr"} | ({"stdin"} if options.interactive else set())
+
+
+def _started(
+    options: argparse.Namespace, paths: Paths, made: dict[str, Any], keys: bytes, attached: set[str]
+) -> int:
     try:
         calling.call(paths, "start", name=made["id"])
     except Fault:
@@ -76,10 +89,11 @@ def _started(options: argparse.Namespace, paths: Paths, made: dict[str, Any], ke
     code = session.Session(
         paths,
         made["id"],
-        stdin=options.interactive,
+        stdin=options.interactive and "stdin" in attached,
         keys=keys,
         proxy=options.sig_proxy == "true",
         close_stdin=not options.tty,
+        streams=tuple(n for n, word in ((1, "stdout"), (2, "stderr")) if word in attached),
     ).run()
     if code is None:  # the container goes on without us
         return 0

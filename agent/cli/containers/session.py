@@ -42,9 +42,11 @@ class Session:
         proxy: bool = True,
         since: float | None = None,
         close_stdin: bool = False,
+        streams: tuple[int, ...] = (1, 2),
     ) -> None:
         self._home, self._live = paths.container(id), paths.live(id)
         self._stdin, self._proxy, self._since = stdin, proxy, since
+        self._streams = streams
         self._close_stdin, self._detacher = close_stdin, Detacher(keys)
         self._attached: client.Attachment | None = None
         self._interrupts = 0
@@ -79,7 +81,13 @@ class Session:
             threading.Thread(target=self._feed, daemon=True).start()
         directory = self._home / "log"
         entries = logs.read(
-            directory, since=self._since, follow=True, raw=True, ended=self._ended, wake=self._left
+            directory,
+            since=self._since,
+            follow=True,
+            streams=self._streams,
+            raw=True,
+            ended=self._ended,
+            wake=self._left,
         )
         for _, stream, data in entries:
             _write(2 if stream == 2 else 1, data)

@@ -33,6 +33,8 @@ _SAME = {
     "ipc": "ipc",
     "uts": "uts",
     "userns": "userns_mode",
+    "cgroupns": "cgroup",
+    "device_cgroup_rule": "device_cgroup_rules",
     "expose": "expose",
     "add_host": "extra_hosts",
     "dns": "dns",
@@ -52,7 +54,14 @@ _SAME = {
     "tty": "tty",
     "interactive": "stdin_open",
 }
-_NUMBERS = {"pids_limit": "pids", "oom_score_adj": "oom_score_adj"}
+_NUMBERS = {
+    "pids_limit": "pids",
+    "oom_score_adj": "oom_score_adj",
+    "cpu_shares": "cpu_shares",
+    "cpu_quota": "cpu_quota",
+    "cpu_period": "cpu_period",
+    "memory_swappiness": "mem_swappiness",
+}
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 _HEALTH = ("interval", "timeout", "retries", "start_period", "start_interval")
 _MODES = ("none", "host")
@@ -73,7 +82,8 @@ def table(
     for name, key in _NUMBERS.items():
         if getattr(options, name) is not None:
             found[key] = whole(f"--{name.replace('_', '-')}", getattr(options, name))
-    found |= {key: value for key, value in _weights(options).items() if value}
+    if weight := _io_weight(options.blkio_weight):
+        found["io_weight"] = weight
     found |= {
         "restart": options.restart or "no",
         "environment": pairs(options.env_file, options.env, environment, read),
@@ -100,17 +110,27 @@ def table(
     return {key: value for key, value in found.items() if value not in ("", [], {}) or key == "entrypoint"}
 
 
-def _weights(options: argparse.Namespace) -> dict[str, int]:
-    """Docker's weights on their scales, where 1024 and 500 are what a cgroup has by itself: 100 here."""
-    found = {}
-    if options.cpu_shares is not None:
-        found["cpu_weight"] = max(1, round(whole("--cpu-shares", options.cpu_shares) * 100 / 1024))
-    if options.blkio_weight is not None:
-        weight = whole("--blkio-weight", options.blkio_weight)
-        if weight and not 10 <= weight <= 1000:
-            raise Problem(f"cannot use --blkio-weight {weight}: it is 10 to 1000", 125)
-        found["io_weight"] = weight // 5
-    return found
+def _io_weight(text: str | None) -> int:
+    """On docker's scale 500 is what a cgroup has by itself: 100 here."""
+    weight = 0 if text is None else whole("--blkio-weight", text)
+    if weight and not 10 <= weight <= 1000:
+        raise Problem(f"cannot use --blkio-weight {weight}: it is 10 to 1000", 125)
+    return weight // 5
+
+
+_PROFILE = "seccomp.json"
+
+
+def profile(table: dict[str, Any], read: Callable[[str], str]) -> dict[str, str]:
+    """The files that go with the table, and the table changed to their names: a filter of system calls."""
+    files = {}
+    for number, option in enumerate(table.get("security_opt", ())):
+        key, _, path = option.replace(":", "=", 1).partition("=")
+        if key == "seccomp" and path not in ("unconfined", "builtin", ""):
+            files[_PROFILE] = read(path)
+            table["security_opt"] = list(table["security_opt"])
+            table["security_opt"][number] = f"seccomp={_PROFILE}"
+    return files
 
 
 def _volume(text: str, here: str) -> str:
