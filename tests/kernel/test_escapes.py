@@ -127,7 +127,7 @@ while time.monotonic() < end:
 
 
 def test_no_descriptor_of_ours_outlives_an_exec(box: Engine) -> None:
-    """Of this process, as the agent, of the shim and of the zygote: their children may be others than ours."""
+    """Of this process, as the agent, of the shim and of the zygote: not all their children are containers."""
     name = box.start("sleep 1000", tty=True, stdin_open=True)
     shim = box.state(name).shim_pid
     zygote = int(Path(f"/proc/{shim}/status").read_text().partition("PPid:\t")[2].split()[0])
