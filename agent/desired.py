@@ -165,6 +165,11 @@ class Shelf:
         """The one that was in force before; its files may be gone."""
         return _read(self._before)
 
+    def digests(self) -> set[str]:
+        """Of the secrets and configs of every revision that is kept."""
+        kept = (self.get(), self.previous(), *self.history())
+        return {digest for one in kept if one is not None for digest in one.secrets.values()}
+
     def drop(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.desired import Resolved, Shelf, Surroundings, resolve
-from agent.secrets import Signature
+from agent.secrets import Signature, signature
 from agent.settings import Source
 from agent.sources.directory import DirectorySource
 from agent.sources.git import GitSettings, GitSource
@@ -62,6 +62,13 @@ class Feed:
 
     def resolve(self, revision: Revision, *, kept: bool = False) -> Resolved:
         return resolve(self.name, revision, self.around, kept=kept)
+
+    def is_other(self) -> bool:
+        """Whether files of its secrets, which no source watches, changed since this was asked last."""
+        if self.desired is None or self.taken is None or not self.desired.files:
+            return False
+        last, self.secrets = self.secrets, signature(self.desired, self.taken, self.around.keys)
+        return bool(self.secrets) and self.secrets != last
 
     def previous(self) -> Desired | None:
         """What was in force before what the shelf has."""

@@ -63,6 +63,8 @@ LAST_STEPS = 0.25
 SAMPLE_EVERY, SAMPLE_FOR = 10.0, 900.0
 #: seconds between two looks at files of secrets that no source watches
 SECRETS_EVERY = 2.0
+#: and between two looks at secrets that nothing needs
+SWEEP_EVERY = 3600.0
 #: seconds that a round which failed as a whole is waited for
 RETRY = 2.0
 
@@ -228,16 +230,18 @@ class Agent:
     async def _look_at_secrets(self) -> None:
         """Files of secrets and configs that no source watches: a change is taken as a revision is. What is
         pinned keeps those that it had."""
+        swept = -SWEEP_EVERY
         while True:
             await asyncio.sleep(SECRETS_EVERY)
+            if self._observed is not None and time.monotonic() - swept > SWEEP_EVERY:
+                swept = time.monotonic()
+                kept = (feed.shelf.digests() for feed in self._feeds)  # read in that thread
+                await asyncio.to_thread(secrets.sweep, self.paths, kept, self._observed, self._clock.time())
             for feed in self._feeds:
-                if feed.desired is None or feed.taken is None or not feed.desired.files:
+                if feed.name in self._engine.orders.sources or not await asyncio.to_thread(feed.is_other):
                     continue
-                found = await asyncio.to_thread(secrets.signature, feed.desired, feed.taken, feed.around.keys)
-                if found and found != feed.secrets and feed.name not in self._engine.orders.sources:
-                    feed.secrets = found
-                    if not await self._took(feed, feed.taken, again=True):
-                        feed.secrets = None
+                if feed.taken is not None and not await self._took(feed, feed.taken, again=True):
+                    feed.secrets = None
 
     async def _take(
         self,

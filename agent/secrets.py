@@ -8,16 +8,17 @@ looked at: it comes back without its source and without the keys.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agent.sources.revision import Revision
+from runtime.observations import Observed
 from runtime.paths import Paths
 from runtime.secrets import MAX_CONFIG, MAX_SECRET, SecretStore
 from specs.desired import Desired, DesiredFile, DesiredImage
-from specs.fingerprint import refilled
+from specs.fingerprint import digests, refilled
 
 AGE = ".age"
 #: (path, size, mtime, inode) of files
@@ -95,6 +96,12 @@ def signature(desired: Desired, revision: Revision, keys: Keys) -> Signature:
             except OSError:
                 found.append((path, -1, 0, 0))
     return tuple(sorted(found))
+
+
+def sweep(paths: Paths, kept: Iterable[set[str]], observed: Observed, now: float) -> None:
+    """What neither a container nor a `kept` revision has goes after a while."""
+    needed = set().union(*kept, *(digests(one.facets) for one in observed.containers.values()))
+    SecretStore(paths).collect(needed, now=now)
 
 
 def _path(file: DesiredFile, revision: Revision, keys: Keys) -> str:

@@ -10,21 +10,18 @@ removed last: what a crash leaves is always found through it.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime import bundle, loggers, secrets
+from runtime import bundle, loggers, machine, secrets
 from runtime.bundle import Setting, User
 from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
@@ -143,7 +140,7 @@ class Preparation:
         joining = self._joining.prepare(record, request)
         given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
         setting = self._setting(record, request, image, tuple(given), joining, ids)
-        config = bundle.oci_config(request, image.config.get("config") or {}, setting)
+        config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
         document = self.supervise(record, request, image, restarts)
         if log is not None:
             document["log"] = log
@@ -169,7 +166,7 @@ class Preparation:
         path, subject = cgroup_path(id), request.name
         with faults("make cgroup of", subject):
             self._cgroups.create(path)
-            self._cgroups.allow_devices(path, _device_rules(request))
+            self._cgroups.allow_devices(path, machine.device_rules(request))
         if not fresh or request.limits != LimitsRequest():  # a new cgroup has none
             self.limits(id, request)
 
@@ -391,10 +388,10 @@ class Preparation:
             netns=None if request.network_mode == "host" else str(self._paths.netns(record.id)),
             hostname=hostname_of(request if owner is None else owner.decode()),
             user=user,
-            mounts=given + files + _init(request),
+            mounts=given + files + machine.init_mount(request),
             all_capabilities=own,
-            masked=_thermal_throttle(),
-            devices=_devices(request),
+            masked=machine.thermal_throttle(),
+            devices=machine.devices(request),
             seccomp=self._confinement.filter(request, own),
             seccomp_flags=flags_of(request.seccomp_profile),
             apparmor=self._confinement.profile(request),
@@ -439,7 +436,7 @@ class Preparation:
         path = cgroup_path(id)
         if not self._cgroups.exists(path):
             self._cgroups.create(path)
-            self._cgroups.allow_devices(path, _device_rules(request))
+            self._cgroups.allow_devices(path, machine.device_rules(request))
         self.limits(id, request)
         inside = set(self._cgroups.pids(path))
         for member in processes_of(pid, request.pid_mode == "host" or bool(owner_in(request.pid_mode))):
@@ -515,20 +512,6 @@ def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
     return bundle.probe(request, image.config.get("config") or {}) is None
 
 
-def _init(request: ContainerRequest) -> tuple[Mapping[str, Any], ...]:
-    """The machine's catatonit where the container's PID 1 finds it. Fault request-invalid without one."""
-    if not request.init:
-        return ()
-    found = shutil.which("catatonit", path=bundle.DEFAULT_PATH)
-    if found is None:
-        cause = "init asks for catatonit, which this machine does not have"
-        raise Fault("request-invalid", "start container", request.name, cause, "apt-get install catatonit")
-    options = ["bind", "ro", "nosuid", "nodev"]
-    return (
-        {"destination": bundle.INIT, "type": "bind", "source": found, "options": options, "mapped": True},
-    )
-
-
 def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Mapping[str, str]]:
     """target -> labels of each anonymous volume that the container has. Pure."""
     found = all_mounts(request, declared_by(image.config))
@@ -569,41 +552,11 @@ def _remove_live(live: Path) -> None:
     os.rmdir(live)
 
 
-@cache
-def _thermal_throttle() -> tuple[str, ...]:
-    """Counters by which one container can watch the load of others; a directory for each processor."""
-    return tuple(sorted(glob.glob("/sys/devices/system/cpu/cpu*/thermal_throttle")))
-
-
 def _ignore_gone(action: Callable[[], None]) -> None:
     try:
         action()
     except (ProcessLookupError, FileNotFoundError):
         pass
-
-
-def _device_rules(request: ContainerRequest) -> list[dict[str, Any]]:
-    """OCI device rules beyond the default set; a privileged container may use every device."""
-    if request.privileged:
-        return [{"allow": True, "access": "rwm"}]
-    listed = [{"allow": True, "path": source, "access": access} for source, _, access in _devices(request)]
-    return [*listed, *(rule for text in request.device_rules for rule in bundle.device_rules(text))]
-
-
-def _devices(request: ContainerRequest) -> tuple[tuple[str, str, str], ...]:
-    """Every node of a directory that is asked for (/dev/dri), as Docker has it."""
-    found: list[tuple[str, str, str]] = []
-    for source, target, access in request.devices:
-        if not os.path.isdir(source):
-            found.append((source, target, access))
-            continue
-        for directory, _, names in os.walk(source):
-            inside = target + directory[len(source) :]
-            for name in sorted(names):
-                mode = os.stat(f"{directory}/{name}").st_mode
-                if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                    found.append((f"{directory}/{name}", f"{inside}/{name}", access))
-    return tuple(found)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

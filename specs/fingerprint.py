@@ -46,6 +46,12 @@ def refilled(container: DesiredContainer, digests: Mapping[str, str]) -> Desired
     return replace(container, identity=identity, adjustable=adjustable, facets=facets)
 
 
+def digests(facets: str) -> set[str]:
+    """Those of secrets and configs in a container's `facets`. Junk has none."""
+    kept = ("secret.", "config.")
+    return {str(value) for key, value in (_identity_group(facets) or {}).items() if key.startswith(kept)}
+
+
 def network_fingerprint(network: DesiredNetwork) -> str:
     """Over what only a new network can change; then, behind a `+`, over its labels."""
     facets: Facets = {}

@@ -14,7 +14,7 @@ from agent.sources.revision import Revision
 from runtime.paths import Paths
 from runtime.secrets import KEEP, SecretStore
 from specs.desired import Desired, FileMount
-from specs.fingerprint import refilled
+from specs.fingerprint import digests, refilled
 from tests.spec_text import container, desired_of, problems, read
 
 AROUND = '[secret.s]\nfile = "s.age"\n[config.c]\ncontent = "x"\n'
@@ -80,6 +80,7 @@ def test_the_bytes_are_part_of_what_a_container_is_and_the_cause_has_none_of_the
     assert one == refilled(plain, {"secret p/s": "1" * 32, "config p/c": "3" * 32})
     assert one.identity != two.identity and one.adjustable == two.adjustable
     assert changes(one.facets, two.facets) == "secret s changed"
+    assert digests(one.facets) == {"1" * 32, "3" * 32} and digests(plain.facets) == digests("junk") == set()
     three = refilled(plain, {"secret p/s": "2" * 32, "config p/c": "4" * 32})
     assert changes(one.facets, three.facets) == "config c changed, secret s changed"
     without = container('configs = ["c"]', around=AROUND)
