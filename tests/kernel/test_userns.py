@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -14,8 +16,8 @@ import pytest
 from runtime.faults import Fault
 from runtime.linux import mounts
 from runtime.secrets import SecretStore
-from runtime.wishes import FileRequest, VolumeRequest
-from specs.values import MountPoint
+from runtime.wishes import Attachment, FileRequest, NetworkRequest, VolumeRequest
+from specs.values import MountPoint, PortBinding
 from tests.kernel.engine_box import FIRST_ID, IMAGE, SUBIDS, Engine, bind, engine
 from tests.kernel.shim_box import until
 
@@ -99,6 +101,32 @@ def test_a_restart_by_the_shim_and_a_terminal_work(box: Engine) -> None:
 def test_a_log_is_written_by_another_user_inside(box: Engine) -> None:
     result = box.run("echo out > /dev/stdout; echo err > /dev/stderr", user="web", **OWN)
     assert (result.code, result.text, result.errors) == (0, "out\n", "err\n")
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables")
+def test_it_is_reached_in_its_network_and_on_its_published_port(box: Engine) -> None:
+    box.runtime.create_network(NetworkRequest("t/net", "t", "f"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    request = {"network_mode": "bridge", "networks": (Attachment("t/net"),)}
+    serve = "mkdir /www; echo here > /www/index.html; httpd -f -p 80 -h /www"
+    with running(box, serve, ports=(PortBinding("127.0.0.1", port, 80),), **request) as name:
+        ((_, address),) = box.runtime.observe().containers[name].networks
+        for where in ((address, 80), ("127.0.0.1", port)):
+            assert b"here" in until(lambda where=where: fetch(where))
+    box.runtime.remove_network("t/net")
+
+
+def fetch(where: tuple[str, int]) -> bytes:
+    """An answer by HTTP; empty when nobody gives one."""
+    try:
+        with socket.create_connection(where, timeout=5) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with connection.makefile("rb") as answer:
+                return answer.read()
+    except OSError:
+        return b""
 
 
 # ---------------------------------------------------------------- whose files are
