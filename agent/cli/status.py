@@ -99,6 +99,8 @@ def text(found: Any, now: float) -> str:
     lines += [_job(item, now) for item in found.get("jobs", ())]
     walls = found.get("loosened") or {}
     lines += [f"loosened: container {name}: {', '.join(words)}" for name, words in walls.items()]
+    if found.get("apparmor"):
+        lines.append(f"apparmor: no profile on this machine: {found['apparmor']}")
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)

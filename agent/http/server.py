@@ -29,6 +29,7 @@ from agent import calls, metrics
 from agent.settings import Settings
 from agent.view import CRASH_LOOP, View
 from runtime.faults import Fault
+from runtime.linux.apparmor import AppArmor
 from runtime.paths import Paths
 
 BACKLOG = 64
@@ -175,6 +176,7 @@ def status_document(view: View) -> dict[str, Any]:
             for name, item in sorted(view.observed.containers.items())
             if item.crash_loop
         ],
+        "apparmor": AppArmor().missing(),
         "loosened": {
             name: list(item.loosened)
             for name, item in sorted(view.observed.containers.items())

@@ -85,3 +85,24 @@ def test_no_agent_is_a_problem_that_says_what_to_do(paths: Paths) -> None:
     paths.run.mkdir()
     with pytest.raises(Problem, match="no agent runs"):
         status.ask(paths, "/v1/status")
+
+
+def test_walls_that_are_down_are_told() -> None:
+    found = {
+        "state": "converged",
+        "version": "1",
+        "started_at": 0.0,
+        "at": 0.0,
+        "sources": [],
+        "in_flight": [],
+        "blocked": [],
+        "error": "",
+        "loosened": {"shop/web": ["privileged", "pid host"]},
+        "apparmor": "the kernel has no AppArmor",
+    }
+    lines = status.text(found, 1.0).splitlines()
+    assert "loosened: container shop/web: privileged, pid host" in lines
+    assert "apparmor: no profile on this machine: the kernel has no AppArmor" in lines
+    found |= {"loosened": {}, "apparmor": ""}
+    assert "loosened" not in status.text(found, 1.0)
+    assert "apparmor" not in status.text(found, 1.0)
