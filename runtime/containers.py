@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime import events, restarts
-from runtime.backups.holds import Holds
+from runtime.backups.holds import COPYING, Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.images.emulation import check_runs
@@ -128,6 +128,7 @@ class Containers:
             request = record.decode()
             volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
             volumes.update(read_anonymous(self._database.read(), name).values())
+            volumes.add(f"{COPYING}{record.id}")
             with self._holds.starting(volumes, name):
                 self._start(record, request)
             self._tell_networks("connect", record)

@@ -63,16 +63,21 @@ def known(paths: Paths) -> dict[str, dict[str, str]]:
 
 
 def enriched(found: Iterator[Happened], known: dict[str, dict[str, str]]) -> Iterator[Happened]:
-    """With what is known of the container, also when it is gone: its first event says it."""
+    """With what is known of the container, also when it is gone: its first event says it. A shim has the name
+    that its container was started with."""
     from dataclasses import replace
 
+    names: dict[str, str] = {}
     for item in found:
         if item.type != "container":
             yield item
             continue
         if item.action == "create":
             known[item.id] = dict(item.attributes)
-        yield replace(item, attributes={**known.get(item.id, {}), **item.attributes})
+        if item.action in ("create", "rename"):
+            names[item.id] = item.name
+        name = names.get(item.id, item.name)
+        yield replace(item, name=name, attributes={**known.get(item.id, {}), **item.attributes})
         if item.action == "destroy":
             known.pop(item.id, None)
 

@@ -23,6 +23,8 @@ _LOOK = 0.005
 #: Behind the name of a volume: one at a time does that, and it keeps nobody from using the volume. (No volume
 #: has such a name.)
 READING, DRILLING = "%backup", "%drill"
+#: Before the id of a container that does not run: what it wrote is mounted by somebody else for a moment.
+COPYING = "%copy-"
 
 
 class Holds:
@@ -94,7 +96,8 @@ class Holds:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 said = os.pread(fd, 200, 0).decode(errors="replace")
-                raise _in_use(operation, subject, f"volume {volume} is {said}") from None
+                what = "its file system" if volume.startswith(COPYING) else f"volume {volume}"
+                raise _in_use(operation, subject, f"{what} is {said}") from None
             yield
         finally:
             os.close(fd)

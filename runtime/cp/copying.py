@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from runtime import attend
+from runtime.backups.holds import COPYING, Holds
 from runtime.cp import container, rules
 from runtime.cp.worker import Entered, Failed, Worker, host
 from runtime.faults import Fault, faults
@@ -35,16 +36,18 @@ class Copying:
         """From the container's path `source` to the host's `destination`. Files belong to who asks, unless
         `keep_owner`. Returns bytes of files."""
         owner = None if keep_owner else (os.geteuid(), os.getegid())
-        return self._between(self._enter(), host, source, destination, follow, owner)
+        with self._entering() as enter:
+            return self._between(enter, host, source, destination, follow, owner)
 
     def into(self, source: str, destination: str, *, follow: bool, owner: tuple[int, int] | None) -> int:
         """From the host's `source` to the container's `destination`. The numbers of owners stay, unless one
         is given."""
-        return self._between(host, self._enter(), source, destination, follow, owner)
+        with self._entering() as enter:
+            return self._between(host, enter, source, destination, follow, owner)
 
     def archive(self, source: str, out: int, *, follow: bool) -> int:
         """The container's `source` as a tar on the descriptor `out`."""
-        with self._worker(self._enter(), os.dup(out)) as worker, self._told():
+        with self._entering() as enter, self._worker(enter, os.dup(out)) as worker, self._told():
             found = _source(worker, source, follow)
             name = _base(found.path if follow and not rules.only_content(source) else source)
             worker.begin("pack", path=_packed(source, found), follow=_follows(source, follow), name=name)
@@ -52,7 +55,7 @@ class Copying:
 
     def extract(self, archive: int, destination: str, *, owner: tuple[int, int] | None) -> int:
         """The tar on the descriptor `archive` into the container's directory `destination`."""
-        with self._worker(self._enter(), os.dup(archive)) as worker, self._told():
+        with self._entering() as enter, self._worker(enter, os.dup(archive)) as worker, self._told():
             there = worker.look(destination, follow=True)
             if not there.exists or not there.directory:
                 raise rules.Refused(f"destination {destination} must be a directory")
@@ -94,13 +97,17 @@ class Copying:
         with faults("copy", f"with container {self._record.name}"):
             return Worker(enter, data)
 
-    def _enter(self) -> Enter:
+    @contextmanager
+    def _entering(self) -> Iterator[Enter]:
+        """One that does not run is not started meanwhile: what it wrote must not be mounted twice."""
         record, paths = self._record, self._paths
         state = attend.live_state(paths, record)
         if state is not None and state.pid:
             bare = container.kernels_own(attend.read_config(paths, record).get("mounts") or [])
-            return container.running(state.pid, state.pid_start, bare)
-        return container.still(self._still())
+            yield container.running(state.pid, state.pid_start, bare)
+            return
+        with Holds(paths).hold(f"{COPYING}{record.id}", "being copied"):
+            yield container.still(self._still())
 
     def _still(self) -> container.Still:
         record, paths = self._record, self._paths

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
+from runtime.backups.holds import COPYING, Holds
 from runtime.cp.copying import Copying
+from runtime.faults import Fault
 from runtime.wishes import VolumeRequest
 from specs.values import MountPoint
 from tests.kernel.docker_box import Said
@@ -252,6 +254,20 @@ def test_a_container_that_was_never_started_is_filled_before(box: Engine, tmp_pa
     assert box.result(name).text == "before\ndeep\n"
     cp("c:/made", "back")
     assert (tmp_path / "back").read_text() == "before\n"
+    box.runtime.remove_container(name)
+
+
+def test_what_is_copied_with_is_not_started_meanwhile(box: Engine, tmp_path: Path) -> None:
+    name = box.create("exec sleep 1000")
+    held = f"{COPYING}{box.id(name)}"
+    with (
+        Holds(box.paths).hold(held, "being copied"),
+        pytest.raises(Fault, match="its file system is being copied"),
+    ):
+        box.runtime.start_container(name)
+    box.runtime.start_container(name)
+    with Holds(box.paths).hold(held, "being copied"):
+        Cp(box, name, tmp_path)("c:/etc/passwd", "out")  # of what runs nothing is mounted anew
     box.runtime.remove_container(name)
 
 

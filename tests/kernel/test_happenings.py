@@ -75,6 +75,21 @@ def test_what_a_shim_does_by_itself_is_told_as_well(box: Engine) -> None:
     box.runtime.remove_container(name)
 
 
+def test_a_renamed_container_has_its_name_of_that_time(
+    box: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    began = time.time()
+    box.create("exec sleep 1000", name="first", source="")
+    box.runtime.start_container("first")
+    box.runtime.containers.rename("first", "second")
+    box.runtime.stop_container("second")
+    box.runtime.remove_container("second")
+    form = ("--format", "{{.Action}} {{.Actor.Attributes.name}}", "-f", "type=container")
+    shown = stead(box, capfd, "--since", str(began), "--until", str(time.time()), *form)
+    assert shown[:3] == ["create first", "start first", "rename second"]
+    assert {line.split()[-1] for line in shown[3:]} == {"second"} and shown[-1] == "destroy second"
+
+
 def test_images_volumes_and_networks_have_events(box: Engine) -> None:
     image = box.runtime.images.get(str(IMAGE))
     assert image is not None

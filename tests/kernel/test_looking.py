@@ -120,7 +120,8 @@ def test_stats_once_are_of_memory_processor_and_processes(stead: Stead, box: Eng
     assert idle not in found and {web, busy} <= found.keys()
     assert found[web]["MemUsage"].endswith(" / 64MiB") and found[web]["PIDs"] == "1"
     assert 0 < float(found[web]["MemPerc"].rstrip("%")) < 100
-    assert float(found[busy]["CPUPerc"].rstrip("%")) > 20 > float(found[web]["CPUPerc"].rstrip("%"))
+    shares = [float(found[name]["CPUPerc"].rstrip("%")) for name in (busy, web)]
+    assert shares[0] > 1 > shares[1]  # however much else this machine has to do
     assert found[web]["ID"] == box.id(web)[:12]
     head, row = stead("stats", "--no-stream", web)
     assert re.split(r"\s{2,}", head) == [

@@ -38,8 +38,16 @@ STATES = {
 class Seen:
     """One container. `state` is what its shim says or last said; `live`: it has one."""
 
-    def __init__(self, paths: Paths, record: ContainerRecord, ports: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        record: ContainerRecord,
+        ports: list[dict[str, Any]],
+        images: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        """`images` are configs by id that were read already, and grows."""
         self.paths, self.record = paths, record
+        self._images = {} if images is None else images
         state = attend.live_state(paths, record)
         self.live = state is not None
         self.state = state or client.read_exit(paths.container(record.id))
@@ -98,10 +106,12 @@ class Seen:
 
         from runtime.database import connect
 
-        with closing(connect(self.paths.database, readonly=True)) as connection:
-            query = "SELECT config FROM images WHERE id = ?"
-            row = connection.execute(query, (self.record.image_id,)).fetchone()
-        return (json.loads(row[0]).get("config") or {}) if row is not None else {}
+        id = self.record.image_id
+        if id not in self._images:
+            with closing(connect(self.paths.database, readonly=True)) as connection:
+                row = connection.execute("SELECT config FROM images WHERE id = ?", (id,)).fetchone()
+            self._images[id] = (json.loads(row[0]).get("config") or {}) if row is not None else {}
+        return self._images[id]
 
     @cached_property
     def leases(self) -> list[Lease]:
@@ -177,4 +187,5 @@ def _port_key(text: str) -> tuple[int, str]:
 
 def look(paths: Paths, records: Iterable[ContainerRecord]) -> list[Seen]:
     published = attend.read_ports(paths)
-    return [Seen(paths, record, published.get(record.id, [])) for record in records]
+    images: dict[str, dict[str, Any]] = {}
+    return [Seen(paths, record, published.get(record.id, []), images) for record in records]
