@@ -66,7 +66,7 @@ def make_image(base: Path) -> tuple[Path, Path]:
     (rootfs / "bin").mkdir(parents=True)
     (rootfs / "tmp").mkdir()
     shutil.copy2(busybox, rootfs / "bin" / "busybox")
-    for name in ("sh", "sleep", "true"):
+    for name in ("sh", "sleep", "true", "cat", "touch", "seq", "rm"):
         (rootfs / "bin" / name).symlink_to("busybox")
     archive = base / "rootfs.tar"
     subprocess.run(["tar", "-C", str(rootfs), "-cf", str(archive), "."], check=True)

@@ -53,6 +53,9 @@ class Engine:
         self.call("run", "-d", "--name", name, *self.options, *options, IMAGE, "sleep", "100000")
         return time.perf_counter() - begin
 
+    def run_script(self, name: str, script: str, *options: str) -> None:
+        self.call("run", "-d", "--name", name, *self.options, *options, IMAGE, "sh", "-c", script)
+
     @property
     def entering(self) -> list[str]:
         """Before a command that is to see the engine's own network."""

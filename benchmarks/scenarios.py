@@ -16,10 +16,12 @@ from agent.desired import Surroundings, load_directory
 from benchmarks.builds import build
 from benchmarks.life import life
 from benchmarks.listing import listing
+from benchmarks.logs import logs
 from benchmarks.measure import Report, Row
 from benchmarks.names import names
 from benchmarks.networks import networks
 from benchmarks.ports import ports
+from benchmarks.probing import probing
 from benchmarks.pulls import pull
 from benchmarks.repair import repair
 from benchmarks.rivals import Engine
@@ -187,7 +189,7 @@ def heal(bench: Bench) -> None:
             runtime.stop_container("bench/k")  # the next kill is a first one again, without backoff
             runtime.start_container("bench/k")
         runtime.remove_container("bench/k")
-    bench.add(what, "stead", "ms", values, target=100)
+    bench.add(what, "stead", "ms", values, target=15)
     for rival in bench.rivals:
         rival.run("heal", "--restart", "always")
         seen = []
@@ -240,6 +242,8 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "nothing": nothing,
     "idle": idle,
     "heal": heal,
+    "logs": logs,
+    "probing": probing,
     "commands": commands,
     "pull": pull,
     "life": life,

@@ -34,8 +34,10 @@ SENT = "sent"
 MAX_LINE = 16384
 #: Chunks that are sent in one turn of the loop.
 TURN = 16
-#: Seconds until a logger that is gone is tried again, and a shim that ends gives it to take the rest.
-RETRY, FAREWELL = 1.0, 2.0
+#: Seconds until a logger that is gone is tried again.
+RETRY = 1.0
+#: Seconds for which a shim that ends waits for a logger that takes nothing, and for one that takes the rest.
+FAREWELL, LONGEST_FAREWELL = 2.0, 10.0
 #: Bytes that may wait where the program waits for the logger.
 BLOCKING_LIMIT = 1 << 20
 
@@ -117,12 +119,12 @@ class Forwarding(LogWriter):
         self._pump()
 
     def close(self) -> None:
-        """Whoever ends gives the logger a moment to take the rest; what it does not take is in the files."""
-        end = time.monotonic() + FAREWELL
+        """Whoever ends gives the logger time to take the rest; what it does not take is in the files."""
+        end = time.monotonic() + LONGEST_FAREWELL
         self._loop.cancel(self._timer)
         self._timer = None
         while time.monotonic() < end:
-            if self._waiting and not self._sender.wait(end - time.monotonic()):
+            if self._waiting and not self._sender.wait(min(FAREWELL, end - time.monotonic())):
                 break
             self._wait(False)
             self._pump(farewell=True)

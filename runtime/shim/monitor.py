@@ -318,11 +318,12 @@ class Monitor:
             streak=self._memory.streak,
             attempts=self._memory.attempts,
         )
-        self._keep_counts()
         self.phase = supervise.advance(self.phase, "retry")
         if decision.delay <= 0:
             self.start()
+            self._keep_counts()  # not before: it is a write to a disk
             return
+        self._keep_counts()
         self._timer = self.loop.after(decision.delay, self.start)
         self._save(next_start_at=time.time() + decision.delay)
 
