@@ -7,7 +7,7 @@
     settled        of the version in force, did well for       done
                    `monitor` seconds after it was ready
     failed         of the version in force, and at fault       done, as far as that is tolerated
-    idle           stopped, paused, suspended, wanted stopped  not counted
+    idle           suspended, paused, or to be stopped         not counted
     stale, down    of another version, not ready               first to be replaced
     stale, up      of another version, ready                   replaced as the promise allows
 
@@ -142,7 +142,7 @@ def _counted(
 def _is_idle(world: World, source: str, want: DesiredContainer, have: ObservedContainer | None) -> bool:
     if want.desired != "running" or want.suspend or want.name in world.observed.hand_stops:
         return True
-    if have is not None and have.phase in (Phase.STOPPED, Phase.PAUSED):
+    if have is not None and have.phase is Phase.PAUSED:
         return True
     return bool(suspension(world.orders, want, want.name, source, world.clock))
 

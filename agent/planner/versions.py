@@ -191,11 +191,16 @@ def _is_gone(world: World, service: str, known: tuple[Version, ...]) -> bool:
 
 
 def _watch(world: World) -> dict[str, Watch]:
-    return {
+    """Of what exists, and of what is declared and was there until a moment ago."""
+    found = {
         name: _watched(world, have, world.memory.watched.get(name))
         for name, have in world.observed.containers.items()
         if have.source in world.desired
     }
+    for name, last in world.memory.watched.items():
+        if name not in found and any(name in desired.containers for desired in world.desired.values()):
+            found[name] = last
+    return found
 
 
 def _watched(world: World, have: ObservedContainer, last: Watch | None) -> Watch:

@@ -22,6 +22,8 @@ from specs.values import PortBinding
 
 #: Seconds between two looks at connections that are to end.
 DRAIN_LOOK = 0.02
+#: Seconds without a connection after which none is on its way any more.
+DRAIN_QUIET = 0.1
 #: The leases of so many containers are read one by one, and not all that there are.
 FEW = 32
 IP_FORWARD = "ipv4/ip_forward"
@@ -222,17 +224,21 @@ class Publishing:
             records.set_active(connection, id, False)
 
     def drain(self, id: str, netns: Path, seconds: float) -> bool:
-        """Wait until no TCP connection to its published ports is left; False when one is after `seconds`."""
+        """Wait until no TCP connection to its published ports is left; False when one is after `seconds`.
+
+        A connection that was sent on its way before the ports led elsewhere may come a little later: on a
+        busy machine the kernel delivers between two namespaces when it gets to it. So it must be quiet for a
+        while."""
         rows = records.read_ports(self._database.read(), id)
         wanted = {row.binding.container_port for row in rows if row.binding.protocol == "tcp"}
-        deadline = time.monotonic() + seconds
+        begin = busy = time.monotonic()
         while wanted and netns.exists():
             with namespaces.in_netns(netns):
                 left = listening.connected() & wanted
-            if not left:
-                return True
-            if time.monotonic() > deadline:
-                return False
+            now = time.monotonic()
+            busy = now if left else busy
+            if now - busy >= DRAIN_QUIET or now - begin > seconds:
+                return not left
             time.sleep(DRAIN_LOOK)
         return True
 
