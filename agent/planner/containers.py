@@ -60,6 +60,7 @@ from specs.values import ImageRef
 
 ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.PAUSED, Phase.BACKOFF})
 
+_LEAVES = frozenset({"remove", "stop"})
 #: stale containers that are not to be replaced yet, and why: rollout.py
 Turns = Mapping[str, Blocked]
 
@@ -155,11 +156,12 @@ def _retired(world: World, source: str, have: ObservedContainer, ground: Ground)
     name = successor(have.name)
     want, new = world.desired[source].containers[name], world.observed.containers.get(name)
     text = ""
+    leaves = (step := world.in_flight.get(Subject("container", name))) is not None and step.verb in _LEAVES
     if have.phase not in ACTIVE:
         text = f"was replaced, and is {have.phase}"
     elif want.desired == "stopped":
         text = "was replaced, is wanted stopped"
-    elif new is not None and is_ready(new) and not _stale(world, want, new, ground):
+    elif new is not None and is_ready(new) and not leaves and not _stale(world, want, new, ground):
         text = "was replaced: the new one is ready"
     if not text:
         reason = f"runs on until the new {name} is ready"
@@ -196,6 +198,9 @@ def _declared(
             was = f"{have.id} {have.identity} {have.adjustable}"
             kept = chain(world, *_phase_steps(world, source, want, have, was))
             return kept if kept.blocked is not None else replace(kept, blocked=turn)
+        if Subject("container", retired(want.name)) in world.in_flight:
+            reason = f"waits until {retired(want.name)} is gone"
+            return Decision(blocked=Blocked(Subject("container", want.name), reason, None, "waits", source))
         if want.image_id:
             cause = Cause("rollback", f"goes back: {cause.text}", want.place)
         return _make(world, source, want, cause, have, ground)
