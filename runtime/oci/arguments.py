@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Options = Mapping[str, str]
 
+#: The default of --root.
+ROOT = "/run/stead-oci"
 FLAG, TEXT, NUMBER, LIST = "flag", "text", "number", "list"
 
 GLOBAL = {

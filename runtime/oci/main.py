@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.oci import arguments, records
+from runtime.oci import arguments
 from runtime.oci.failure import OciFailure, explain
 
 TYPE_CHECKING = False
@@ -105,7 +105,7 @@ def _run(call: arguments.Call, log: _Log, words: Sequence[str]) -> int:
         _seal(words)
     from runtime.oci import verbs
 
-    root = os.path.abspath(str(call.general.get("root") or records.ROOT))
+    root = os.path.abspath(str(call.general.get("root") or arguments.ROOT))
     manager = call.general.get("cgroup-manager") or "cgroupfs"
     if manager not in ("cgroupfs", "systemd"):
         raise OciFailure(f"unknown cgroup manager {manager!r}: it is cgroupfs or systemd")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from runtime.linux.cgroups import Cgroups
 
 STATE, START, REPORT = "state.json", "start", "report"
-ROOT = "/run/stead-oci"
 #: Of the specification with which states comply.
 OCI_VERSION = "1.3.0"
 MAX_ID = 1024
