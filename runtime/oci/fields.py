@@ -11,7 +11,7 @@ import os
 
 from runtime.linux import capabilities, mounts, namespaces
 from runtime.oci.failure import OciFailure
-from runtime.shim import scheduling, sysctls
+from runtime.shim import entries, scheduling, sysctls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,10 +161,13 @@ def check(config: Config) -> list[str]:
     for key in ("root", "process", "linux"):
         if not config.get(key):
             raise _refused(key, "it is missing")
+    if not config["root"].get("path"):
+        raise _refused("root.path", "it is missing")
     spaces = _check_namespaces(config)
     _check_process(config["process"], warnings)
     _check_mounts(config)
     _check_names(config, spaces)
+    _check_hooks(config.get("hooks") or {})
     return warnings
 
 
@@ -284,7 +287,7 @@ def _check_mounts(config: Config) -> None:
         bind = str(entry.get("type") or "bind") == "bind" or "bind" in options or "rbind" in options
         refused = _REFUSED_OPTIONS | (_OF_FILE_SYSTEMS if bind else frozenset())
         for word in options:
-            if word in refused:
+            if word in refused or (bind and word not in entries.ATTRIBUTES and word not in entries.WORDS):
                 raise _refused(
                     f"{path}.options", f"{word}: {'a bind' if bind else 'a'} mount has no such option"
                 )
@@ -294,6 +297,16 @@ def _check_mounts(config: Config) -> None:
             raise _refused(f"{path}.uidMappings", "there are gidMappings only")
         if (entry.get("uidMappings") or "idmap" in options or "ridmap" in options) and not bind:
             raise _refused(f"{path}.uidMappings", "only a bind mount can be id-mapped")
+
+
+def _check_hooks(wanted: Config) -> None:
+    for kind, listed in wanted.items():
+        for at, hook in enumerate(listed or ()):
+            if not str(hook.get("path") or "").startswith("/"):
+                raise _refused(f"hooks.{kind}[{at}].path", "it is no absolute path")
+            timeout = hook.get("timeout")
+            if timeout is not None and not (isinstance(timeout, int) and timeout > 0):
+                raise _refused(f"hooks.{kind}[{at}].timeout", f"{timeout}: it is no number of seconds")
 
 
 def _refused(field: str, why: str) -> OciFailure:

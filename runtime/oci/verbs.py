@@ -40,9 +40,9 @@ def _order(call: Call, root: str, systemd: bool) -> Order:
 def _check_console(wanted: bool, socket: str, *, detached: bool) -> None:
     """As runc has it: a terminal needs someone who takes it, and only a terminal does."""
     if wanted and detached and not socket:
-        raise OciFailure("cannot allocate tty if runc will detach without setting console socket")
+        raise OciFailure("cannot make a terminal in the background: nobody takes it; use --console-socket")
     if socket and not (wanted and detached):
-        raise OciFailure("cannot use console socket if runc will not detach or allocate tty")
+        raise OciFailure("cannot use --console-socket: there is no terminal, or it is shown here")
 
 
 def run_create(call: Call, root: str, systemd: bool, warn: Warn) -> int:

@@ -123,7 +123,7 @@ class Launcher:
                 )
 
             if not self._plain:
-                return self._fork_apart(program, stdio)
+                return self._fork_apart(program, stdio, strict=gates is None)
             if self.pidns:
                 _enter_pids(self.pidns)
             return self._fork(program, self._flags)
@@ -133,7 +133,11 @@ class Launcher:
             self._return()
 
     def _fork_apart(
-        self, program: Callable[[int, Prepared | None], NoReturn], stdio: tuple[int, int, int]
+        self,
+        program: Callable[[int, Prepared | None], NoReturn],
+        stdio: tuple[int, int, int],
+        *,
+        strict: bool,
     ) -> Child:
         """By a process in between, which enters the namespaces: see runtime.shim.spaces."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -149,6 +153,7 @@ class Launcher:
                     stdio=stdio,
                     report_fd=report,
                     announce=writer,
+                    strict=strict,
                     program=lambda prepared: program(report, prepared),
                 )
             except BaseException as error:

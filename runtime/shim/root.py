@@ -48,14 +48,16 @@ class Prepared:
         self.tree, self.binds, self.userns, self.program_filter = tree, binds, userns, program_filter
 
 
-def prepare(config: Config, rootfs: str, *, userns: bool) -> Prepared:
+def prepare(config: Config, rootfs: str, *, userns: bool, strict: bool) -> Prepared:
     """With the rights and the mounts of the host. The working directory is `rootfs` afterwards, whatever
-    mount namespace follows. OSError names the mount."""
+    mount namespace follows. `strict`: what is to propagate must be able to. OSError names the mount."""
     kind = _default_kind(config)
     binds = {}
     for at, entry in enumerate(config.get("mounts") or ()):
         if entries.is_bind(entry) and "remount" not in entries.options_of(entry):
             try:
+                if strict and entries.propagates(entry):
+                    entries.need_peers(str(entry["source"]))
                 binds[at] = entries.open_bind(entry, config["linux"], kind)
             except OSError as error:
                 text = f"mount {entry['destination']}: {error.strerror or error}"

@@ -41,13 +41,15 @@ def run(
     stdio: tuple[int, int, int],
     report_fd: int,
     announce: int,
+    strict: bool,
     program: Callable[[root.Prepared], NoReturn],
 ) -> None:
     """Enter all namespaces of `config` but the network that is joined (the caller is in it), fork `program`
-    as a child of this process's parent, and write its pid to `announce`. Returns in this process only."""
+    as a child of this process's parent, and write its pid to `announce`. `strict` as root.prepare has it.
+    Returns in this process only."""
     spaces = {space["type"]: space.get("path") for space in config["linux"]["namespaces"]}
     tty.give(stdio, identity.outside(config, config["process"]), report_fd)
-    prepared = root.prepare(config, rootfs, userns="user" in spaces)
+    prepared = root.prepare(config, rootfs, userns="user" in spaces, strict=strict)
     if prepared.userns and spaces.get("network"):
         sysctls.apply(config, spaces, joined=True, early=True)
     offsets = config["linux"].get("timeOffsets") or {}

@@ -297,7 +297,7 @@ def test_the_terminals_master_goes_to_the_console_socket(shop: Workshop, tmp_pat
     assert b"/dev/pts/0" in text and b"33 99" in text
     shop.stead.well("delete", "--force", bundle.id)
     said = shop.stead("create", "--bundle", str(bundle.path), bundle.id)
-    assert "without setting console socket" in said.errors
+    assert "use --console-socket" in said.errors
 
 
 def test_run_in_the_foreground_shows_its_terminal_on_ours(shop: Workshop) -> None:

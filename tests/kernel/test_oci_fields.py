@@ -409,6 +409,20 @@ REFUSED: dict[str, tuple[Change, str]] = {
         mount("/data", "bind", "/etc", "bind", "mand"),
         r"options: mand: a bind mount has no such",
     ),
+    "mounts data of a bind": (
+        mount("/data", "bind", "/etc", "bind", "colour=red"),
+        r"options: colour=red: a bind",
+    ),
+    "hooks": (put("hooks", {"prestart": [{"path": "true"}]}), r"hooks.prestart\[0\].path: it is no absolute"),
+    "hooks timeout": (
+        put("hooks", {"poststop": [{"path": "/bin/true", "timeout": 0}]}),
+        r"hooks.poststop\[0\].timeout: 0",
+    ),
+    "root.path": (lambda bundle: bundle.config.update(root={"readonly": True}), "root.path: it is missing"),
+    "process.apparmorProfile": (
+        put("process.apparmorProfile", "own"),
+        "apparmorProfile own: this host has no",
+    ),
     "mounts data": (mount("/data", "tmpfs", "tmpfs", "colour=red"), "colour"),
     "mounts source": (mount("/data", "bind", "/nowhere", "bind"), "mount /data.*no such file or directory"),
     "mounts idmap": (mount("/data", "tmpfs", "tmpfs", "idmap"), "only a bind mount can be id-mapped"),
@@ -421,6 +435,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 #: What some machines refuse and others do.
 HAVING: dict[str, Callable[[], bool]] = {
+    "process.apparmorProfile": lambda: os.path.exists("/sys/module/apparmor/parameters"),
     "process.selinuxLabel": lambda: os.path.exists("/sys/fs/selinux/enforce"),
     "process.oomScoreAdj": lambda: "CAP_SYS_RESOURCE" in kernel.bounding(),
     "linux.resources.network": lambda: os.path.exists("/sys/fs/cgroup/net_cls"),
