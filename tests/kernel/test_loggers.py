@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -423,3 +424,61 @@ def test_a_request_says_where_output_goes(tmp_path: Path, monkeypatch: pytest.Mo
                 got = server.recv(4096)
             assert got.startswith(b"<134>") and got.rstrip().endswith(b": hello")
             server.close()
+
+
+JOURNALD = "/lib/systemd/systemd-journald"
+#: A journald of its own, in a mount namespace of its own, and what it shows of a container.
+SCRIPT = """
+import json, subprocess, sys, time
+from pathlib import Path
+from runtime.wishes import LoggerRequest
+from tests.kernel.engine_box import engine
+from tests.kernel.shim_box import until
+
+Path("/run/systemd/journal").mkdir(parents=True)
+Path("/run/log/journal").mkdir(parents=True)
+journald = subprocess.Popen([JOURNALD], stderr=subprocess.DEVNULL)
+try:
+    until(Path("/run/systemd/journal/socket").exists)
+    with engine(Path(sys.argv[1])) as made:
+        script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo bad >&2"
+        name = made.start(script, logger=LoggerRequest("journald", tag="{{.Name}}"))
+        made.result(name)
+
+        def shown():
+            words = ["journalctl", "-o", "json", "--no-pager", f"CONTAINER_NAME={name}"]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            return [json.loads(line) for line in done.stdout.splitlines()]
+
+        until(lambda: len(shown()) >= 2001, 20.0)
+        entries = shown()
+        said = [entry["MESSAGE"] for entry in entries if entry["PRIORITY"] == "6"]
+        assert said == [f"line {number}" for number in range(2000)], said[:5]
+        (bad,) = [entry for entry in entries if entry["PRIORITY"] == "3"]
+        assert (bad["MESSAGE"], bad["CONTAINER_TAG"], bad["SYSLOG_IDENTIFIER"]) == ("bad", name, name)
+finally:
+    journald.terminate()
+    journald.wait(20)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.skipif(not os.path.exists(JOURNALD), reason="needs systemd-journald")
+def test_a_real_journald_has_each_line_once_and_in_order(tmp_path: Path) -> None:
+    code = f"JOURNALD = {JOURNALD!r}\n{SCRIPT}"
+    program = f'mount -t tmpfs tmpfs /run && exec "{sys.executable}" -c "$0" "$1"'
+    command = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        program,
+        code,
+        str(tmp_path / "box"),
+    ]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

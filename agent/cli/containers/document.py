@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from agent.cli.containers.seen import Seen
     from runtime.net.records import Lease, NetworkRecord
+    from runtime.shim.messages import ProbeResult
 
     Document = dict[str, Any]
 
@@ -92,17 +93,25 @@ def state(item: Seen) -> Document:
         found["Health"] = {
             "Status": item.health,
             "FailingStreak": failing,
-            "Log": [
-                {
-                    "Start": moment(result.started_at),
-                    "End": moment(result.finished_at),
-                    "ExitCode": result.exit_code,
-                    "Output": result.output,
-                }
-                for result in said.health_log
-            ],
+            "Log": _results(said.health_log),
         }
+    if said is not None and item.live:
+        found["ready"] = said.ready
+        others = {"startup": said.startup_log, "readiness": said.readiness_log}
+        found["probes"] = {kind: _results(log) for kind, log in others.items() if log}
     return found
+
+
+def _results(log: Sequence[ProbeResult]) -> list[Document]:
+    return [
+        {
+            "Start": moment(result.started_at),
+            "End": moment(result.finished_at),
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        }
+        for result in log
+    ]
 
 
 def config(item: Seen) -> Document:
