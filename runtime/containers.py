@@ -49,7 +49,7 @@ from runtime.records import (
 )
 from runtime.requests import encode_request
 from runtime.restarts import Restarts
-from runtime.shim import client
+from runtime.shim import client, supervise
 from runtime.stops import forget_stop, write_stop
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
@@ -124,7 +124,10 @@ class Containers:
             record = self.record(name, "start container")
             state = client.read_state(self._paths.live(record.id))
             if state is not None and client.is_alive(state):
-                return
+                if state.phase not in supervise.FINAL:
+                    return
+                with _started(record):  # it has ended just now
+                    client.wait_gone(state)
             request = record.decode()
             volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
             volumes.update(read_anonymous(self._database.read(), name).values())

@@ -19,7 +19,7 @@ from specs.desired import Dependency, DesiredContainer
 
 def reason(world: World, want: DesiredContainer, have: ObservedContainer) -> str:
     """Why it is to be started anew; empty where it is not."""
-    if have.phase is not Phase.RUNNING:
+    if have.phase is not Phase.RUNNING or want.job is not None:  # a run comes to its own end
         return ""
     for dependency in want.depends_on:
         other = world.observed.containers.get(dependency.container)

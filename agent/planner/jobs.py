@@ -152,7 +152,10 @@ class _Note:
             self.job = replace(self.job, run=replace(run, began=have.started_at), seen=have.started_at)
         if self.job.run is None:
             return
-        if have is None or have.phase is Phase.CREATED:
+        if have is not None and have.phase in _RAN and not self.job.run.began:
+            # its start found the last run still at its end, and did nothing
+            self.job = replace(self.job, queue=(self.job.run.due, *self.job.queue), run=None)
+        elif have is None or have.phase is Phase.CREATED:
             self._end("lost", None, self.clock, "the container was removed")
         elif have.phase is Phase.LOST:
             self._end("lost", None, self.clock, "its supervisor was killed, or the machine went down")

@@ -339,6 +339,11 @@ def _reachable(live_dir: Path) -> bool:
     return True
 
 
+def wait_gone(state: State) -> None:
+    """Until a shim whose container has ended is gone, too: it has its last word to write. ShimError."""
+    _wait(state, STOP)
+
+
 def _wait(state: State, timeout: float) -> None:
     """Until the shim is gone."""
     end = time.monotonic() + timeout

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from agent.planner import jobs
 from runtime.observations import Phase
-from specs.desired import DesiredContainer, DesiredJob
+from specs.desired import Dependency, DesiredContainer, DesiredJob
 from specs.schedule import Schedule
 from tests.builders import container, desired, volume
 from tests.plans.scene import Scene
@@ -92,6 +93,17 @@ def job_that_has_ended_when_its_spec_changed() -> Scene:
     return look(scene, NOON + 5500)
 
 
+def job_that_runs_while_its_dependency_is_restarted() -> Scene:
+    """A run comes to its own end, whatever it follows otherwise."""
+    scene = Scene(clock=NOON)
+    scene.runtime.clock = NOON
+    follows = replace(job(), depends_on=(Dependency("s/db", restart=True),))
+    scene.want(desired("s", volume("s/data"), container("s/db"), follows)).converge()
+    look(look(scene, NOON), NOON + 5400).do("start container s/job")
+    scene.runtime.restart("s/db")
+    return look(scene, NOON + 5500)
+
+
 def job_that_was_lost() -> Scene:
     """It does not run again by itself: only its next time, or a retry, starts it."""
     scene = running()
@@ -111,5 +123,6 @@ SCENES = [
     job_that_gives_way_to_its_next_run,
     job_that_runs_when_its_spec_changes,
     job_that_has_ended_when_its_spec_changed,
+    job_that_runs_while_its_dependency_is_restarted,
     job_that_was_lost,
 ]

@@ -245,6 +245,22 @@ def test_a_run_that_was_begun_and_not_remembered_is_not_begun_again() -> None:
     assert bench.next() == ""
 
 
+def test_a_start_that_did_nothing_is_no_run() -> None:
+    """The shim of the run before was still there, at its end."""
+    bench = Bench()
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.ends()
+    assert bench.look(NOON + HOUR + 1) == ["ok"]
+    bench.look(NOON + 2 * HOUR)
+    before = bench.have
+    bench.start()
+    bench.have = before
+    assert bench.look(NOON + 2 * HOUR + 1) == []
+    assert "is due since 2026-03-10 14:00:00" in bench.next()
+
+
 def test_a_start_by_hand_is_a_run_by_hand() -> None:
     bench = Bench()
     bench.look()
