@@ -117,7 +117,7 @@ def _document(table: Mapping[str, Any], around: Around) -> tuple[dict[str, Any],
         mode = str(table.get(key) or "")
         if mode.startswith(_OTHER):
             owner = around.containers[mode.removeprefix(_OTHER)]
-            others.setdefault("owner", {"image": "image"})
+            others.setdefault("owner", {"image": "image", "ipc": "shareable"})  # the start sees if it is
             container[key] = f"{_OTHER}owner"
             back[f"{_OTHER}{_PROJECT}/owner"] = f"{_OTHER}{owner}"
     networks = {f"n{number}": full for number, full in enumerate(dict.fromkeys(around.networks.values()))}

@@ -50,7 +50,11 @@ class Joining:
         found = {kind: self._bind(record, kind, owner) for kind, owner in joined(request)}
         owner = owner_in(request.ipc_mode)
         if owner:
-            return Joined(found, str(self._shm(self._owner(request.name, "ipc", owner)[0])))
+            shm = self._shm(self._owner(request.name, "ipc", owner)[0])
+            if not mounts.is_mounted(shm):
+                cause, hint = f"container {owner} does not share its memory", 'it needs ipc "shareable"'
+                raise Fault("request-invalid", "start container", request.name, cause, hint)
+            return Joined(found, str(shm))
         if request.ipc_mode == "shareable":
             shm = self._shm(record)
             with faults("mount /dev/shm of", request.name):
