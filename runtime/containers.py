@@ -81,7 +81,7 @@ class Containers:
         self._volumes = volumes
         self._zygote = zygote
         self._holds = Holds(paths)
-        self._locks: dict[str, threading.Lock] = {}
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}  # by name: how many want it
         self._locks_lock = threading.Lock()
         self._fresh: set[str] = set()  # ids that were made here and never started: nothing is left of them
 
@@ -256,7 +256,8 @@ class Containers:
     def rename(self, name: str, new: str) -> None:
         """The same container has another name from now on; it goes on, and its peers find it by that. Fault
         container-exists, container-not-found."""
-        with self._alone(name), self._alone(new):
+        first, second = sorted((name, new))
+        with self._alone(first), self._alone(second):
             with self._database.write() as connection:
                 record = read_container(connection, name)
                 if record is None:
@@ -478,10 +479,21 @@ class Containers:
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
+        """Of two names the smaller one is asked for first. A lock is there as long as somebody needs it:
+        there is no end of names that people make up."""
         with self._locks_lock:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            yield
+            lock, users = self._locks.get(name) or (threading.Lock(), 0)
+            self._locks[name] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._locks_lock:
+                _, users = self._locks[name]
+                if users > 1:
+                    self._locks[name] = (lock, users - 1)
+                else:
+                    del self._locks[name]
 
 
 def delete_tree(path: Path) -> None:

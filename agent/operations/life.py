@@ -91,6 +91,8 @@ def rename(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     if not _NAME.match(new) or len(new) > _LONGEST:
         cause = f"{new!r} is no name: letters, digits, _ . -, at least two"
         raise Fault("request-invalid", "rename container", record.name, cause)
+    if new == record.name:
+        raise Fault("request-invalid", "rename container", record.name, "it is called that already")
     runtime.containers.rename(record.name, new)
     return {"id": record.id, "name": new}
 

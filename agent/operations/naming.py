@@ -46,7 +46,7 @@ def container(runtime: LocalRuntime, text: str, operation: str) -> ContainerReco
         return exact
     records = read_containers(connection)
     fits = [one for one in records if one.name.rpartition("/")[2] == text]
-    fits = fits or [one for one in records if one.id.startswith(text)]
+    fits = fits or [one for one in records if text and one.id.startswith(text)]
     if len(fits) == 1:
         return fits[0]
     if fits:
