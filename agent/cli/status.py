@@ -101,6 +101,9 @@ def text(found: Any, now: float) -> str:
     lines += [f"loosened: container {name}: {', '.join(words)}" for name, words in walls.items()]
     if found.get("apparmor"):
         lines.append(f"apparmor: no profile on this machine: {found['apparmor']}")
+    if unmanaged := found.get("unmanaged"):
+        shown = ", ".join(unmanaged[:5]) + (f" and {len(unmanaged) - 5} more" if len(unmanaged) > 5 else "")
+        lines.append(f"unmanaged: {shown}")
     if found["error"]:
         lines.append(f"error: {found['error']}")
     return "\n".join(lines)

@@ -163,6 +163,7 @@ def status_document(view: View) -> dict[str, Any]:
             name: CRASH_LOOP if item.crash_loop else item.phase.value
             for name, item in view.observed.containers.items()
         },
+        "unmanaged": sorted(name for name, item in view.observed.containers.items() if not item.source),
         "crash_loops": [
             {
                 "name": name,

@@ -247,6 +247,7 @@ def test_neither_an_agent_nor_down_touches_what_no_source_declares(box: Hand) ->
     box.start_agent()
     until(lambda: "converged" in box.run("status").out)
     assert box.row("mine")["pid"] == pid
+    until(lambda: "unmanaged: mine" in box.run("status").out)
     box.do("rm", "-f", "mine")
 
 
