@@ -39,6 +39,18 @@ def gone(box: Engine, name: str) -> bool:
 # ---------------------------------------------------------------- restarts
 
 
+def test_a_start_while_its_shim_still_ends_is_a_start(box: Engine) -> None:
+    """The end is told before the last word is on disk: whoever heard of it may start it at once."""
+    name = box.create("echo run")
+    for count in range(1, 13):
+        box.runtime.start_container(name)
+        until(lambda: box.state(name).phase == "exited")
+        box.runtime.start_container(name)
+        until(lambda count=count: len(box.output(name).splitlines()) == 2 * count)  # type: ignore[misc]
+        until(lambda: gone(box, name))
+    box.runtime.remove_container(name)
+
+
 @pytest.mark.parametrize(
     ("policy", "count", "code", "restarts"),
     [
