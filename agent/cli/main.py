@@ -49,6 +49,12 @@ COMMANDS: Commands = {
     ),
     "ps": ("ps", "list containers", "stead ps"),
     "logs": ("logs", "show a container's output", "stead logs -f --since 10m web"),
+    "commit": ("containers.commit", "make an image of a container", "stead commit shop/web web:2"),
+    "export": (
+        "containers.export",
+        "write a container's file system as a tar",
+        "stead export -o web.tar web",
+    ),
     "cp": ("containers.cp", "copy files between this machine and a container", "stead cp web:/etc/nginx ."),
     "events": ("events", "show what happened and happens", "stead events --since 1h --filter event=die"),
     "pause": ("containers.pause", "stop the processes of containers where they are", "stead pause web"),

@@ -15,7 +15,7 @@ import pytest
 from agent.cli.main import main
 from runtime import events
 from runtime.shim import chronicle, client
-from runtime.wishes import NetworkRequest, ProbeRequest, RestartRequest, VolumeRequest
+from runtime.wishes import LimitsRequest, NetworkRequest, ProbeRequest, RestartRequest, VolumeRequest
 from specs.values import ImageRef
 from tests.kernel.engine_box import IMAGE, Engine, engine
 from tests.kernel.shim_box import until
@@ -71,6 +71,15 @@ def test_what_a_shim_does_by_itself_is_told_as_well(box: Engine) -> None:
     until(lambda: "health_status: unhealthy" in actions(box, name))
     client.kill(box.live(name), "SIGKILL")
     until(lambda: actions(box, name).count("start") == 2)
+    assert said(box, name, "die")[0].attributes["exitCode"] == "137"
+    box.runtime.remove_container(name)
+
+
+def test_a_program_that_the_kernel_kills_for_memory_has_an_event_of_its_own(box: Engine) -> None:
+    limits = LimitsRequest(memory=16 << 20, memory_swap=16 << 20)
+    name = box.start("exec tail /dev/zero", limits=limits)
+    until(lambda: "die" in actions(box, name))
+    assert actions(box, name)[-2:] == ["oom", "die"]
     assert said(box, name, "die")[0].attributes["exitCode"] == "137"
     box.runtime.remove_container(name)
 
