@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 #: seconds that an agent which holds the root may take until it listens, or another command until it is done
 PATIENCE = 30.0
 _AGAIN = 0.02
+#: what may be asked again where the agent ended before it answered
+_REPEATABLE = frozenset({"start", "stop", "discard", "pause", "unpause"})
 #: bytes of an answer
 _MOST = 64 * 1024 * 1024
+
+
+class _Unanswered(Exception):
+    """The agent ended, or said half of something."""
 
 
 def call(paths: Paths, op: str, /, **args: Any) -> Any:
@@ -34,7 +40,14 @@ def call(paths: Paths, op: str, /, **args: Any) -> Any:
     """
     deadline = time.monotonic() + PATIENCE
     while True:
-        answer = _ask(paths, op, args)
+        try:
+            answer = _ask(paths, op, args)
+        except _Unanswered as error:
+            what = args.get("op") if op == "each" else op
+            if what not in _REPEATABLE or time.monotonic() > deadline:
+                raise Problem(f"cannot {what}: the agent did not answer ({error})") from error
+            time.sleep(_AGAIN)
+            continue
         if answer is None:
             need_root()
             try:
@@ -67,8 +80,8 @@ def _here(paths: Paths, op: str, args: dict[str, Any]) -> Any:
 
 
 def _ask(paths: Paths, op: str, args: dict[str, Any]) -> dict[str, Any] | None:
-    """The agent's answer; None where none listens. An agent that ends before it answers is a Problem: what it
-    did is not known."""
+    """The agent's answer; None where none listens. Raises _Unanswered where it ended before it answered: what
+    it did is not known."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         if not _connect(sock, paths):
             return None
@@ -79,7 +92,7 @@ def _ask(paths: Paths, op: str, args: dict[str, Any]) -> dict[str, Any] | None:
             sock.sendall(head.encode() + body)
             status, data = _answer(sock)
         except (OSError, ValueError) as error:
-            raise Problem(f"cannot {op}: the agent did not answer ({error})") from error
+            raise _Unanswered(str(error)) from error
     if status != 200:
         raise Problem(f"cannot {op}: the agent answered {status}: is it of an older release?")
     found: dict[str, Any] = json.loads(data)

@@ -70,9 +70,9 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
         finally:
             server.should_exit = True
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for listener in listeners:
             listener.close()
+        await asyncio.to_thread(pool.shutdown, cancel_futures=True)  # what was begun is ended, as steps are
         paths.agent_socket.unlink(missing_ok=True)
 
 

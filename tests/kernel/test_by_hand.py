@@ -123,6 +123,17 @@ def test_wait_tells_codes_before_and_after_the_end_and_over_another_agent(box: H
     box.do("volume", "rm", "gate")
 
 
+def test_a_stop_goes_on_where_the_agent_ends_meanwhile(box: Hand) -> None:
+    box.do("run", "-d", "--network", "none", "--name", "slow", BUSYBOX, "sleep", "1000")  # deaf to SIGTERM
+    stop = box.popen("stop", "-t", "2", "slow", stdout=subprocess.PIPE)
+    until(lambda: box.phase("slow") == "stopping")
+    box.end_agent()
+    assert stop.communicate(timeout=30)[0] == b"slow\n" and stop.returncode == 0
+    assert box.phase("slow") == "stopped"
+    box.start_agent()
+    box.do("rm", "slow")
+
+
 def test_several_are_stopped_side_by_side_and_one_that_is_not_there_keeps_none(box: Hand) -> None:
     names = [f"one{number}" for number in range(4)]
     for name in names:
