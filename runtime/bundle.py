@@ -116,8 +116,8 @@ def argv(request: ContainerRequest, image: ImageConfig) -> list[str]:
     if request.entrypoint is not None:
         words = [*request.entrypoint, *(request.command or ())]
     else:
-        command = request.command if request.command is not None else image.get("Cmd") or ()
-        words = [*(image.get("Entrypoint") or ()), *command]
+        command = request.command if request.command is not None else _words(image.get("Cmd"))
+        words = [*_words(image.get("Entrypoint")), *command]
     if not words:
         raise Fault(
             "request-invalid",
@@ -129,6 +129,11 @@ def argv(request: ContainerRequest, image: ImageConfig) -> list[str]:
     if request.init:
         words = [INIT, "--", *words]
     return [str(word) for word in words]
+
+
+def _words(value: Any) -> list[str]:
+    """Old images have one word as text."""
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def environment(request: ContainerRequest, image: ImageConfig, setting: Setting) -> dict[str, str]:

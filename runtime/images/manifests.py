@@ -334,7 +334,59 @@ def parse_config(data: bytes, subject: str) -> ImageConfig:
     inner = value.get("config")
     if inner is not None and not isinstance(inner, dict):
         raise invalid(subject, "its config.config is not a JSON object")
+    for key, value_of in (inner or {}).items():
+        if key in _RUN and value_of is not None and not _RUN[key](value_of):
+            raise invalid(subject, f"its config says something else for {key} than what may stand there")
     return ImageConfig(config_platform(value), diff_ids, _text(value.get("created")), value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_command(value: Any) -> bool:
+    """A list; old images have one word as text."""
+    return _is_text(value) or _is_texts(value)
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) and all(one is None or _is_text(one) for one in value.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _is_check(value: Any) -> bool:
+    if not isinstance(value, dict) or not _is_texts(value.get("Test") or []):
+        return False
+    times = (value.get(key) for key in ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries"))
+    return all(time is None or _is_number(time) for time in times)
+
+
+#: What of an image is used to run it, by the types that docker has: image-spec, config.md.
+_RUN = {
+    "User": _is_text,
+    "WorkingDir": _is_text,
+    "StopSignal": _is_text,
+    "Env": _is_texts,
+    "Shell": _is_texts,
+    "OnBuild": _is_texts,
+    "Cmd": _is_command,
+    "Entrypoint": _is_command,
+    "Volumes": _is_set,
+    "ExposedPorts": _is_set,
+    "Labels": _is_table,
+    "Healthcheck": _is_check,
+}
 
 
 def config_platform(value: Mapping[str, Any]) -> Platform:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.faults import Fault
 from runtime.wishes import ContainerRequest
-from specs.values import PortBinding, addresses_meet, parse_port_range
+from specs.values import PortBinding, addresses_meet, parse_port_range, parse_protocol
 
 ANY = ("", "0.0.0.0", "::")
 
@@ -69,15 +70,19 @@ def choose(
 
 def published_ports(request: ContainerRequest, config: Mapping[str, Any]) -> tuple[PortBinding, ...]:
     """Those that are asked for, and with `publish_all` every other exposed one, of the image or the request,
-    on a random port of the host."""
+    on a random port of the host. Fault request-invalid for what is no port."""
     if not request.publish_all:
         return request.ports
     given = {(port.container_port, port.protocol) for port in request.ports}
-    exposed = {
-        (number, protocol or "tcp")
-        for text in (*((config.get("config") or {}).get("ExposedPorts") or ()), *request.expose)
-        for span, _, protocol in (text.partition("/"),)
-        for number in parse_port_range(span)
-    }
+    texts = (*((config.get("config") or {}).get("ExposedPorts") or ()), *request.expose)
+    try:
+        exposed = {
+            (number, parse_protocol(protocol or "tcp"))
+            for text in texts
+            for span, _, protocol in (str(text).partition("/"),)
+            for number in parse_port_range(span)
+        }
+    except ValueError as error:  # of a stranger's image
+        raise Fault("request-invalid", "publish ports of", request.name, str(error)) from error
     more = [PortBinding("", 0, number, protocol) for number, protocol in sorted(exposed - given)]
     return (*request.ports, *more)

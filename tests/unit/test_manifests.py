@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from runtime import bundle
 from runtime.faults import Fault
 from runtime.images import auth
 from runtime.images.layers import chain_ids
@@ -23,6 +24,8 @@ from runtime.images.manifests import (
     parse_manifest,
     select,
 )
+from runtime.wishes import ContainerRequest
+from specs.values import ImageRef
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 OCI, DOCKER = "application/vnd.oci.image.", "application/vnd.docker."
@@ -335,3 +338,39 @@ def test_a_tokens_answer_has_two_spellings(body: bytes, token: auth.Token) -> No
 def test_an_answer_without_a_token_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="the token server's answer"):
         auth.parse_token(body)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"Env": "A=1"},
+        {"Env": [5]},
+        {"Env": ["A=\0"]},
+        {"Cmd": 5},
+        {"Entrypoint": {"a": "b"}},
+        {"User": 0},
+        {"WorkingDir": ["/"]},
+        {"Volumes": ["/data"]},
+        {"ExposedPorts": "80"},
+        {"Labels": {"a": 5}},
+        {"Labels": "a=b"},
+        {"Healthcheck": ["CMD", "x"]},
+        {"Healthcheck": {"Test": "x"}},
+        {"Healthcheck": {"Test": ["CMD", "x"], "Interval": "5s"}},
+        {"Healthcheck": {"Test": ["CMD", "x"], "Retries": True}},
+    ],
+)
+def test_what_an_image_is_run_with_has_the_types_that_docker_has(inner: dict[str, object]) -> None:
+    """A stranger's config reaches everything that shows or starts containers: it is refused at the door."""
+    document = {"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": []}, "config": inner}
+    with pytest.raises(Fault) as raised:
+        parse_config(json.dumps(document).encode(), "app")
+    assert raised.value.code == "manifest-invalid"
+
+
+def test_old_and_empty_values_of_an_image_are_taken() -> None:
+    empty = {"Entrypoint": None, "Env": None, "Labels": {"a": None}, "Healthcheck": {"Test": None}}
+    inner = {"Cmd": "sh", "Unknown": 5, **empty}
+    document = {"os": "linux", "rootfs": {"diff_ids": []}, "config": inner}
+    assert parse_config(json.dumps(document).encode(), "app").data["config"] == inner
+    assert bundle.argv(ContainerRequest("p/c", "s", "i", "a", "{}", ImageRef.parse("a")), inner) == ["sh"]
