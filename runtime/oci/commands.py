@@ -124,6 +124,10 @@ def update(record: records.Record, host: cgroups.Cgroups, change: dict[str, Any]
     status = record.status(host)
     if status == "stopped":
         raise OciFailure("cannot update: container not running")
+    if record.document.get("scope"):
+        from runtime.oci import scopes
+
+        scopes.change(str(record.document["scope"]), change)
     groups.apply(host, record.cgroup, change)
     if change.get("devices"):
         groups.allow_devices(host, record.cgroup, change)

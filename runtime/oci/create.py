@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from runtime.oci.scopes import Name, Scope
+
     Config = dict[str, Any]
 
 MAX_DOCUMENT = 16 << 20
@@ -73,7 +75,8 @@ def create(order: Order, warn: Callable[[str], None]) -> tuple[records.Record, l
         warn(warning)
     config = fields.complete(config)
     host = cgroups.detect()
-    cgroup = groups.path_of(config, order.id, systemd=order.systemd)
+    scope = _scope_of(config, order) if order.systemd else None
+    cgroup = scope.path if scope is not None else groups.path_of(config, order.id)
     own = os.getpid()
     record = records.make(
         order.root,
@@ -85,19 +88,38 @@ def create(order: Order, warn: Callable[[str], None]) -> tuple[records.Record, l
             "created": _now(),
             "owner": _owner(),
             "cgroup": cgroup,
-            "own_cgroup": not config["linux"].get("cgroupsPath"),
+            "own_cgroup": scope is None and not config["linux"].get("cgroupsPath"),
+            "scope": scope.unit if scope is not None else "",
             "creator": [own, pidfd.start_time(own)],
             "config": config,
         },
     )
-    child: launch.Child | None = None
+    held: Scope | None = None
     try:
+        if scope is not None:
+            held = _begin(scope, config, order.id)
         _make_cgroup(host, cgroup, config)
         child = _create(order, record, config, host)
     except BaseException:
+        if held is not None:
+            held.release()
         _clear(host, record)
         raise
+    if held is not None:
+        held.release()
     return record, child
+
+
+def _scope_of(config: Config, order: Order) -> Name:
+    from runtime.oci import scopes
+
+    return scopes.name_of(str(config["linux"].get("cgroupsPath") or ""), order.id)
+
+
+def _begin(scope: Name, config: Config, id: str) -> Scope:
+    from runtime.oci import scopes
+
+    return scopes.Scope(scope, id, config["linux"].get("resources") or {})
 
 
 def _make_cgroup(host: cgroups.Cgroups, cgroup: str, config: Config) -> None:

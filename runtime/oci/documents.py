@@ -33,7 +33,7 @@ def features(release: str, *, apparmor: bool, selinux: bool) -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(namespaces.FLAGS),
             "capabilities": list(capabilities.NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp_compile.ACTIONS),

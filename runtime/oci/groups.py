@@ -23,16 +23,12 @@ PARENT = "stead-oci"
 LEAVING = 5.0
 
 
-def path_of(config: dict[str, Any], id: str, *, systemd: bool) -> str:
+def path_of(config: dict[str, Any], id: str) -> str:
     """Relative to the root of each hierarchy. A relative cgroupsPath begins there, too."""
-    if systemd:
-        raise OciFailure(
-            "cannot use the systemd cgroup manager: scopes are not asked of systemd; "
-            "use cgroupfs (podman --cgroup-manager cgroupfs, dockerd native.cgroupdriver=cgroupfs)"
-        )
     said = str(config["linux"].get("cgroupsPath") or "")
     if said.count(":") == 2 and said.partition(":")[0].endswith(".slice"):
-        raise OciFailure(f"cannot use config.json: linux.cgroupsPath: {said}: a path of the systemd manager")
+        text = f"{said}: a path of the systemd manager, which --systemd-cgroup asks for"
+        raise OciFailure(f"cannot use config.json: linux.cgroupsPath: {text}")
     path = os.path.normpath(f"/{said}").strip("/") if said else f"{PARENT}/{id}"
     if not path:
         raise OciFailure("cannot use config.json: linux.cgroupsPath: the root of all is no container's")

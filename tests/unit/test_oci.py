@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.linux import devices, jsontext
-from runtime.oci import arguments, fields, resources
+from runtime.oci import arguments, fields, resources, scopes
 from runtime.oci.failure import OciFailure
 from runtime.shim import sysctls
 
@@ -151,6 +151,35 @@ def test_device_rules_hold_in_their_order() -> None:
     assert resources.device_rules([every, {"allow": False, **loop}]) == ([devices.EVERYTHING], [rule])
     with pytest.raises(OciFailure, match=r"devices\[1\]: it denies a part"):
         resources.device_rules([{"allow": True, **loop}, {"allow": False, "type": "b", "access": "w"}])
+
+
+# ---------------------------------------------------------------- scopes
+
+
+def test_a_path_of_systemd_is_a_scope_in_its_slice() -> None:
+    assert scopes.name_of("machine.slice:libpod:abc", "x").path == "machine.slice/libpod-abc.scope"
+    assert scopes.name_of("a-b-c.slice::abc", "x").path == "a.slice/a-b.slice/a-b-c.slice/abc.scope"
+    assert scopes.name_of(":p:n", "x").path == "system.slice/p-n.scope"
+    assert scopes.name_of("", "x").path == "system.slice/stead-oci-x.scope"
+
+
+@pytest.mark.parametrize(
+    "said", ["/a/b", "a.slice:b", "a:b:c", "a.slice:b:", "a.slice:b:c.slice", "a.slice:b/:c"]
+)
+def test_another_path_is_none_of_systemd(said: str) -> None:
+    with pytest.raises(OciFailure, match=r"linux\.cgroupsPath"):
+        scopes.name_of(said, "x")
+
+
+def test_limits_that_systemd_has_become_properties() -> None:
+    assert scopes.properties(RESOURCES) == [
+        ("MemoryMax", str(1 << 20)),
+        ("MemoryLow", "4096"),
+        ("MemorySwapMax", str(2 << 20)),
+        ("CPUWeight", "39"),
+        ("CPUQuotaPerSecUSec", "500000"),
+        ("TasksMax", str((1 << 64) - 1)),
+    ]
 
 
 # ---------------------------------------------------------------- sysctls, JSON
