@@ -59,9 +59,8 @@ def test_a_scope_of_systemd_has_the_limits_and_keeps_them(node: Node) -> None:
     assert limits(node, directory) == WANTED
     node.run("systemctl daemon-reload")
     assert limits(node, directory) == WANTED
-    node.run(
-        "stead-oci update --memory 83886080 --memory-swap 100663296 --pids-limit 77 two; systemctl daemon-reload"
-    )
+    node.run("stead-oci update --memory 83886080 --memory-swap 100663296 --pids-limit 77 two")
+    node.run("systemctl daemon-reload")
     assert limits(node, directory)[:1] + limits(node, directory)[-1:] == [str(80 << 20), "77"]
     node.run("stead-oci delete --force two")
     node.until(lambda: node.run(f"ls /sys/fs/cgroup/{directory}", code=None).count("No such file"), "its end")
