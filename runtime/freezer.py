@@ -35,8 +35,12 @@ class Freezer:
         with faults(operation, record.name):
             try:
                 os.close(os.open(live / frozen.MARK, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            except FileExistsError:
-                raise Fault("container-paused", operation, record.name, "it is paused already") from None
+            except (
+                FileExistsError
+            ):  # without a frozen cgroup: who made the mark was killed before he froze it
+                if self._cgroups.is_frozen(state.cgroup):
+                    cause = "it is paused already"
+                    raise Fault("container-paused", operation, record.name, cause) from None
             try:
                 self._cgroups.freeze(state.cgroup)
             except BaseException:

@@ -143,6 +143,18 @@ def test_a_commit_leaves_what_is_paused_paused_and_thaws_what_is_not(box: Engine
     box.runtime.remove_container(name)
 
 
+def test_a_pause_that_was_killed_half_way_is_done_by_the_next(box: Engine) -> None:
+    name = box.start(COUNT)
+    (box.live(name) / frozen.MARK).touch()
+    box.runtime.pause_container(name)
+    assert HOST.is_frozen(box.state(name).cgroup)
+    box.runtime.unpause_container(name)
+    (box.live(name) / frozen.MARK).touch()
+    box.runtime.unpause_container(name)
+    assert phase(box, name) is Phase.RUNNING
+    box.runtime.remove_container(name)
+
+
 def test_what_does_not_run_cannot_be_paused(box: Engine) -> None:
     name = box.create("true")
     with pytest.raises(Fault) as raised:
