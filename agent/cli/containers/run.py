@@ -13,7 +13,7 @@ import sys
 from agent.cli import calling
 from agent.cli.containers import create, leaving
 from agent.cli.containers import options as all_options
-from agent.cli.main import Problem
+from agent.cli.main import Problem, need_root
 from runtime.faults import Fault
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise Problem("standard input is not a terminal: leave out -t", 125)
     if not options.detach:
+        need_root()  # its output is in files that nobody else may read
         _load_aside()
     try:
         made = create.create(

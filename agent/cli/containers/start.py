@@ -7,7 +7,7 @@ import time
 from agent.cli import calling
 from agent.cli.containers import leaving, several
 from agent.cli.containers.run import remove
-from agent.cli.main import Problem
+from agent.cli.main import Problem, need_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         return several.each(paths, "start", options.names)
     if len(options.names) > 1:
         raise Problem("cannot attach to several containers at once: name one", 1)
+    need_root()
     import json
 
     from agent.cli.containers import session
