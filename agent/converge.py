@@ -46,6 +46,7 @@ from agent.view import BackupView, JobView, OrphanView
 from runtime.interface import Progress, Runtime
 from runtime.observations import Observed
 from specs.desired import Desired
+from specs.fingerprint import digests
 
 #: seconds that everything must stay well before `apply` says so, after it changed something
 SETTLE = 0.3
@@ -311,6 +312,12 @@ class Engine:
     def orders(self) -> Orders:
         """What people ordered, as of the last round."""
         return self._orders
+
+    def kept_secrets(self) -> set[str]:
+        """Digests of secrets and configs in versions that there is to go back to."""
+        known = self.memory.versions.values()
+        wants = (want for found in known for version in found for want in version.spec.containers)
+        return {digest for want in wants for digest in digests(want.facets)}
 
     def _read_orders(self) -> None:
         """What another process wrote since the last round: orders, and versions that were released."""

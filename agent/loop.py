@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from agent import calls, notify, picture, secrets
@@ -235,7 +236,8 @@ class Agent:
             await asyncio.sleep(SECRETS_EVERY)
             if self._observed is not None and time.monotonic() - swept > SWEEP_EVERY:
                 swept = time.monotonic()
-                kept = (feed.shelf.digests() for feed in self._feeds)  # read in that thread
+                shelves = (feed.shelf.digests() for feed in self._feeds)  # read in that thread
+                kept = chain(shelves, [self._engine.kept_secrets()])
                 await asyncio.to_thread(secrets.sweep, self.paths, kept, self._observed, self._clock.time())
             for feed in self._feeds:
                 if feed.name in self._engine.orders.sources or not await asyncio.to_thread(feed.is_other):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -185,4 +186,15 @@ def test_what_is_suspended_is_not_touched_until_then(runtime: FakeRuntime, store
     store._seen = -1
     assert engine.apply(web("green"), "2", on_event=doctor, timeout=10).ok
     assert color(runtime) == "green"
+    engine.close()
+
+
+def test_secrets_of_versions_to_go_back_to_are_kept(runtime: FakeRuntime, store: Rollouts) -> None:
+    engine, doctor = engine_of(runtime, store), Doctor(runtime)
+    for color, digest in (("blue", "one"), ("green", "two")):
+        want = web(color)
+        facets = json.dumps({"identity": {"secret.s/password": digest, "environment.COLOR": color}})
+        one = replace(want.containers["s/web"], facets=facets)
+        engine.apply(replace(want, containers={"s/web": one}), color, on_event=doctor, timeout=10)
+    assert engine.kept_secrets() == {"one", "two"}
     engine.close()
