@@ -355,9 +355,9 @@ _NAMES: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 class BuildSecret(Model):
     source: Text
     target: Text | None = None
-    uid: Text | None = later()
-    gid: Text | None = later()
-    mode: shapes.Mode | None = later()
+    uid: Text | None = None  # of no effect, as in Compose: the Dockerfile says whose it is and how
+    gid: Text | None = None
+    mode: shapes.Mode | None = None
 
 
 BuildSecretItem = Annotated[Annotated[Text, Tag("@short")] | Annotated[BuildSecret, Tag("@long")], WHICH]
