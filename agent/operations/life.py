@@ -113,13 +113,13 @@ def remove(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def discard(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
-    """`remove` with force; a name that is gone is no fault."""
+    """`remove` with force; a name that is gone is no fault, and then nothing is returned."""
     try:
         return remove(runtime, {**args, "force": True})
     except Fault as fault:
         if fault.code != "container-not-found" or "fit" in fault.cause:
             raise
-        return {"id": "", "name": str(args["name"])}
+        return {}
 
 
 def is_up(runtime: LocalRuntime, record: ContainerRecord) -> bool:

@@ -24,6 +24,8 @@ def each(paths: Paths, op: str, names: Sequence[str], **args: Any) -> int:
         if refused := answer.get("fault"):
             print(f"stead: {Fault(**refused)}", file=sys.stderr)
             failed = True
+        elif answer["result"] == {}:  # nothing was there to be done, and that is well
+            print(f"stead: there is no container {name}", file=sys.stderr)
         else:
             print(name)
     return int(failed)
