@@ -38,6 +38,7 @@ from runtime.net.files import hostname_of
 from runtime.paths import Paths, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
+from runtime.salvage import salvage
 from runtime.shim import client, messages, rescue
 from runtime.shim.logs import LogWriter
 from runtime.users import find_user
@@ -468,6 +469,7 @@ class Preparation:
     def clear(self, id: str) -> None:
         """Take away processes, mounts, links, namespace and cgroup; the writable layer and the log stay."""
         live, path = self._paths.live(id), cgroup_path(id)
+        salvage(live, self._paths.container(id))
         with faults("clear container", id):
             self._cgroups.kill(path)
             self._rescue(id)

@@ -69,7 +69,9 @@ class Nothing(LogWriter):
 
 
 class Forwarding(LogWriter):
-    """`full`: whoever writes should wait until `on_room` is called."""
+    """`full`: whoever writes should wait until `on_room` is called; so each chunk is a turn."""
+
+    turns = 1
 
     def __init__(
         self,

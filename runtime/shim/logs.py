@@ -49,6 +49,7 @@ class LogWriter:
     """
 
     full = False
+    turns = TURN
     on_room: Callable[[], None] | None = None
 
     def __init__(self, directory: str, max_size: int, max_files: int) -> None:
@@ -68,7 +69,7 @@ class LogWriter:
 
     def splice(self, pipe: int, stream: int) -> bool:
         """Take what is in the non-blocking `pipe`. False at its end."""
-        for _ in range(TURN):
+        for _ in range(self.turns):
             try:
                 taken = self._take(pipe, stream)
             except BlockingIOError:

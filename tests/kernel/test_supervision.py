@@ -368,6 +368,26 @@ sys.stdin.read()
 """
 
 
+def test_what_a_killed_shim_had_not_taken_yet_is_in_the_log_all_the_same(box: Engine) -> None:
+    script = "echo begun; read x < /tmp/go; for i in 1 2 3; do echo line $i; echo bad $i >&2; done; "
+    name = box.start("test -p /tmp/go || mkfifo /tmp/go; " + script + "echo x > /tmp/said; sleep 1000")
+    until(lambda: "begun" in box.output(name))
+    state = box.state(name)
+    os.kill(state.shim_pid, signal.SIGSTOP)
+    root = box.paths.rootfs(box.id(name))
+    (root / "tmp/go").write_text("now\n")
+    until((root / "tmp/said").exists)
+    os.kill(state.shim_pid, signal.SIGKILL)
+    until(lambda: not pidfd.is_alive(state.shim_pid, state.shim_start))
+    assert pidfd.is_alive(state.pid, state.pid_start)  # nobody told it
+    box.runtime.remove_container(box.start("true"))  # others do not care
+    box.runtime.start_container(name)
+    until(lambda: box.output(name).count("begun") == 2)
+    assert box.output(name) == "begun\nline 1\nline 2\nline 3\nbegun\n"
+    assert box.output(name, 2).splitlines()[-3:] == ["bad 1", "bad 2", "bad 3"]
+    box.runtime.remove_container(name)
+
+
 def test_a_program_writes_on_when_the_process_that_started_it_is_killed(box: Engine) -> None:
     name = box.create("n=0; while :; do n=$((n + 1)); echo $n; sleep 0.01; done")
     arguments = [sys.executable, "-c", OWNER, str(box.paths.root), str(box.paths.run), name]
