@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,14 @@ def test_what_goes_wrong_is_in_the_log_as_engines_read_it(shop: Workshop, tmp_pa
     bundle = shop.bundle("true")
     bundle.linux["cgroupsPath"] = "system.slice:ocitest:1"
     assert os.path.isdir("/run/systemd/system") or "use cgroupfs" in bundle.run(Systemd(shop.stead)).errors
+
+
+def test_the_command_stead_runs_a_bundle_too(shop: Workshop) -> None:
+    bundle = shop.bundle("echo ran; exit 4").write()
+    stead = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())", "oci"]
+    words = [*stead, "--root", str(shop.stead.root), "run", "--bundle", str(bundle.path), bundle.id]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (4, "ran\n"), done.stderr
 
 
 class Systemd(Oci):
