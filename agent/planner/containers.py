@@ -161,6 +161,8 @@ def _retired(world: World, source: str, have: ObservedContainer, ground: Ground)
         text = f"was replaced, and is {have.phase}"
     elif want.desired == "stopped":
         text = "was replaced, is wanted stopped"
+    elif any(ground.networks.get(network) is Fate.REPLACE for network, _ in have.networks):
+        text = "was replaced, and keeps its network from being so"
     elif new is not None and is_ready(new) and not leaves and not _stale(world, want, new, ground):
         text = "was replaced: the new one is ready"
     if not text:
