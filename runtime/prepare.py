@@ -39,8 +39,7 @@ from runtime.paths import Paths, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.salvage import salvage
-from runtime.shim import client, messages, rescue
-from runtime.shim.logs import LogWriter
+from runtime.shim import messages
 from runtime.users import find_user
 from runtime.volumes import Volumes
 from runtime.volumes.mounting import PREFIX, Mounting, all_mounts, declared_by
@@ -469,10 +468,9 @@ class Preparation:
     def clear(self, id: str) -> None:
         """Take away processes, mounts, links, namespace and cgroup; the writable layer and the log stay."""
         live, path = self._paths.live(id), cgroup_path(id)
-        salvage(live, self._paths.container(id))
         with faults("clear container", id):
             self._cgroups.kill(path)
-            self._rescue(id)
+            salvage(self._paths, id)
         self._fabric.detach(id)
         with faults("clear container", id):
             mounts.unmount(self._paths.rootfs(id))
@@ -483,21 +481,6 @@ class Preparation:
             namespaces.delete_netns(userns_file(self._paths, id))
             self._cgroups.remove(path)
             _remove_live(live)
-
-    def _rescue(self, id: str) -> None:
-        """What a killed supervisor had not read of the container's output goes into its log."""
-        state, home = client.read_state(self._paths.live(id)), self._paths.container(id)
-        if state is None or client.is_alive(state) or client.read_exit(home) is not None:
-            return
-        try:
-            document = json.loads((home / "supervise.json").read_bytes())
-            log = LogWriter(f"{home}/log", document["log_max_size"], document["log_max_files"])
-        except (OSError, ValueError, KeyError):
-            return
-        try:
-            rescue.into(log, str(self._paths.run), id)
-        finally:
-            log.close()
 
 
 def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:

@@ -66,15 +66,10 @@ class Streams:
         return fd
 
     def _output(self, stream: int) -> int:
-        """The end that the program gets can be read as well: should the shim be killed, the program gets no
-        SIGPIPE, and what is in the pipe can be taken from it (runtime.salvage). pipe(7), proc_pid_fd(5)."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
         self._outputs[reader] = stream
-        try:
-            return self._given(os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC))
-        finally:
-            os.close(writer)
+        return self._given(writer)
 
     def outputs(self) -> list[int]:
         """Descriptors of stdout and stderr, those that are still open."""
