@@ -88,7 +88,7 @@ def stats(host: cgroups.Cgroups, path: str) -> dict[str, Any]:
         "memory": {
             "cache": found.memory_cache,
             "usage": usage,
-            "swap": {"usage": found.memory_swap, "limit": 0, "failcnt": 0},
+            "swap": {"usage": found.memory_swap},
             "raw": files.flat("memory", "memory.stat"),
         },
         "pids": {"current": found.pids, "limit": files.pids_limit()},
@@ -102,9 +102,6 @@ def stats(host: cgroups.Cgroups, path: str) -> dict[str, Any]:
                 {"op": "Write", "value": found.io_writes},
             ],
         },
-        "hugetlb": {},
-        "intel_rdt": {},
-        "network_interfaces": None,
     }
 
 
