@@ -56,7 +56,8 @@ class TestDemo:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Hello from a container." in done.stdout
-        assert re.search(r"^hello/web .* running .* healthy .* 127.0.0.1:18080->80/tcp ", done.stdout, re.M)
+        row = r"^\w{12} .* Up .* \(healthy\) +127.0.0.1:18080->80/tcp +hello/web$"
+        assert re.search(row, done.stdout, re.M), done.stdout
         assert os.listdir(tmp_path) == []
 
     def test_it_runs_until_it_is_ended(self, environment: dict[str, str], tmp_path: Path) -> None:
@@ -66,12 +67,12 @@ class TestDemo:
                 ["sh", str(EXAMPLES / "demo.sh")], env=environment, stdout=out, stderr=out
             )
         try:
-            until(lambda: re.search(r"^hello/web .* healthy ", log.read_text(), re.M) is not None)
+            until(lambda: re.search(r"\(healthy\) .* hello/web$", log.read_text(), re.M) is not None)
             demo.send_signal(signal.SIGTERM)
             assert demo.wait(60) == 0, log.read_text()
         finally:
-            demo.kill()
-            demo.wait()
+            demo.terminate()
+            demo.wait(60)
         assert os.listdir(tmp_path) == []
 
 

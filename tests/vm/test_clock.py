@@ -17,7 +17,7 @@ def test_a_clock_that_jumps_restarts_nobody_and_healing_goes_on(node: Node) -> N
     try:
         for jump in (DAY, -2 * DAY, 400 * DAY):
             before, ticks = node.ps(), len(node.ticks()[-1])
-            node.run(f"date -s @$(($(date +%s) + {jump})) && systemctl kill -s 0 stead")
+            node.run(f"date -s @$(($(date +%s) + {jump}))")
             node.until(lambda ticks=ticks: len(node.ticks()[-1]) > ticks, "output goes on")  # type: ignore[misc]
             node.settle()
             after = node.ps()
