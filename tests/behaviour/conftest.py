@@ -1,0 +1,54 @@
+"""The engines: each starts once, has its tests, and ends. Docker has its turn where STEAD_RIVALS names it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rivals import Unavailable
+from tests.behaviour.engines import Engine, start
+
+DIFFERENCES = Path(__file__).parents[2] / "docs" / "differences.md"
+
+
+def _engines() -> list[str]:
+    more = os.environ.get("STEAD_RIVALS", "").replace(",", " ").split()
+    return ["stead", *dict.fromkeys(["podman", *more])]
+
+
+@pytest.fixture(scope="session", params=_engines())
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    name = str(request.param)
+    if os.geteuid() != 0 or shutil.which("nft") is None:
+        pytest.skip("needs root and nftables")
+    try:
+        made = start(name, tmp_path_factory.mktemp(name))
+    except Unavailable as cause:
+        pytest.skip(str(cause))
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def differs(request: pytest.FixtureRequest) -> None:
+    """`@pytest.mark.differs(WORDS, *ENGINES)`: they are expected to fail; WORDS are in the document."""
+    for mark in request.node.iter_markers("differs"):
+        words, *names = mark.args
+        found = request.getfixturevalue("engine").name if "engine" in request.fixturenames else ""
+        if found == "stead" and found in names:
+            assert words in DIFFERENCES.read_text()
+        if found in names:  # other releases of a rival may do what this one does not
+            request.applymarker(pytest.mark.xfail(strict=found == "stead", reason=words))
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, engine: Engine) -> Iterator[str]:
+    """A container's name that is the test's own; the container is removed afterwards."""
+    made = re.sub(r"\W", "-", request.node.originalname.removeprefix("test_"))[:40].strip("-")
+    yield made
+    engine.forget(made)
