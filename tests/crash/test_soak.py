@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-SECONDS = float(os.environ.get("STEAD_SOAK", "45"))
+SECONDS = float(os.environ.get("STEAD_SOAK", "25"))
 SEED = int(os.environ.get("STEAD_SOAK_SEED", "11"))
 LOGGERS, SLEEPERS, REPLICAS = 8, 20, 2
 #: s between two kills

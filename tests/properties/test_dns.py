@@ -99,7 +99,7 @@ def check(data: bytes) -> None:
     assert wire.truncated(query)[:2] == data[:2]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.one_of(st.binary(max_size=600), questions, cut, turned))
 def test_no_packet_breaks_the_reader_and_every_answer_is_to_the_question(data: bytes) -> None:
     check(data)
@@ -145,7 +145,7 @@ def broken(data: bytes, chance: Random) -> bytes:
     return bytes(made[:2000])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.one_of(questions, whole), st.integers(0, 2**32))
 def test_a_hundred_thousand_broken_packets_neither_break_it_nor_make_it_lie(data: bytes, seed: int) -> None:
     chance = Random(seed)

@@ -51,7 +51,7 @@ def built(data: bytes) -> None:
 
 
 @given(TEXTS)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_is_more_than_wrong(text: str) -> None:
     built(b"FROM base AS a\n" + text.encode())
     built(text.encode())

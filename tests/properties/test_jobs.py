@@ -109,7 +109,7 @@ class Machine:
         return what == "back"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(PLANS, st.lists(EVENTS, max_size=40))
 def test_no_time_is_served_twice_unless_the_clock_was_set_back(
     plan: DesiredJob, events: list[tuple[str, float]]
@@ -127,7 +127,7 @@ def test_no_time_is_served_twice_unless_the_clock_was_set_back(
     assert all(attempt <= plan.retries + 1 for _, _, attempt in machine.starts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(PLANS, st.lists(EVENTS, max_size=30))
 def test_whatever_happened_a_job_comes_to_its_next_run(
     plan: DesiredJob, events: list[tuple[str, float]]
@@ -148,7 +148,7 @@ def test_whatever_happened_a_job_comes_to_its_next_run(
     assert len(machine.starts) - len(ran) - machine.unseen in (0, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(PLANS, st.lists(EVENTS, max_size=30))
 def test_to_look_again_at_once_changes_nothing(plan: DesiredJob, events: list[tuple[str, float]]) -> None:
     machine = Machine(plan)

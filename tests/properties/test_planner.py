@@ -258,7 +258,7 @@ def _until(result: Plan) -> float | None:
     return min((b.until for b in result.blocked if b.until is not None), default=None)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), turns=st.integers(0, 120))
 def test_the_planner_converges_whatever_happens_on_the_way(seed: int, turns: int) -> None:
     simulation = Simulation(seed)

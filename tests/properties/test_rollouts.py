@@ -160,7 +160,7 @@ def _busy(decided: Plan) -> bool:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_promise_holds_and_the_newest_good_version_is_in_force_at_the_end(seed: int) -> None:
     service = Service(seed)
     service.settle()

@@ -33,7 +33,7 @@ members = st.lists(
 
 
 @given(members, st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_what_tarfile_writes_is_read(items: list, form: int) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
@@ -55,7 +55,7 @@ def test_what_tarfile_writes_is_read(items: list, form: int) -> None:
 
 
 @given(st.binary(max_size=3000), st.integers(0, 3000), st.binary(max_size=20))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_damage_raises_nothing_but_tar_errors(tail: bytes, position: int, change: bytes) -> None:
     good = layer(file("a" * 150, b"x" * 700), directory("d", pax_headers={"SCHILY.xattr.user.x": "1"}))
     data = good[:position] + change + good[position + len(change) :] + tail
