@@ -112,6 +112,8 @@ def run_init(
             sysctls.apply(config, spaces, joined=joined)
 
         slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
+        stage.name = "working directory"
+        _make_directory(str(config["process"].get("cwd") or "/"))
         _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd)
     except BaseException as error:
         report(report_fd, stage, error)
@@ -217,14 +219,18 @@ def _become(
     _execute(words, environment)
 
 
-def _change_directory(path: str) -> None:
-    """Docker makes a missing working directory, as root. One that the root does not reach is refused: a link
-    of /proc may lead anywhere (getcwd(3) says ENOENT)."""
+def _make_directory(path: str) -> None:
+    """Docker makes a missing working directory of the first process, as root; that of a further one must be
+    there."""
     try:
-        os.chdir(path)
+        os.stat(path)
     except FileNotFoundError:
         os.makedirs(path, 0o755, exist_ok=True)
-        os.chdir(path)
+
+
+def _change_directory(path: str) -> None:
+    """One that the root does not reach is refused: links of /proc lead anywhere (getcwd(3) says ENOENT)."""
+    os.chdir(path)
     try:
         os.getcwd()
     except OSError:
