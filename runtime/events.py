@@ -101,7 +101,7 @@ class _Reader:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         self._fd = -1
         self._read: dict[int, int] = {}  # inode -> descriptor of files that were begun: it is not used anew
-        self._half = b""
+        self._half: dict[int, bytes] = {}  # of a line that is not whole yet, by descriptor
 
     def close(self) -> None:
         for fd in self._read.values():
@@ -110,17 +110,19 @@ class _Reader:
 
     def rest(self) -> Iterator[Happened]:
         while True:
-            following = self._following()  # looked for first: then the present one does not grow any more
-            if self._fd >= 0:
-                yield from self._present()
+            following = self._following()
+            for fd in list(self._read.values()):  # who had opened a file that is done with may still write
+                if fd != following:
+                    yield from self._new(fd)
             if following < 0:
                 return
-            self._fd, self._half = following, b""
+            self._fd = following
 
     def _following(self) -> int:
         """The oldest file that was not begun yet, opened; -1 where there is none."""
         for number, fd in list(self._read.items()):
             if fd != self._fd and not os.fstat(fd).st_nlink:
+                self._half.pop(fd, None)
                 os.close(self._read.pop(number))
         for name in [*chronicle.old_files(self._directory), chronicle.NOW]:
             try:
@@ -134,14 +136,13 @@ class _Reader:
             os.close(fd)
         return -1
 
-    def _present(self) -> Iterator[Happened]:
-        while data := os.read(self._fd, PIECE):
-            *lines, self._half = (self._half + data).split(b"\n")
+    def _new(self, fd: int) -> Iterator[Happened]:
+        while data := os.read(fd, PIECE):
+            *lines, half = (self._half.get(fd, b"") + data).split(b"\n")
+            self._half[fd] = half if len(half) <= MAX_LINE else b""
             for line in lines:
                 if (found := _parse(line)) is not None:
                     yield found
-            if len(self._half) > MAX_LINE:
-                self._half = b""
 
 
 def _parse(line: bytes) -> Happened | None:

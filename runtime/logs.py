@@ -28,6 +28,9 @@ POLL = 0.05
 Entry = tuple[int, int, bytes]  # time in ns, stream (1 stdout, 2 stderr), bytes
 Record = tuple[int, int, int, int, int, int]  # as messages.INDEX_RECORD
 
+#: ns between two floats that are times of this century: what was written at the time asked for is shown
+_ULP = 256
+
 
 def read(
     log_dir: Path,
@@ -50,7 +53,7 @@ def read(
     """
     reader = _Reader(Path(log_dir), streams)
     lines = _Lines(raw)
-    since_ns = 0 if since is None else int(since * 1e9)
+    since_ns = 0 if since is None else int(since * 1e9) - _ULP
     until_ns = None if until is None else int(until * 1e9)
     reader.seek_time(since_ns)
     if tail is not None:

@@ -10,6 +10,7 @@ further ones, as text. Times are the writer's, of the moment when it happened.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 
@@ -45,18 +46,18 @@ def tell(directory: str, type: str, action: str, id: str, name: str, **attribute
 
 
 def _turn(directory: str, full: os.stat_result) -> None:
-    """The name of the old file is its own, so that of several that come to this at a time one does it."""
+    """Of several that come to this at a time one does it: the file that follows must not be taken for the one
+    that was full."""
     path = f"{directory}/{NOW}"
-    if not os.path.samestat(os.stat(path), full):
-        return
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(path, f"{directory}/{OLD}{full.st_ino}.jsonl")
-    except FileExistsError:  # somebody is at it, or was killed at this line
-        if not os.path.samestat(os.stat(path), full):
-            return
-    os.unlink(path)
-    for name in old_files(directory)[:-KEEP]:
-        os.unlink(f"{directory}/{name}")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.stat(path), full):
+            os.rename(path, f"{directory}/{OLD}{full.st_ino}.jsonl")
+            for name in old_files(directory)[:-KEEP]:
+                os.unlink(f"{directory}/{name}")
+    finally:
+        os.close(lock)
 
 
 def old_files(directory: str) -> list[str]:

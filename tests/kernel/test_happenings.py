@@ -204,17 +204,23 @@ def test_the_files_have_a_limit_and_no_line_is_lost_before_it(
     assert 0 < len(left) < 8000 and set(left) <= set(range(8000))
 
 
-def test_a_writer_that_was_killed_between_its_two_steps_is_made_good(
+def test_what_is_written_to_a_file_that_was_turned_meanwhile_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    directory = tmp_path / "events"
+    directory.mkdir()
+    reader = events._Reader(tmp_path)
+    chronicle.tell(str(directory), "agent", "step", "1", "n")
+    late = os.open(directory / chronicle.NOW, os.O_WRONLY | os.O_APPEND)
     monkeypatch.setattr(chronicle, "FULL", 10)
-    now = tmp_path / chronicle.NOW
-    now.write_bytes(b"x" * 20)
-    os.link(now, tmp_path / f"{chronicle.OLD}{now.stat().st_ino}.jsonl")
-    chronicle.tell(str(tmp_path), "agent", "step", "1", "n")
-    assert not now.exists()
-    chronicle.tell(str(tmp_path), "agent", "step", "2", "n")
-    assert len(list(tmp_path.iterdir())) == 2
+    chronicle.tell(str(directory), "agent", "step", "2", "n")
+    monkeypatch.undo()
+    chronicle.tell(str(directory), "agent", "step", "4", "n")
+    assert [item.id for item in reader.rest()] == ["1", "2", "4"]
+    os.write(late, b'{"t":1,"type":"agent","action":"step","id":"3","name":"n","a":{}}\n')
+    os.close(late)
+    assert [item.id for item in reader.rest()] == ["3"]
+    reader.close()
 
 
 def test_half_a_line_and_other_rubbish_are_passed_over(tmp_path: Path) -> None:

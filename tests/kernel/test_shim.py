@@ -173,7 +173,9 @@ def test_a_program_that_ignores_its_stop_signal_is_killed_after_the_timeout(cont
 
 
 def test_the_stop_signal_is_the_containers_own(container: Box) -> None:
-    container.spawn("trap 'exit 5' USR1; while :; do sleep 0.05; done", stop_signal="SIGUSR1")
+    program = "trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done"
+    container.spawn(program, stop_signal="SIGUSR1")
+    until(lambda: b"ready" in container.output())
     client.stop(container.live)
     assert container.ended().exit_code == 5
 
