@@ -130,7 +130,8 @@ class Rollouts:
         def change(connection: sqlite3.Connection) -> tuple[str, ...]:
             text = "DELETE FROM orders WHERE kind IN (?, ?) AND name = ?"
             pins = connection.execute(text, (PIN, SOURCE, name)).rowcount
-            text = "UPDATE versions SET bad = '', bad_at = 0 WHERE service = ? AND bad != ''"
+            # it may be tried again; it is the last one to go back to
+            text = "UPDATE versions SET bad = '', bad_at = 0, at = 0 WHERE service = ? AND bad != ''"
             bad = connection.execute(text, (name,)).rowcount
             return (*(("pin",) if pins else ()), *(("bad version",) if bad else ()))
 
