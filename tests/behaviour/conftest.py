@@ -1,4 +1,8 @@
-"""The engines: each starts once, has its tests, and ends. Docker has its turn where STEAD_RIVALS names it."""
+"""The engines: each starts once, has its tests, and ends.
+
+`stead` asks an agent. `alone` is Stead without one, which answers for the tests that are marked so. It answers
+for all of them, and docker has its turn, where STEAD_RIVALS names them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,25 @@ from tests.behaviour.engines import Engine, start
 DIFFERENCES = Path(__file__).parents[2] / "docs" / "differences.md"
 
 
-def _engines() -> list[str]:
-    more = os.environ.get("STEAD_RIVALS", "").replace(",", " ").split()
-    return ["stead", *dict.fromkeys(["podman", *more])]
+OURS = ("stead", "alone")
+NAMED = os.environ.get("STEAD_RIVALS", "").replace(",", " ").split()
+ENGINES = list(dict.fromkeys(["stead", "alone", "podman", *NAMED]))
 
 
-@pytest.fixture(scope="session", params=_engines())
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The items are of all folders."""
+    left = (
+        [] if "alone" in NAMED else [item for item in items if "[alone" in item.name and not _is_marked(item)]
+    )
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+def _is_marked(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+@pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     name = str(request.param)
     if os.geteuid() != 0 or shutil.which("nft") is None:
@@ -40,10 +57,12 @@ def differs(request: pytest.FixtureRequest) -> None:
     for mark in request.node.iter_markers("differs"):
         words, *names = mark.args
         found = request.getfixturevalue("engine").name if "engine" in request.fixturenames else ""
-        if found == "stead" and found in names:
+        if found in OURS and "stead" in names:
             assert words in DIFFERENCES.read_text()
-        if found in names:  # other releases of a rival may do what this one does not
-            request.applymarker(pytest.mark.xfail(strict=found == "stead", reason=words))
+        if found in names or (
+            found in OURS and "stead" in names
+        ):  # other releases of a rival may do what this one does not
+            request.applymarker(pytest.mark.xfail(strict=found in OURS, reason=words))
 
 
 @pytest.fixture

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks import rivals
-from runtime.linux import mounts
 from tests.e2e.engines_box import image_archive
 from tests.kernel.docker_box import Said
-from tests.kernel.node_box import PROGRAM
+from tests.kernel.hand_box import hand
 
 IMAGE = rivals.IMAGE
 #: The same files, and a configuration: what is inherited is told apart from what is said.
@@ -34,6 +33,8 @@ CHANGES = (
     "EXPOSE 8080",
     "VOLUME /seed",
 )
+#: Of the agent's settings: this folder's own, since others run beside it.
+POOLS = ("10.213.0.0/16", "10.209.0.0/16")
 DEADLINE = 20.0
 RUNS = ("run", "create")
 SECTION = "@@@"  # begins the line before each answer
@@ -45,6 +46,10 @@ class Engine:
     def __init__(self, rival: rivals.Engine, more: Mapping[str, Sequence[str]]) -> None:
         self.name, self._rival, self._more = rival.name, rival, more
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return self._rival.environment
+
     def command(self, *words: str) -> list[str]:
         verb, *rest = words
         more = self._more.get(verb, ()) if verb in RUNS or "-f" in rest else ()
@@ -53,7 +58,7 @@ class Engine:
     def call(self, *words: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Said:
         done = subprocess.run(
             self.command(*words),
-            env={**self._rival.environment, **(environment or {})},
+            env={**self.environment, **(environment or {})},
             input=stdin.encode(),
             capture_output=True,
             timeout=60,
@@ -61,7 +66,7 @@ class Engine:
         return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def popen(self, *words: str, **more: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*words), env=self._rival.environment, **more)
+        return subprocess.Popen(self.command(*words), env=self.environment, **more)
 
     def do(self, *words: str, stdin: str = "") -> str:
         """What a command prints that must succeed, without the last line break."""
@@ -107,22 +112,23 @@ class Engine:
 
 
 class Stead(rivals.Engine):
-    """The command line without an agent."""
+    """The command line, and an agent that it asks unless it is to do everything by itself."""
 
-    name = "stead"
-
-    def __init__(self, base: Path, image: Path) -> None:
+    def __init__(self, name: str, base: Path) -> None:
         super().__init__(base)
+        self.name = name
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a thousand processes: they compile once
         base.mkdir(parents=True)
-        self.prefix = [sys.executable, "-c", PROGRAM, "--root", f"{base}/root", "--run", f"{base}/run"]
+        self._leaving = ExitStack()
+        machine = self._leaving.enter_context(hand(base, agent=False))
+        self.prefix = machine.command()
+        if name == "stead":
+            settings = base / "stead.toml"
+            settings.write_text(settings.read_text().replace(*POOLS))
+            machine.start_agent()
 
     def close(self) -> None:
-        ids = self.call("ps", "-aq").split()
-        if ids:
-            self.call("rm", "-f", "-v", *ids)
-        self.call("network", "prune", "-f")
-        assert os.listdir(self.base / "run" / "containers") == []
-        assert [mount.target for mount in mounts.table() if str(self.base) in mount.target] == []
+        self._leaving.close()
 
 
 def archive(base: Path) -> Path:
@@ -147,11 +153,11 @@ def start(name: str, base: Path) -> Engine:
     limits = rivals.Podman.options
     if name == "podman":
         more = {**dict.fromkeys(RUNS, limits), "rm": rivals.Podman.at_once}
-        made = Engine(rivals.Podman(home, image), more)
+        made = Engine(_with_loopback(rivals.Podman(home, image)), more)
     elif name == "docker":
-        made = Engine(rivals.Docker(home, image), {})
+        made = Engine(_with_loopback(rivals.Docker(home, image)), {})
     else:
-        made = Engine(Stead(home, image), {})
+        made = Engine(Stead(name, home), {})
         made.do("image", "import", str(image), IMAGE)
     changes = [word for change in CHANGES for word in ("-c", change)]
     try:
@@ -160,6 +166,12 @@ def start(name: str, base: Path) -> Engine:
         made.close()
         raise
     return made
+
+
+def _with_loopback(rival: rivals.Engine) -> rivals.Engine:
+    """Its network namespace is new: nothing could be published at 127.0.0.1."""
+    subprocess.run([*rival.entering, "ip", "link", "set", "lo", "up"], check=True)
+    return rival
 
 
 def until(condition: Callable[[], bool]) -> None:
