@@ -16,6 +16,7 @@ from runtime.faults import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from runtime.paths import Paths
@@ -33,15 +34,18 @@ class _Unanswered(Exception):
     """The agent ended, or said half of something."""
 
 
-def call(paths: Paths, op: str, /, **args: Any) -> Any:
+def call(paths: Paths, op: str, /, *, meanwhile: Callable[[], None] | None = None, **args: Any) -> Any:
     """What operation `op` (agent.calls) returns. Its Fault is raised here, whoever did it.
+
+    `meanwhile` is done while an agent works, and not at all where none does. It is no thread's: two threads
+    that import modules of one circle see half of each other's.
 
     Raises Problem where neither an agent answers nor this process may do it.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            answer = _ask(paths, op, args)
+            answer = _ask(paths, op, args, meanwhile)
         except _Unanswered as error:
             what = args.get("op") if op == "each" else op
             if what not in _REPEATABLE or time.monotonic() > deadline:
@@ -79,7 +83,9 @@ def _here(paths: Paths, op: str, args: dict[str, Any]) -> Any:
         return calls.perform(runtime, op, args)
 
 
-def _ask(paths: Paths, op: str, args: dict[str, Any]) -> dict[str, Any] | None:
+def _ask(
+    paths: Paths, op: str, args: dict[str, Any], meanwhile: Callable[[], None] | None = None
+) -> dict[str, Any] | None:
     """The agent's answer; None where none listens. Raises _Unanswered where it ended before it answered: what
     it did is not known."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
@@ -90,6 +96,8 @@ def _ask(paths: Paths, op: str, args: dict[str, Any]) -> dict[str, Any] | None:
         head = "\r\n".join((*lines, "", ""))
         try:
             sock.sendall(head.encode() + body)
+            if meanwhile is not None:
+                meanwhile()
             status, data = _answer(sock)
         except (OSError, ValueError) as error:
             raise _Unanswered(str(error)) from error

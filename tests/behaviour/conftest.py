@@ -1,7 +1,7 @@
 """The engines: each starts once, has its tests, and ends.
 
-`stead` asks an agent. `alone` is Stead without one, which answers for the tests that are marked so. It answers
-for all of them, and docker has its turn, where STEAD_RIVALS names them.
+`stead` asks an agent. `alone` is Stead without one, which answers for the tests that are marked so. It
+answers for all, and docker has its turn, where STEAD_RIVALS names them.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from runtime.faults import Fault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from typing import Any
 
     from runtime.paths import Paths
@@ -33,8 +34,17 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     return 0
 
 
-def create(options: argparse.Namespace, paths: Paths, *, auto_remove: str) -> dict[str, Any]:
-    """{id, name}. Its image is brought as --pull says. Raises Problem and Fault."""
+def create(
+    options: argparse.Namespace,
+    paths: Paths,
+    *,
+    auto_remove: str,
+    meanwhile: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """{id, name}. Its image is brought as --pull says; `meanwhile` is of calling.call.
+
+    Raises Problem and Fault.
+    """
     if options.rm and (options.restart or "no") != "no":
         raise Problem("cannot use --rm with --restart: what is removed is not restarted", 125)
     if options.cidfile and os.path.exists(options.cidfile):
@@ -51,7 +61,7 @@ def create(options: argparse.Namespace, paths: Paths, *, auto_remove: str) -> di
     }
     if options.pull == "always":
         _pull(options, paths)
-    made = _asked(options, paths, asked)
+    made = _asked(options, paths, {**asked, "meanwhile": meanwhile})
     if options.cidfile:
         with open(options.cidfile, "x", encoding="ascii") as file:
             file.write(made["id"])

@@ -39,10 +39,10 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         raise Problem("standard input is not a terminal: leave out -t", 125)
     if not options.detach:
         need_root()  # its output is in files that nobody else may read
-        _load_aside()
     try:
+        removed = "" if not options.rm else "now" if options.detach else "attended"
         made = create.create(
-            options, paths, auto_remove="" if not options.rm else "now" if options.detach else "attended"
+            options, paths, auto_remove=removed, meanwhile=None if options.detach else _load_session
         )
         return _started(options, paths, made, keys, attached)
     except Fault as fault:
@@ -52,14 +52,8 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         raise Problem(str(problem), 125) from problem
 
 
-def _load_aside() -> None:
-    """What a session needs, while somebody else makes the container."""
-    from threading import Thread
-
-    Thread(target=_load, daemon=True).start()
-
-
-def _load() -> None:
+def _load_session() -> None:
+    """What a session needs."""
     from agent.cli.containers import session as session
 
 
