@@ -25,7 +25,6 @@ def test_a_program_that_kills_itself_gives_128_and_the_signal(engine: Engine) ->
     assert engine.sh("exec sh -c 'trap - TERM; exit 200'").code == 200
 
 
-@pytest.mark.alone
 def test_a_program_that_is_not_there_gives_127(engine: Engine) -> None:
     assert "not-there" in engine.fails("run", "--rm", "--network", "none", IMAGE, "not-there", code=127)
 
@@ -34,7 +33,6 @@ def test_a_file_that_is_no_program_gives_126(engine: Engine) -> None:
     engine.fails("run", "--rm", "--network", "none", IMAGE, "/etc/passwd", code=126)
 
 
-@pytest.mark.alone
 def test_an_option_that_does_not_exist_gives_125(engine: Engine) -> None:
     engine.fails("run", "--rm", "--no-such-option", IMAGE, "true", code=125)
 
@@ -65,7 +63,6 @@ def test_a_bind_without_an_absolute_target_is_refused(engine: Engine) -> None:
     engine.fails("create", "-v", "/tmp:relative", IMAGE, "true")
 
 
-@pytest.mark.alone
 def test_input_reaches_the_program_up_to_its_end(engine: Engine) -> None:
     words = ("run", "--rm", "-i", "--network", "none", IMAGE, "sh", "-c", "cat; echo over")
     assert engine.do(*words, stdin="a\nb\n") == "a\nb\nover"

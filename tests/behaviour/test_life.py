@@ -31,7 +31,6 @@ def test_a_created_container_is_listed_with_a_and_does_not_run(engine: Engine, n
     assert name not in engine.names() and name in engine.names("-a")
 
 
-@pytest.mark.alone
 def test_a_created_container_is_started_once_and_keeps_its_end(engine: Engine, name: str) -> None:
     _create(engine, name, "echo said; exit 4")
     assert engine.do("start", name) == name
@@ -102,7 +101,6 @@ def test_kill_ends_with_137_and_of_what_does_not_run_fails(engine: Engine, name:
     engine.fails("kill", "-s", "NOSUCH", name)
 
 
-@pytest.mark.alone
 def test_restart_gives_a_new_process_in_the_same_container(engine: Engine, name: str) -> None:
     id = _run(engine, name, "echo x >> /runs; echo begun; cat /runs; exec sleep 1000")
     before = engine.field(name, "{{.State.Pid}}")
@@ -133,7 +131,6 @@ def test_a_program_that_is_not_there_is_told_at_the_start_and_the_container_is_k
     assert name in engine.names("-a") and name not in engine.names()
 
 
-@pytest.mark.alone
 def test_pause_and_unpause_change_the_state_and_nothing_else(engine: Engine, name: str) -> None:
     _run(engine, name, "exec sleep 1000")
     pid = engine.field(name, "{{.State.Pid}}")
@@ -200,7 +197,6 @@ def test_rm_by_force_of_what_is_not_there_is_no_mistake(engine: Engine) -> None:
     assert engine.call("rm", "-f", "nobody-here").code == 0
 
 
-@pytest.mark.alone
 def test_a_container_with_rm_is_gone_when_it_has_ended(engine: Engine, name: str) -> None:
     assert engine.call("run", "--rm", "--name", name, "--network", "none", IMAGE, "false").code == 1
     assert name not in engine.names("-a")
@@ -212,7 +208,6 @@ def test_an_id_is_64_digits_or_more_than_a_few_and_its_beginning_is_enough(engin
     assert engine.field(id[:8], "{{.Id}}") == engine.field(name, "{{.Id}}") == id
 
 
-@pytest.mark.alone
 def test_a_renamed_container_is_found_by_its_new_name_and_the_old_one_is_free(
     engine: Engine, name: str
 ) -> None:
