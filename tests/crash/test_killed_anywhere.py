@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.crash.box import Box
+from tests.crash.box import Box, share
 from tests.e2e.conftest import Node
 
 pytestmark = [
@@ -52,10 +52,10 @@ CHANGES = re.compile(
 
 
 def changes(box: Box, *words: str) -> list[str]:
-    """Where the call is to be killed: after the first and after the last change of each kind."""
+    """Where the call is to be killed: after the first or after the last change of each kind, or both."""
     found = {place: count for place, count in box.places(*words).items() if CHANGES.fullmatch(place)}
     assert len(found) > 10, found
-    return [f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})]
+    return share([f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})])
 
 
 def write(box: Box, port: int, *, second: bool = False) -> None:

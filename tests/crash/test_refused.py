@@ -13,7 +13,7 @@ import shutil
 
 import pytest
 
-from tests.crash.box import Box
+from tests.crash.box import Box, share
 from tests.crash.test_killed_anywhere import page, shared_out, write
 from tests.e2e.conftest import Node
 
@@ -58,7 +58,7 @@ def places(box: Box, *words: str) -> list[tuple[str, str]]:
 def test_each_write_that_fails_is_told_and_made_up_for(boxes: list[Box]) -> None:
     ports = [Node.free_port() for _ in boxes]
     write(boxes[0], ports[0])
-    found = places(boxes[0], "apply", str(boxes[0].specs))
+    found = share(places(boxes[0], "apply", str(boxes[0].specs)))
     boxes[0].well("down", str(boxes[0].specs), "--volumes")
 
     def work(box: Box, number: int) -> int:
