@@ -152,15 +152,20 @@ class Node(Machine):
         found: dict[str, Any] = json.loads(text) if text.startswith("{") else {}
         return found
 
-    def converged(self) -> bool:
-        """On the newest commit."""
+    def converged(self, but: frozenset[str] = frozenset()) -> bool:
+        """On the newest commit; `but` are containers whose first deployment fails, as is wanted."""
         head = self.run("git -C /srv/shop.git rev-parse main").strip()
         found = self.status()
-        return bool(found) and found["state"] == "converged" and found["sources"][0]["revision"] == head
+        if not found or found["sources"][0]["revision"] != head:
+            return False
+        if found["state"] != "blocked" or not but:
+            return bool(found["state"] == "converged")
+        names = {item["name"].rpartition("/")[2] for item in found["blocked"]}
+        return names <= but and not found["plan"] and not found["in_flight"]
 
-    def settle(self) -> dict[str, dict[str, Any]]:
+    def settle(self, *but: str) -> dict[str, dict[str, Any]]:
         """Wait until the newest commit is in force and all is well; what `stead ps` says then."""
-        self.until(self.converged, "the newest commit is converged")
+        self.until(lambda: self.converged(frozenset(but)), "the newest commit is converged")
         return self.ps()
 
     def metrics(self) -> dict[str, float]:

@@ -58,7 +58,7 @@ devices = ["/dev/vda:/dev/disk:r"]
 @pytest.fixture(scope="module", autouse=True)
 def limited(node: Node) -> Iterator[None]:
     node.commit({"limits.toml": LIMITS})
-    node.settle()
+    node.settle("hog")
     yield
     node.commit({}, remove=["limits.toml"])
     assert set(node.settle()) == {"web", "tick"}
@@ -158,7 +158,7 @@ nft flush ruleset
         return limits == [str(64 << 20), "50000 100000", "40", "1"] and forward == "1"
 
     node.until(mended, "limits and forwarding are as declared")
-    node.settle()
+    node.settle("hog")
     assert node.run("curl -sf --max-time 20 http://127.0.0.1:8080/") == "well\n"
     assert node.ps() == before
     said = node.run(f"journalctl -u stead -o cat --no-pager --since '{since}'; stead explain many")
