@@ -29,7 +29,7 @@ from runtime.images.changes import (
     show,
 )
 from runtime.images.tarstream import DIRECTORY, FILE, LINK, MAX_SPARSE, SYMLINK
-from runtime.images.tarwriter import END, header, padding
+from runtime.images.tarwriter import END, header_of, padding
 from runtime.images.unpack import MAX_ENTRIES, MAX_NAME
 
 _ZEROS = bytes(PIECE)
@@ -220,19 +220,7 @@ class Walk:
         self.entries += 1
         if self.entries > MAX_ENTRIES:
             raise Unwritable(f"it has more than {MAX_ENTRIES} entries")
-        return header(
-            path,
-            kind,
-            mode=status.st_mode,
-            uid=status.st_uid,
-            gid=status.st_gid,
-            size=size,
-            mtime=status.st_mtime_ns,
-            link=link,
-            device=status.st_rdev,
-            xattrs=xattrs,
-            more=more or (),
-        )
+        return header_of(path, kind, status, size=size, link=link, xattrs=xattrs, more=more or ())
 
     def _say(
         self,

@@ -13,7 +13,7 @@ import os
 import stat
 
 from runtime.images.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, LINK, SYMLINK
-from runtime.images.tarwriter import END, header, padding
+from runtime.images.tarwriter import END, header_of, padding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Packer:
             link = os.readlink(b"", dir_fd=fd) if kind == stat.S_IFLNK else b""
             if status.st_nlink > 1 and self._linked(path, status):
                 return
-            self._header(path, _SPECIAL[kind], status, link=link)
+            self._put(header_of(path, _SPECIAL[kind], status, link=link))
 
     def _tree(self, top: int, path: bytes, status: os.stat_result) -> None:
         """Depth first, with one descriptor open for each directory on the way."""
@@ -98,7 +98,7 @@ class Packer:
 
     def _enter(self, fd: int, path: bytes, status: os.stat_result) -> list[bytes]:
         """Names that are in it, the last one first."""
-        self._header(path + b"/", DIRECTORY, status, xattrs=_capability(fd))
+        self._put(header_of(path + b"/", DIRECTORY, status, xattrs=_capability(fd)))
         if status.st_dev in self._bare:
             return []
         return sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
@@ -115,7 +115,7 @@ class Packer:
             pieces = holes(fd, status)
             xattrs = _capability(fd)
             if pieces is None:
-                self._header(path, FILE, status, size=status.st_size, xattrs=xattrs)
+                self._put(header_of(path, FILE, status, size=status.st_size, xattrs=xattrs))
                 self._copy(fd, 0, status.st_size)
                 self._put(padding(status.st_size))
             else:
@@ -144,7 +144,7 @@ class Packer:
         ]
         parent, _, name = path.rpartition(b"/")
         shown = (parent + b"/" if parent else b"") + b"GNUSparseFile.0/" + name
-        self._header(shown, FILE, status, size=stored, xattrs=xattrs, more=more)
+        self._put(header_of(shown, FILE, status, size=stored, xattrs=xattrs, more=more))
         self._put(table)
         for offset, length in pieces:
             self._copy(fd, offset, length)
@@ -163,35 +163,8 @@ class Packer:
         first = self._seen.setdefault((status.st_dev, status.st_ino), path)
         if first == path:
             return False
-        self._header(path, LINK, status, link=first)
+        self._put(header_of(path, LINK, status, link=first))
         return True
-
-    def _header(
-        self,
-        path: bytes,
-        kind: bytes,
-        status: os.stat_result,
-        *,
-        size: int = 0,
-        link: bytes = b"",
-        xattrs: dict[bytes, bytes] | None = None,
-        more: list[tuple[bytes, bytes]] | None = None,
-    ) -> None:
-        self._put(
-            header(
-                path,
-                kind,
-                mode=status.st_mode,
-                uid=status.st_uid,
-                gid=status.st_gid,
-                size=size,
-                mtime=status.st_mtime_ns,
-                link=link,
-                device=status.st_rdev,
-                xattrs=xattrs,
-                more=more or (),
-            )
-        )
 
 
 def holes(fd: int, status: os.stat_result) -> list[tuple[int, int]] | None:

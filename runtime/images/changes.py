@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runtime.images.lowers import OPAQUE
 from runtime.images.tarstream import BLOCK, BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, LINK, SYMLINK
-from runtime.images.tarwriter import END, NANO, header, padding
+from runtime.images.tarwriter import END, NANO, header, header_of, padding
 
 PIECE = 1024 * 1024  # bytes
 MAX_DEPTH = 256  # directories above one entry: what unpacking takes
@@ -306,18 +306,7 @@ class _Writer:
     ) -> None:
         self.count += 1
         self._put(
-            header(
-                path,
-                kind,
-                mode=status.st_mode,
-                uid=status.st_uid,
-                gid=status.st_gid,
-                size=size,
-                mtime=self._time(status),
-                link=link,
-                device=status.st_rdev,
-                xattrs=xattrs,
-            )
+            header_of(path, kind, status, size=size, mtime=self._time(status), link=link, xattrs=xattrs)
         )
 
     def _time(self, status: os.stat_result) -> int:

@@ -79,6 +79,33 @@ def header(
     return _pax(records) + block if records else block
 
 
+def header_of(
+    name: bytes,
+    kind: bytes,
+    status: os.stat_result,
+    *,
+    size: int = 0,
+    mtime: int | None = None,
+    link: bytes = b"",
+    xattrs: Mapping[bytes, bytes] | None = None,
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """The same of what lstat(2) says of a file; `mtime` instead of its own, where that is given."""
+    return header(
+        name,
+        kind,
+        mode=status.st_mode,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=size,
+        mtime=status.st_mtime_ns if mtime is None else mtime,
+        link=link,
+        device=status.st_rdev,
+        xattrs=xattrs,
+        more=more,
+    )
+
+
 def padding(size: int) -> bytes:
     """What fills the last block of `size` bytes of data."""
     return bytes(-size % BLOCK)
