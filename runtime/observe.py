@@ -219,12 +219,10 @@ class Observer:
         return _Life(record, ended or state, Phase.EXITED if ended else Phase.LOST, False)
 
     def _container(self, life: _Life, seen: _Seen) -> ObservedContainer:
-        record, state, known = life.record, life.state, self._decode(life.record)
+        known = self._decode(life.record)
+        life, defects = self._checked(life, known, seen)
+        record, state = life.record, life.state
         up = life.alive and state is not None and state.pid > 0
-        defects: tuple[Defect, ...] = ()
-        if life.alive and state is not None:
-            defects = self._defects(life, state, known, seen)
-            defects += network_defects(record.id, known.request.owns_network, seen.net)
         if seen.broken.get(record.image_id, False):
             defects += (Defect("layer", "a layer of its image is missing", restart=True),)
         return ObservedContainer(
@@ -267,6 +265,18 @@ class Observer:
             auto_remove=known.request.auto_remove,
         )
 
+    def _checked(self, life: _Life, known: _Known, seen: _Seen) -> tuple[_Life, tuple[Defect, ...]]:
+        """Its defects; none when it ended or began anew in the meantime: the files and links that were
+        compared were not of one moment. The next look sees the one that it has now."""
+        if not life.alive or life.state is None:
+            return life, ()
+        record = life.record
+        defects = self._defects(life, life.state, known, seen)
+        defects += network_defects(record.id, known.request.owns_network, seen.net)
+        if defects and client.read_state(f"{self._live}/{record.id}") != life.state:
+            return self._life(record), ()
+        return life, defects
+
     def _decode(self, record: ContainerRecord) -> _Known:
         known = self._known.get(record.id)
         if known is None or known.text != record.request:
@@ -294,7 +304,7 @@ class Observer:
             bound = seen.mounts.get(f"{live}/netns")
             if bound is None:
                 found.append(Defect("netns", "its network namespace is not bound"))
-            elif same_process(state.pid, state.pid_start) and bound != _namespace(state.pid):
+            elif (own := _namespace(state.pid)) and bound != own and same_process(state.pid, state.pid_start):
                 found.append(Defect("netns", "its process is in another network namespace", restart=True))
             owner = owner_of_network(request.network_mode)
             theirs = seen.mounts.get(f"{self._live}/{seen.ids[owner]}/netns") if owner in seen.ids else None
