@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent.operations import creation, freezing, jobs, life, limits
+from agent.operations import creation, freezing, jobs, life, limits, naming
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 
@@ -39,22 +39,32 @@ def perform(runtime: LocalRuntime, op: str, args: Mapping[str, Any]) -> Any:
     operation = each if op == "each" else OPERATIONS.get(op)
     if operation is None:
         raise Fault("request-invalid", "call", op, "there is no such operation", "is the agent an older one?")
-    try:
-        return operation(runtime, args)
-    except KeyError as error:
-        raise Fault("request-invalid", "call", op, f"argument {error} is missing") from error
+    return operation(runtime, _Arguments(op, args))
+
+
+class _Arguments(dict[str, Any]):
+    """Says which one an operation needs and did not get."""
+
+    def __init__(self, op: str, args: Mapping[str, Any]) -> None:
+        super().__init__(args)
+        self._op = op
+
+    def __missing__(self, name: str) -> Any:
+        raise Fault("request-invalid", "call", self._op, f"argument {name!r} is missing")
 
 
 def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One operation `op` with `args` on each of `names`, side by side; an answer each, as it crosses the
-    socket."""
-    names = [str(name) for name in args["names"]]
+    socket. The name of a service means its replicas."""
+    asked = [str(name) for name in args["names"]]
+    names = [name for text in asked for name in naming.replicas(runtime, text) or [text]]
 
     def one(name: str) -> dict[str, Any]:
         try:
-            return {"result": perform(runtime, str(args["op"]), {**args.get("args", {}), "name": name})}
+            done = perform(runtime, str(args["op"]), {**args.get("args", {}), "name": name})
         except Fault as fault:
-            return {"fault": document(fault)}
+            return {"name": name, "fault": document(fault)}
+        return {"name": name, "result": done}
 
     if len(names) < 2:
         return [one(name) for name in names]

@@ -56,6 +56,20 @@ def container(runtime: LocalRuntime, text: str, operation: str) -> ContainerReco
     raise Fault("container-not-found", operation, text, cause, "see `stead ps -a`")
 
 
+def replicas(runtime: LocalRuntime, text: str) -> list[str]:
+    """Containers of the service of this name, or of this last part of one, when no container has it; empty
+    when none or those of several projects fit."""
+    records = read_containers(runtime.database.read())
+    if any(text in (one.name, one.name.rpartition("/")[2]) for one in records):
+        return []
+    found: dict[str, list[str]] = {}
+    for record in records:
+        service = record.decode().service
+        if text in (service, service.rpartition("/")[2]):
+            found.setdefault(service, []).append(record.name)
+    return next(iter(found.values())) if len(found) == 1 else []
+
+
 def network(runtime: LocalRuntime, text: str, operation: str) -> str:
     """Its full name; likewise. Fault network-not-found."""
     known = read_networks(runtime.database.read())

@@ -12,6 +12,7 @@ from dataclasses import replace
 from agent.planner.decision import CONVERGED, Decision, chain
 from agent.planner.model import STORE, Cause, CollectImages, Step, World
 from agent.planner.space import size
+from agent.planner.updates import images_of_rollbacks
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.observations import Disk
 from specs.desired import DesiredImage
@@ -19,8 +20,6 @@ from specs.values import ImageRef
 
 #: seconds between two collections for want of room
 AGAIN = 300.0
-#: the newest good versions of a service whose images stay
-GOOD = 2
 
 
 def decide(world: World, lacking: int = 0) -> Decision:
@@ -54,10 +53,7 @@ def keep(world: World) -> frozenset[str]:
     """Ids of the images that must stay."""
     images = world.observed.images
     found = {container.image_id for container in world.observed.containers.values()}
-    for known in world.memory.versions.values():
-        good = sorted((version.at, version.key.image) for version in known if version.good)
-        found.update(image for _, image in good[-GOOD:])
-    found.update(pin.key.image for pin in world.orders.pins.values())
+    found |= images_of_rollbacks(world.memory.versions, world.orders)
     for desired in (*world.desired.values(), *world.previous.values()):
         for image in desired.images.values():
             found.update(images[name].id for name in _names(image) if name in images)

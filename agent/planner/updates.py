@@ -16,6 +16,8 @@ from specs.desired import DesiredContainer, DesiredImage, DesiredNetwork, Desire
 
 #: versions of a service that are remembered, revisions of a version
 VERSIONS, REVISIONS = 8, 8
+#: the newest good versions of a service whose images stay
+GOOD = 2
 
 
 class Key(NamedTuple):
@@ -144,3 +146,13 @@ def suspended_until(orders: Orders, clock: float) -> float | None:
     """When the next suspension ends by itself."""
     ends = [o.until for o in orders.suspended.values() if o.until is not None and o.until > clock]
     return min(ends, default=None)
+
+
+def images_of_rollbacks(versions: Mapping[str, tuple[Version, ...]], orders: Orders) -> frozenset[str]:
+    """Ids of the images that a rollback may need: those of what is pinned, and the last good versions of
+    every service."""
+    found = {pin.key.image for pin in orders.pins.values()}
+    for known in versions.values():
+        good = sorted((version.at, version.key.image) for version in known if version.good)
+        found.update(image for _, image in good[-GOOD:])
+    return frozenset(found)

@@ -88,7 +88,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     for name in ("bin", "www", "tmp"):
         (root / name).mkdir(parents=True)
     shutil.copy2(binary, root / "bin" / "busybox")
-    for name in ("sh", "httpd", "sleep", "cat", "env"):
+    for name in ("sh", "httpd", "sleep", "cat", "env", "ls"):
         (root / "bin" / name).symlink_to("busybox")
     (root / "www" / "index.html").write_text("well\n")
     node.stead("image", "import", str(root), "busy:1")

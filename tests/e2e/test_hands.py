@@ -73,3 +73,18 @@ def test_what_was_paused_stays_so_over_agents_and_specs_and_what_happened_is_tol
     assert [line.split()[1] for line in idle[:3]] == ["create", "start", "pause"] and idle[-2:] == ended
     assert {"agent revision accepted shop", "agent step start default/idle"} <= set(told)
     assert "container health_status: healthy default/web" in told
+
+
+def test_the_name_of_a_service_means_its_replicas(agent: Agent) -> None:
+    node = agent.node
+    text = (node.specs / "shop.toml").read_text()
+    (node.specs / "shop.toml").write_text(text.replace("[container.idle]", "[container.idle]\nreplicas = 3"))
+    agent.push()
+    until(lambda: agent.status()["sources"][0]["revision"] == agent.head() and agent.converged())
+    names = [f"default/idle-{number}" for number in (1, 2, 3)]
+    assert node.stead("stop", "idle", "web").splitlines() == [*names, "web"]
+    until(lambda: [node.phases().get(name) for name in names] == ["stopped"] * 3)
+    assert node.stead("stop", "idle-1", "nobody", code=1).startswith("idle-1\n")
+    assert node.stead("start", "default/idle", "web").splitlines() == [*names, "web"]
+    until(lambda: [node.phases().get(name) for name in names] == ["running"] * 3)
+    until(agent.converged)

@@ -276,3 +276,23 @@ def test_apply_rolls_back_and_says_so(node: Node) -> None:
     said = node.stead("apply", str(node.specs))
     assert "note: rollout shop/web: revision" in said
     assert cluster.running() == {"shop/web-1": "good"}
+
+
+def test_a_prune_by_hand_leaves_what_a_rollback_needs(node: Node) -> None:
+    cluster = Cluster(node)
+    cluster.write("one", replicas=1)
+    node.stead("apply", str(node.specs))
+    (node.base / "image" / "new").touch()
+    for name in ("other:1", "busy:1"):  # the tag moves on; nothing needs the other one
+        node.stead("image", "import", str(node.base / "image"), name)
+        (node.base / "image" / "newer").touch()
+    cluster.write("two", replicas=1)
+    node.stead("apply", str(node.specs))
+    said = node.stead("image", "prune", "-a", "-f")
+    assert "untagged: other:1" in said and said.count("deleted: sha256:") >= 1
+    assert "kept, since a rollback may need it: " in said
+    node.stead("rollback", "web")
+    node.stead("apply", str(node.specs))
+    assert cluster.running() == {"shop/web-1": "one"}
+    assert node.stead("exec", "web-1", "ls", "/", code=None).count("new") == 0
+    assert "kept" not in node.stead("image", "prune", "-f"), "it is used now"

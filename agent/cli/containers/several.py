@@ -20,7 +20,8 @@ def each(paths: Paths, op: str, names: Sequence[str], **args: Any) -> int:
     """Exit code 1 when one of them failed; the others are done all the same."""
     answers = calling.call(paths, "each", op=op, names=list(names), args=args)
     failed = False
-    for name, answer in zip(names, answers, strict=True):
+    for answer in answers:
+        name = answer["name"]
         if refused := answer.get("fault"):
             print(f"stead: {Fault(**refused)}", file=sys.stderr)
             failed = True

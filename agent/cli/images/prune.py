@@ -1,8 +1,13 @@
-"""Effects: `stead image prune`: images without a tag go, or all that nothing uses."""
+"""Effects: `stead image prune`: images without a tag go, or all that nothing uses.
+
+What a rollback may need stays: it is made without a network.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import closing
 
 from agent.cli import asking, formatting
 from agent.cli.images import choosing, rows, store
@@ -30,6 +35,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     wanted = choosing.read(options.filter, FILTERS, now=time.time(), made=lambda _: 0.0)
     if not options.force and not asking.agreed(_named(options.all)):
         return 1
+    needed, kept = _of_rollbacks(paths), set()
     with rows.removing(paths) as collector:
         labels: dict[str, Mapping[str, str]] = {}
         if wanted.labels or wanted.unlabelled:
@@ -37,15 +43,33 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
             labels = {row[0]: choosing.labels(row[1]) for row in found}
 
         def accepts(image: Listed) -> bool:
-            return wanted.accepts(image, labels.get(image.id, {}))
+            if not wanted.accepts(image, labels.get(image.id, {})):
+                return False
+            if image.id in needed:
+                kept.add(image.id)
+            return image.id not in needed
 
         lines, size = collector.prune(everything=options.all, wanted=accepts)
     if lines:
         print("Deleted Images:")
         print("".join(f"{line[:1].lower()}{line[1:]}\n" for line in lines))
     print(f"Total reclaimed space: {formatting.size(size)}")
+    if kept:
+        which = ", ".join(sorted(id.removeprefix("sha256:")[:12] for id in kept))
+        print(f"kept, since a rollback may need it: {which} (stead image rm removes it)", file=sys.stderr)
     store.wake_agent(paths)
     return 0
+
+
+def _of_rollbacks(paths: Paths) -> frozenset[str]:
+    """None where there never was a version to go back to."""
+    if not paths.rollouts.exists():
+        return frozenset()
+    from agent.planner.updates import images_of_rollbacks
+    from agent.rollouts import Rollouts
+
+    with closing(Rollouts(paths.rollouts)) as known:
+        return images_of_rollbacks(known.versions(), known.orders())
 
 
 def _named(everything: bool) -> str:
