@@ -66,7 +66,8 @@ class Stead:
     def start_agent(self) -> int:
         settings = self.base / "stead.toml"
         settings.write_text(
-            f'[[source]]\nname = "bench"\ndirectory = "{self.specs}"\n[listen]\nmetrics = ""\n'
+            f'[[source]]\nname = "bench"\ndirectory = "{self.specs}"\n'
+            '[listen]\nmetrics = ""\n[guard]\nremovals = 100\n'
         )
         with (self.base / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen([*self.words("agent"), "--settings", str(settings)], stderr=log)
