@@ -71,7 +71,7 @@ def hundred(bench: Bench) -> None:
     try:
         for _ in range(10):
             stead.declare(MANY)
-            values.append(until(lambda: stead.running() == MANY))
+            values.append(stead.all_run(MANY))
             until(lambda: stead.status().get("state") == "converged", pause=0.1)
             stead.declare(0)
             until(lambda: not stead.states() and stead.status().get("state") == "converged", pause=0.1)

@@ -100,6 +100,28 @@ class Stead:
     def running(self) -> int:
         return sum(1 for state in self.states() if state["phase"] == "running")
 
+    def all_run(self, count: int) -> float:
+        """Seconds until so many run. A record that said so is not read again: who looks on must not have the
+        processors that the work needs."""
+        seen: set[str] = set()
+        place = f"{self.paths.run}/containers"
+
+        def there() -> bool:
+            for name in os.listdir(place):
+                if name not in seen and self._runs(f"{place}/{name}/state.json"):
+                    seen.add(name)
+            return len(seen) == count
+
+        return until(there, pause=0.02)
+
+    @staticmethod
+    def _runs(path: str) -> bool:
+        try:
+            with open(path, "rb") as file:
+                return bool(json.loads(file.read())["phase"] == "running")
+        except (OSError, ValueError):
+            return False
+
     def close(self) -> None:
         self.stop_agent()
         with LocalRuntime(self.paths) as runtime:

@@ -17,7 +17,8 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ SLICE = "stead.slice"
 ASIDE = 8
 
 
+_LIMITS = tuple(field.name for field in fields(LimitsRequest))
+
+
 def cgroup_path(id: str) -> str:
     """Relative to the root of each hierarchy."""
     return f"{SLICE}/{id}"
@@ -66,8 +70,8 @@ def cgroup_path(id: str) -> str:
 
 def kernel_limits(limits: LimitsRequest) -> Limits:
     """The same values in the kernel layer's type."""
-    values = asdict(limits)
-    values["io"] = tuple(IoLimit(**item) for item in values["io"])
+    values = {name: getattr(limits, name) for name in _LIMITS}
+    values["io"] = tuple(IoLimit(**asdict(item)) for item in limits.io)
     return Limits(**values)
 
 
@@ -380,7 +384,7 @@ class Preparation:
             for name in ("hosts", "hostname", "resolv.conf")
             if f"/etc/{name}" not in taken and (home / name).exists()
         )
-        own = capabilities.bounding()
+        own = _own_capabilities()
         return Setting(
             id=record.id,
             rootfs=str(rootfs),
@@ -481,6 +485,12 @@ class Preparation:
             namespaces.delete_netns(userns_file(self._paths, id))
             self._cgroups.remove(path)
             _remove_live(live)
+
+
+@cache
+def _own_capabilities() -> tuple[str, ...]:
+    """What the agent may give to others: it never drops any of it."""
+    return capabilities.bounding()
 
 
 def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:

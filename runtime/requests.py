@@ -17,6 +17,8 @@ from typing import Any
 from runtime.wishes import ContainerRequest
 from specs.values import ImageRef
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
 
 def encode_request(request: ContainerRequest) -> str:
     return json.dumps(encode(request), separators=(",", ":"), sort_keys=True)
@@ -32,11 +34,14 @@ def encode(value: Any) -> Any:
     """Frozen dataclasses, mappings, tuples and scalars as JSON data; fields that equal their default
     are left out.
     """
-    if isinstance(value, ImageRef):
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is ImageRef:
         return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        items = ((field, getattr(value, field.name)) for field in fields(value))
-        return {field.name: encode(item) for field, item in items if item != _default(field)}
+    if is_dataclass(kind):
+        items = ((name, getattr(value, name), default) for name, default in _defaults(kind))
+        return {name: encode(item) for name, item, default in items if item != default}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -44,8 +49,14 @@ def encode(value: Any) -> Any:
     return value
 
 
+@cache
+def _defaults(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Field and default; MISSING, which equals nothing else, where it has none. None is ever
+    changed."""
+    return tuple((field.name, _default(field)) for field in fields(kind))
+
+
 def _default(field: Field[Any]) -> Any:
-    """MISSING where the field has none; MISSING equals nothing else."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 

@@ -175,17 +175,16 @@ def look(world: World) -> Memory:
         known = _with_declared(world, choice, versions.get(service, ()), running)
         if known:
             versions[service] = _judged(world, choice, known)
+    declared = {source: services(desired).keys() for source, desired in world.desired.items()}
     for service, known in memory.versions.items():
-        if known[-1].source in world.desired and _is_gone(world, service, known):
+        source = known[-1].source
+        if source in declared and service not in declared[source] and _is_gone(world, known):
             del versions[service]
     return replace(memory, versions=versions) if versions != memory.versions else memory
 
 
-def _is_gone(world: World, service: str, known: tuple[Version, ...]) -> bool:
-    """Nothing declares it, and nothing is left of it."""
-    source = known[-1].source
-    if service in services(world.desired[source]):
-        return False
+def _is_gone(world: World, known: tuple[Version, ...]) -> bool:
+    """Nothing is left of a service that nothing declares."""
     names = {want.name for version in known for want in version.spec.containers}
     return not names & world.observed.containers.keys()
 

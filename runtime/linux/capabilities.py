@@ -42,6 +42,17 @@ def bounding() -> tuple[str, ...]:
     return tuple(found)
 
 
+def given(names: Iterable[str]) -> int:
+    """The bits of those of these capabilities that this process may give to another."""
+    bits = 0
+    for name in set(names):
+        try:
+            bits |= libc.prctl(_PR_CAPBSET_READ, NUMBERS[name], subject=name) << NUMBERS[name]
+        except OSError:  # a kernel that does not know it
+            pass
+    return bits
+
+
 def mask(names: Iterable[str]) -> int:
     """The bits of these capabilities; names that this release does not know raise KeyError."""
     bits = 0

@@ -42,28 +42,21 @@ def open_in_root(rootfd: int, path: str, flags: int, mode: int = 0) -> int:
 def make_directory(rootfd: int, path: str, mode: int = 0o755, *, links: int = _MAX_LINKS) -> int:
     """An O_PATH descriptor of the directory `path`, made with its parents where it is missing. A link to
     nothing is followed: what it names is made."""
-    current = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=rootfd)
-    done = ""
-    for name in [part for part in path.split("/") if part]:
-        done += f"/{name}"
-        try:
-            following = _enter(rootfd, current, done, mode, links)
-        finally:
-            os.close(current)
-        current = following
-    return current
-
-
-def _enter(rootfd: int, parent: int, path: str, mode: int, links: int) -> int:
-    """The directory `path`, made where the open directory `parent` lacks it."""
+    path = "/" + path.strip("/")
     try:
         return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
-        try:
-            os.mkdir(path.rpartition("/")[2], mode, dir_fd=parent)
-        except FileExistsError:
+        above, _, name = path.rpartition("/")
+    parent = make_directory(rootfd, above, mode, links=links)
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+    except FileExistsError:
+        # made by somebody meanwhile, or a link to nothing
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return make_directory(rootfd, _pointed(parent, path, links), mode, links=links - 1)
-        return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
+    finally:
+        os.close(parent)
+    return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
 
 
 def _pointed(parent: int, path: str, links: int) -> str:
@@ -76,8 +69,8 @@ def _pointed(parent: int, path: str, links: int) -> str:
 
 
 def make_target(rootfd: int, path: str, *, directory: bool, links: int = _MAX_LINKS) -> int:
-    """An O_PATH descriptor of a mount's destination, made (as an empty file or directory) when missing, also
-    at the end of a link to nothing: images have /etc/resolv.conf as a link into /run."""
+    """A descriptor of a mount's destination, made (as an empty file or directory) when missing, also at the
+    end of a link to nothing: images have /etc/resolv.conf as a link into /run."""
     if directory:
         return make_directory(rootfd, path)
     try:
@@ -86,12 +79,11 @@ def make_target(rootfd: int, path: str, *, directory: bool, links: int = _MAX_LI
         parent, _, name = path.rstrip("/").rpartition("/")
         fd = make_directory(rootfd, parent)
         try:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=fd))
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=fd)
         except FileExistsError:
             return make_target(rootfd, _pointed(fd, path, links), directory=False, links=links - 1)
         finally:
             os.close(fd)
-        return open_in_root(rootfd, path, os.O_PATH)
 
 
 def is_directory(fd: int) -> bool:

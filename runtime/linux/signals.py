@@ -33,6 +33,8 @@ def default(*numbers: int) -> None:
 def default_all() -> None:
     """Every signal acts as after boot, and none is blocked: both outlive execve(2) otherwise."""
     for number in _signal.valid_signals():
+        if _signal.getsignal(number) is _signal.SIG_DFL:
+            continue
         try:
             _signal.signal(number, _signal.SIG_DFL)
         except (OSError, ValueError):  # SIGKILL, SIGSTOP, those of the C library

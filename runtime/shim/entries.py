@@ -186,6 +186,8 @@ def _new(root: int, entry: Config) -> int:
 
 def _new_tmpfs(root: int, entry: Config, data: list[tuple[str, str | None]], bits: int) -> int:
     """Its mode is that of the directory below it, unless one is given: as runc has it."""
+    if any(key == "mode" for key, _ in data) and "tmpcopyup" not in options_of(entry):
+        return mounts.new_filesystem("tmpfs", data, attributes=bits)
     try:
         below = openat2.open_in_root(root, str(entry["destination"]), os.O_PATH | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):

@@ -44,23 +44,23 @@ def mount(root: int, entry: Config, *, private: bool) -> None:
     entries.mount(
         root, {"destination": destination, "type": "tmpfs", "options": [*loose, "mode=755", "size=65536"]}
     )
+    place = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
     seen: set[str] = set()
     for one in hierarchies:
         name = os.path.basename(one.target)
         if name not in seen:
             seen.add(name)
             if private:
-                _mount_v1(root, f"{destination}/{name}", one, options)
+                _mount_v1(place, name, one, options)
             else:
                 _bind_own(root, f"{destination}/{name}", one, own, sealed)
             for alias in name.split(",") if "," in name else ():
-                _link(root, destination, alias, name)
+                _link(place, alias, name)
     if unified is not None:
         _mount_v2(root, f"{destination}/unified", unified, own, sealed)
     if "ro" in sealed:
-        fd = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
-        mounts.set_attributes(fd, set=mounts.MOUNT_ATTR_RDONLY)
-        os.close(fd)
+        mounts.set_attributes(place, set=mounts.MOUNT_ATTR_RDONLY)
+    os.close(place)
 
 
 def _mount_v2(
@@ -75,14 +75,16 @@ def _mount_v2(
         _bind_own(root, path, unified, own, sealed)
 
 
-def _mount_v1(root: int, path: str, mount: mounts.Mount, options: list[str]) -> None:
-    """The same controllers as the host's mount: the options that are not about all file systems."""
+def _mount_v1(place: int, name: str, mount: mounts.Mount, options: list[str]) -> None:
+    """The same controllers as the host's mount: the options that are not about all file systems. `place`: the
+    file system that was just made for all of them, into which nobody else has looked yet."""
     flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
     flags |= mounts.MS_RDONLY if "ro" in options else 0
     general = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate"}
     words = [word for word in mount.super_options if word not in general and "release_agent" not in word]
     data = ",".join(["none", *words] if any(word.startswith("name=") for word in words) else words)
-    fd = openat2.make_directory(root, path)
+    os.mkdir(name, 0o755, dir_fd=place)
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
     try:
         mounts.mount("cgroup", f"/proc/self/fd/{fd}", "cgroup", flags, data)
     finally:
@@ -110,11 +112,8 @@ def _bind_own(root: int, path: str, mount: mounts.Mount, own: dict[str, str], se
     entries.mount(root, {"destination": path, "type": "bind", "source": source, "options": ["bind", *sealed]})
 
 
-def _link(root: int, parent: str, name: str, target: str) -> None:
-    fd = openat2.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
+def _link(place: int, name: str, target: str) -> None:
     try:
-        os.symlink(target, name, dir_fd=fd)
+        os.symlink(target, name, dir_fd=place)
     except FileExistsError:
         pass
-    finally:
-        os.close(fd)

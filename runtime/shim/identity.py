@@ -121,7 +121,7 @@ def assume(
 ) -> None:
     """Become the program's user with its capabilities, its labels and its filter; `flags` of seccomp(2)."""
     user, wanted = process["user"], process.get("capabilities") or {}
-    own = capabilities.mask(capabilities.bounding())
+    own = capabilities.given(name for names in wanted.values() for name in names or ())
     sets = {name: capabilities.mask(wanted.get(name) or ()) & own for name in wanted}
     quiet = bool(process.get("noNewPrivileges"))
     if keyring:

@@ -12,7 +12,7 @@ import errno
 import os
 
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import fork, jsontext, namespaces, pidfd, signals
+from runtime.linux import fork, jsontext, mounts, namespaces, pidfd, signals
 from runtime.shim import init, spaces
 
 TYPE_CHECKING = False
@@ -83,7 +83,7 @@ class Launcher:
         self.oom_score = int(config["process"].get("oomScoreAdj") or 0)
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.mounted = os.path.ismount(self.rootfs)
+        self.mounted = mounts.is_mounted(self.rootfs)
         self.own_net = -1  # the container's network namespace, should its name go while it runs
 
     def take_up(self, mounted: bool, own_net: int) -> None:
@@ -94,7 +94,7 @@ class Launcher:
         """What a start needs and has lost. The agent mends it; a later start finds it again."""
         if not os.path.isdir(self.rootfs):
             return Failure("rootfs", f"cannot start: root filesystem {self.rootfs} is gone")
-        mounted = os.path.ismount(self.rootfs)
+        mounted = mounts.is_mounted(self.rootfs)
         if self.mounted and not mounted:
             return Failure("rootfs", f"cannot start: root filesystem {self.rootfs} is not mounted any more")
         self.mounted = mounted
@@ -326,8 +326,11 @@ def oom_score(score: int) -> None:
     shim has. proc_pid_oom_score_adj(5)."""
     for value in dict.fromkeys((score, 0)):
         try:
-            with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-                file.write(str(value).encode())
+            fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, str(value).encode())
+            finally:
+                os.close(fd)
             return
         except OSError:
             pass

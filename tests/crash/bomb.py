@@ -19,6 +19,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 REPOSITORY = str(Path(__file__).resolve().parents[2]) + "/"
+#: what changes the machine, and what is remembered of versions
+INSIDE = (REPOSITORY + "runtime/", REPOSITORY + "agent/rollouts.py")
 
 
 class Bomb:
@@ -47,7 +49,7 @@ class Bomb:
         code = frame.f_code
         name = self._names.get(code)
         if name is None:
-            inside = code.co_filename.startswith(REPOSITORY + "runtime/")
+            inside = code.co_filename.startswith(INSIDE)
             name = f"{code.co_filename.removeprefix(REPOSITORY)}:{code.co_qualname}" if inside else ""
             self._names[code] = name
         if not name:

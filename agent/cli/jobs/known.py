@@ -30,14 +30,17 @@ def find(paths: Paths, name: str) -> tuple[str, Job]:
 def told(paths: Paths) -> dict[str, dict[str, Any]]:
     """What `ps --json` and `inspect` have of each job, by container; nothing of an unreadable journal, which
     keeps nobody from looking at containers."""
-    from dataclasses import asdict
-
-    from agent.stores import job
     from runtime.faults import Fault
 
     try:
         jobs = read_jobs(paths.journal)
     except Fault:
         return {}
+    if not jobs:
+        return {}
+    from dataclasses import asdict
+
+    from agent.stores import job
+
     now = time.time()
     return {name: asdict(job(name, item, now)) for name, item in jobs.items()}
