@@ -33,6 +33,9 @@ OPERATIONS: Mapping[str, Operation] = {
     **jobs.OPERATIONS,
 }
 
+#: after these a container runs: not before one does whose namespaces it has
+_RUNS = frozenset({"start", "restart"})
+
 
 def perform(runtime: LocalRuntime, op: str, args: Mapping[str, Any]) -> Any:
     """Fault request-invalid for an operation or an argument that is not there; else as the operation says."""
@@ -68,7 +71,9 @@ def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]
 
     if len(names) < 2:
         return [one(name) for name in names]
-    return list(_SIDE_BY_SIDE.map(one, names))
+    first = names if args["op"] not in _RUNS else naming.free(runtime, names)
+    found = dict(zip(first, _SIDE_BY_SIDE.map(one, first), strict=True))
+    return [found[name] if name in found else one(name) for name in names]
 
 
 def document(fault: Fault) -> dict[str, str]:

@@ -273,9 +273,11 @@ class Observer:
         record = life.record
         defects = self._defects(life, life.state, known, seen)
         defects += network_defects(record.id, known.request.owns_network, seen.net)
-        if defects and client.read_state(f"{self._live}/{record.id}") != life.state:
-            return self._life(record), ()
-        return life, defects
+        if not defects:
+            return life, ()
+        now = self._life(record)
+        same = now.state is not None and _run_of(now.state) == _run_of(life.state) and now.phase == life.phase
+        return (life, defects) if same else (now, ())
 
     def _decode(self, record: ContainerRecord) -> _Known:
         known = self._known.get(record.id)
@@ -456,6 +458,11 @@ def _disk(paths: Paths, layers: int) -> Disk:
 def _mount_table() -> dict[str, str]:
     """Mount point -> the root of the mount within its filesystem (`net:[...]` for a bound namespace)."""
     return {mount.target: mount.root for mount in mounts.table(naming="/containers/")}
+
+
+def _run_of(state: client.State) -> tuple[int, int, int, int]:
+    """What another run of the program has not, and what stays while probes and clients come and go."""
+    return state.shim_pid, state.shim_start, state.pid, state.pid_start
 
 
 def _namespace(pid: int, kind: str = "net") -> str:

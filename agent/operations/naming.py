@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 from runtime.net.records import NetworkRecord, read_networks
 from runtime.records import ContainerRecord, read_container, read_containers
+from runtime.wishes import joined, owner_of_network
 
 _HOW = """
 agile amber azure brave brisk bright calm candid civil clear clever cosmic crisp curious daring deft
@@ -68,6 +70,19 @@ def replicas(runtime: LocalRuntime, text: str) -> list[str]:
         if text in (service, service.rpartition("/")[2]):
             found.setdefault(service, []).append(record.name)
     return next(iter(found.values())) if len(found) == 1 else []
+
+
+def free(runtime: LocalRuntime, names: Sequence[str]) -> list[str]:
+    """Those of `names` that have no namespace of another container."""
+
+    def is_free(name: str) -> bool:
+        try:
+            request = container(runtime, name, "find container").decode()
+        except Fault:
+            return True
+        return not owner_of_network(request.network_mode) and not joined(request)
+
+    return list(dict.fromkeys(name for name in names if is_free(name)))
 
 
 def network(runtime: LocalRuntime, text: str, operation: str) -> str:

@@ -280,13 +280,14 @@ def test_apply_rolls_back_and_says_so(node: Node) -> None:
 
 def test_a_prune_by_hand_leaves_what_a_rollback_needs(node: Node) -> None:
     cluster = Cluster(node)
-    cluster.write("one", replicas=1)
+    more = 'update = { monitor = "100ms" }\n'  # it is good once it has run for so long
+    cluster.write("one", replicas=1, more=more)
     node.stead("apply", str(node.specs))
     (node.base / "image" / "new").touch()
     for name in ("other:1", "busy:1"):  # the tag moves on; nothing needs the other one
         node.stead("image", "import", str(node.base / "image"), name)
         (node.base / "image" / "newer").touch()
-    cluster.write("two", replicas=1)
+    cluster.write("two", replicas=1, more=more)
     node.stead("apply", str(node.specs))
     said = node.stead("image", "prune", "-a", "-f")
     assert "untagged: other:1" in said and said.count("deleted: sha256:") >= 1

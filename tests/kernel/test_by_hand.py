@@ -328,8 +328,9 @@ def test_what_a_person_stopped_stays_stopped_until_he_starts_it(box: Hand) -> No
 
 
 def test_a_managed_one_that_is_killed_is_healed_and_not_removed_without_force(box: Hand) -> None:
-    write(box, A="1")
-    until(lambda: box.phase("shop/web") == "running")
+    before = box.row("shop/web").get("id")
+    write(box, A="killed")
+    until(lambda: box.row("shop/web").get("id") not in (None, before) and box.phase("shop/web") == "running")
     box.do("kill", "web")
     until(lambda: box.row("shop/web")["restarts"] >= 1)
     until(lambda: box.phase("shop/web") == "running")

@@ -101,6 +101,13 @@ class Machine:
         assert code is None or done.returncode == code, f"exit {done.returncode} of: {script}\n{text}"
         return text
 
+    def reboot(self) -> None:
+        """systemctl reboot, asked for a moment later: who asks has its answer before the machine goes."""
+        boot = "cat /proc/sys/kernel/random/boot_id"
+        before = self.run(boot)
+        self.run("systemd-run --quiet --on-active=1s systemctl reboot")
+        self.until(lambda: self.answers() and self.run(boot) != before, "the machine is up again", 800)
+
     def answers(self) -> bool:
         """Whether commands can be run in it (again)."""
         command = [self.tool, "run", self.name, "--timeout", "5", "--", "true"]

@@ -15,7 +15,7 @@ def test_a_clock_that_jumps_restarts_nobody_and_healing_goes_on(node: Node) -> N
     node.settle()
     booted = int(float(node.run("date +%s")) - float(node.run("cut -d ' ' -f 1 /proc/uptime")))
     try:
-        for jump in (DAY, -2 * DAY, 400 * DAY):
+        for jump in (400 * DAY, -401 * DAY):
             before, ticks = node.ps(), len(node.ticks()[-1])
             node.run(f"date -s @$(($(date +%s) + {jump}))")
             node.until(lambda ticks=ticks: len(node.ticks()[-1]) > ticks, "output goes on")  # type: ignore[misc]

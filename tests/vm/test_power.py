@@ -65,7 +65,7 @@ def test_a_reboot_ends_containers_in_order_and_brings_all_back_without_the_repos
         node.run(f"stead stop -t 0 {name}" if stopped else ":")
     before = node.ps()
     node.run("mv /srv/shop.git /srv/away.git")
-    node.vm("reboot", timeout=800)
+    node.reboot()
     phases = {"web": "running", "tick": "running", **{name: phase for name, (_, _, phase) in BY_HAND.items()}}
     node.until(lambda: node.phases() == phases, "what should run does, and nothing else")
     after = node.ps()
