@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
-from runtime import frozen, logs, secrets
+from runtime import frozen, logs, secrets, sightings
 from runtime.backups import leftovers as left_backups
 from runtime.backups.holds import Holds
 from runtime.build import leftovers
@@ -111,26 +111,31 @@ class Observer:
         self._holds = Holds(paths)
         self._cgroups = cgroups
         self._known: dict[str, _Known] = {}
+        self._states, self._lives = sightings.States(), sightings.Lives()
         # as text: pathlib costs more than reading the files
         self._live, self._homes = f"{paths.run}/containers", f"{paths.root}/containers"
         self._pool = ThreadPoolExecutor(1, "stead-observe-net")
 
     def close(self) -> None:
         self._pool.shutdown()
+        self._lives.forget_but(set())
 
     def observe(self) -> Observed:
         """A directory without a record is a leftover; records are read last, since they are made first."""
         network = self._pool.submit(self._fabric.observe)
         directories = self.directories()
         records = read_containers(self._database.read())
-        table = _mount_table()
+        table = mounts.roots("/containers/")
         images = self._images.list()
         broken = {image.id: not self._images.check(image.id) for image in images}
+        self._lives.refresh()
         lives = [self._life(record) for record in records]
+        self._states.forget_but({f"{self._live}/{record.id}" for record in records})
+        self._lives.forget_but({(it.state.shim_pid, it.state.shim_start) for it in lives if it.state})
         claims = read_claims(self._database.read())
         seen = _Seen(
             table,
-            self._cgroups.present(SLICE),
+            self._cgroups.present(SLICE, [record.id for record in records]),
             network.result(),
             broken=broken,
             claims=_by_container(claims),
@@ -188,6 +193,7 @@ class Observer:
     def sample(self) -> tuple[Sample, ...]:
         """Resource use of every running container."""
         counters = self._fabric.counters()
+        self._lives.refresh()
         samples = []
         for record in read_containers(self._database.read()):
             life = self._life(record)
@@ -205,8 +211,8 @@ class Observer:
     # ------------------------------------------------------------ containers
 
     def _life(self, record: ContainerRecord) -> _Life:
-        state = client.read_state(f"{self._live}/{record.id}")
-        alive = state is not None and client.is_alive(state)
+        state = self._states.read(f"{self._live}/{record.id}")
+        alive = state is not None and self._lives.is_alive(state)
         if alive:
             assert state is not None
             phase = frozen.phase(f"{self._live}/{record.id}", state.phase)
@@ -453,11 +459,6 @@ def _by_reference(images: list[ObservedImage], broken: Mapping[str, bool]) -> di
 def _disk(paths: Paths, layers: int) -> Disk:
     status, root = os.statvfs(paths.root), str(paths.root)
     return Disk(root, status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize, layers)
-
-
-def _mount_table() -> dict[str, str]:
-    """Mount point -> the root of the mount within its filesystem (`net:[...]` for a bound namespace)."""
-    return {mount.target: mount.root for mount in mounts.table(naming="/containers/")}
 
 
 def _run_of(state: client.State) -> tuple[int, int, int, int]:

@@ -18,7 +18,7 @@ from runtime.linux.cgroups_v2 import V2, _read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from runtime.linux.limits import IoLimit as IoLimit
@@ -89,12 +89,14 @@ class Cgroups:
         """In every hierarchy."""
         return all(os.path.isdir(f"{root}/{path}") for root in self.roots())
 
-    def present(self, parent: str) -> set[str]:
-        """Names of the cgroups below `parent` that are in every hierarchy: `exists` for all at once."""
-        roots = self.roots()
-        found = set(subdirectories(f"{roots[0]}/{parent}"))
-        for root in roots[1:]:
-            found.intersection_update(subdirectories(f"{root}/{parent}"))
+    def present(self, parent: str, names: Iterable[str]) -> set[str]:
+        """Those of `names` that are cgroups below `parent` in every hierarchy: `exists` for all at once."""
+        found = set(names)
+        for root in self.roots():
+            try:
+                found.intersection_update(os.listdir(f"{root}/{parent}"))
+            except FileNotFoundError:
+                return set()
         return found
 
     def add(self, path: str, pid: int) -> None:

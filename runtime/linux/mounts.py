@@ -271,6 +271,25 @@ def table(path: str = "/proc/self/mountinfo", *, naming: str = "") -> list[Mount
         return [parse_line(line) for line in file if word in line]
 
 
+def roots(naming: str) -> dict[str, str]:
+    """Mount point -> root of the mount within its filesystem, of the mounts whose line has this text in it:
+    the table of a machine with many containers is long."""
+    word = os.fsencode(naming)
+    fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    found = {}
+    for line in b"".join(parts).split(b"\n"):
+        if word in line:
+            _, _, _, root, target, _ = os.fsdecode(line).split(" ", 5)
+            found[_unescape(target)] = _unescape(root)
+    return found
+
+
 def parse_line(line: bytes) -> Mount:
     """One line of proc_pid_mountinfo(5): optional fields end at a lone hyphen."""
     words = line.decode(errors="surrogateescape").rstrip("\n").split(" ")

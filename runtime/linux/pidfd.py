@@ -52,7 +52,7 @@ def is_alive(pid: int, start: int) -> bool:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """Fields of proc_pid_stat(5) from the state on; empty when it is gone."""
+    """Fields of proc_pid_stat(5) from the state to the start time; empty when it is gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
@@ -63,7 +63,7 @@ def _stat(pid: int) -> list[bytes]:
         return []
     finally:
         os.close(fd)
-    return stat[stat.rindex(b")") + 2 :].split()
+    return stat[stat.rindex(b")") + 2 :].split(b" ", 20)[:20]
 
 
 def kill(pid: int, start: int, sig: int = signals.SIGKILL) -> bool:
