@@ -17,7 +17,6 @@ from runtime.build.request import BuildCallback, BuildEvent, BuildInputs, BuildR
 from runtime.faults import Fault
 from runtime.images.garbage import Limits, Removed
 from runtime.interface import ProgressCallback, Transfer
-from runtime.loosened import loosened
 from runtime.observations import (
     NETWORK_KINDS,
     Defect,
@@ -35,10 +34,10 @@ from runtime.observations import (
     retired,
     successor,
 )
-from runtime.requests import encode
 from runtime.wishes import ContainerRequest, NetworkRequest, VolumeRequest
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
+from tests.fake_container import FakeContainer, observed
 from tests.fake_world import UP, FakeWorld
 
 
@@ -49,26 +48,6 @@ class Crash(BaseException):
 def _service(request: ContainerRequest) -> str:
     """Those of one service may share ports."""
     return request.service or successor(request.name) or request.name
-
-
-@dataclass
-class _Container:
-    id: str
-    request: ContainerRequest
-    image_id: str
-    phase: Phase = Phase.CREATED
-    health: Health = Health.NONE
-    ready: bool = True
-    exit_code: int | None = None
-    started_at: float = 0.0
-    started_ticks: int = 0
-    restarts: int = 0
-    addresses: tuple[tuple[str, str], ...] = ()
-    mounted: tuple[tuple[str, str], ...] = ()  # (reference, image id)
-    defects: tuple[Defect, ...] = ()
-    error: str = ""
-    created_at: float = 0.0
-    finished_at: float = 0.0
 
 
 @dataclass
@@ -115,7 +94,7 @@ class FakeRuntime(FakeWorld):
         self._made: dict[str, float] = {}
         self.held: dict[str, str] = {}  # volume -> what is done with it
         self._backups: dict[tuple[str, str], list[float]] = {}
-        self._containers: dict[str, _Container] = {}
+        self._containers: dict[str, FakeContainer] = {}
         self._firewall: tuple[Defect, ...] = ()
         self._leftovers: set[str] = set()
         self.hand_stops: dict[str, HandStop] = {}
@@ -180,8 +159,8 @@ class FakeRuntime(FakeWorld):
 
         return end
 
-    def _observed_container(self, container: _Container) -> ObservedContainer:
-        seen = _observed(container)
+    def _observed_container(self, container: FakeContainer) -> ObservedContainer:
+        seen = observed(container)
         if container.image_id not in self._broken or container.phase not in UP:
             return seen
         defect = Defect("layer", "a layer of its image is missing", restart=True)
@@ -213,7 +192,7 @@ class FakeRuntime(FakeWorld):
         )
 
     @staticmethod
-    def _attached(container: _Container, network: str) -> bool:
+    def _attached(container: FakeContainer, network: str) -> bool:
         return any(item.network == network for item in container.request.networks)
 
     def _observed_volume(self, request: VolumeRequest) -> ObservedVolume:
@@ -444,7 +423,7 @@ class FakeRuntime(FakeWorld):
                 if reference not in self._images:
                     raise Fault("image-not-found", *what, f"image {reference}, which it mounts, is gone")
             self._count += 1
-            made = _Container(f"{self._count:032x}", request, image, addresses=addresses)
+            made = FakeContainer(f"{self._count:032x}", request, image, addresses=addresses)
             made.created_at = self.clock
             made.mounted = tuple((reference, self._images[reference]) for reference in sorted(mounted))
             self._containers[request.name] = made
@@ -470,7 +449,7 @@ class FakeRuntime(FakeWorld):
             found.append((attachment.network, address))
         return tuple(found)
 
-    def _find(self, name: str, operation: str) -> _Container:
+    def _find(self, name: str, operation: str) -> FakeContainer:
         if name not in self._containers:
             raise Fault("container-not-found", operation, name, "it does not exist")
         return self._containers[name]
@@ -564,42 +543,6 @@ class FakeRuntime(FakeWorld):
             removed = tuple(sorted(self._leftovers))
             self._leftovers.clear()
             return removed
-
-
-def _observed(container: _Container) -> ObservedContainer:
-    request = container.request
-    return ObservedContainer(
-        id=container.id,
-        name=request.name,
-        source=request.source,
-        identity=request.identity,
-        adjustable=request.adjustable,
-        facets=request.facets,
-        image=str(request.image),
-        image_id=container.image_id,
-        phase=container.phase,
-        project=request.project,
-        pid=4242 if container.phase is Phase.RUNNING else 0,
-        exit_code=container.exit_code,
-        created_at=container.created_at,
-        started_at=container.started_at,
-        started_ticks=container.started_ticks if container.phase is Phase.RUNNING else 0,
-        restarts=container.restarts,
-        health=container.health,
-        ready=container.ready,
-        error=container.error,
-        networks=container.addresses,
-        ports=request.ports,
-        volumes=tuple(m.source for m in request.mounts if m.kind == "volume" and m.source),
-        mounted_images=container.mounted,
-        privileged=request.privileged,
-        loosened=tuple(loosened(encode(request))),
-        owns_network=request.owns_network,
-        defects=container.defects,
-        restart_policy=request.restart.policy,
-        auto_remove=request.auto_remove,
-        finished_at=container.finished_at,
-    )
 
 
 __all__ = ["Crash", "FakeRuntime", "replace"]
