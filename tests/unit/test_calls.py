@@ -1,0 +1,34 @@
+"""What is asked of the agent by name: what it refuses before it does anything."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from agent import calls
+from runtime.faults import Fault
+
+NOBODY = cast(Any, None)  # no runtime: nothing of it is needed for a refusal
+
+
+def refused(op: str, args: dict[str, Any]) -> str:
+    with pytest.raises(Fault) as raised:
+        calls.perform(NOBODY, op, args)
+    assert raised.value.code == "request-invalid"
+    return str(raised.value)
+
+
+def test_an_operation_or_an_argument_that_is_not_there_is_named() -> None:
+    assert "there is no such operation" in refused("explode", {})
+    assert "argument 'name' is missing" in refused("stop", {})
+    assert "argument 'names' is missing" in refused("each", {"op": "stop"})
+
+
+def test_a_mistake_of_an_operation_is_not_told_as_a_missing_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(_runtime: object, _args: object) -> None:
+        raise KeyError("of its own")
+
+    monkeypatch.setattr(calls, "OPERATIONS", {"wrong": wrong})
+    with pytest.raises(KeyError, match="of its own"):
+        calls.perform(NOBODY, "wrong", {})
