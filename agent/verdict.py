@@ -94,14 +94,14 @@ def _sort(blocked: Blocked) -> str:
 
 def _look(want: DesiredContainer, have: ObservedContainer, first: int, now: float) -> tuple[str, str]:
     name = f"container {want.name}"
+    killed = ", killed because it used too much memory" if have.oom_killed else ""
     if have.phase is Phase.EXITED:
         job = want.restart.policy in ("no", "on-failure")
         if job and have.exit_code == 0:
             return "well", ""
-        return "failed", f"{name} exited with code {have.exit_code}{_tail(have)}"
+        return "failed", f"{name} exited with code {have.exit_code}{killed}{_tail(have)}"
     backoff = have.phase is Phase.BACKOFF and have.restarts >= LOOP
     if backoff or have.restarts - first >= LOOP:
-        killed = ", killed because it used too much memory" if have.oom_killed else ""
         return "failed", f"{name} keeps ending (exit code {have.exit_code}{killed}){_tail(have)}"
     if have.phase is not Phase.RUNNING:
         return "pending", f"{name} is {have.phase}"

@@ -374,10 +374,10 @@ def failing(world: World, want: DesiredContainer, key: Key) -> str:
     watch = world.memory.watched.get(want.name)
     if have is None or watch is None:
         return ""
+    killed = ", killed because it used too much memory" if have.oom_killed else ""
     if have.phase is Phase.EXITED and not did_well(want, have):
-        return f"{name} exited with code {have.exit_code}"
+        return f"{name} exited with code {have.exit_code}{killed}"
     if have.restarts - watch.restarts >= LOOP:
-        killed = ", killed because it used too much memory" if have.oom_killed else ""
         return f"{name} keeps ending (exit code {have.exit_code}{killed})"
     if have.health is Health.UNHEALTHY or _unhealthy(have) > watch.unhealthy:
         return f"{name} is unhealthy"

@@ -14,7 +14,7 @@ import pytest
 from runtime import attend
 from runtime.backups import target
 from tests.crash.agents import Agent
-from tests.crash.box import Box, until
+from tests.crash.box import Box, share, until
 
 pytestmark = [
     pytest.mark.root,
@@ -50,7 +50,7 @@ def places(box: Box, *words: str) -> list[str]:
     """The first of each kind of change, and its last end."""
     found = {place: count for place, count in box.places(*words).items() if CHANGES.fullmatch(place)}
     assert len(found) > 4, found
-    return [f"{place} {1 if place.endswith('call') else count}" for place, count in found.items()]
+    return share([f"{place} {1 if place.endswith('call') else count}" for place, count in found.items()])
 
 
 def runs(box: Box) -> bool:
@@ -73,7 +73,7 @@ def test_a_backup_and_a_restore_killed_anywhere_are_done_by_the_next(box: Box, t
         named = [name for name in os.listdir(into) if not name.startswith(".")]
         assert sorted(item.path.name for item in whole) == sorted(named), place
         until(lambda: runs(box), f"it runs again after {place}")
-    assert reached > 0.7 * len(found)
+    assert reached > 0.5 * len(found)
     box.well(*backup)
     assert [name for name in os.listdir(into) if name.startswith(".")] == []
 
@@ -88,7 +88,7 @@ def test_a_backup_and_a_restore_killed_anywhere_are_done_by_the_next(box: Box, t
         box.well(*restore)
         assert not (data / "later").exists(), place
         assert os.listdir(data.parent) == ["_data"], place
-    assert reached > 0.7 * len(found)
+    assert reached > 0.5 * len(found)
     box.well("volume", "backup", "data", "-q", "-o", into, "--quiesce", "none")
 
 

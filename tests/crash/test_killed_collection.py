@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.bomb import REPOSITORY
-from tests.crash.box import Box
+from tests.crash.box import Box, share
 from tests.kernel.images_box import BASE, Layout, file, layer
 
 pytestmark = [
@@ -60,7 +60,7 @@ def test_a_prune_killed_anywhere_leaves_a_whole_store_and_is_finished_by_the_nex
     fill(box, layout)
     places = [f"{place} {n}" for place, n in box.places(*words).items() if CHANGES.fullmatch(place)]
     assert len(places) > 10
-    for place in places:
+    for place in share(places):
         fill(box, layout)
         assert box.killed(*words, place=place), place
         box.well("image", "verify")
@@ -78,7 +78,7 @@ def test_a_collection_killed_anywhere_leaves_a_whole_store_and_is_finished_by_th
     assert code == 0
     places = [f"{place} {n}" for place, n in seen.items() if CHANGES.fullmatch(place)]
     assert len(places) > 5
-    for place in places:
+    for place in share(places):
         fill(box, layout)
         assert collect(box, place)[0] == -signal.SIGKILL, place
         box.well("image", "verify")

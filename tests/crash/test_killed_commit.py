@@ -18,7 +18,7 @@ from runtime import attend
 from runtime.linux import cgroups
 from runtime.prepare import cgroup_path
 from tests.crash.bomb import REPOSITORY
-from tests.crash.box import Box, until
+from tests.crash.box import Box, share, until
 from tests.kernel import images_box
 from tests.kernel.images_box import Layout, directory, file, layer, store
 
@@ -51,7 +51,7 @@ def places(box: Box, *words: str) -> list[str]:
     """Before the first and after the last of each kind of change."""
     found = {place: count for place, count in box.places(*words).items() if CHANGES.fullmatch(place)}
     assert len(found) > 5, found
-    return [f"{place} {1 if place.endswith('call') else count}" for place, count in found.items()]
+    return share([f"{place} {1 if place.endswith('call') else count}" for place, count in found.items()])
 
 
 def verified(root: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_commit_killed_anywhere_is_done_by_the_next(box: Box) -> None:
         box.well(*words)
         verified(box.base)
         assert box.inventory.strays() == [], place
-    assert reached > 0.7 * len(found)
+    assert reached > 0.5 * len(found)
     groups = cgroups.detect()
     assert not groups.v2 or not groups.v2.is_frozen(cgroup_path(record.id))
     box.well("down", str(box.specs))
@@ -115,7 +115,7 @@ def test_a_load_killed_anywhere_is_done_by_the_next(box: Box, tmp_path: Path) ->
         assert len(os.listdir(box.paths.layers)) == 4, place  # and that of busybox
         verified(box.base)
         assert box.inventory.strays() == [], place
-    assert reached > 0.7 * len(found)
+    assert reached > 0.5 * len(found)
 
 
 def test_a_save_killed_anywhere_leaves_the_file_of_before(box: Box, tmp_path: Path) -> None:

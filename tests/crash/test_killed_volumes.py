@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from runtime.linux import mounts
-from tests.crash.box import Box
+from tests.crash.box import Box, share
 
 pytestmark = [
     pytest.mark.root,
@@ -53,7 +53,7 @@ volumes = [
 
 def changes(box: Box, *words: str) -> list[str]:
     found = {place: count for place, count in box.places(*words).items() if CHANGES.fullmatch(place)}
-    return [f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})]
+    return share([f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})])
 
 
 def whole(box: Box) -> bool:

@@ -123,7 +123,7 @@ class Soak:
         """No program runs twice, and the port leads to nobody but the two that declare it."""
         running = self.box.inventory.programs().values()
         programs = Counter(words for _, words in running if words.startswith(b"sleep\x001"))
-        assert len(programs) > SLEEPERS / 2, programs  # or nothing is looked at
+        assert len(programs) > SLEEPERS / 4, programs  # or nothing is looked at
         assert not [word for word, count in programs.items() if count > 1], programs
         backends = self.backends()
         owners = {lease.name for lease in self.leases() if lease.address in backends}

@@ -103,10 +103,16 @@ class Machine:
 
     def reboot(self) -> None:
         """systemctl reboot, asked for a moment later: who asks has its answer before the machine goes."""
-        boot = "cat /proc/sys/kernel/random/boot_id"
-        before = self.run(boot)
+        before = self.boot_id()
         self.run("systemd-run --quiet --on-active=1s systemctl reboot")
-        self.until(lambda: self.answers() and self.run(boot) != before, "the machine is up again", 800)
+        self.until(lambda: self.boot_id() not in ("", before), "the machine is up again", 800)
+
+    def boot_id(self) -> str:
+        """Empty while it does not answer: who is asked on the way down never does."""
+        words = ["cat", "/proc/sys/kernel/random/boot_id"]
+        command = [self.tool, "run", self.name, "--timeout", "10", "--", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        return done.stdout.strip() if done.returncode == 0 else ""
 
     def answers(self) -> bool:
         """Whether commands can be run in it (again)."""

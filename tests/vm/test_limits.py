@@ -88,9 +88,12 @@ def test_an_end_for_want_of_memory_is_told_apart_and_counted(node: Node) -> None
     found = node.ps()
     assert [found[name]["exit_code"] for name in ("hog", "victim")] == [137, 137]
     assert [found[name]["oom_killed"] for name in ("hog", "victim")] == [True, False]
-    shown = node.run("stead ps -a").splitlines()
-    assert any("shop/hog" in line and "exited (137, out of memory)" in line for line in shown), shown
-    assert any("shop/victim" in line and "exited (137)" in line for line in shown), shown
+    said = "container shop/{} exited with code 137"
+    node.until(lambda: said.format("victim") in node.run("stead status", code=None), "both are told")
+    lines = node.run("stead status", code=None).splitlines()
+    hog, victim = ([line for line in lines if said.format(name) in line] for name in ("hog", "victim"))
+    assert hog and all("too much memory" in line for line in hog)
+    assert victim and not any("memory" in line for line in victim)
 
 
 def test_a_child_that_is_killed_for_memory_is_counted_and_the_container_lives(node: Node) -> None:
