@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -100,8 +101,14 @@ def site() -> Iterator[Site]:
 
 
 def descriptors() -> list[str]:
-    """Of this process, once the server in it has let go its connections."""
-    until(lambda: not any("process_request" in thread.name for thread in threading.enumerate()))
+    """Of this process, once the servers in it have let go their connections, of which some of other tests wait
+    for the collection of who asked."""
+
+    def quiet() -> bool:
+        gc.collect()
+        return not any("process_request" in thread.name for thread in threading.enumerate())
+
+    until(quiet, 30)
     return sorted(os.listdir("/proc/self/fd"))
 
 
