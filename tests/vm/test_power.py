@@ -30,7 +30,7 @@ find /var/lib/stead -path '*/upper' -prune -o -path '*/layers/*/*' -prune -o \\
 
 #: name -> policy, whether it is stopped by hand, and its phase after a reboot (docs/containers.md)
 BY_HAND = {
-    "once": ("no", False, "exited"),
+    "once": ("no", False, "lost"),
     "always": ("always", True, "running"),
     "ran": ("unless-stopped", False, "running"),
     "stopped": ("unless-stopped", True, "stopped"),
