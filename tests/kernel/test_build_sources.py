@@ -101,8 +101,8 @@ def site() -> Iterator[Site]:
 
 
 def descriptors() -> list[str]:
-    """Of this process, once the servers in it have let go their connections, of which some of other tests wait
-    for the collection of who asked."""
+    """Of this process, once the servers in it have let go their connections; some of other tests wait for the
+    collection of who asked."""
 
     def quiet() -> bool:
         gc.collect()
