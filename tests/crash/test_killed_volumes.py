@@ -53,7 +53,7 @@ volumes = [
 
 def changes(box: Box, *words: str) -> list[str]:
     found = {place: count for place, count in box.places(*words).items() if CHANGES.fullmatch(place)}
-    return share([f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})])
+    return [f"{place} {nth}" for place, count in found.items() for nth in sorted({1, count})]
 
 
 def whole(box: Box) -> bool:
@@ -78,8 +78,8 @@ def test_whatever_was_begun_with_volumes_is_finished_or_forgotten(box: Box) -> N
     assert len(ups) > 15 and len(downs) > 4, (ups, downs)
     assert below(box) == [] and os.listdir(box.paths.volumes) == []
     downs += downs[: len(ups) - len(downs)]
-    reached = 0
-    for number, up in enumerate(ups[::3]):
+    ups, reached = share(ups[::3]), 0
+    for number, up in enumerate(ups):
         reached += box.killed("apply", str(box.specs), place=up)
         box.well("apply", str(box.specs))
         box.settled()
@@ -89,4 +89,4 @@ def test_whatever_was_begun_with_volumes_is_finished_or_forgotten(box: Box) -> N
         box.well("down", str(box.specs), "--volumes")
         assert box.inventory.strays() == [] and below(box) == [], down
         assert os.listdir(box.paths.volumes) == [], down
-    assert reached > len(ups) // 3
+    assert reached > 0.8 * len(ups)  # of twice as many

@@ -33,9 +33,9 @@ def test_a_clock_that_jumps_restarts_nobody_and_healing_goes_on(node: Node) -> N
                 ),
                 "it runs again",
             )
-            node.run("systemctl restart stead")
-            node.settle()
             assert node.run("curl -sf --max-time 20 http://127.0.0.1:8080/") == "well\n"
+        node.run("systemctl restart stead")
+        node.settle()
     finally:
         node.run(f"date -s @$(({booted} + $(cut -d . -f 1 /proc/uptime)))")
         node.settle()
