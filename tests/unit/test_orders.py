@@ -163,11 +163,11 @@ def test_commands_say_what_they_cannot_do(tmp_path: Path, capsys: pytest.Capture
 
 
 def version(
-    number: int, revision: str, *, good: bool = True, standing: bool = False, bad: str = ""
+    number: int, revision: str, *, good: bool = True, standing: bool = False, bad: str = "", at: float = 1.0
 ) -> Version:
     spec = Spec((container("s/web"),), DesiredImage(ImageRef.parse("busybox")))
     key = Key(str(number), "", "sha256:1")
-    return Version("s/web", "s", key, spec, number, (revision,), 0.0, good, standing, bad)
+    return Version("s/web", "s", key, spec, number, (revision,), at, good, standing, bad)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,11 @@ def version(
         ("", [version(1, "a"), version(2, "b", good=False), version(3, "c", standing=True)], "a"),
         ("", [version(1, "a"), version(2, "b", bad="ill"), version(3, "c", standing=True)], "a"),
         ("", [version(1, "a", standing=True), version(2, "b")], None),
+        (  # b was bad, and released
+            "",
+            [version(1, "a", good=False), version(2, "b", good=False, at=0.0), version(3, "c", standing=True)],
+            "a",
+        ),
         ("a", [version(1, "abc"), version(2, "b", standing=True)], "abc"),
         ("x", [version(1, "abc"), version(2, "b", standing=True)], None),
     ],

@@ -79,7 +79,7 @@ def service(rollouts: Rollouts, name: str, to: str, order: Order) -> str:
 
 def chosen(known: Sequence[Version], to: str, pin: Pin | None) -> Version | None:
     """The version of revision `to`; else the newest good one before that in force, or one not known to be
-    bad."""
+    bad; last of all one that was bad and released (agent.rollouts: it has no time)."""
     if to:
         return next((v for v in reversed(known) if any(r.startswith(to) for r in v.revisions)), None)
     standing = [version for version in known if version.standing]
@@ -87,4 +87,4 @@ def chosen(known: Sequence[Version], to: str, pin: Pin | None) -> Version | None
     if pin is not None:
         now = next((version.number for version in known if version.key == pin.key), now)
     before = [version for version in known if version.number < now and not version.bad]
-    return max(before, key=lambda version: (version.good, version.number), default=None)
+    return max(before, key=lambda version: (version.good, version.at > 0, version.number), default=None)
