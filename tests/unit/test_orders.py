@@ -179,7 +179,7 @@ def version(
         ("", [version(1, "a", standing=True), version(2, "b")], None),
         (  # b was bad, and released
             "",
-            [version(1, "a", good=False), version(2, "b", good=False, at=0.0), version(3, "c", standing=True)],
+            [version(1, "a", good=False), version(2, "b", good=False, at=0.0), version(3, "c")],
             "a",
         ),
         ("a", [version(1, "abc"), version(2, "b", standing=True)], "abc"),
