@@ -475,20 +475,15 @@ class Preparation:
         with faults("clear container", id):
             self._cgroups.kill(path)
             salvage(self._paths, id)
-        links = self._aside.submit(self._fabric.detach, id)  # the kernel takes long: its grace periods
-        try:
-            with faults("clear container", id):
-                mounts.unmount(self._paths.rootfs(id))
-                self._joining.clear(id)
-                mounts.unmount(secrets.mounted_at(self._paths, id))
-                self._mounting.clear(id)
-                self._cgroups.remove(path)
-        finally:
-            wait((links,))
-        links.result()
+        self._fabric.detach(id)
         with faults("clear container", id):
+            mounts.unmount(self._paths.rootfs(id))
+            self._joining.clear(id)
+            mounts.unmount(secrets.mounted_at(self._paths, id))
+            self._mounting.clear(id)
             namespaces.delete_netns(self._paths.netns(id))
             namespaces.delete_netns(userns_file(self._paths, id))
+            self._cgroups.remove(path)
             _remove_live(live)
 
 
