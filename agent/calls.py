@@ -59,8 +59,7 @@ class _Arguments(dict[str, Any]):
 def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One operation `op` with `args` on each of `names`, side by side; an answer each, as it crosses the
     socket. The name of a service means its replicas."""
-    asked = [str(name) for name in args["names"]]
-    names = [name for text in asked for name in naming.replicas(runtime, text) or [text]]
+    names = naming.meant(runtime, [str(name) for name in args["names"]])
 
     def one(name: str) -> dict[str, Any]:
         try:

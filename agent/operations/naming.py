@@ -58,18 +58,21 @@ def container(runtime: LocalRuntime, text: str, operation: str) -> ContainerReco
     raise Fault("container-not-found", operation, text, cause, "see `stead ps -a`")
 
 
-def replicas(runtime: LocalRuntime, text: str) -> list[str]:
-    """Containers of the service of this name, or of this last part of one, when no container has it; empty
-    when none or those of several projects fit."""
+def meant(runtime: LocalRuntime, texts: Sequence[str]) -> list[str]:
+    """`texts`, with its replicas in the place of each name of a service, or last part of one, that no
+    container has. One that fits those of several projects stays as it is."""
     records = read_containers(runtime.database.read())
-    if any(text in (one.name, one.name.rpartition("/")[2]) for one in records):
-        return []
-    found: dict[str, list[str]] = {}
+    known = {name for one in records for name in (one.id, one.name, one.name.rpartition("/")[2])}
+    if known.issuperset(texts):
+        return list(texts)
+    services: dict[str, list[str]] = {}
     for record in records:
-        service = record.decode().service
-        if text in (service, service.rpartition("/")[2]):
-            found.setdefault(service, []).append(record.name)
-    return next(iter(found.values())) if len(found) == 1 else []
+        services.setdefault(record.decode().service, []).append(record.name)
+    found: list[str] = []
+    for text in texts:
+        fits = [] if text in known else [name for name in services if text in (name, name.rpartition("/")[2])]
+        found += services[fits[0]] if len(fits) == 1 else [text]
+    return found
 
 
 def free(runtime: LocalRuntime, names: Sequence[str]) -> list[str]:
