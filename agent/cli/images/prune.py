@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def _of_rollbacks(paths: Paths) -> frozenset[str]:
-    """None where there never was a version to go back to."""
+    """Empty where there never was a version to go back to."""
     if not paths.rollouts.exists():
         return frozenset()
     from agent.planner.updates import images_of_rollbacks
