@@ -97,10 +97,11 @@ class Box:
         assert code == 0, f"stead {' '.join(words)}: {code}\n{text}"
         return text
 
-    def places(self, *words: str) -> dict[str, int]:
-        """Every place of the runtime that a call passes, in the order of the first time."""
-        code, text = self.stead(*words, place="")
-        assert code == 0, text
+    def places(self, *words: str, code: int = 0) -> dict[str, int]:
+        """Every place of the runtime that a call passes, in the order of the first time; its exit code is
+        `code`."""
+        found_code, text = self.stead(*words, place="")
+        assert found_code == code, text
         found: dict[str, int] = json.loads(Path(f"{self.out}.places").read_text())
         return found
 
