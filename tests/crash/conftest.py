@@ -46,22 +46,28 @@ def box(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[Box]:
 
 
 @contextmanager
-def isle(base: Path) -> Iterator[Box]:
-    """A box in a network namespace of its own, in which the caller is, too: all of nftables is ours."""
-    spot = base / "island"
+def on_island(spot: Path) -> Iterator[Nursery]:
+    """A network namespace, bound to the file `spot`, in which the caller is, too: all of nftables is ours."""
     namespaces.create_netns(spot)
     try:
         with namespaces.in_netns(spot):
             nursery = Nursery()
-            made = opened(base, nursery)
-            try:
-                yield made
-            finally:
-                made.stead("down", str(made.specs), "--volumes")
-            ended(made)
+            yield nursery
             nursery.close()
     finally:
         namespaces.delete_netns(spot)
+
+
+@contextmanager
+def isle(base: Path) -> Iterator[Box]:
+    """A box on an island."""
+    with on_island(base / "island") as nursery:
+        made = opened(base, nursery)
+        try:
+            yield made
+        finally:
+            made.stead("down", str(made.specs), "--volumes")
+        ended(made)
 
 
 @pytest.fixture

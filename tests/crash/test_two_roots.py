@@ -8,6 +8,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from runtime.net import addresses, links
 from tests.crash.agents import Agent
 from tests.crash.box import Box, Nursery, busybox, until
+from tests.crash.conftest import on_island
 from tests.e2e.conftest import Node
 
 pytestmark = [
@@ -65,14 +67,27 @@ stop_grace_period = "100ms"
         return addresses.table_name(str(self.box.paths.root.resolve()))
 
 
-@pytest.fixture
-def sides(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[list[Side]]:
-    made = [Side(tmp_path / name, nurseries[0]) for name in ("left", "right")]
+@contextmanager
+def two(base: Path, nursery: Nursery) -> Iterator[list[Side]]:
+    made = [Side(base / name, nursery) for name in ("left", "right")]
     yield made
     for side in made:
         side.end()
         side.box.well("down", str(side.box.specs), "--volumes")
         assert side.box.inventory.strays() == []
+
+
+@pytest.fixture
+def sides(tmp_path: Path, nurseries: list[Nursery]) -> Iterator[list[Side]]:
+    with two(tmp_path, nurseries[0]) as made:
+        yield made
+
+
+@pytest.fixture
+def sides_of_an_island(tmp_path: Path) -> Iterator[list[Side]]:
+    """Nobody else takes a subnet there."""
+    with on_island(tmp_path / "island") as nursery, two(tmp_path, nursery) as made:
+        yield made
 
 
 def test_two_agents_side_by_side_do_not_disturb_each_other(sides: list[Side]) -> None:
@@ -128,9 +143,11 @@ def test_a_run_directory_of_another_root_is_refused_and_its_containers_live_on(s
     assert left.box.ps() == before and left.page() == "left"
 
 
-def test_a_subnet_that_was_lost_to_another_is_said_and_taken_back_when_it_is_free(sides: list[Side]) -> None:
+def test_a_subnet_that_was_lost_to_another_is_said_and_taken_back_when_it_is_free(
+    sides_of_an_island: list[Side],
+) -> None:
     """After a reboot the other one came first: what had a bridge before has none now."""
-    left, right = sides
+    left, right = sides_of_an_island
     left.start()
     until(left.well, "left converges")
     left.kill()

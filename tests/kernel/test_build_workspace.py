@@ -106,7 +106,6 @@ def test_an_overlay_is_written_to_though_it_is_mounted_nowhere(tmp_path: Path, l
     for name in ("lower", "other", "upper", "work"):
         (tmp_path / name).mkdir()
     (tmp_path / "lower" / "below").write_text("below")
-    before = [item.target for item in mounts.table()]
     lowers = [tmp_path / "lower", tmp_path / "other"]
     root = detached(lowers, tmp_path / "upper", tmp_path / "work", legacy=legacy)
     try:
@@ -114,7 +113,7 @@ def test_an_overlay_is_written_to_though_it_is_mounted_nowhere(tmp_path: Path, l
         os.mkdir("new", dir_fd=root)
         os.unlink("below", dir_fd=root)
         assert os.listdir(root) == ["new"]
-        assert [item.target for item in mounts.table()] == before
+        assert [item.target for item in mounts.table() if item.target.startswith(str(tmp_path))] == []
     finally:
         os.close(root)
     assert sorted(os.listdir(tmp_path / "upper")) == ["below", "new"]  # one of them a whiteout
