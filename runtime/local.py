@@ -61,7 +61,9 @@ class LocalRuntime:
         pool6: str = "",
         ids: str = "",
         subids: tuple[Path, Path] = (SUBUID, SUBGID),
+        lasting: bool = False,
     ) -> None:
+        """`lasting`: this process stays, and is the one that does."""
         with faults("open state in", str(paths.root)):
             paths.make()
             _claim(paths)
@@ -70,7 +72,9 @@ class LocalRuntime:
         self.images = ImageStore(
             paths, self.database, registries=registries or {}, docker_config=docker_config
         )
-        self.fabric = Fabric(paths, self.database, pool=pool, pool6=pool6, service=NameService(paths))
+        self.fabric = Fabric(
+            paths, self.database, pool=pool, pool6=pool6, service=NameService(paths), lasting=lasting
+        )
         self.volumes = Volumes(paths, self.database, time.time)
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self.ids = Ids(self.database, ids, *subids)

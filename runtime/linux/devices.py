@@ -7,12 +7,11 @@ the v1 controller takes the same rules as text. Everything that no rule allows i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
-import struct
 
-from runtime.linux import libc
+from runtime.linux import bpf
+from runtime.linux.bpf import instruction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ EVERYTHING: Rule = ("a", ANY, ANY, "rwm")
 
 _ACCESS = {"m": 1, "r": 2, "w": 4}
 _TYPES = {"b": 1, "c": 2}
-_PROG_LOAD, _PROG_ATTACH = 5, 8
-_PROG_TYPE_CGROUP_DEVICE, _CGROUP_DEVICE = 15, 6
-_ALLOW_OVERRIDE = 1  # the next attachment takes this one's place
 
 
 def cgroup_rules(rules: Sequence[Mapping[str, Any]]) -> list[Rule]:
@@ -71,18 +67,18 @@ def program(rules: Sequence[Rule]) -> bytes:
     r2 is the type of the device, r3 the access wanted, r4 and r5 major and minor.
     """
     code = [
-        _instruction(0x61, 2, 1, 0, 0),
-        _instruction(0xBC, 3, 2, 0, 0),
-        _instruction(0x54, 2, 0, 0, 0xFFFF),
-        _instruction(0x74, 3, 0, 0, 16),
-        _instruction(0x61, 4, 1, 4, 0),
-        _instruction(0x61, 5, 1, 8, 0),
+        instruction(0x61, 2, 1, 0, 0),
+        instruction(0xBC, 3, 2, 0, 0),
+        instruction(0x54, 2, 0, 0, 0xFFFF),
+        instruction(0x74, 3, 0, 0, 16),
+        instruction(0x61, 4, 1, 4, 0),
+        instruction(0x61, 5, 1, 8, 0),
     ]
     for rule in rules:
         code += _test(rule)
         if rule == EVERYTHING:  # the kernel refuses instructions that are never reached
             return b"".join(code)
-    code += [_instruction(0xB7, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]
+    code += [instruction(0xB7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)]
     return b"".join(code)
 
 
@@ -103,35 +99,14 @@ def _test(rule: Rule) -> list[bytes]:
     code = []
     for index, (operation, to, source, value) in enumerate(steps):
         past = len(steps) - index - 1 + 2
-        code.append(_instruction(operation, to, source, past if operation == 0x55 else 0, value))
-    return [*code, _instruction(0xB7, 0, 0, 0, 1), _instruction(0x95, 0, 0, 0, 0)]
-
-
-def _instruction(code: int, to: int, source: int, offset: int, value: int) -> bytes:
-    return struct.pack("=BBhi", code, to | source << 4, offset, value)
+        code.append(instruction(operation, to, source, past if operation == 0x55 else 0, value))
+    return [*code, instruction(0xB7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)]
 
 
 def attach_program(directory: int, rules: Sequence[Rule]) -> None:
     """Hold the cgroup (v2) behind this descriptor to `rules`; replaces what was attached by us before."""
-    code = program(rules)
-    instructions = ctypes.create_string_buffer(code, len(code))
-    license = ctypes.create_string_buffer(b"GPL")
-    load = struct.pack(
-        "=IIQQIIQII16s",
-        _PROG_TYPE_CGROUP_DEVICE,
-        len(code) // 8,
-        ctypes.addressof(instructions),
-        ctypes.addressof(license),
-        0,
-        0,
-        0,
-        0,
-        0,
-        b"stead_devices",
-    )
-    fd = libc.syscall("bpf", _PROG_LOAD, load, len(load), subject="device program")
+    loaded = bpf.load(bpf.CGROUP_DEVICE_PROGRAM, program(rules), "stead_devices")
     try:
-        attach = struct.pack("=IIII", directory, fd, _CGROUP_DEVICE, _ALLOW_OVERRIDE)
-        libc.syscall("bpf", _PROG_ATTACH, attach, len(attach), subject="device program")
+        bpf.attach(directory, loaded, bpf.DEVICE, bpf.ALLOW_OVERRIDE)
     finally:
-        os.close(fd)
+        os.close(loaded)

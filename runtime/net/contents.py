@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_address
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 PROTOCOL_NAMES = {str(number): name for name, number in PROTOCOLS.items()}
@@ -224,6 +225,22 @@ def changed_ports(found: Contents, wanted: Contents) -> list[str]:
 
 def maps_of(held: Contents) -> dict[str, frozenset[Element]]:
     return {name: getattr(held, name) for name in KEYS}
+
+
+def shortcuts(maps: Mapping[str, Iterable[Element]]) -> dict[tuple[str, int], tuple[str, int]]:
+    """(address of the loopback, TCP port) -> (address, port) of the one backend that it leads to."""
+    tcp, found = str(PROTOCOLS["tcp"]), {}
+    for six, loopback in (("", "127.0.0.1"), ("6", "::1")):
+        for protocol, port, address, to in maps.get(f"published{six}", ()):
+            if protocol == tcp:
+                found[loopback, int(port)] = (address, int(to))
+        for host_ip, protocol, port, address, to in maps.get(f"published{six}_at", ()):
+            if protocol == tcp and ip_address(host_ip).is_loopback:
+                found[host_ip, int(port)] = (address, int(to))
+        for host_ip, protocol, port, *_ in maps.get(f"spread{six}_at", ()):
+            if protocol == tcp:
+                found.pop((host_ip, int(port)), None)
+    return found
 
 
 def moved_udp(

@@ -77,20 +77,27 @@ class Fabric:
         pool: str = DEFAULT_POOL,
         pool6: str = "",
         service: NameService | None = None,
+        lasting: bool = False,
     ) -> None:
+        """`lasting`: this process stays, so the host's own connections may take a shortcut."""
         self._paths = paths
         self._database = database
         self._root = str(paths.root.resolve())
         self._marks = (addresses.bridge_prefix(self._root), addresses.link_prefix(self._root))
         self._bridges = Bridges(database, self._root, pool, pool6)
         self._publishing = Publishing(
-            database, self._root, paths.run / "firewall.json", lambda id: _is_ready(paths.live(id))
+            database,
+            self._root,
+            paths.run / "firewall.json",
+            lambda id: _is_ready(paths.live(id)),
+            lasting=lasting,
         )
         self._files = Files(paths, database, service)
         self._sentry = Sentry(addresses.table_name(self._root), self._marks[0], paths.netns)
 
     def close(self) -> None:
-        """Nothing is held open between calls."""
+        """The networks stay."""
+        self._publishing.close()
 
     # ------------------------------------------------------------ networks
 

@@ -28,6 +28,7 @@ from runtime.net.contents import (
     differences,
     maps_of,
     moved_udp,
+    shortcuts,
 )
 from runtime.net.foreign import Foreign
 from runtime.net.rules import (
@@ -39,6 +40,7 @@ from runtime.net.rules import (
     read_listing,
     rules_digest,
 )
+from runtime.net.shortcut import Shortcut
 from runtime.observations import Defect
 from runtime.paths import write_atomically
 from specs.values import PortBinding, addresses_meet
@@ -81,12 +83,19 @@ class Firewall:
     """
 
     def __init__(
-        self, table: str, memory: Path, wanted: Callable[[], Contents | None], foreign: Foreign
+        self,
+        table: str,
+        memory: Path,
+        wanted: Callable[[], Contents | None],
+        foreign: Foreign,
+        *,
+        lasting: bool = False,
     ) -> None:
         self._table = table
         self._memory = memory
         self._wanted = wanted
         self._foreign = foreign
+        self._shortcut = Shortcut(table, lasting=lasting)
         self._tickets = threading.Lock()
         self._asked = 0
         self._forced = 0
@@ -94,6 +103,11 @@ class Firewall:
         self._done = 0
         self._known: tuple[int, Held] | None = None  # (generation, contents), rules as we wrote them
         self._gone: int | None = None  # the generation in which there was no table of ours
+
+    def close(self) -> None:
+        """The table stays."""
+        with self._working:
+            self._shortcut.close()
 
     def publish(self, *, force: bool = False) -> None:
         """The table as it should be when this was called, or newer. `force`: read it back first."""
@@ -131,6 +145,8 @@ class Firewall:
             if not changes:
                 return
             self._known = None
+            short, was_short = shortcuts(after), shortcuts(before)
+            self._shortcut.drop([key for key, to in was_short.items() if short.get(key) != to])
             try:
                 elements.change(self._table, changes, now)
             except OSError:  # somebody changed something just now: look, and do it by nft
@@ -139,6 +155,7 @@ class Firewall:
             held.put(ports, after)
             if nft.generation() == now + 1:
                 self._known = (now + 1, held)
+            self._shortcut.put({key: to for key, to in short.items() if was_short.get(key) != to})
             moved = moved_udp(before, after)
         if moved:
             flows.forget_udp(moved)
@@ -154,11 +171,12 @@ class Firewall:
             found = self._find()
             if isinstance(found, str):
                 return (Defect("firewall", found), *self._foreign.defects())
+            short = self._shortcut.look(shortcuts(maps_of(found)))
             moved: list[str] = []
             if unchanged:  # the kernel is as we left it: containers became ready, or are so no more
                 moved = changed_ports(found, wanted)
                 found = replace(found, **maps_of(wanted))
-            texts = differences(found, wanted)
+            texts = [*differences(found, wanted), *short]
             if len(texts) > 3:
                 texts = [*texts[:3], f"and {len(texts) - 3} more differences"]
             defects = [Defect("port", text) for text in moved]
@@ -174,6 +192,8 @@ class Firewall:
         if forced:
             self._known = None
             self._foreign.adapt()
+        short = shortcuts(maps_of(wanted))
+        self._shortcut.keep(short)
         found = self._find()
         if isinstance(found, str):
             self._write(build_text(self._table, wanted), None)
@@ -184,6 +204,7 @@ class Firewall:
             text = change_text(self._table, found, wanted)
             if text:
                 self._write(text, wanted)
+        self._shortcut.fill(short)
         moved = moved_udp(maps_of(found), maps_of(wanted))
         if moved:
             flows.forget_udp(moved)
@@ -238,6 +259,7 @@ class Firewall:
 
     def _remove(self) -> None:
         self._known = None
+        self._shortcut.close()
         if not self._is_gone():
             done = nft.run(["-f", "-"], delete_text(self._table))
             if done.returncode:

@@ -40,21 +40,31 @@ class Publishing:
     """
 
     def __init__(
-        self, database: Database, root: str, state: Path, is_ready: Callable[[str], bool] = lambda _: True
+        self,
+        database: Database,
+        root: str,
+        state: Path,
+        is_ready: Callable[[str], bool] = lambda _: True,
+        *,
+        lasting: bool = False,
     ) -> None:
-        """`state` is the file in which the firewall keeps what it wrote last."""
+        """`state` is the file in which the firewall keeps what it wrote last; `lasting`: this process stays
+        (shortcut.py)."""
         self._database = database
         self._root = root
         self._answering = threading.Lock()
         self._table = addresses.table_name(root)
         self._firewall = firewall.Firewall(
-            self._table, state, self._wanted, Foreign(addresses.bridge_prefix(root))
+            self._table, state, self._wanted, Foreign(addresses.bridge_prefix(root)), lasting=lasting
         )
         self._is_ready = is_ready
         self._lock = threading.Lock()
         self._changes = 0
         #: of what was changed in the records and is not yet in the kernel: (number, when)
         self._under_way: dict[str, tuple[int, float]] = {}
+
+    def close(self) -> None:
+        self._firewall.close()
 
     # ------------------------------------------------------------ what is half done
 

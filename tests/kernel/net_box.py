@@ -93,9 +93,12 @@ class Machine:
         sh("ip", "address", "add", f"{HOST6}/64", "dev", "up0", "nodad")
         sh("ip", "route", "add", "default", "via", OUTSIDE6)
 
-    def fabric(self, name: str = "one", pool: str = "10.88.0.0/16", *, names: bool = False) -> Node:
-        """`names`: with a name server, which ends with the last network."""
-        node = Node(Paths(self.directory / name / "root", self.directory / name / "run"), pool, names)
+    def fabric(
+        self, name: str = "one", pool: str = "10.88.0.0/16", *, names: bool = False, lasting: bool = False
+    ) -> Node:
+        """`names`: with a name server, which ends with the last network; `lasting`: as the agent's."""
+        paths = Paths(self.directory / name / "root", self.directory / name / "run")
+        node = Node(paths, pool, names, lasting)
         self.stack.callback(node.close)
         return node
 
@@ -103,12 +106,12 @@ class Machine:
 class Node:
     """One fabric with containers that are namespaces only."""
 
-    def __init__(self, paths: Paths, pool: str, names: bool = False) -> None:
+    def __init__(self, paths: Paths, pool: str, names: bool = False, lasting: bool = False) -> None:
         paths.make()
         self.paths = paths
         self.service = NameService(paths) if names else None
         self.database = Database(paths.database, (NET_SCHEMA,))
-        self.fabric = Fabric(paths, self.database, pool=pool, service=self.service)
+        self.fabric = Fabric(paths, self.database, pool=pool, service=self.service, lasting=lasting)
         self.netns: dict[str, Path] = {}
 
     def close(self) -> None:
