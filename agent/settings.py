@@ -164,10 +164,11 @@ class Volumes(_Table):
 
 
 class Network(_Table):
-    """[network]: the pools that subnets are cut from."""
+    """[network]: the pools that subnets are cut from, and how the host reaches its published ports."""
 
     pool: str = "10.88.0.0/16"
     ipv6_pool: str = ""  # empty: a /48 of unique local addresses of the node's own
+    shortcut: bool = True  # eBPF at connect(2) to 127.0.0.1 and ::1
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -163,7 +163,9 @@ def inside(base: Path) -> None:
         sh("ip", "link", "add", "up0", "type", "veth", "peer", "name", "world0", "netns", str(outside))
         join("", "up0", "198.51.100.1/24")
         join(outside, "world0", "198.51.100.2/24")
-        runtime = stack.enter_context(closing(LocalRuntime(Paths(base / "root", base / "run"), lasting=True)))
+        runtime = stack.enter_context(
+            closing(LocalRuntime(Paths(base / "root", base / "run"), shortcut=True))
+        )
         runtime.import_image(base / "nginx", ImageRef.parse(IMAGE))
         runtime.create_network(NetworkRequest(NETWORK, "bench", "f", ipv6=True))
         web = start(runtime, stack, "web", (PortBinding("", PORT, 80), PortBinding("", 5201, 5201)))

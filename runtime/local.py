@@ -61,9 +61,9 @@ class LocalRuntime:
         pool6: str = "",
         ids: str = "",
         subids: tuple[Path, Path] = (SUBUID, SUBGID),
-        lasting: bool = False,
+        shortcut: bool = False,
     ) -> None:
-        """`lasting`: this process stays, and is the one that does."""
+        """`shortcut`: this process, which stays, makes it (net/shortcut.py)."""
         with faults("open state in", str(paths.root)):
             paths.make()
             _claim(paths)
@@ -73,7 +73,7 @@ class LocalRuntime:
             paths, self.database, registries=registries or {}, docker_config=docker_config
         )
         self.fabric = Fabric(
-            paths, self.database, pool=pool, pool6=pool6, service=NameService(paths), lasting=lasting
+            paths, self.database, pool=pool, pool6=pool6, service=NameService(paths), shortcut=shortcut
         )
         self.volumes = Volumes(paths, self.database, time.time)
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)

@@ -77,9 +77,9 @@ class Fabric:
         pool: str = DEFAULT_POOL,
         pool6: str = "",
         service: NameService | None = None,
-        lasting: bool = False,
+        shortcut: bool = False,
     ) -> None:
-        """`lasting`: this process stays, so the host's own connections may take a shortcut."""
+        """`shortcut`: of the host's own connections, for the process that stays (shortcut.py)."""
         self._paths = paths
         self._database = database
         self._root = str(paths.root.resolve())
@@ -90,7 +90,7 @@ class Fabric:
             self._root,
             paths.run / "firewall.json",
             lambda id: _is_ready(paths.live(id)),
-            lasting=lasting,
+            shortcut=shortcut,
         )
         self._files = Files(paths, database, service)
         self._sentry = Sentry(addresses.table_name(self._root), self._marks[0], paths.netns)

@@ -89,13 +89,13 @@ class Firewall:
         wanted: Callable[[], Contents | None],
         foreign: Foreign,
         *,
-        lasting: bool = False,
+        shortcut: bool = False,
     ) -> None:
         self._table = table
         self._memory = memory
         self._wanted = wanted
         self._foreign = foreign
-        self._shortcut = Shortcut(table, lasting=lasting)
+        self._shortcut = Shortcut(table, lasting=shortcut)
         self._tickets = threading.Lock()
         self._asked = 0
         self._forced = 0

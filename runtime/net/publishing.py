@@ -46,16 +46,16 @@ class Publishing:
         state: Path,
         is_ready: Callable[[str], bool] = lambda _: True,
         *,
-        lasting: bool = False,
+        shortcut: bool = False,
     ) -> None:
-        """`state` is the file in which the firewall keeps what it wrote last; `lasting`: this process stays
-        (shortcut.py)."""
+        """`state` is the file in which the firewall keeps what it wrote last; `shortcut`: this
+        process, which stays, makes it (shortcut.py)."""
         self._database = database
         self._root = root
         self._answering = threading.Lock()
         self._table = addresses.table_name(root)
         self._firewall = firewall.Firewall(
-            self._table, state, self._wanted, Foreign(addresses.bridge_prefix(root)), lasting=lasting
+            self._table, state, self._wanted, Foreign(addresses.bridge_prefix(root)), shortcut=shortcut
         )
         self._is_ready = is_ready
         self._lock = threading.Lock()

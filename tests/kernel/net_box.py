@@ -94,11 +94,11 @@ class Machine:
         sh("ip", "route", "add", "default", "via", OUTSIDE6)
 
     def fabric(
-        self, name: str = "one", pool: str = "10.88.0.0/16", *, names: bool = False, lasting: bool = False
+        self, name: str = "one", pool: str = "10.88.0.0/16", *, names: bool = False, shortcut: bool = False
     ) -> Node:
-        """`names`: with a name server, which ends with the last network; `lasting`: as the agent's."""
+        """`names`: with a name server, which ends with the last network; `shortcut`: as the agent's."""
         paths = Paths(self.directory / name / "root", self.directory / name / "run")
-        node = Node(paths, pool, names, lasting)
+        node = Node(paths, pool, names, shortcut)
         self.stack.callback(node.close)
         return node
 
@@ -106,12 +106,12 @@ class Machine:
 class Node:
     """One fabric with containers that are namespaces only."""
 
-    def __init__(self, paths: Paths, pool: str, names: bool = False, lasting: bool = False) -> None:
+    def __init__(self, paths: Paths, pool: str, names: bool = False, shortcut: bool = False) -> None:
         paths.make()
         self.paths = paths
         self.service = NameService(paths) if names else None
         self.database = Database(paths.database, (NET_SCHEMA,))
-        self.fabric = Fabric(paths, self.database, pool=pool, service=self.service, lasting=lasting)
+        self.fabric = Fabric(paths, self.database, pool=pool, service=self.service, shortcut=shortcut)
         self.netns: dict[str, Path] = {}
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ def programs() -> list[int]:
 
 
 def with_web(machine: Machine, *ports: PortBinding) -> tuple[Node, str]:
-    node = machine.fabric(lasting=True)
+    node = machine.fabric(shortcut=True)
     node.network("p/net", ipv6=True)
     web = node.container("p/web", "p/net", ports=ports or (PortBinding("", 8080, 80),))
     serve(node.netns[web], 80)
@@ -120,7 +120,7 @@ def test_a_program_sees_what_it_connected_to() -> None:
 @on_own_host
 def test_udp_and_ports_of_several_backends_go_by_the_rules() -> None:
     with Machine() as machine:
-        node = machine.fabric(lasting=True)
+        node = machine.fabric(shortcut=True)
         node.network("p/net", ipv6=True)
         ports = PortBinding("", 8080, 80), PortBinding("", 5353, 53, "udp")
         web = node.container("p/web", "p/net", ports=ports, service="p/web")
