@@ -31,7 +31,7 @@ from runtime.linux.bpf import wide
 Entries = Mapping[tuple[str, int], tuple[str, int]]
 
 _SO_NETNS_COOKIE = 71
-_PORTS, _PEERS = 65536, 4096  # entries of the two maps, at most
+_PORTS, _PEERS = 16384, 4096  # entries of the two maps, at most
 _KEY, _VALUE, _PEER = 20, 24, 40
 _COUNTER = bytes(_KEY)  # the key of no port
 
@@ -99,8 +99,9 @@ class Shortcut:
             try:
                 bpf.put(self._ports, _packed(entries))
                 self._entries.update(entries)
-            except OSError:
+            except OSError:  # there are too many
                 self.close()
+                self._able = False
 
     def fill(self, wanted: Entries) -> None:
         """Everything wanted is there, and nothing else; no program without an entry. To be called when
