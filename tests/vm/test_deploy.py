@@ -50,7 +50,7 @@ def test_a_published_port_answers_on_every_address_of_the_machine(node: Node) ->
 
 
 def test_the_hosts_connections_by_loopback_take_the_shortcut(node: Node) -> None:
-    """eBPF under systemd's cgroups and an older kernel: the way leads out by the bridge, and says 127.0.0.1."""
+    """Under systemd and an older kernel: the way leads out by the bridge, and says 127.0.0.1."""
     node.settle()
     bridge = node.run("stead exec tick cat /etc/resolv.conf | grep ^nameserver").split()[1]
     said = node.run("curl -sf --max-time 20 -w '%{local_ip} %{remote_ip}' http://127.0.0.1:8080/")
