@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _KINDS = {
     RTM_NEWADDR: "ifaddrmsg",
     RTM_DELADDR: "ifaddrmsg",
 }
+
+#: Seconds between two looks whether a link has gone.
+_GOING = 0.0005
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
@@ -409,15 +413,36 @@ def ensure_uplink(bridge: str, further: str, names: tuple[str, str], mtu: int, *
             )
 
 
+class _Removal(threading.Thread):
+    """One link goes, in the network namespace of who starts this."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=f"remove {name}")
+        self.link = name
+        self.failure: OSError | None = None
+
+    def run(self) -> None:
+        try:
+            with Netlink() as netlink:
+                netlink.change((delete_link(self.link), self.link))
+        except OSError as error:
+            self.failure = error if error.errno != errno.ENODEV else None
+
+
 def delete_links(names: Iterable[str]) -> None:
-    """Links of these names go; what is gone already is fine."""
-    present = [name for name in names if index_of(name)]
-    if not present:
-        return
-    with Netlink() as netlink:
-        for code, name in netlink.try_all(*((delete_link(name), name) for name in present)):
-            if code not in (0, errno.ENODEV):
-                raise OSError(code, os.strerror(code), name)
+    """Links of these names go; what is gone already is fine.
+
+    The kernel answers 16 ms after a link has gone, when no processor may look at it any more (rcu_barrier in
+    net/core/dev.c, netdev_run_todo). A thread waits for that, and who calls this for the link only.
+    """
+    removals = [_Removal(name) for name in names if index_of(name)]
+    for removal in removals:
+        removal.start()
+    for removal in removals:
+        while removal.is_alive() and index_of(removal.link):
+            removal.join(_GOING)
+        if removal.failure is not None:
+            raise removal.failure
 
 
 def enslave(bridge: str, names: Iterable[str], *, hairpin: bool, isolated: bool = False) -> None:
