@@ -1,7 +1,8 @@
 """Effects: how fast published ports are: nginx by wrk, iperf3 beside a path made by hand, the 2,000th port.
 
-Stead runs in a network namespace that is made for it (`python -m benchmarks.ports DIRECTORY`, a JSON line a
-value), as docker and podman do; nginx alone runs in the same one. 32 connections, 1 KB, one thread each.
+Stead runs in a network namespace that is made for it (`python -m benchmarks.ports DIRECTORY`), as docker and
+podman do; nginx alone runs in the same one. 32 connections, 1 KB, one thread each. Each round takes every way
+of every engine in turn, since a machine that is fast now is slow a minute later.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 from benchmarks.rivals import Engine
 from runtime.linux import namespaces
@@ -32,10 +35,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from benchmarks.scenarios import Bench
 
-SECONDS, ROUNDS, PORTS = 2, 3, 2000
-PORT, ALONE = 8080, 8090
+SECONDS, ROUNDS, IPERF_ROUNDS, PORTS = 2, 9, 3, 2000
+PORT, PORT6, ALONE = 8080, 8086, 8090
+ALONE_WAY = "nginx alone"
 IMAGE = "bench/nginx:1"
-NETWORK = "bench/ports"
+NETWORK, NETWORK6 = "bench/ports", "bench/six"  # one as the others have it, one with IPv6
 CONF = """\
 daemon off; user root; worker_processes 1; pid /run/nginx.pid; error_log /dev/stderr;
 events { worker_connections 1024; }
@@ -49,35 +53,62 @@ http {
 FIGURE = 90_000.0  # requests a second, where nginx alone has 107,000
 
 
+#: Way -> (requests a second, microseconds of a processor for one), of one round.
+Round = dict[str, tuple[float, float]]
+
+
 def ports(bench: Bench) -> None:
     missing = [name for name in ("nginx", "wrk", "iperf3") if shutil.which(name, path=_path()) is None]
     if missing:
         print(f"without ports: {', '.join(missing)} not installed")
         return
-    with tempfile.TemporaryDirectory(prefix="stead-ports.") as directory:
-        base = Path(directory)
-        archive = make_image(base / "nginx")
-        command = [
-            "unshare",
-            "-n",
-            "-m",
-            "--propagation",
-            "private",
-            sys.executable,
-            "-m",
-            "benchmarks.ports",
-        ]
-        done = subprocess.run([*command, directory], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        for line in done.stdout.splitlines():
-            row = json.loads(line)
-            bench.add(row.pop("what"), row.pop("engine"), row.pop("unit"), row.pop("values"), **row)
+    with tempfile.TemporaryDirectory(prefix="stead-ports.") as directory, ExitStack() as stack:
+        archive = make_image(Path(directory) / "nginx")
+        command = ["unshare", "-n", "-m", "--propagation", "private"]
+        command += [sys.executable, "-m", "benchmarks.ports", directory]
+        stead = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        stack.callback(_end, stead)
+        engines = {"stead": partial(_answer, stead)}
         for rival in bench.rivals:
             rival.call("import", "--change", 'CMD ["/usr/sbin/nginx"]', str(archive), IMAGE)
-            for way, (rates, costs) in of_rival(rival).items():
-                bench.add(f"requests a second, {way}", rival.name, "1/s", rates)
-                bench.add(f"processor for a request, {way}", rival.name, "us", costs)
+            engines[rival.name] = stack.enter_context(of_rival(rival))
+        rounds = [{name: one() for name, one in engines.items()} for _ in range(ROUNDS)]
+        for name in engines:
+            _tell(bench, name, [found[name] for found in rounds], [found["stead"] for found in rounds])
+        assert stead.stdin is not None and stead.stdout is not None
+        print("rest", file=stead.stdin, flush=True)
+        for line in stead.stdout:
+            row = json.loads(line)
+            bench.add(row.pop("what"), row.pop("engine"), row.pop("unit"), row.pop("values"), **row)
+
+
+def _answer(stead: subprocess.Popen[str]) -> Round:
+    """A round of Stead's, done in its namespace."""
+    assert stead.stdin is not None and stead.stdout is not None
+    print("round", file=stead.stdin, flush=True)
+    return {way: (rate, cost) for way, (rate, cost) in json.loads(stead.stdout.readline()).items()}
+
+
+def _end(stead: subprocess.Popen[str]) -> None:
+    assert stead.stdin is not None
+    stead.stdin.close()  # which it takes for the end
+    if stead.wait(60):
+        sys.exit(stead.returncode)
+
+
+def _tell(bench: Bench, engine: str, rounds: list[Round], beside: list[Round]) -> None:
+    """`beside` are Stead's of the same rounds: nginx alone is among them."""
+    for way in rounds[0]:
+        rates, costs = ([found[way][item] for found in rounds] for item in (0, 1))
+        parts = [found[way][0] / other[ALONE_WAY][0] for found, other in zip(rounds, beside, strict=True)]
+        note = f"{median(parts) * 100:.0f} % of nginx alone"
+        if engine != "stead":
+            ratios = [other[way][0] / found[way][0] for found, other in zip(rounds, beside, strict=True)]
+            note += f"; stead has {median(ratios) * 100:.0f} % of its"
+        who = "host" if way == ALONE_WAY else engine
+        target = FIGURE if who == "stead" else None
+        bench.add(f"requests a second, {way}", who, "1/s", rates, target=target, note=note)
+        bench.add(f"processor for a request, {way}", who, "us", costs)
 
 
 def _path() -> str:
@@ -129,7 +160,9 @@ def busy(master: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def of_rival(rival: Engine) -> dict[str, tuple[list[float], list[float]]]:
+@contextmanager
+def of_rival(rival: Engine) -> Iterator[Callable[[], Round]]:
+    """Its container with nginx, while this lasts; yields what does one round."""
     name = "nginx"
     sh(*rival.entering, "ip", "link", "set", "lo", "up")
     rival.call("run", "-d", "--name", name, *rival.options, "-p", f"{PORT}:80", IMAGE, "/usr/sbin/nginx")
@@ -137,8 +170,7 @@ def of_rival(rival: Engine) -> dict[str, tuple[list[float], list[float]]]:
         address = rival.call("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
         ways = {"bridge address": f"http://{address}/", "127.0.0.1": f"http://127.0.0.1:{PORT}/"}
         master = rival.pid(name)
-        runs = [{way: wrk(url, master, *rival.entering) for way, url in ways.items()} for _ in range(ROUNDS)]
-        return {way: ([run[way][0] for run in runs], [run[way][1] for run in runs]) for way in ways}
+        yield lambda: {way: wrk(url, master, *rival.entering) for way, url in ways.items()}
     finally:
         rival.remove([name])
 
@@ -167,18 +199,20 @@ def inside(base: Path) -> None:
             closing(LocalRuntime(Paths(base / "root", base / "run"), shortcut=True))
         )
         runtime.import_image(base / "nginx", ImageRef.parse(IMAGE))
-        runtime.create_network(NetworkRequest(NETWORK, "bench", "f", ipv6=True))
-        web = start(runtime, stack, "web", (PortBinding("", PORT, 80), PortBinding("", 5201, 5201)))
-        peer = start(runtime, stack, "peer", ())
-        requests(base, runtime, web)
+        runtime.create_network(NetworkRequest(NETWORK, "bench", "f"))
+        runtime.create_network(NetworkRequest(NETWORK6, "bench", "f", ipv6=True))
+        web = start(runtime, stack, "web", NETWORK, PortBinding("", PORT, 80), PortBinding("", 5201, 5201))
+        peer = start(runtime, stack, "peer", NETWORK)
+        six = start(runtime, stack, "six", NETWORK6, PortBinding("", PORT6, 80))
+        requests(base, runtime, web, six)
         throughput(base, runtime, web, peer, outside)
         many(runtime)
 
 
-def start(runtime: LocalRuntime, stack: ExitStack, name: str, ports: tuple[PortBinding, ...]) -> str:
+def start(runtime: LocalRuntime, stack: ExitStack, name: str, network: str, *ports: PortBinding) -> str:
     request = ContainerRequest(
         f"bench/{name}", "bench", "i", "a", "{}", ImageRef.parse(IMAGE),
-        command=("/usr/sbin/nginx",), networks=(Attachment(NETWORK),), ports=ports, stop_grace_period=0.1,
+        command=("/usr/sbin/nginx",), networks=(Attachment(network),), ports=ports, stop_grace_period=0.1,
     )  # fmt: skip
     id = runtime.create_container(request)
     stack.callback(runtime.remove_container, request.name)
@@ -186,27 +220,21 @@ def start(runtime: LocalRuntime, stack: ExitStack, name: str, ports: tuple[PortB
     return id
 
 
-def requests(base: Path, runtime: LocalRuntime, web: str) -> None:
+def requests(base: Path, runtime: LocalRuntime, web: str, six: str) -> None:
+    """A round for each line that is read, until it is another."""
     address = read_leases(runtime.database.read(), container=web)[0].address
     ways = {
-        "bridge address": f"http://{address}/",
-        "127.0.0.1": f"http://127.0.0.1:{PORT}/",
-        "the host's address": f"http://198.51.100.1:{PORT}/",
-        "[::1]": f"http://[::1]:{PORT}/",
+        "bridge address": (f"http://{address}/", web),
+        "127.0.0.1": (f"http://127.0.0.1:{PORT}/", web),
+        "the host's address": (f"http://198.51.100.1:{PORT}/", web),
+        "[::1]": (f"http://[::1]:{PORT6}/", six),
     }
-    master = next(item.pid for item in runtime.observe().containers.values() if item.id == web)
-    runs = []
+    masters = {item.id: item.pid for item in runtime.observe().containers.values()}
     with nginx(base) as alone:
-        for _ in range(ROUNDS):
-            run = {"nginx alone": wrk(f"http://127.0.0.1:{ALONE}/", alone)}
-            runs.append(run | {way: wrk(url, master) for way, url in ways.items()})
-    for way in ("nginx alone", *ways):
-        rates, costs = ([run[way][item] for run in runs] for item in (0, 1))
-        parts = sorted(run[way][0] / run["nginx alone"][0] for run in runs)
-        engine, target = ("stead", FIGURE) if way in ways else ("host", None)
-        note = f"{parts[len(parts) // 2] * 100:.0f} % of nginx alone, 127.0.0.1" if way in ways else ""
-        say(f"requests a second, {way}", engine, "1/s", rates, target=target, note=note)
-        say(f"processor for a request, {way}", engine, "us", costs)
+        while sys.stdin.readline() == "round\n":
+            found = {ALONE_WAY: wrk(f"http://127.0.0.1:{ALONE}/", alone)}
+            found |= {way: wrk(url, masters[id]) for way, (url, id) in ways.items()}
+            print(json.dumps(found), flush=True)
 
 
 @contextmanager
@@ -263,10 +291,10 @@ def throughput(base: Path, runtime: LocalRuntime, web: str, peer: str, outside: 
     }
     for what, (server, client, to, server2, client2, to2) in paths.items():
         ours, theirs = [], []
-        for _ in range(ROUNDS):
+        for _ in range(IPERF_ROUNDS):
             theirs.append(iperf(server2, client2, to2))
             ours.append(iperf(server, client, to))
-        ratio = sorted(one / other for one, other in zip(ours, theirs, strict=True))[ROUNDS // 2]
+        ratio = sorted(one / other for one, other in zip(ours, theirs, strict=True))[IPERF_ROUNDS // 2]
         say(f"iperf3, {what}", "by hand", "Gbit/s", theirs)
         say(f"iperf3, {what}", "stead", "Gbit/s", ours, note=f"{ratio * 100:.0f} % of the path by hand")
     for path in made:

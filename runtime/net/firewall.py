@@ -38,6 +38,7 @@ from runtime.net.rules import (
     change_text,
     delete_text,
     read_listing,
+    rules,
     rules_digest,
 )
 from runtime.net.shortcut import Shortcut
@@ -101,7 +102,8 @@ class Firewall:
         self._forced = 0
         self._working = threading.Lock()
         self._done = 0
-        self._known: tuple[int, Held] | None = None  # (generation, contents), rules as we wrote them
+        self._known: tuple[int, Held] | None = None  # (generation, contents), rules as we wrote them:
+        self._rules = ""
         self._gone: int | None = None  # the generation in which there was no table of ours
 
     def close(self) -> None:
@@ -168,7 +170,7 @@ class Firewall:
                 text = "its nftables table is left, though there is no network"
                 return () if self._is_gone() else (Defect("firewall", text),)
             unchanged = self._known is not None and self._known[0] == nft.generation()
-            found = self._find()
+            found = self._find(rules(wanted))
             if isinstance(found, str):
                 return (Defect("firewall", found), *self._foreign.defects())
             short = self._shortcut.look(shortcuts(maps_of(found)))
@@ -194,25 +196,26 @@ class Firewall:
             self._foreign.adapt()
         short = shortcuts(maps_of(wanted))
         self._shortcut.keep(short)
-        found = self._find()
+        text = rules(wanted)
+        found = self._find(text)
         if isinstance(found, str):
-            self._write(build_text(self._table, wanted), None)
-            self._remember(wanted)
+            self._write(build_text(self._table, wanted, text), None)
+            self._remember(wanted, text)
             self._foreign.adapt()
             found = Contents()
         else:
-            text = change_text(self._table, found, wanted)
-            if text:
-                self._write(text, wanted)
+            change = change_text(self._table, found, wanted)
+            if change:
+                self._write(change, wanted)
         self._shortcut.fill(short)
         moved = moved_udp(maps_of(found), maps_of(wanted))
         if moved:
             flows.forget_udp(moved)
 
-    def _find(self) -> Contents | str:
-        """What the sets hold, or why the table must be built anew."""
+    def _find(self, text: str) -> Contents | str:
+        """What the sets hold, or why the table must be built anew: with the rules of this text."""
         now = nft.generation()
-        if self._known is not None and now is not None and self._known[0] == now:
+        if self._known is not None and now is not None and self._known[0] == now and self._rules == text:
             return self._known[1].whole()
         self._known = None
         document = nft.listed(["list", "table", FAMILY, self._table])
@@ -221,8 +224,12 @@ class Firewall:
         listing = read_listing(document)
         if listing.strange:
             return "a set of its nftables table holds what we never write"
-        if self._expected() != (rules_digest(), listing.digest):
+        expected = self._expected()
+        if expected is None or expected[1] != listing.digest:
             return "the rules of its nftables table are not as we wrote them"
+        if expected[0] != rules_digest(text):
+            return "the rules of its nftables table are not those that its networks need now"
+        self._rules = text
         if now is not None and now == nft.generation():
             self._known = (now, Held(listing.contents))
         return listing.contents
@@ -237,16 +244,17 @@ class Firewall:
         alone = before is not None and now is not None and now == before + 1
         self._known = (now, Held(after)) if alone and now is not None and after is not None else None
 
-    def _remember(self, wanted: Contents) -> None:
+    def _remember(self, wanted: Contents, text: str) -> None:
         """Read back how this nft lists what we have just written."""
         now = nft.generation()
         document = nft.listed(["list", "table", FAMILY, self._table])
         if document is None:
             raise Fault("firewall-failed", "read", "nftables table", "it vanished as soon as it was written")
         listing = read_listing(document)
-        memory = json.dumps({"rules": rules_digest(), "listed": listing.digest})
+        memory = json.dumps({"rules": rules_digest(text), "listed": listing.digest})
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._memory, memory.encode(), durable=False)
+        self._rules = text
         if now is not None and now == nft.generation() and listing.contents == wanted:
             self._known = (now, Held(wanted))
 

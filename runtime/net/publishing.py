@@ -276,7 +276,7 @@ class Publishing:
                 with self._answering:  # of as late as now, or an older one would undo it
                     networks = records.read_networks(self._database.read())
                     six = [item.bridge for item in networks.values() if item.subnet6 and item.is_bridge]
-                    loopback.ensure(self._table, six)
+                    loopback.ensure(self._table, addresses.bridge_prefix(self._root), six)
             if not networks:
                 return
             links.write_sysctl(IP_FORWARD, "1")

@@ -75,10 +75,11 @@ def test_a_published_port_answers_by_ipv6_wherever_it_does_by_ipv4() -> None:
         node.fabric.publish(force=True)
         assert node.defects() == set() and ask(None, "::1", 8080) == gateway
         if has_module:
-            sh("nft", "delete", "table", "netdev", table(node))
-            assert node.defects() == {"forwarding"} and ask(None, "::1", 8080) is None
-            node.fabric.publish(force=True)
-            assert node.defects() == set() and ask(None, "::1", 8080) == gateway
+            for family in ("netdev", "ip6"):
+                sh("nft", "delete", "table", family, table(node))
+                assert node.defects() == {"forwarding"} and ask(None, "::1", 8080) is None
+                node.fabric.publish(force=True)
+                assert node.defects() == set() and ask(None, "::1", 8080) == gateway
 
 
 @on_own_host

@@ -51,7 +51,8 @@ def test_an_internal_network_is_not_masqueraded() -> None:
 
 
 def test_the_whole_table_is_replaced_whether_it_exists_or_not() -> None:
-    lines = rules.build_text("t", contents.contents(ZONES, [WEB])).splitlines()
+    wanted = contents.contents(ZONES, [WEB])
+    lines = rules.build_text("t", wanted, rules.rules(wanted)).splitlines()
     assert lines[:5] == [
         "table ip t",
         "delete table ip t",
