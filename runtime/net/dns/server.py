@@ -12,6 +12,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from runtime.net.dns import documents, forward, wire
 from runtime.net.dns.handover import Given
@@ -85,13 +86,28 @@ class Listener:
                 sock.close()
 
     def _readable(self) -> None:
-        """Questions first, then what has changed, then the answers: no answer is older than its question."""
+        """Questions first, then what has changed, then the answers: no answer is older than its question. The
+        first is answered before it is looked whether there are more, since mostly there are none."""
+        receive = self.udp.recvfrom
+        try:
+            self._answer([receive(MAX_PACKET)])
+            while packets := self._more():
+                self._answer(packets)
+                if len(packets) < BATCH:
+                    return
+        except OSError:
+            pass  # none after all; or its network has just gone
+
+    def _more(self) -> list[tuple[bytes, Any]]:
         receive, packets = self.udp.recvfrom, []
         try:
             for _ in range(BATCH):
                 packets.append(receive(MAX_PACKET))
         except OSError:
             pass  # read all there is
+        return packets
+
+    def _answer(self, packets: list[tuple[bytes, Any]]) -> None:
         if self._server.refresh(self):
             return
         send, askers = self.udp.sendto, self.askers

@@ -9,6 +9,7 @@ before somebody asks, since a start needs the processors for itself. Who wants t
 from __future__ import annotations
 
 import os
+import select
 
 from runtime.linux import inotify
 from runtime.net.dns import documents
@@ -29,6 +30,9 @@ class Watch:
         self._containers = f"{run}/containers"
         self.fd = inotify.open_inotify()  # of networks
         self.quiet_fd = inotify.open_inotify()  # of containers
+        self._happened = select.poll()
+        for fd in (self.fd, self.quiet_fd):
+            self._happened.register(fd, select.POLLIN)
         self._watched: dict[int, str] = {}  # watch -> id of a container
         self._numbers: dict[str, int] = {}
         self._rescan()
@@ -40,7 +44,7 @@ class Watch:
     def drain(self) -> bool:
         """Take in what has changed; whether anything of it matters."""
         changed = False
-        for fd in (self.fd, self.quiet_fd):
+        for fd, _ in self._happened.poll(0):
             while events := inotify.read_events(fd):
                 changed = self._take(fd, events) or changed
         return changed
