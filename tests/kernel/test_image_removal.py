@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,11 @@ def without_what_it_was_made_from(engine: Engine) -> list[Said]:
     ]
 
 
+def in_order(said: Said) -> Said:
+    """Docker shows the names of one image in any order."""
+    return replace(said, out="\n".join(sorted(said.lines)))
+
+
 def a_name_that_moves(engine: Engine) -> list[Said]:
     engine.load("one")
     engine.tag("one:1", "app:1")
@@ -193,9 +199,9 @@ def a_name_that_moves(engine: Engine) -> list[Said]:
     form = "{{.Repository}}:{{.Tag}} {{.ID}}"
     return [
         engine.image("ls", "--format", form, "--filter", "dangling=true"),
-        engine.image("ls", "--format", form, "--filter", "dangling=false"),
+        in_order(engine.image("ls", "--format", form, "--filter", "dangling=false")),
         engine.image("prune", "-f"),
-        engine.image("ls", "--format", form),
+        in_order(engine.image("ls", "--format", form)),
         engine.image("rm", "app:1", "two:1"),
     ]
 
@@ -329,7 +335,9 @@ def test_images_come_and_go_at_once_and_none_is_half_there(node: Node, archives:
         made = Counter[str]()
 
         def bring(name: str) -> None:
-            for number in range(6):
+            for number in range(100):
+                if number >= 6 and made[name]:
+                    return
                 try:
                     image = runtime.import_image(archives[name], ref(f"{name}:{number}"))
                     runtime.images.tag(image, ref(f"{name}:again"))
