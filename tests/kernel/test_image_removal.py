@@ -185,7 +185,7 @@ def without_what_it_was_made_from(engine: Engine) -> list[Said]:
     ]
 
 
-def in_order(said: Said) -> Said:
+def by_name(said: Said) -> Said:
     """Docker shows the names of one image in any order."""
     return replace(said, out="\n".join(sorted(said.lines)))
 
@@ -199,9 +199,9 @@ def a_name_that_moves(engine: Engine) -> list[Said]:
     form = "{{.Repository}}:{{.Tag}} {{.ID}}"
     return [
         engine.image("ls", "--format", form, "--filter", "dangling=true"),
-        in_order(engine.image("ls", "--format", form, "--filter", "dangling=false")),
+        by_name(engine.image("ls", "--format", form, "--filter", "dangling=false")),
         engine.image("prune", "-f"),
-        in_order(engine.image("ls", "--format", form)),
+        by_name(engine.image("ls", "--format", form)),
         engine.image("rm", "app:1", "two:1"),
     ]
 
