@@ -20,7 +20,7 @@ from runtime.database import connect
 from runtime.faults import Fault
 from runtime.paths import Paths
 from runtime.records import ContainerRecord, read_containers
-from runtime.shim import client
+from runtime.shim import client, messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
         "adjustable": record.adjustable,
         "request": json.loads(record.request),
         "ports": read_ports(paths).get(record.id, []),
-        "state": dict(state._asdict()) if state is not None else None,
+        "state": messages.state_document(state) if state is not None else None,
         "config": json.loads(config.read_text()) if config.exists() else None,
         "paths": {
             "home": str(home),

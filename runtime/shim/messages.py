@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, NamedTuple
+else:
+    from runtime.shim.tuples import NamedTuple
 
 VERSION = 1
 
@@ -80,9 +81,10 @@ def decode(data: bytes) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- state record
 
+_NONE: Mapping[str, int] = {}  # which nobody changes
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+
+class ProbeResult(NamedTuple):
     """`exit_code` 0 is a success; -1 means that the probe did not end in time or could not be run."""
 
     started_at: float
@@ -91,8 +93,7 @@ class ProbeResult:
     output: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """A container as its shim last wrote it (state.json), or as it ended (exit.json).
 
     `phase` and `health` are words of runtime.observations.Phase and Health. `pid` is 0 while nothing
@@ -122,31 +123,19 @@ class State:
     log_dropped: int = 0  # bytes of output that are lost
     bundle: str = ""
     cgroup: str = ""
-    restart_reasons: Mapping[str, int] = field(default_factory=dict)
+    restart_reasons: Mapping[str, int] = _NONE
     ready: bool = True
     startup_log: tuple[ProbeResult, ...] = ()
     readiness_log: tuple[ProbeResult, ...] = ()
     streak: int = 0
     attempts: int = 0
 
-    def _asdict(self) -> dict[str, Any]:
-        """As JSON data."""
-        return state_document(self)
-
 
 def state_document(state: State) -> dict[str, Any]:
-    document = {name: getattr(state, name) for name in _STATE_FIELDS}
+    document = state._asdict()
     document["restart_reasons"] = dict(state.restart_reasons)
     for name in PROBE_LOGS:
-        document[name] = [
-            {
-                "started_at": r.started_at,
-                "finished_at": r.finished_at,
-                "exit_code": r.exit_code,
-                "output": r.output,
-            }
-            for r in getattr(state, name)
-        ]
+        document[name] = [result._asdict() for result in getattr(state, name)]
     return document
 
 
@@ -161,8 +150,7 @@ def state_from(document: Mapping[str, Any]) -> State:
     return State(**known)
 
 
-_STATE_FIELDS = tuple(field.name for field in fields(State))
-_RESULT_FIELDS = tuple(field.name for field in fields(ProbeResult))
+_STATE_FIELDS, _RESULT_FIELDS = frozenset(State._fields), frozenset(ProbeResult._fields)
 
 
 # ---------------------------------------------------------------- supervise.json
