@@ -104,7 +104,7 @@ def chains_text(
             lines += _chain("netdev", table, name, hook, rule)
     if not held.get("ip6", {}).get(_RETURNING):
         hook = "{ type filter hook prerouting priority -90; policy accept; }"
-        which = f'ip6 daddr ::1 iifname "{prefix}*" ct direction reply ct status dnat'
+        which = f'ip6 daddr ::1 iifname "{prefix}*" ct direction reply ct status snat'
         lines += _chain("ip6", table, _RETURNING, hook, f"{which} meta mark set {_MARK:#x}")
     return "".join(f"{line}\n" for line in lines)
 

@@ -118,6 +118,18 @@ def test_a_program_sees_what_it_connected_to() -> None:
 
 
 @on_own_host
+def test_a_socket_that_is_bound_to_the_loopback_has_its_answers() -> None:
+    """curl --interface 127.0.0.1: what leaves by the bridge has the bridge's address there."""
+    with Machine() as machine:
+        with_web(machine)
+        for address, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            with open_socket(None, TCP, family) as client:
+                client.bind((address, 0))
+                client.connect((address, 8080))
+                assert client.recv(100) and client.getsockname()[0] == address
+
+
+@on_own_host
 def test_udp_and_ports_of_several_backends_go_by_the_rules() -> None:
     with Machine() as machine:
         node = machine.fabric(shortcut=True)
