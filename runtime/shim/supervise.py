@@ -35,12 +35,12 @@ readiness probe, if it has one, says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from typing import Any
+    from typing import Any, NamedTuple
+else:
+    from runtime.shim.tuples import NamedTuple
 
 # ---------------------------------------------------------------- phases
 
@@ -90,8 +90,7 @@ NO, ALWAYS, ON_FAILURE, UNLESS_STOPPED = "no", "always", "on-failure", "unless-s
 POLICIES = (NO, ALWAYS, ON_FAILURE, UNLESS_STOPPED)
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(NamedTuple):
     """`max_retries` 0: no limit (it matters for on-failure only). Times in seconds."""
 
     policy: str = ALWAYS
@@ -101,16 +100,14 @@ class RestartPolicy:
     reset_after: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class RestartMemory:
+class RestartMemory(NamedTuple):
     """`streak`: restarts since a run last did well; `attempts`: restarts since the shim was started."""
 
     streak: int = 0
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a run ended. `well_for`: seconds for which it did well (see above)."""
 
     exit_code: int
@@ -118,16 +115,14 @@ class End:
     unhealthy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(NamedTuple):
     """Start anew after `delay` seconds (0: at once)."""
 
     delay: float
     memory: RestartMemory
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(NamedTuple):
     reason: str
 
 
@@ -202,8 +197,7 @@ NONE, HEALTHY, UNHEALTHY = "none", "healthy", "unhealthy"
 STARTUP, LIVENESS, READINESS = KINDS = "startup", "liveness", "readiness"
 
 
-@dataclass(frozen=True, slots=True)
-class HealthPolicy:
+class HealthPolicy(NamedTuple):
     interval: float = 30.0
     timeout: float = 30.0
     retries: int = 3
@@ -212,8 +206,7 @@ class HealthPolicy:
     on_failure: str = "restart"  # restart | stop | none
 
 
-@dataclass(frozen=True, slots=True)
-class HealthMemory:
+class HealthMemory(NamedTuple):
     """`failures` in a row that count; `healthy_since` is None until the first success of this run."""
 
     status: str
@@ -243,7 +236,7 @@ def policy_of(kind: str, document: Mapping[str, Any]) -> HealthPolicy:
     policy = health_policy(document)
     if kind == LIVENESS:
         return policy
-    return replace(policy, on_failure="restart" if kind == STARTUP else "none")
+    return policy._replace(on_failure="restart" if kind == STARTUP else "none")
 
 
 def begin_health(policy: HealthPolicy, now: float, *, at_once: bool = False) -> HealthMemory:
@@ -282,10 +275,10 @@ def after_probe(
         pause = min(policy.start_interval, policy.interval)
         if now < grace < now + pause:  # do not step over the first probe that counts
             pause = grace - now
-        return replace(memory, next_at=now + pause)
+        return memory._replace(next_at=now + pause)
     failures = memory.failures + 1
     status = UNHEALTHY if failures >= policy.retries else memory.status
-    return replace(memory, status=status, failures=failures, next_at=now + policy.interval)
+    return memory._replace(status=status, failures=failures, next_at=now + policy.interval)
 
 
 def on_unhealthy(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import array  # noqa: F401
 import contextlib  # noqa: F401  imported here so that it lies apart from our own modules
 import ctypes  # noqa: F401
-import dataclasses  # noqa: F401
 import errno  # noqa: F401
 import fcntl  # noqa: F401
 import functools  # noqa: F401
