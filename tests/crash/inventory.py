@@ -150,8 +150,17 @@ class Inventory:
                     yield f"process {pid} ({command}) in cgroup {id}"
                 elif held:
                     yield f"descriptor {held[0]} in process {pid} ({command}) of container {id}"
-            elif held:
+            elif held and not self._is_copy(int(pid)):
                 yield f"descriptor {held[0]} in process {pid} ({command})"
+
+    def _is_copy(self, pid: int) -> bool:
+        """Whether it is an agent's child that is about to become another program: execve(2) closes them."""
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            words = [Path(f"/proc/{one}/cmdline").read_bytes() for one in (pid, parent)]
+        except OSError:
+            return True  # it has ended
+        return parent in self.agents and words[0] == words[1]
 
     def programs(self) -> dict[int, tuple[str, bytes]]:
         """By pid: the container that a process is in, and its words."""
