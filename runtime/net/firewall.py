@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.faults import Fault
 from runtime.net import addresses, elements, flows, nft
 from runtime.net.contents import (
     ANY4,
@@ -37,6 +36,7 @@ from runtime.net.rules import (
     build_text,
     change_text,
     delete_text,
+    is_whole,
     read_listing,
     rules,
     rules_digest,
@@ -74,6 +74,10 @@ def publishes(family: str, table: str, binding: PortBinding) -> bool:
             if not specific and any(key.endswith(packed) for key in elements.keys(family, table, at)):
                 return True
     return False
+
+
+#: How often the table is built anew at a time, while somebody else changes nftables, too.
+ATTEMPTS = 3
 
 
 class Firewall:
@@ -199,8 +203,7 @@ class Firewall:
         text = rules(wanted)
         found = self._find(text)
         if isinstance(found, str):
-            self._write(build_text(self._table, wanted, text), None)
-            self._remember(wanted, text)
+            self._build(wanted, text)
             self._foreign.adapt()
             found = Contents()
         else:
@@ -244,12 +247,22 @@ class Firewall:
         alone = before is not None and now is not None and now == before + 1
         self._known = (now, Held(after)) if alone and now is not None and after is not None else None
 
-    def _remember(self, wanted: Contents, text: str) -> None:
-        """Read back how this nft lists what we have just written."""
+    def _build(self, wanted: Contents, text: str) -> None:
+        """The whole table anew. Where somebody takes parts of it away again and again, it is not known to be
+        as written, and the next look builds it once more."""
+        self._memory.unlink(missing_ok=True)
+        for _ in range(ATTEMPTS):
+            self._write(build_text(self._table, wanted, text), None)
+            if self._remember(wanted, text):
+                return
+
+    def _remember(self, wanted: Contents, text: str) -> bool:
+        """Read back how this nft lists what we have just written. False where it is not whole any more: what
+        somebody took away at once would be missing for ever in what is compared with."""
         now = nft.generation()
         document = nft.listed(["list", "table", FAMILY, self._table])
-        if document is None:
-            raise Fault("firewall-failed", "read", "nftables table", "it vanished as soon as it was written")
+        if document is None or not is_whole(document, text):
+            return False
         listing = read_listing(document)
         memory = json.dumps({"rules": rules_digest(text), "listed": listing.digest})
         self._memory.parent.mkdir(parents=True, exist_ok=True)
@@ -257,6 +270,7 @@ class Firewall:
         self._rules = text
         if now is not None and now == nft.generation() and listing.contents == wanted:
             self._known = (now, Held(wanted))
+        return True
 
     def _expected(self) -> tuple[str, str] | None:
         try:

@@ -185,6 +185,16 @@ def read_listing(document: Mapping[str, Any]) -> Listing:
     return Listing(Contents(**held), hashlib.sha256(text.encode()).hexdigest(), strange)
 
 
+def is_whole(document: Mapping[str, Any], rules: str) -> bool:
+    """Whether a listed table has every chain of these rules, set and map, and as many rules."""
+    lines = rules.splitlines()
+    wanted = [line.split()[1] for line in lines if line.startswith(("chain ", "set ", "map "))]
+    count = sum(line.startswith("  ") and not line.startswith("  type ") for line in lines)
+    items = [(kind, value) for item in document.get("nftables", ()) for kind, value in item.items()]
+    names = [value["name"] for kind, value in items if kind in ("chain", "set", "map")]
+    return sorted(names) == sorted(wanted) and sum(kind == "rule" for kind, _ in items) == count
+
+
 def _element(item: Any) -> Element:
     if isinstance(item, list):  # map: [key, value]
         return _words(item[0]) + _words(item[1])

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -397,3 +398,26 @@ def test_every_element_reads_back_as_it_was_written_and_2000_ports_cost_no_more_
         assert node.defects() == set(), "a transaction of somebody else's in between is noticed"
         serve(node.netns[many_ports], 80)
         assert {ask(machine.outside, HOST, port) for port in (40000, 41999)} == {OUTSIDE}
+
+
+@on_own_host
+def test_what_is_taken_away_just_after_it_was_written_comes_back() -> None:
+    """How nft lists the rules is read back and compared with later: not when a part has gone again."""
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("p/net")
+        listed, taken = nft.listed, list[str]()
+
+        def late(arguments: list[str]) -> dict[str, Any] | None:
+            if arguments[1] == "table" and "passing" in nft.chains("inet", table(node)):
+                taken.append(sh("nft", f"delete chain inet {table(node)} passing"))
+            return listed(arguments)
+
+        nft.listed = late  # in this process only (net_box)
+        sh("nft", "delete", "table", "inet", table(node))
+        node.fabric.publish(force=True)
+        nft.listed = listed
+        assert len(taken) == 3, "it was tried again"
+        assert node.defects() == {"firewall"}
+        node.fabric.publish(force=True)
+        assert node.defects() == set() and "passing" in nft.chains("inet", table(node))
