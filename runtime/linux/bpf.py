@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 CGROUP_DEVICE_PROGRAM, SOCK_ADDR_PROGRAM = 15, 18
 #: Where programs are attached to.
 DEVICE, CONNECT4, CONNECT6, GETPEERNAME4, GETPEERNAME6 = 6, 10, 11, 29, 30
-#: The next attachment takes this one's place; or is one more.
-ALLOW_OVERRIDE, ALLOW_MULTI = 1, 2
+#: The next attachment takes this one's place.
+ALLOW_OVERRIDE = 1
 HASH, LRU_HASH = 1, 9
 _NO_PREALLOC = 1
 _NAME = 15  # characters
@@ -60,9 +60,8 @@ def assemble(parts: Iterable[bytes | str | tuple[str, bytes]]) -> bytes:
     for part in parts:
         if isinstance(part, tuple):
             label, jump = part
-            operation, registers, _, value = struct.unpack("=BBhi", jump)
             offset = labels[label] - len(code) // 8 - 1
-            code += struct.pack("=BBhi", operation, registers, offset, value)
+            code += jump[:2] + struct.pack("=h", offset) + jump[4:]
         elif isinstance(part, bytes):
             code += part
     return code

@@ -111,7 +111,8 @@ class Shortcut:
         if self._links and (count := self._counted()) != self._count:
             self._entries, self._count = {}, count
         self.keep(wanted)
-        self.put({key: to for key, to in wanted.items() if key not in self._entries})
+        if self._lasting:
+            self.put({key: to for key, to in wanted.items() if key not in self._entries})
 
     def look(self, wanted: Entries) -> tuple[str, ...]:
         """What somebody took away, in words. Otherwise as `fill`: what others of us changed is no defect, nor
