@@ -309,6 +309,11 @@ class Engine:
         self._book.write(noted.jobs, noted.ended, histories, asked)
 
     @property
+    def outdated(self) -> bool:
+        """Whether something else is wanted since the last round began."""
+        return self._state.changed
+
+    @property
     def orders(self) -> Orders:
         """What people ordered, as of the last round."""
         return self._orders

@@ -224,7 +224,7 @@ class Agent:
             text = f"cannot take revision: {error}".lower() if isinstance(error, OSError) else str(error)
             if text != feed.view.fetch_error:
                 log.error("source %s: %s", feed.name, text)
-            self._show(feed, fetch_error=text)
+            self._show(feed, fetch_error=text, **({} if pinned else self._seen(found)))
             return False
         return True
 
@@ -268,21 +268,20 @@ class Agent:
             self._show(feed, fetch_error=found.text, seen_at=now)
             log.warning("source %s: %s", feed.name, found.text)
             return
-        if not pinned:
-            self._show(feed, seen=found.id, seen_at=now)
+        seen = {} if pinned else self._seen(found)  # shown with what became of it, never before
         if feed.desired is not None and found.id == feed.view.revision and not again:
-            self._show(feed, errors=(), fetch_error="", held="")  # what was refused is gone again
+            self._show(feed, **seen, errors=(), fetch_error="", held="")  # what was refused is gone again
             feed.waiting = None
             return
         resolved = await asyncio.to_thread(feed.resolve, found, kept=restored or pinned)
         if resolved.desired is None:
-            await self._refuse(feed, resolved, now)
+            await self._refuse(feed, resolved, now, seen)
             return
         if again and resolved.desired == feed.desired:
-            self._show(feed, errors=(), fetch_error="")
+            self._show(feed, **seen, errors=(), fetch_error="")
             return
         if not (restored or pinned or again) and (reason := await self._held(feed, found, resolved.desired)):
-            await self._hold(feed, found, reason)
+            await self._hold(feed, found, reason, seen)
             return
         found = feed.taken = resolved.revision
         previous = await asyncio.to_thread(feed.previous) if restored else None
@@ -293,10 +292,11 @@ class Agent:
             await asyncio.to_thread(feed.shelf.put, found)
         if not pinned:
             feed.waiting = None
-            self._show(feed, held="")
+            seen["held"] = ""
         feed.desired = resolved.desired
         self._show(
             feed,
+            **seen,
             revision=found.id,
             revision_note=found.note,
             revision_at=now,
@@ -333,7 +333,7 @@ class Agent:
         counters = self._engine.tally.counters()
         return counters if self._webhook is None else replace(counters, webhooks=dict(self._webhook.counts))
 
-    async def _hold(self, feed: Feed, found: Revision, reason: str) -> None:
+    async def _hold(self, feed: Feed, found: Revision, reason: str, seen: dict[str, Any]) -> None:
         """What is in force stays; `found` is looked at again when a person ordered something."""
         feed.waiting = found
         if reason != feed.view.held:
@@ -341,7 +341,7 @@ class Agent:
             notice = Notice("held", feed.name, feed.name, found.id, feed.view.revision, reason)
             self._engine.tally.notice(notice)
             self._notice(notice)
-        self._show(feed, errors=(), fetch_error="", held=reason)
+        self._show(feed, **seen, errors=(), fetch_error="", held=reason)
         entry = RevisionEntry(self._clock.time(), feed.name, found.id, found.note, "held", (reason,))
         await asyncio.to_thread(self._journal.revision, entry)
 
@@ -366,16 +366,19 @@ class Agent:
             if feed.waiting is not None and feed.waiting.id != feed.view.revision:
                 await self._took(feed, feed.waiting)
 
-    async def _refuse(self, feed: Feed, resolved: Resolved, now: float) -> None:
+    async def _refuse(self, feed: Feed, resolved: Resolved, now: float, seen: dict[str, Any]) -> None:
         """A bad revision changes nothing; the last good one stays in force."""
         revision = resolved.revision
-        self._show(feed, errors=resolved.problems, fetch_error="", held="")
+        self._show(feed, **seen, errors=resolved.problems, fetch_error="", held="")
         feed.waiting = None
         for problem in resolved.problems:
             log.error("source %s: %s", feed.name, problem)
         self._engine.tally.revision(feed.name, "refused")
         entry = RevisionEntry(now, feed.name, revision.id, revision.note, "refused", resolved.problems)
         await asyncio.to_thread(self._journal.revision, entry)
+
+    def _seen(self, found: Yield) -> dict[str, Any]:
+        return {"seen": found.id, "seen_at": self._clock.time()} if isinstance(found, Revision) else {}
 
     def _show(self, feed: Feed, **changes: Any) -> None:
         feed.view = replace(feed.view, **changes)
@@ -508,6 +511,8 @@ class Agent:
             log.error("%s", trouble) if trouble else log.info("the journal is written again")
         if trouble:
             self._view = replace(self._view, error=trouble)
+        if self._engine.outdated:
+            self._view = replace(self._view, state="progressing")  # something else is wanted since
         if not all(feed.view.seen_at for feed in self._feeds):
             self._view = replace(self._view, state="starting")  # nobody knows yet what is wanted
         if self._view.state != self._was_state:

@@ -100,7 +100,8 @@ def decide(
     blocked = {
         name: Blocked(Subject("container", name), reason, until, "waits", choice.source) for name in waits
     }
-    return Rollout(blocked, _state(world, choice, count))
+    going = bool(count.moving) or until is not None
+    return Rollout(blocked, _state(world, choice, count, going))
 
 
 def _is_paused(choice: Choice, count: _Count) -> bool:
@@ -169,7 +170,8 @@ def _last_settled(world: World, count: _Count) -> float:
 # ---------------------------------------------------------------- what is told
 
 
-def _state(world: World, choice: Choice, count: _Count) -> Blocked | None:
+def _state(world: World, choice: Choice, count: _Count, going: bool) -> Blocked | None:
+    """`going`: something is on its way, after which the next ones have their turn."""
     subject, declared = Subject("rollout", choice.service), choice.declared
     cure = f"stead release {choice.service}"
 
@@ -181,6 +183,9 @@ def _state(world: World, choice: Choice, count: _Count) -> Blocked | None:
         return told("pinned", f"{text}, whatever its specs say, until: {cure}")
     if choice.version is not None and declared is not None:
         back, bad = names(choice.version, declared)
+        if going and (count.down or count.up):
+            done = f"{len(count.done)} of {count.total} are back"
+            return told("rolling", f"goes back to {back}, {done}: {declared.bad}")
         text = f"was rolled back to {back}: {declared.bad}"
         if count.failed:
             text += f"; what it went back to fails, too: {_some(count.failed)}"

@@ -196,6 +196,11 @@ def first_deployment_that_fails() -> Scene:
     return failed(scene)
 
 
+def rollback_that_is_under_way() -> Scene:
+    """The second replica failed, is back and waited for; the first one does well, and is still to go back."""
+    return failed(rollout_goes_on_to_the_second().converge(), "s/web-2").converge()
+
+
 def rollback_that_fails() -> Scene:
     scene = update_that_is_rolled_back().converge()
     return failed(scene)
@@ -261,6 +266,7 @@ SCENES = [
     update_that_goes_on_all_the_same,
     update_of_which_one_may_fail,
     first_deployment_that_fails,
+    rollback_that_is_under_way,
     rollback_that_fails,
     rolled_back_to_an_image_whose_name_is_another_ones,
     pinned_by_hand,

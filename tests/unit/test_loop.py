@@ -16,9 +16,15 @@ from typing import Any
 import pytest
 
 from agent import journal
+from agent.converge import Round
+from agent.desired import Resolved
+from agent.feeds import Feed
 from agent.lock import hold
 from agent.loop import PERIOD, Agent
+from agent.planner.model import Plan, World
+from agent.planner.plan import plan
 from agent.settings import Settings, Source
+from agent.sources.revision import Revision
 from agent.view import View
 from runtime.faults import Fault
 from runtime.observations import Defect, Observed, Phase
@@ -110,6 +116,71 @@ def test_a_changed_file_is_converged_to_at_once(house: House) -> None:
             "create container shop/web",
             "start container shop/web",
         ]
+
+    house.run(act)
+
+
+def test_a_round_that_began_before_a_revision_was_taken_never_says_that_it_is_converged(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.write("blue")
+    slow, goes_on = threading.Event(), threading.Event()
+    shown: list[View] = []
+
+    def plan_slowly(world: World) -> Plan:
+        decided = plan(world)
+        if slow.is_set():
+            goes_on.wait(DEADLINE)
+        return decided
+
+    monkeypatch.setattr("agent.converge.plan", plan_slowly)
+
+    def act(agent: Agent) -> None:
+        publish = agent._publish
+
+        def published(done: Round) -> None:
+            publish(done)
+            shown.append(agent.view)
+
+        agent._publish = published  # type: ignore[method-assign]
+        blue = until(agent, converged).sources[0].revision
+        slow.set()
+        agent._loop.call_soon_threadsafe(agent._because, "step")  # a round begins, and takes its time
+        house.write("green")
+        until(agent, lambda view: view.sources[0].revision != blue)
+        slow.clear()
+        goes_on.set()
+        until(agent, lambda view: "green" in color(view) and converged(view))
+        stale = [
+            view
+            for view in shown
+            if view.sources[0].revision not in ("", blue) and "green" not in color(view)
+        ]
+        assert stale and {view.state for view in stale} == {"progressing"}
+
+    house.run(act)
+
+
+def test_nothing_is_converged_before_the_first_revision_was_read(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.write("blue")
+    resolve, goes_on = Feed.resolve, threading.Event()
+
+    def resolve_slowly(feed: Feed, found: Revision, *, kept: bool = False) -> Resolved:
+        assert goes_on.wait(DEADLINE)
+        return resolve(feed, found, kept=kept)
+
+    monkeypatch.setattr(Feed, "resolve", resolve_slowly)
+
+    def act(agent: Agent) -> None:
+        for _ in range(3):  # rounds pass meanwhile
+            seen = until(agent, lambda view: view.observed_at).observed_at
+            agent._loop.call_soon_threadsafe(agent._because, "step")
+            view = until(agent, lambda view, seen=seen: view.observed_at > seen)  # type: ignore[misc]
+            assert view.state == "starting"
+        goes_on.set()
+        until(agent, converged)
 
     house.run(act)
 
