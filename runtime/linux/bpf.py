@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-CGROUP_DEVICE_PROGRAM, SOCK_ADDR_PROGRAM = 15, 18
+SCHED_CLS_PROGRAM, CGROUP_DEVICE_PROGRAM, SOCK_ADDR_PROGRAM = 3, 15, 18
 #: Where programs are attached to.
 DEVICE, CONNECT4, CONNECT6, GETPEERNAME4, GETPEERNAME6 = 6, 10, 11, 29, 30
 #: The next attachment takes this one's place.

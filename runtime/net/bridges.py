@@ -140,15 +140,16 @@ class Bridges:
         if not record.is_bridge:
             _check_parent(record)
             return record
-        hosts: dict[int, list[str]] = {}
+        hosts: dict[int, dict[str, str]] = {}
         for item in records.read_leases(self._database.read(), networks=[name]):
             host = addresses.link_name(self._root, item.container, name)
-            hosts.setdefault(item.shard, []).append(host)
+            hosts.setdefault(item.shard, {})[host] = item.mac
         hairpin, isolated = links.hairpin_needed(), not record.options.icc
         try:
             for shard, ends in hosts.items():
                 bridge = addresses.shard_name(self._root, name, shard)
-                links.enslave(bridge, ends, hairpin=hairpin, isolated=isolated)
+                mac = "" if shard else record.bridge_mac
+                links.enslave(bridge, ends, bridge_mac=mac, hairpin=hairpin, isolated=isolated)
         except OSError as error:
             raise from_oserror(error, "repair network", name) from error
         return record
@@ -180,10 +181,9 @@ class Bridges:
             return
         if not links.index_of(record.bridge):
             self._check_free(record, operation)
-        mac = addresses.mac_of(record.gateway)
         given = frozenset(filter(None, (record.gateway_interface, record.gateway6_interface)))
         try:
-            links.ensure_bridge(links.Bridge(record.bridge, given, mac, record.mtu))
+            links.ensure_bridge(links.Bridge(record.bridge, given, record.bridge_mac, record.mtu))
             for shard in records.read_shards(self._database.read()).get(record.name, ()):
                 self._ensure_shard(record, shard)
         except OSError as error:

@@ -85,8 +85,10 @@ def link_defects(
     link: links.Link | None,
     bridge: links.Link | None,
     hairpin: bool,
+    crooked: Collection[int] = (),
 ) -> tuple[Defect, ...]:
-    """A bridge that is gone is the network's defect, not that of each member."""
+    """A bridge that is gone is the network's defect, not that of each member. `crooked`: ports that lack
+    what straight.py gives them."""
     inside = lease.inside
     if link is None:
         text = f"{inside} on network {lease.network} is gone"
@@ -98,6 +100,10 @@ def link_defects(
         text = f"{inside} cannot reach itself through its published ports (hairpin)"
     elif bridge is not None and not record.options.icc and not link.isolated:
         text = f"{inside} reaches others on network {lease.network}, which keeps its members apart"
+    elif bridge is not None and link.index in crooked:
+        text = (
+            f"{inside} has lost its fixed MAC on the bridge of network {lease.network}, or its straight way"
+        )
     else:
         return ()
     return (Defect("link", text),)

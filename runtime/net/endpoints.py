@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.linux import namespaces
-from runtime.net import links
+from runtime.net import links, straight
 from runtime.net.addresses import mac_of
 from runtime.net.links import Link, index_of
 from runtime.net.netlink import NLM_F_ACK, Netlink, attributes
@@ -31,7 +31,8 @@ _ETH_IP, _ETH_ARP, _ARP_REQUEST = 0x0800, 0x0806, 1
 class Endpoint:
     """A container's tie to one network as it should be; `inside` is the name of its interface there.
 
-    `host` is the other end of its pair, a port of `bridge`; with `macvlan` (a mode) there is no other end,
+    `host` is the other end of its pair, a port of `bridge`, which has `bridge_mac` where the gateway is its
+    own (straight.py); with `macvlan` (a mode) there is no other end,
     and `bridge` is the interface of the host that it is on. `addresses` (CIDR) begin with that of IPv4. A
     gateway is empty when that default route is not here.
     """
@@ -46,6 +47,7 @@ class Endpoint:
     gateway6: str = ""
     isolated: bool = False
     macvlan: str = ""
+    bridge_mac: str = ""
 
     @property
     def ipv6(self) -> bool:
@@ -71,7 +73,13 @@ def ensure_endpoint(endpoint: Endpoint, netns: Path, *, hairpin: bool) -> None:
             if not there:
                 _make_macvlan(endpoint, netns)
         elif there:
-            links.enslave(endpoint.bridge, [endpoint.host], hairpin=hairpin, isolated=endpoint.isolated)
+            links.enslave(
+                endpoint.bridge,
+                {endpoint.host: endpoint.mac},
+                bridge_mac=endpoint.bridge_mac,
+                hairpin=hairpin,
+                isolated=endpoint.isolated,
+            )
         else:
             links.delete_links([endpoint.host])
             _make_pair(endpoint, netns, hairpin)
@@ -135,10 +143,12 @@ def _make_pair(endpoint: Endpoint, netns: Path, hairpin: bool) -> None:
             ("IFLA_MTU", endpoint.mtu),
             ("IFLA_NET_NS_FD", namespace.fileno()),
         ]
-        attrs = [("IFLA_MTU", endpoint.mtu), ("IFLA_MASTER", socket.if_nametoindex(endpoint.bridge))]
+        master = socket.if_nametoindex(endpoint.bridge)
+        attrs = [("IFLA_MTU", endpoint.mtu), ("IFLA_MASTER", master)]
         netlink.change((links.pair(endpoint.host, peer, attrs), f"veth {endpoint.host}"))
+        index = socket.if_nametoindex(endpoint.host)
+        straight.tie(netlink, index, endpoint.mac, master, endpoint.bridge_mac)
         if hairpin or endpoint.isolated:
-            index = socket.if_nametoindex(endpoint.host)
             settings = links.port_settings(index, hairpin=hairpin, isolated=endpoint.isolated)
             netlink.change((settings, endpoint.host))
 

@@ -4,13 +4,15 @@
 `heard` for those and passes over the rest, which a busy host has by the thousand. What is there is then read
 from the kernel by a look: an event is only the reason for one, and that some were lost (ENOBUFS) is one, too.
 
-Two sockets for all: one for nftables, one for links, addresses, routes and the settings of forwarding, which
-hears the namespaces of containers as well (NETLINK_LISTEN_ALL_NSID, Linux 4.2: where a veth pair leads to).
+One socket is for nftables, one for the MACs that are fixed to ports of bridges, and one for links, their
+filters, addresses, routes and the settings of forwarding, which hears the namespaces of containers as well
+(NETLINK_LISTEN_ALL_NSID, Linux 4.2: where a veth pair leads to).
 Settings of which the kernel tells nobody are read now and then. netlink(7), rtnetlink(7).
 """
 
 from __future__ import annotations
 
+import ctypes
 import select
 import socket
 import struct
@@ -35,10 +37,11 @@ BUFFER = 4 * 1024 * 1024
 #: messages that are looked at in one go
 BATCH = 20_000
 
-_GROUP_LINK, _GROUP_ADDRESS, _GROUP_ROUTE, _GROUP_NETCONF = 1, 5, 7, 24
+_GROUP_LINK, _GROUP_TC, _GROUP_ADDRESS, _GROUP_ROUTE, _GROUP_NETCONF = 1, 4, 5, 7, 24
 _GROUP_ADDRESS6, _GROUP_ROUTE6, _GROUP_NETCONF6 = 9, 11, 25
 _ROUTE_GROUPS = (
     _GROUP_LINK,
+    _GROUP_TC,
     _GROUP_ADDRESS,
     _GROUP_ROUTE,
     _GROUP_NETCONF,
@@ -46,15 +49,16 @@ _ROUTE_GROUPS = (
     _GROUP_ROUTE6,
     _GROUP_NETCONF6,
 )
-_GROUP_NFTABLES = 7
+_GROUP_NFTABLES, _GROUP_NEIGHBOUR = 7, 3
 _SOL_NETLINK, _ADD_MEMBERSHIP, _LISTEN_ALL_NSID = 270, 1, 8
-_SO_RCVBUFFORCE = 33
+_SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _DELROUTE, _NEWNETCONF = 16, 17, 20, 21, 25, 80
+_NEWNEIGH, _DELNEIGH, _DELQDISC, _NEWTFILTER, _DELTFILTER = 28, 29, 37, 44, 45
 _SUBSYS_NFTABLES = 10
 _NFT_NEWCHAIN, _NFT_DELCHAIN = 3, 5
 _NFTA_TABLE, _NFTA_CHAIN_HOOK = 1, 4
-_AF_BRIDGE = 7
+_AF_BRIDGE, _NUD_NOARP = 7, 0x40
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_MASTER = 1, 4, 10
 _RTA_OIF = 4
 _NETCONFA_IFINDEX, _NETCONFA_FORWARDING = 1, 2
@@ -103,6 +107,8 @@ def _concerns(message: Message, expected: Expected) -> bool:
             return _link(message, expected)
         case 20 | 21:  # _NEWADDR, _DELADDR
             return struct.unpack_from("=i", message.body, 4)[0] in expected.bridges
+        case 29 | 37 | 45:  # _DELNEIGH (those that _fixed_macs lets pass), _DELQDISC, _DELTFILTER
+            return struct.unpack_from("=i", message.body, 4)[0] in expected.links
         case 25:  # _DELROUTE
             return number(attributes(message.body, 12).get(_RTA_OIF)) in expected.bridges
         case 80:  # _NEWNETCONF
@@ -152,6 +158,25 @@ def _link(message: Message, expected: Expected) -> bool:
     )
 
 
+def _fixed_macs() -> bytes:
+    """A socket filter (linux/filter.h): what passes says that a fixed MAC of a port came or went. All others,
+    as of each neighbour of a busy host, wake nobody."""
+
+    def unless(offset: int, value: int, left: int) -> tuple[tuple[int, int, int, int], ...]:
+        return (0x30, 0, 0, offset), (0x15, 0, left, value)  # a byte; else jump over `left`
+
+    program = (
+        (0x30, 0, 0, 4),  # nlmsghdr.nlmsg_type, whose high byte is 0 for all of rtnetlink
+        (0x15, 1, 0, _NEWNEIGH),
+        (0x15, 0, 5, _DELNEIGH),
+        *unless(16, _AF_BRIDGE, 3),  # ndmsg.ndm_family
+        *unless(24, _NUD_NOARP, 1),  # ndmsg.ndm_state
+        (0x06, 0, 0, 0xFFFFFFFF),
+        (0x06, 0, 0, 0),
+    )
+    return b"".join(struct.pack("=HBBI", *item) for item in program)
+
+
 # ---------------------------------------------------------------- the thread
 
 
@@ -166,6 +191,9 @@ class Watch:
         self._stop, self._ended = socket.socketpair()
         self._lock = threading.Lock()
         self._stirred: Counter[int] = Counter()  # messages, by namespace
+        #: links from which somebody took a filter, or their fixed MAC, and did not give it back
+        self._unled: set[int] = set()
+        self._unfixed: set[int] = set()
         self._lost = 0
         self._sockets: list[socket.socket] = []
         self.overruns = 0
@@ -175,13 +203,14 @@ class Watch:
             self.everywhere = self._listen_everywhere()
             with suppress(OSError):  # without nftables there is no table
                 self._open(NETLINK_NETFILTER, (_GROUP_NFTABLES,))
+            self._open(NETLINK_ROUTE, (_GROUP_NEIGHBOUR,), _fixed_macs())
         except BaseException:
             self._close()
             raise
         self._thread = threading.Thread(target=self._run, name="stead-events", daemon=True)
         self._thread.start()
 
-    def _open(self, protocol: int, groups: tuple[int, ...]) -> None:
+    def _open(self, protocol: int, groups: tuple[int, ...], filter: bytes = b"") -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         made = socket.socket(socket.AF_NETLINK, kind, protocol)
         self._sockets.append(made)
@@ -190,6 +219,10 @@ class Watch:
         ):  # more than net.core.rmem_max needs CAP_NET_ADMIN; a small one overruns sooner
             made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
         made.bind((0, 0))
+        if filter:
+            program = ctypes.create_string_buffer(filter, len(filter))
+            asked = struct.pack("@HP", len(filter) // 8, ctypes.addressof(program))
+            made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, asked)
         for group in groups:
             made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
@@ -220,6 +253,13 @@ class Watch:
         """Another value than before, if anything may have happened in this namespace of a container since."""
         with self._lock:
             return self._lost, self._stirred[namespace]
+
+    def loosened(self) -> frozenset[int]:
+        """Indexes of links of ours that lost a filter or their fixed MAC, and were given none since."""
+        with self._lock:
+            for taken in (self._unled, self._unfixed):
+                taken &= self._expected.links.keys()
+            return frozenset(self._unled | self._unfixed)
 
     # ------------------------------------------------------------ the thread
 
@@ -281,7 +321,21 @@ class Watch:
         if namespace != -1:
             with self._lock:
                 self._stirred[namespace] += 1
-        return any(concerns(Message(kind, body, namespace), expected) for kind, _, body in cut(data))
+        found = False
+        for kind, _, body in cut(data):
+            if namespace == -1 and kind in (_NEWTFILTER, _DELTFILTER, _NEWNEIGH, _DELNEIGH):
+                self._note(kind, body, expected)
+            found = found or concerns(Message(kind, body, namespace), expected)
+        return found
+
+    def _note(self, kind: int, body: bytes, expected: Expected) -> None:
+        (index,) = struct.unpack_from("=i", body, 4)
+        taken = self._unled if kind in (_NEWTFILTER, _DELTFILTER) else self._unfixed
+        with self._lock:
+            if kind in (_NEWTFILTER, _NEWNEIGH):
+                taken.discard(index)
+            elif index in expected.links:
+                taken.add(index)
 
     def _overrun(self) -> None:
         with self._lock:

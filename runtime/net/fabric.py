@@ -16,11 +16,12 @@ from pathlib import Path
 from runtime import events
 from runtime.database import Database
 from runtime.faults import Fault, faults, from_oserror
-from runtime.net import addresses, defects, endpoints, leases, links, records, ways
+from runtime.net import addresses, defects, endpoints, leases, links, records, straight, ways
 from runtime.net.bridges import Bridges, link_fault
 from runtime.net.defects import interfaces
 from runtime.net.dns.service import NameService
 from runtime.net.files import Files
+from runtime.net.netlink import Netlink
 from runtime.net.publishing import IP6_FORWARD, IP_FORWARD, Publishing
 from runtime.net.records import (
     NET_SCHEMA,
@@ -292,6 +293,7 @@ class Fabric:
             gateway6=record.gateway6 if out6 else "",
             isolated=not options.icc,
             macvlan="" if record.is_bridge else options.mode or "bridge",
+            bridge_mac=record.bridge_mac if record.is_bridge and not lease.shard else "",
         )
 
     def detach(self, id: str) -> None:
@@ -388,6 +390,7 @@ class Fabric:
         self, held: Sequence[Lease], networks: Mapping[str, NetworkRecord], found: Mapping[str, links.Link]
     ) -> dict[str, tuple[Defect, ...]]:
         hairpin = links.hairpin_needed()
+        crooked = self._crooked(held, networks, found)
         wrongs: dict[str, tuple[Defect, ...]] = {}
         with links.Inside() as inside:
             for lease in held:
@@ -397,7 +400,7 @@ class Fabric:
                 if record.is_bridge:
                     name = addresses.link_name(self._root, lease.container, lease.network)
                     bridge = found.get(addresses.shard_name(self._root, lease.network, lease.shard))
-                    wrong = defects.link_defects(lease, record, found.get(name), bridge, hairpin)
+                    wrong = defects.link_defects(lease, record, found.get(name), bridge, hairpin, crooked)
                     if not wrong:
                         wrong = defects.address_defects(lease, record, inside.addresses(found[name]))
                 else:
@@ -407,6 +410,18 @@ class Fabric:
         for id, wrong in self._files.defects().items():
             wrongs[id] = wrongs.get(id, ()) + wrong
         return wrongs
+
+    def _crooked(
+        self, held: Sequence[Lease], networks: Mapping[str, NetworkRecord], found: Mapping[str, links.Link]
+    ) -> frozenset[int]:
+        """The indexes of ports that lack what straight.py gives them."""
+        led = [item for item in held if item.active and not item.shard and networks[item.network].is_bridge]
+        names = [addresses.link_name(self._root, item.container, item.network) for item in led]
+        ports = [found[name].index for name in names if name in found]
+        if not ports:
+            return frozenset()
+        with Netlink() as netlink:
+            return straight.lost(netlink, ports) | self._sentry.loosened()
 
     def _look_inside(
         self,

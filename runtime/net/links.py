@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +20,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any
 
+from runtime.net import straight
 from runtime.net.addresses import KNOWN
 from runtime.net.messages import encoders
 from runtime.net.netlink import (
@@ -445,15 +446,19 @@ def delete_links(names: Iterable[str]) -> None:
             raise removal.failure
 
 
-def enslave(bridge: str, names: Iterable[str], *, hairpin: bool, isolated: bool = False) -> None:
-    """Make these links up and ports of the bridge; names that do not exist are passed over."""
+def enslave(
+    bridge: str, ends: Mapping[str, str], *, bridge_mac: str, hairpin: bool, isolated: bool = False
+) -> None:
+    """Make these links (with the MACs of the members behind them) up and ports of the bridge; those that do
+    not exist are passed over. `bridge_mac` as straight.tie has it."""
     master = socket.if_nametoindex(bridge)
     with Netlink() as netlink:
-        for name in names:
+        for name, mac in ends.items():
             index = index_of(name)
             if index:
                 settings = port_settings(index, hairpin=hairpin, isolated=isolated)
                 netlink.change((set_link(index, attrs=[("IFLA_MASTER", master)]), name), (settings, name))
+                straight.tie(netlink, index, mac, master, bridge_mac)
 
 
 # ---------------------------------------------------------------- sysctls

@@ -7,11 +7,12 @@ bridge gets `local ::1 dev BRIDGE metric 1024` in the table of local routes: con
 the same, whose route has metric 0, and a packet for ::1 that a container sends is dropped before any routing
 (net/ipv6/ip6_input.c).
 
-Where bridge netfilter is on for IPv6 (net.bridge.bridge-nf-call-ip6tables) an answer is turned back before it
-has left the bridge, and that same check would drop it. There a chain of its own table (ip6, returning) marks
-it, and one at the bridge's ingress (netdev) hands what is marked to lo, on which ::1 may come in. A container
-cannot mark a packet, and what it sends to ::1 itself meets the chain guard (rules.py) before. Both are tables
-that are there only then, since every packet has to pass them.
+Where bridge netfilter is on for IPv6 (net.bridge.bridge-nf-call-ip6tables) an answer that comes through the
+bridge, of a member without a straight way (straight.py), is turned back before it has left it, and that same
+check would drop it. There a chain of its own table (ip6, returning) marks it, and one at the bridge's ingress
+(netdev) hands what is marked to lo, on which ::1 may come in. A container cannot mark a packet, and what it
+sends to ::1 itself meets the chain guard (rules.py) before. Both are tables that are there only then, since
+every packet has to pass them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 from typing import Any
 
-from runtime.net.addresses import KNOWN
+from runtime.net.addresses import KNOWN, mac_of
 from runtime.requests import decode, encode
 from runtime.wishes import NetworkOptions
 from specs.values import PortBinding
@@ -103,6 +103,10 @@ class NetworkRecord:
     @property
     def is_bridge(self) -> bool:
         return self.options.driver == "bridge"
+
+    @property
+    def bridge_mac(self) -> str:
+        return mac_of(self.gateway)
 
     def has_ground(self, interfaces: Container[str]) -> bool:
         """Whether the host has what it stands on: with macvlan its parent, of which we make none."""

@@ -46,6 +46,10 @@ class Sentry:
 
     # ------------------------------------------------------------ a look
 
+    def loosened(self) -> frozenset[int]:
+        """Indexes of links of ours from which somebody took a filter, or their fixed MAC."""
+        return self._watch.loosened() if self._watch is not None else frozenset()
+
     def settings(self, names: Iterable[str]) -> dict[str, str]:
         """These settings (names below /proc/sys/net) as they are, for `expect`. To be read before all that a
         look judges by them, so that a change in the middle of it is heard."""

@@ -105,6 +105,7 @@ def _namespace(ground: Ground, path: Path | None) -> dict[str, Any]:
             continue
         info = item.get("linkinfo", {})
         port = info.get("info_slave_data", {})
+        is_port = path is None and bool(item.get("master"))
         links[name] = {
             "kind": info.get("info_kind", ""),
             "up": "UP" in item["flags"],
@@ -113,6 +114,8 @@ def _namespace(ground: Ground, path: Path | None) -> dict[str, Any]:
             "master": item.get("master", ""),
             "hairpin": port.get("hairpin", False),
             "isolated": port.get("isolated", False),
+            "filters": _filters(name) if is_port else [],
+            "macs": _fixed_macs(name) if is_port else [],
         }
     given = {
         f"{item['ifname']} {address['local']}/{address['prefixlen']}"
@@ -126,6 +129,22 @@ def _namespace(ground: Ground, path: Path | None) -> dict[str, Any]:
         for text in _routes(found, ("-4", "-6")[number // 2], ("main", "local")[number % 2], links)
     }
     return {"links": links, "addresses": sorted(given), "routes": sorted(ways)}
+
+
+def _filters(link: str) -> list[str]:
+    """Programs that look at what comes from a port."""
+    done = subprocess.run(
+        ["tc", "-j", "filter", "show", "dev", link, "ingress"], capture_output=True, text=True, check=False
+    )
+    found = [item.get("options", {}) for item in json.loads(done.stdout or "[]")]
+    return [item["bpf_name"] for item in found if "bpf_name" in item]
+
+
+def _fixed_macs(link: str) -> list[str]:
+    shown = subprocess.run(
+        ["bridge", "-j", "fdb", "show", "dev", link], capture_output=True, text=True, check=True
+    )
+    return [item["mac"] for item in json.loads(shown.stdout) if item.get("state") == "static"]
 
 
 def _routes(found: list[Any], family: str, table: str, links: dict[str, Any]) -> Iterator[str]:
@@ -205,6 +224,14 @@ def _of_namespace(where: str, path: Path | None, found: dict[str, Any]) -> Itera
             yield Fault(
                 f"{where}: link {name} off its bridge", ((*enter, "ip", "link", "set", name, "nomaster"),)
             )
+        for _ in link["filters"]:
+            command = (*enter, "tc", "qdisc", "delete", "dev", name, "clsact")
+            yield Fault(f"{where}: qdisc of {name}", (command,))
+            command = (*enter, "tc", "filter", "delete", "dev", name, "ingress")
+            yield Fault(f"{where}: filter of {name}", (command,))
+        for mac in link["macs"]:
+            command = (*enter, "bridge", "fdb", "delete", mac, "dev", name, "master")
+            yield Fault(f"{where}: fixed MAC of {name}", (command,))
         if link["kind"] == "bridge":
             yield Fault(f"{where}: MTU of {name}", ((*enter, "ip", "link", "set", name, "mtu", "1400"),))
     for text in found["addresses"]:

@@ -223,6 +223,8 @@ def take(fault: faults.Fault) -> None:
 def test_each_object_of_the_kernel_that_is_deleted_comes_back_and_nobody_is_restarted(town: Town) -> None:
     found = faults.faults(town.ground, town.whole, spared=["near"])  # of the kinds that `web` has
     assert len(found) > 60, "the list is made from what is there"
+    names = " ".join(fault.name for fault in found)
+    assert all(f"host: {kind} of stv" in names for kind in ("qdisc", "filter", "fixed MAC"))
     took: dict[str, float] = {}
     counted = town.repairs()
     with Connection(town) as connection:

@@ -202,6 +202,12 @@ class Node:
         return {defect.kind for defect in everywhere}
 
 
+def port_of(node: Node, id: str) -> str:
+    """The host's end of a container's pair, of one that is on one network."""
+    (network,) = node.leases(id)
+    return addresses.link_name(str(node.paths.root.resolve()), id, network)
+
+
 def open_socket(
     netns: Path | None, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET
 ) -> socket.socket:

@@ -30,6 +30,7 @@ from tests.kernel.net_box import (
     ask,
     on_own_host,
     open_socket,
+    port_of,
     serve,
     sh,
 )
@@ -78,8 +79,13 @@ def test_a_published_port_answers_by_ipv6_wherever_it_does_by_ipv4() -> None:
         if has_module:
             for family in ("netdev", "ip6"):
                 sh("nft", "delete", "table", family, table(node))
-                assert node.defects() == {"forwarding"} and ask(None, "::1", 8080) is None
+                assert node.defects() == {"forwarding"}
+                assert ask(None, "::1", 8080) == gateway, "who goes straight does not need it"
+                sh("tc", "qdisc", "delete", "dev", port_of(node, web), "clsact")
+                assert ask(None, "::1", 8080) is None, "through the bridge it does"
                 node.fabric.publish(force=True)
+                assert node.defects() == {"link"} and ask(None, "::1", 8080) == gateway
+                node.fabric.attach(web, node.netns[web])
                 assert node.defects() == set() and ask(None, "::1", 8080) == gateway
 
 
