@@ -58,7 +58,9 @@ Round = dict[str, tuple[float, float]]
 
 
 def ports(bench: Bench) -> None:
-    missing = [name for name in ("nginx", "wrk", "iperf3") if shutil.which(name, path=_path()) is None]
+    missing = [
+        name for name in ("nginx", "wrk", "iperf3", "curl") if shutil.which(name, path=_path()) is None
+    ]
     if missing:
         print(f"without ports: {', '.join(missing)} not installed")
         return
@@ -167,12 +169,27 @@ def of_rival(rival: Engine) -> Iterator[Callable[[], Round]]:
     sh(*rival.entering, "ip", "link", "set", "lo", "up")
     rival.call("run", "-d", "--name", name, *rival.options, "-p", f"{PORT}:80", IMAGE, "/usr/sbin/nginx")
     try:
-        address = rival.call("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
-        ways = {"bridge address": f"http://{address}/", "127.0.0.1": f"http://127.0.0.1:{PORT}/"}
+        address, gateway = (
+            rival.call("inspect", "-f", f"{{{{.NetworkSettings.{key}}}}}", name)
+            for key in ("IPAddress", "Gateway")
+        )
+        ways = {
+            "bridge address": f"http://{address}/",
+            "127.0.0.1": f"http://127.0.0.1:{PORT}/",
+            "the host's address": f"http://{gateway}:{PORT}/",
+            "[::1]": f"http://[::1]:{PORT}/",
+        }
+        ways = {way: url for way, url in ways.items() if _answers(rival, url)}
         master = rival.pid(name)
         yield lambda: {way: wrk(url, master, *rival.entering) for way, url in ways.items()}
     finally:
         rival.remove([name])
+
+
+def _answers(rival: Engine, url: str) -> bool:
+    """Whether it offers that way at all."""
+    command = [*rival.entering, "curl", "-sf", "-o", "/dev/null", "--retry", "3", "--retry-delay", "1"]
+    return subprocess.run([*command, "--retry-connrefused", "-m", "9", url], check=False).returncode == 0
 
 
 # ---------------------------------------------------------------- in a namespace of its own
