@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 SECONDS, ROUNDS, IPERF_ROUNDS, PORTS = 2, 9, 3, 2000
 PORT, PORT6, ALONE = 8080, 8086, 8090
-ALONE_WAY = "nginx alone"
+#: the same path without us, of both families: IPv6 has its own price, with and without containers
+ALONE_WAY, ALONE_WAY6 = "nginx alone", "nginx alone, by [::1]"
 IMAGE = "bench/nginx:1"
 NETWORK, NETWORK6 = "bench/ports", "bench/six"  # one as the others have it, one with IPv6
 CONF = """\
@@ -102,12 +103,13 @@ def _tell(bench: Bench, engine: str, rounds: list[Round], beside: list[Round]) -
     """`beside` are Stead's of the same rounds: nginx alone is among them."""
     for way in rounds[0]:
         rates, costs = ([found[way][item] for found in rounds] for item in (0, 1))
-        parts = [found[way][0] / other[ALONE_WAY][0] for found, other in zip(rounds, beside, strict=True)]
-        note = f"{median(parts) * 100:.0f} % of nginx alone"
+        alone = ALONE_WAY6 if "::1" in way else ALONE_WAY
+        parts = [found[way][0] / other[alone][0] for found, other in zip(rounds, beside, strict=True)]
+        note = f"{median(parts) * 100:.0f} % of {alone}"
         if engine != "stead":
             ratios = [other[way][0] / found[way][0] for found, other in zip(rounds, beside, strict=True)]
             note += f"; stead has {median(ratios) * 100:.0f} % of its"
-        who = "host" if way == ALONE_WAY else engine
+        who = "host" if way in (ALONE_WAY, ALONE_WAY6) else engine
         target = FIGURE if who == "stead" else None
         bench.add(f"requests a second, {way}", who, "1/s", rates, target=target, note=note)
         bench.add(f"processor for a request, {way}", who, "us", costs)
@@ -250,6 +252,7 @@ def requests(base: Path, runtime: LocalRuntime, web: str, six: str) -> None:
     with nginx(base) as alone:
         while sys.stdin.readline() == "round\n":
             found = {ALONE_WAY: wrk(f"http://127.0.0.1:{ALONE}/", alone)}
+            found |= {ALONE_WAY6: wrk(f"http://[::1]:{ALONE}/", alone)}
             found |= {way: wrk(url, masters[id]) for way, (url, id) in ways.items()}
             print(json.dumps(found), flush=True)
 
