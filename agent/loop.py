@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from agent import calls, notify, picture, secrets
+from agent import calls, notify, picture, process, secrets
 from agent.clock import SystemClock
 from agent.converge import Engine, Event, Round
 from agent.deaths import Deaths
@@ -77,7 +77,7 @@ class Agent:
         self.settings, self.paths, self.runtime = settings, paths, runtime
         self._clock = SystemClock()
         self._view = View(
-            started_at=self._clock.time(), pid=os.getpid(), version=_version(), node=settings.node_name
+            started_at=self._clock.time(), pid=os.getpid(), version=process.release(), node=settings.node_name
         )
         around = Surroundings({}, settings.node_name, settings.node.labels, keys=settings.keys(paths))
         self._feeds = [Feed(source, paths, around) for source in settings.source]
@@ -418,6 +418,7 @@ class Agent:
             self._due = self._ended + pause
             if not ready:
                 ready = True
+                process.settle()
                 notify.notify("READY=1")
             notify.notify("WATCHDOG=1", f"STATUS={self._status()}")
 
@@ -582,15 +583,6 @@ def _log_event(event: Event) -> None:
         log.warning("%s", event.text)
     elif event.kind == "begin":
         log.info("%s", event.text)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("stead")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 async def run_agent(settings: Settings, paths: Paths, runtime: Runtime) -> int:

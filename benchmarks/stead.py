@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent import process
 from runtime.local import LocalRuntime
 from runtime.paths import Paths
 from runtime.wishes import Attachment, ContainerRequest, NetworkRequest
@@ -34,8 +35,10 @@ class Stead:
             runtime.import_image(rootfs, ImageRef.parse(IMAGE))
 
     def open(self) -> LocalRuntime:
+        """In this process, as the agent has it."""
         runtime = LocalRuntime(self.paths)
         runtime.create_network(NetworkRequest(NETWORK, "bench", "f"))
+        process.settle()
         return runtime
 
     @staticmethod

@@ -9,15 +9,13 @@ towards it, a record is deleted after the things it names are gone from the kern
 
 from __future__ import annotations
 
-import errno
 import secrets
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime import events, restarts
@@ -32,7 +30,7 @@ from runtime.net.fabric import Fabric
 from runtime.net.ports import published_ports
 from runtime.net.records import Lease, read_leases
 from runtime.observations import HandStop, retired
-from runtime.paths import Paths
+from runtime.paths import Paths, delete_tree
 from runtime.prepare import Preparation, anonymous_of, will_be_idle
 from runtime.records import (
     CREATED,
@@ -146,12 +144,17 @@ class Containers:
             self._preparation.clear(record.id)
         self._fabric.check_ports(record.id)
         image = self._preparation.image(record)
-        self._want(record.id, RUNNING)
+        self._want(record.id, RUNNING, durable=not request.auto_remove)  # no power cut outlives that one
         try:
             with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                self._preparation.make(record, request, image, restarts=before, fresh=fresh)
-                self._fabric.activate(record.id)
-                self._fabric.publish(only=record.id)
+                links = self._preparation.make(record, request, image, restarts=before, fresh=fresh)
+                try:
+                    birth.go()
+                    self._fabric.activate(record.id)
+                    self._fabric.publish(only=record.id)
+                finally:
+                    wait([links])
+                links.result()
                 with _started(record):
                     birth.start()
                 if self._fabric.is_shared(record.id):  # others have had its connections until now
@@ -212,21 +215,28 @@ class Containers:
         except client.ShimError as error:
             raise Fault("shim-unreachable", "kill container", name, error.message) from error
 
-    def _halt(self, record: ContainerRecord, *, signal: str = "", timeout: float | None = None) -> None:
-        id = record.id
+    def _halt(
+        self, record: ContainerRecord, *, signal: str = "", timeout: float | None = None, home: bool = False
+    ) -> None:
+        """`home`: what it wrote goes, too."""
+        id, live = record.id, self._paths.live(record.id)
+        state = client.read_state(live)
+        alive = state is not None and client.is_alive(state)
         self._tell_networks("disconnect", record)
         others = self._fabric.is_shared(id)
-        self._fabric.leave_names(id)
+        if alive:
+            self._fabric.leave_names(id)
         self._fabric.deactivate(id)
         self._fabric.publish(only=id)
         if others:  # new connections go to them; those that it has may end by themselves
             with faults("stop container", record.name):
                 self._fabric.drain(id, self._paths.netns(id), record.decode().drain)
-        try:
-            client.stop(self._paths.live(id), signal=signal, timeout=timeout)
-        except client.ShimError as error:
-            raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
-        self._preparation.clear(id)
+        if alive:
+            try:
+                client.stop(live, signal=signal, timeout=timeout)
+            except client.ShimError as error:
+                raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
+        self._preparation.clear(id, home=home)
 
     def _tell_networks(self, action: str, record: ContainerRecord) -> None:
         """Of one that starts, or was up until now."""
@@ -299,11 +309,9 @@ class Containers:
             if record is None:
                 return
             self._fresh.discard(record.id)
-            self._despite_full_disk(record, lambda: self._want(record.id, STOPPED))
-            self._halt(record, signal="SIGKILL" if kill else "", timeout=0.0 if kill else None)
+            self._despite_full_disk(record, lambda: self._want(record.id, STOPPED, durable=False))
+            self._halt(record, signal="SIGKILL" if kill else "", timeout=0.0 if kill else None, home=True)
             left = self._despite_full_disk(record, lambda: self._forget(record, replaced))
-            with faults("remove container", name):
-                delete_tree(self._paths.container(record.id))
             events.tell_container(self._paths.root, "destroy", record)
             for volume in left if volumes else ():
                 self._volumes.remove(volume)
@@ -473,8 +481,8 @@ class Containers:
             raise Fault("container-not-found", operation, name, "there is no container of this name")
         return record
 
-    def _want(self, id: str, wanted: str) -> None:
-        with self._database.write() as connection:
+    def _want(self, id: str, wanted: str, *, durable: bool = True) -> None:
+        with self._database.write(durable=durable) as connection:
             set_wanted(connection, id, wanted)
 
     @contextmanager
@@ -494,22 +502,6 @@ class Containers:
                     self._locks[name] = (lock, users - 1)
                 else:
                     del self._locks[name]
-
-
-def delete_tree(path: Path) -> None:
-    """`rm -r`; what another thread removes meanwhile is not missed, what it adds meanwhile goes as well."""
-
-    def gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
-        if not isinstance(info[1], FileNotFoundError):
-            raise info[1]
-
-    for last in (False, False, True):
-        try:
-            shutil.rmtree(path, onerror=gone)
-            return
-        except OSError as error:
-            if last or error.errno != errno.ENOTEMPTY:
-                raise
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from runtime.build.builder import BUILD_SCHEMA, Builder
 from runtime.build.executor import Cancelled
 from runtime.build.failure import StepFailed
 from runtime.build.request import BuildCallback, BuildInputs, BuildRequest, BuildResult, quiet
-from runtime.containers import Containers, delete_tree
+from runtime.containers import Containers
 from runtime.database import Database, from_sqlite
 from runtime.faults import Fault, faults
 from runtime.freezer import Freezer
@@ -28,7 +28,7 @@ from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.observations import ImageSize, Observed, Sample
 from runtime.observe import Observer
-from runtime.paths import Paths, write_atomically
+from runtime.paths import Paths, delete_tree, write_atomically
 from runtime.prepare import Preparation
 from runtime.records import read_container, read_containers
 from runtime.shim import client

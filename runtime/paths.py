@@ -1,9 +1,10 @@
-"""Values: where everything lies on disk (architecture, section 4). Pure path arithmetic plus atomic
-writing.
+"""Values: where everything lies on disk (architecture, section 4). Pure path arithmetic, plus writing at once
+and removing whole trees.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import namedtuple
 from pathlib import Path
@@ -148,3 +149,20 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: boo
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def delete_tree(path: Path) -> None:
+    """`rm -r`; what another thread removes meanwhile is not missed, what it adds meanwhile goes as well."""
+    import shutil  # not for commands that only read
+
+    def gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
+        if not isinstance(info[1], FileNotFoundError):
+            raise info[1]
+
+    for last in (False, False, True):
+        try:
+            shutil.rmtree(path, onerror=gone)
+            return
+        except OSError as error:
+            if last or error.errno != errno.ENOTEMPTY:
+                raise

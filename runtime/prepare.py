@@ -14,8 +14,9 @@ import json
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -36,7 +37,7 @@ from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
 from runtime.net.files import hostname_of
-from runtime.paths import Paths, write_atomically
+from runtime.paths import Paths, delete_tree, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.salvage import salvage
@@ -56,7 +57,7 @@ from runtime.wishes import (
 from specs.values import MountPoint
 
 SLICE = "stead.slice"
-#: networks of containers that are made at one time
+#: what is done beside something else at one time
 ASIDE = 8
 
 
@@ -105,10 +106,14 @@ class Preparation:
         self._ids = ids
         self._confinement = Confinement(paths)
         self._secrets = secrets.SecretStore(paths)
-        self._aside = ThreadPoolExecutor(ASIDE, "stead-network")
+        self._aside = ThreadPoolExecutor(ASIDE, "stead-aside")
 
     def close(self) -> None:
         self._aside.shutdown()
+
+    def aside(self, work: Callable[..., None], *args: Any) -> Future[None]:
+        """In another thread, for what can be done at the same time. Its end is to be waited for."""
+        return self._aside.submit(work, *args)
 
     # ------------------------------------------------------------ make
 
@@ -120,9 +125,10 @@ class Preparation:
         *,
         restarts: Restarts = NO_RESTARTS,
         fresh: bool = False,
-    ) -> None:
-        """Everything up to, and without, the program. Raises Fault; the caller clears. `fresh`: nothing was
-        ever made for it."""
+    ) -> Future[None]:
+        """Everything up to, and without, the program. The network namespace is there, its links are when the
+        result is, which is to be waited for whatever happens. Raises Fault; the caller clears. `fresh`:
+        nothing was ever made for it."""
         paths, id = self._paths, record.id
         log = loggers.document(request, id, record.image_id)
         live, home = paths.live(id), paths.container(id)
@@ -131,26 +137,31 @@ class Preparation:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             (home / "exit.json").unlink(missing_ok=True)
         ids = self._own_ids(record, request)
-        network = self._aside.submit(self.network, record, request)  # most of it is waiting for the kernel
+        named = threading.Event()
+        network = self.aside(self.network, record, request, named)  # most of it waits for the kernel
         try:
             self.cgroup(id, request, fresh=fresh)
             self.rootfs(record, ids)
             with faults("prepare volumes of", record.name):
                 given = self.mounts(record, request, image, ids)
             self._fabric.write_files(id, request, home)
-        finally:
-            wait([network])  # whatever happened, nothing of it goes on behind the back of `clear`
-        network.result()
-        joining = self._joining.prepare(record, request)
-        given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
-        setting = self._setting(record, request, image, tuple(given), joining, ids)
-        config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
-        document = self.supervise(record, request, image, restarts)
-        if log is not None:
-            document["log"] = log
-        with faults("write bundle of", record.name):
-            write_atomically(home / "config.json", _json(config), durable=False)
-            write_atomically(home / "supervise.json", _json(document), durable=False)
+            joining = self._joining.prepare(record, request)
+            given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
+            setting = self._setting(record, request, image, tuple(given), joining, ids)
+            config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
+            document = self.supervise(record, request, image, restarts)
+            if log is not None:
+                document["log"] = log
+            with faults("write bundle of", record.name):
+                write_atomically(home / "config.json", _json(config), durable=False)
+                write_atomically(home / "supervise.json", _json(document), durable=False)
+            named.wait()
+            if network.done() or any(name.startswith("net.") for name in request.sysctls):
+                network.result()  # settings of interfaces are for those that there are
+            return network
+        except BaseException:
+            wait([network])  # nothing of it goes on behind the back of `clear`
+            raise
 
     def image(self, record: ContainerRecord) -> StoredImage:
         """The image that the record was created from."""
@@ -227,17 +238,21 @@ class Preparation:
                 self.limits(id, before)
             raise
 
-    def network(self, record: ContainerRecord, request: ContainerRequest) -> None:
-        """The bound network namespace with its links; nothing for the host's network."""
-        if request.network_mode == "host":
-            return
-        netns = self._paths.netns(record.id)
-        owner = self._network_owner(request)
-        with faults("make network namespace of", record.name):
-            if owner is not None:
-                _share_netns(self._paths.netns(owner.id), netns)
+    def network(self, record: ContainerRecord, request: ContainerRequest, named: threading.Event) -> None:
+        """The bound network namespace, then its links; nothing for the host's network. `named` is set when
+        the first is there, or will not be."""
+        try:
+            if request.network_mode == "host":
                 return
-            namespaces.create_netns(netns)
+            netns = self._paths.netns(record.id)
+            owner = self._network_owner(request)
+            with faults("make network namespace of", record.name):
+                if owner is not None:
+                    _share_netns(self._paths.netns(owner.id), netns)
+                    return
+                namespaces.create_netns(netns)
+        finally:
+            named.set()
         if request.network_mode == "bridge":
             self._fabric.attach(record.id, netns)
 
@@ -469,21 +484,30 @@ class Preparation:
 
     # ------------------------------------------------------------ clear
 
-    def clear(self, id: str) -> None:
-        """Take away processes, mounts, links, namespace and cgroup; the writable layer and the log stay."""
+    def clear(self, id: str, *, home: bool = False) -> None:
+        """Take away processes, mounts, links, namespace and cgroup; the writable layer and the log stay,
+        unless `home` says that they go."""
         live, path = self._paths.live(id), cgroup_path(id)
         with faults("clear container", id):
             self._cgroups.kill(path)
             salvage(self._paths, id)
-        self._fabric.detach(id)
+        others = [self.aside(self._fabric.detach, id)]  # which is waiting for the kernel
+        try:
+            with faults("clear container", id):
+                mounts.unmount(self._paths.rootfs(id))
+                self._joining.clear(id)
+                mounts.unmount(secrets.mounted_at(self._paths, id))
+                self._mounting.clear(id)
+                if home:  # nothing is mounted from it any more
+                    others.append(self.aside(delete_tree, self._paths.container(id)))
+                self._cgroups.remove(path)
+        finally:
+            wait(others)
         with faults("clear container", id):
-            mounts.unmount(self._paths.rootfs(id))
-            self._joining.clear(id)
-            mounts.unmount(secrets.mounted_at(self._paths, id))
-            self._mounting.clear(id)
+            for other in others:
+                other.result()
             namespaces.delete_netns(self._paths.netns(id))
             namespaces.delete_netns(userns_file(self._paths, id))
-            self._cgroups.remove(path)
             _remove_live(live)
 
 

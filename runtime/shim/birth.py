@@ -65,14 +65,27 @@ def _start(
     data: bytes, report: int, host: cgroup_files.Cgroups, pid: int, line: _socket.socket | None
 ) -> None:
     """Start the program and watch it; with a line to a keeper only until it runs. `pid` is what the shim is
-    known by."""
+    known by. All is made with messages.GO; the program runs with messages.RUN, and not without."""
     if os.read(report, len(messages.GO)) != messages.GO:
         os._exit(0)  # who asked for a shim has none to start
     bundle = _read(messages.decode(data))
     lock, others = _take_over(bundle.path, pid)
     shim: monitor.Monitor | None = None
 
+    hold, release = os.pipe2(os.O_CLOEXEC)
+
+    def may_run() -> None:
+        assert shim is not None
+        shim.loop.forget(report)
+        if os.read(report, len(messages.RUN)) == messages.RUN:
+            os.write(release, b"1")
+        else:
+            shim.abandon()
+        os.close(release)
+
     def tell(failure: launch.Failure | None, pid: int) -> None:
+        if shim is not None:
+            shim.loop.forget(report)
         send_report(report, failure, pid, shim_pid)
         os.close(report)
 
@@ -83,11 +96,13 @@ def _start(
 
     shim_pid = pid
     try:
-        shim = monitor.Monitor(bundle, host, tell, pid=pid, started=started)
+        shim = monitor.Monitor(bundle, host, tell, pid=pid, started=started, hold=hold)
         if others and host.pids(shim.cgroup):  # of a shim that was killed
             host.kill(shim.cgroup, monitor.KILL_TIMEOUT)
         _watch_signals(shim, _wakes())
         shim.start()
+        if not shim.loop.ended:
+            shim.loop.watch(report, may_run)
         shim.loop.run()
     except BaseException as error:
         if shim is not None:

@@ -169,6 +169,7 @@ class Birth:
     def __init__(self, zygote: Zygote, request: bytes, name: str) -> None:
         self._zygote, self._request, self._name = zygote, request, name
         self._line: socket.socket | None = None
+        self._gone = False  # GO was sent
         self._fork()
 
     def __enter__(self) -> Birth:
@@ -178,6 +179,7 @@ class Birth:
         self.close()
 
     def _fork(self) -> None:
+        self._gone = False
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._zygote.send(self._request, theirs.fileno())
@@ -187,28 +189,41 @@ class Birth:
         finally:
             theirs.close()
 
+    def go(self) -> None:
+        """The bundle is there, and the network namespace: the program may be brought up to its exec. What is
+        done meanwhile is to be done before `start`. Repeatable."""
+        assert self._line is not None
+        if not self._gone:
+            with contextlib.suppress(OSError):  # who is not there any more is found by `start`
+                self._line.send(messages.GO)
+            self._gone = True
+
     def start(self, timeout: float = START) -> None:
         """Returns when the container's program is exec'ed. ShimError when it could not be: then no shim is
         left and exit.json tells the same."""
-        answer = self._go(timeout)
+        answer = self._run(timeout)
         if not answer:  # a zygote that died with the request in its queue has not begun it
             self.close()
             self._fork()
-            answer = self._go(timeout)
+            answer = self._run(timeout)
         if not answer:
             raise ShimError("zygote", f"cannot start: the supervisor of {self._name} died")
         report = messages.decode(answer)
         if not report.get("ok"):
             raise ShimError(str(report["stage"]), str(report["message"]), int(report["exit_code"]))
 
-    def _go(self, timeout: float) -> bytes:
+    def _run(self, timeout: float) -> bytes:
         """The answer; empty when nobody is there."""
+        self.go()
         assert self._line is not None
         self._line.settimeout(timeout)
         try:
             with contextlib.suppress(ConnectionError):  # what it said before it ended is there all the same
-                self._line.send(messages.GO)
-            return self._line.recv(65536)
+                self._line.send(messages.RUN)
+            try:
+                return self._line.recv(65536)
+            except ConnectionResetError:  # it had ended before it read that: unix(7) tells this first
+                return self._line.recv(65536)
         except TimeoutError:
             raise ShimError("timeout", f"cannot start: no answer within {timeout:g} s") from None
         except OSError:

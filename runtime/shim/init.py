@@ -76,15 +76,18 @@ def run_init(
     report_fd: int,
     prepared: root.Prepared | None = None,
     gates: Gates | None = None,
+    hold: int | None = None,
 ) -> NoReturn:
     """The container's first process: namespaces that it does not have yet, its root, then its program.
 
-    The caller has put it into its cgroup and its pid and network namespaces; with `prepared` into all.
+    The caller has put it into its cgroup and its pid and network namespaces; with `prepared` into all. From
+    `hold` a byte comes when the program may run; its end without one says that it may not.
     """
     stage = Stage()
     try:
         opened = [] if prepared is None else [prepared.tree, *prepared.binds.values()]
-        _seclude(*stdio, console_socket, report_fd, *opened, *(gates.kept() if gates is not None else ()))
+        kept = gates.kept() if gates is not None else ()
+        _seclude(*stdio, console_socket, report_fd, hold, *opened, *kept)
         if prepared is not None and gates is None:
             program_filter = prepared.program_filter
         else:
@@ -114,7 +117,9 @@ def run_init(
         slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
         stage.name = "working directory"
         _make_directory(str(config["process"].get("cwd") or "/"))
-        _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd)
+        _become(
+            config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd, hold
+        )
     except BaseException as error:
         report(report_fd, stage, error)
 
@@ -188,6 +193,7 @@ def _become(
     labels: identity.Labels,
     gates: Gates | None,
     report_fd: int,
+    hold: int | None = None,
 ) -> NoReturn:
     stage.name = "terminal" if slave is not None else "standard streams"
     if slave is not None:
@@ -205,6 +211,8 @@ def _become(
     if gates is not None:
         stage.name = "exec"
         gates.ready(_find(words[0], environment), stage, report_fd)
+    if hold is not None and not os.read(hold, 1):
+        raise StartError("cannot start: who asked for it is gone")
     stage.name = "descriptors"
     preserved = gates.preserved if gates is not None else 0
     libc.close_on_exec(3 + preserved)

@@ -103,10 +103,14 @@ class Launcher:
         return None
 
     def start(
-        self, stdio: tuple[int, int, int], console: int | None, gates: init.Gates | None = None
+        self,
+        stdio: tuple[int, int, int],
+        console: int | None,
+        gates: init.Gates | None = None,
+        hold: int | None = None,
     ) -> Child:
-        """Fork the container's first process. OSError when the network namespace is gone or no process is
-        to be had."""
+        """Fork the container's first process; `hold` as init has it. OSError when the network namespace is
+        gone or no process is to be had."""
         if self.netns:
             self._enter_net()
         try:
@@ -120,6 +124,7 @@ class Launcher:
                     report_fd=report,
                     prepared=prepared,
                     gates=gates,
+                    hold=hold,
                 )
 
             if not self._plain:

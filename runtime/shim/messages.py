@@ -32,9 +32,9 @@ else:
 
 VERSION = 1
 
+#: What a process that is to become a shim waits for, and what its container's program waits for.
+GO, RUN = b"go", b"run"
 #: In a request to the zygote: the shim will have little to do (runtime.shim.keeper).
-#: What a process that is to become a shim waits for.
-GO = b"go"
 KEEP = b'"op":"keep"'
 #: One packet on shim.sock, and a report of the zygote, are never larger (bytes).
 MAX_PACKET = 200_000

@@ -72,8 +72,9 @@ class Bundle:
 
 class Monitor:
     """One shim. `pid` is what it is known by: its own, or its keeper's. `report` is called once: with None
-    when the program is exec'ed, else with the Failure; `started` after the former. `taken` and its document
-    `run` are of a run that goes on.
+    when the program is exec'ed, else with the Failure; `started` after the former. The first program waits
+    at `hold` (runtime.shim.init), which is closed here. `taken` and its document `run` are of a run that goes
+    on.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class Monitor:
         *,
         pid: int,
         started: Callable[[], None] | None = None,
+        hold: int | None = None,
         taken: keeper.Taken | None = None,
         run: Document | None = None,
     ) -> None:
         self.bundle, self._live, self.host = bundle.path, bundle.live, host
-        self._report, self._started = report, started
+        self._report, self._started, self._hold = report, started, hold
         self.live_fd = os.open(bundle.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.loop = Loop()
         self.document = self._given = bundle.supervise
@@ -211,10 +213,14 @@ class Monitor:
             streams = Streams(self.loop, self.log)
             try:
                 streams.make(self.launcher.terminal, bool(self.document.get("stdin_open")))
-                self.child = child = self.launcher.start(streams.stdio, streams.console)
+                self.child = child = self.launcher.start(streams.stdio, streams.console, hold=self._hold)
             except BaseException:
                 streams.close()
                 raise
+            finally:
+                if self._hold is not None:
+                    os.close(self._hold)
+                    self._hold = None
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             text = f"cannot start: {error.strerror or error}{where}".lower()
@@ -346,6 +352,13 @@ class Monitor:
             self.control.ended(self._record["exit_code"])
         self.log.close()
         self.loop.ended = True
+
+    def abandon(self) -> None:
+        """Who asked for the first start has gone before its program might run: init finds the same, and ends.
+        The container is still wanted."""
+        if self._ending == NOTHING and self.phase not in supervise.FINAL:
+            self._ending = SHUTDOWN
+            self._advance("stop")
 
     def known_pids(self) -> set[int]:
         """Children of the shim that are waited for elsewhere."""

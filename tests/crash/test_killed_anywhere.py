@@ -31,7 +31,7 @@ CHANGES = re.compile(
     database.py:Database.write
     | paths.py:write_atomically
     | prepare.py:_remove_live
-    | containers.py:delete_tree
+    | paths.py:delete_tree
     | volumes/(copying.py:_copy_entry|filling.py:fill|store.py:(_remove_if_empty|Volumes._set_filled))
     | linux/cgroups.py:Cgroups.(create|kill|remove|apply|allow_devices)
     | linux/mounts.py:(attach|bind|unmount)
@@ -40,7 +40,7 @@ CHANGES = re.compile(
     | net/netlink.py:Netlink.(change|try_all)
     | net/(nft.py:run|firewall.py:Firewall._remember|elements.py:change)
     | net/names.py:write_in_place
-    | shim/client.py:(Zygote.(spawn|_start|_send|_end)|_?stop|adjust)
+    | shim/client.py:(Zygote.(_start|send|_end)|Birth.(go|start)|_?stop|adjust)
     | images/blobs.py:(BlobStore.(_fill|put)|Writer.write|sync_directory)
     | images/layers.py:(LayerStore.(_make|_run)|_Worker.(feed|go|hear))
     | images/pipeline.py:Pipeline.(_download|_unpack)

@@ -57,6 +57,79 @@ def test_what_was_not_started_leaves_nothing(container: Box, idle: bool) -> None
     assert container.host.pids(container.cgroup) == []
 
 
+def brought_up(box: Box) -> bool:
+    """Whether its init waits before its exec: it has its root, which busybox is in."""
+    pids = box.host.pids(box.cgroup)
+    return len(pids) == 1 and os.path.exists(f"/proc/{pids[0]}/root/bin/busybox") and blocked(pids[0])
+
+
+def blocked(pid: int) -> bool:
+    """In read(2), which is call 0."""
+    try:
+        return Path(f"/proc/{pid}/syscall").read_text().startswith("0 ")
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_program_that_is_brought_up_waits_for_its_start(container: Box, idle: bool) -> None:
+    write(container, "echo up; sleep 1000")
+    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+        birth.go()
+        until(lambda: brought_up(container))
+        assert container.state().phase == "starting"
+        assert container.output() == b""
+        birth.start()
+    assert container.state().phase == "running"
+    until(lambda: container.output() == b"up\n")
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_program_whose_agent_dies_before_it_may_run_never_runs(container: Box, idle: bool) -> None:
+    """It is still wanted, and was not ended by anybody: the next agent starts it."""
+    container.supervise["restart"] = {"policy": "always"}
+    write(container, "echo up; sleep 1000")
+    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+        birth.go()
+        until(lambda: brought_up(container))
+    until(lambda: not children(container))
+    until(lambda: container.host.pids(container.cgroup) == [])
+    assert container.output() == b""
+    state = client.read_state(container.live)
+    assert state is not None and state.phase == "lost" and not client.is_alive(state)
+    assert client.read_exit(container.bundle) is None
+    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+        birth.start()
+    until(lambda: container.output() == b"up\n")
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_program_that_cannot_be_brought_up_is_told_at_its_start(container: Box, idle: bool) -> None:
+    write(container, "true")
+    container.config["process"]["args"] = ["/no/such"]
+    (container.bundle / "config.json").write_text(json.dumps(container.config))
+    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+        birth.go()
+        with pytest.raises(client.ShimError, match="no such file") as failed:
+            birth.start()
+    assert failed.value.exit_code == 127
+    until(lambda: not children(container))
+    exit = client.read_exit(container.bundle)
+    assert exit is not None and exit.exit_code == 127
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_stop_that_comes_before_the_start_holds(container: Box, idle: bool) -> None:
+    write(container, "echo up; sleep 1000")
+    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+        birth.go()
+        until(lambda: brought_up(container))
+        client.stop(container.live, timeout=0.0)
+        with pytest.raises(client.ShimError, match="stopped while it started"):
+            birth.start()
+    assert container.output() == b"" and container.host.pids(container.cgroup) == []
+
+
 @pytest.mark.parametrize("idle", [True, False])
 def test_a_zygote_that_dies_behind_a_birth_does_not_matter(container: Box, idle: bool) -> None:
     write(container, "sleep 1000")
