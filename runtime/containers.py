@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -55,6 +56,9 @@ from runtime.wishes import Attachment, ContainerRequest
 
 Result = TypeVar("Result")
 
+#: seconds; longer than any look takes
+ACTED = 60.0
+
 
 class Containers:
     """Thread-safe. Two actions on one container wait for each other; different containers run side by
@@ -81,6 +85,7 @@ class Containers:
         self._holds = Holds(paths)
         self._locks: dict[str, tuple[threading.Lock, int]] = {}  # by name: how many want it
         self._locks_lock = threading.Lock()
+        self._acted: dict[str, float] = {}  # when the last action on a name ended, of late
         self._fresh: set[str] = set()  # ids that were made here and never started: nothing is left of them
 
     # ------------------------------------------------------------ create, start
@@ -150,11 +155,11 @@ class Containers:
                 links = self._preparation.make(record, request, image, restarts=before, fresh=fresh)
                 try:
                     birth.go()
-                    self._fabric.activate(record.id)
-                    self._fabric.publish(only=record.id)
                 finally:
                     wait([links])
                 links.result()
+                self._fabric.activate(record.id)
+                self._fabric.publish(only=record.id)
                 with _started(record):
                     birth.start()
                 if self._fabric.is_shared(record.id):  # others have had its connections until now
@@ -497,11 +502,20 @@ class Containers:
                 yield
         finally:
             with self._locks_lock:
+                self._acted[name] = time.monotonic()
                 _, users = self._locks[name]
                 if users > 1:
                     self._locks[name] = (lock, users - 1)
                 else:
                     del self._locks[name]
+
+    def busy(self, since: float) -> set[str]:
+        """Names on which this process has acted at any time since then, by time.monotonic(): what was seen of
+        them meanwhile may be half of it. What is older than ACTED is forgotten."""
+        oldest = time.monotonic() - ACTED
+        with self._locks_lock:
+            self._acted = {name: at for name, at in self._acted.items() if at >= oldest}
+            return {*self._locks, *(name for name, at in self._acted.items() if at >= since)}
 
 
 @contextmanager

@@ -100,7 +100,15 @@ class LocalRuntime:
         self._builds: list[tuple[threading.Event, tuple[ImageRef, ...]]] = []
         self._builds_lock = threading.Lock()
         self._interrupted = False
-        self._observer = Observer(paths, self.database, self.images, self.fabric, self.volumes, self._cgroups)
+        self._observer = Observer(
+            paths,
+            self.database,
+            self.images,
+            self.fabric,
+            self.volumes,
+            self._cgroups,
+            self.containers.busy,
+        )
 
     def close(self) -> None:
         """Containers live on; only what belongs to this process ends."""

@@ -102,6 +102,7 @@ class ObservedContainer:
     defects: tuple[Defect, ...] = ()
     restart_policy: str = ""  # as it was asked for
     auto_remove: str = ""  # as in ContainerRequest
+    busy: bool = False  # this process acted on it while it was looked at
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ fingerprints.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -89,6 +90,7 @@ class _Seen:
     unmounted: frozenset[str]  # volumes that lack the mount they are to have
     broken: Mapping[str, bool]  # image id -> a layer is missing
     ids: Mapping[str, str]  # of containers, by name
+    busy: set[str]  # names of those on which this process acted meanwhile
 
 
 class Observer:
@@ -102,7 +104,10 @@ class Observer:
         fabric: Fabric,
         volumes: Volumes,
         cgroups: Cgroups,
+        busy: Callable[[float], set[str]],
     ) -> None:
+        """`busy`: as Containers.busy."""
+        self._busy = busy
         self._paths = paths
         self._database = database
         self._images = images
@@ -122,6 +127,7 @@ class Observer:
 
     def observe(self) -> Observed:
         """A directory without a record is a leftover; records are read last, since they are made first."""
+        begun = time.monotonic()
         network = self._pool.submit(self._fabric.observe)
         directories = self.directories()
         records = read_containers(self._database.read())
@@ -142,6 +148,7 @@ class Observer:
             images=self._images.mounted(),
             unmounted=self._volumes.unmounted(),
             ids={record.name: record.id for record in records},
+            busy=self._busy(begun),
         )
         net = seen.net
         containers = {life.record.name: self._container(life, seen) for life in lives}
@@ -269,6 +276,7 @@ class Observer:
             defects=defects,
             restart_policy=known.request.restart.policy,
             auto_remove=known.request.auto_remove,
+            busy=record.name in seen.busy,
         )
 
     def _checked(self, life: _Life, known: _Known, seen: _Seen) -> tuple[_Life, tuple[Defect, ...]]:

@@ -98,6 +98,7 @@ class FakeRuntime(FakeWorld):
         self._firewall: tuple[Defect, ...] = ()
         self._leftovers: set[str] = set()
         self.hand_stops: dict[str, HandStop] = {}
+        self.busy: set[str] = set()  # names on which somebody acts
         self.booted_at = 0.0
         self._count = 0
         self._starts = 0
@@ -160,7 +161,7 @@ class FakeRuntime(FakeWorld):
         return end
 
     def _observed_container(self, container: FakeContainer) -> ObservedContainer:
-        seen = observed(container)
+        seen = replace(observed(container), busy=container.request.name in self.busy)
         if container.image_id not in self._broken or container.phase not in UP:
             return seen
         defect = Defect("layer", "a layer of its image is missing", restart=True)

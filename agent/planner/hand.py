@@ -6,12 +6,14 @@ renamed or removed.
 
 Of what no source declares only this is decided, by docker's rules:
 
-    ended, and to be removed by itself (--rm)   remove; while somebody waits for it, not before he had time
-    to look lost (its supervisor is gone: the machine   start, where its restart policy is always,
-    unless-stopped or on-failure was restarted, or it was killed) stopped, before the machine was started
-    start, where its restart policy is always
+    ended, and to be removed by itself (--rm)   remove; while somebody waits for it, not before he had time to
+                                                look
+    lost (its supervisor is gone: the machine   start, where its restart policy is always, unless-stopped or
+    was restarted, or it was killed)            on-failure
+    stopped, before the machine was started     start, where its restart policy is always
 
-Nothing else is ever done to it: no repair, no replacement, no removal.
+Nothing else is ever done to it: no repair, no replacement, no removal. And nothing while a person acts on it:
+one that is about to be started looks lost for a moment.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def unmanaged(world: World) -> Iterator[Decision]:
     if not world.by_hand:
         return
     for name, have in sorted(world.observed.containers.items()):
-        if have.source:
+        if have.source or have.busy:
             continue
         subject = Subject("container", name)
         if have.auto_remove and have.phase in _ENDED:

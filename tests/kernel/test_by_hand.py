@@ -36,6 +36,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hand]:
         yield made
 
 
+def test_an_agent_leaves_alone_what_is_about_to_be_started(box: Hand) -> None:
+    """It looks lost for a moment, and one with --rm that is lost is removed."""
+    for _ in range(30):
+        said = box.run("run", "--rm", BUSYBOX, "sh", "-c", "exit 7")
+        assert said.code == 7, said
+    assert "has ended, and was to be removed then" not in box.do("history", "--limit", "1000")
+
+
 def test_run_keeps_both_outputs_apart_and_gives_the_exit_code(box: Hand) -> None:
     said = box.run("run", "--rm", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (said.code, said.out, said.errors) == (7, "out\n", "err\n")

@@ -107,6 +107,13 @@ def unmanaged_without_an_agent() -> Scene:
     return scene
 
 
+def unmanaged_while_a_person_acts_on_it() -> Scene:
+    """As it looks while it is about to be started, or goes."""
+    scene = unmanaged_after_a_reboot()
+    scene.runtime.busy = {"ran_always", "passing"}
+    return scene
+
+
 SCENES = (
     stopped_by_hand,
     stopped_by_hand_and_rebooted,
@@ -116,5 +123,6 @@ SCENES = (
     stopped_by_hand_and_no_longer_declared,
     unmanaged_after_a_reboot,
     unmanaged_while_the_machine_runs,
+    unmanaged_while_a_person_acts_on_it,
     unmanaged_without_an_agent,
 )
