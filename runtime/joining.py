@@ -64,10 +64,11 @@ class Joining:
 
     def clear(self, id: str) -> None:
         """Unbind and unmount. Repeatable."""
-        for name in (*(f"{kind}ns" for kind in KINDS), "shm"):
-            path = self._paths.live(id) / name
-            while mounts.is_mounted(path):
-                mounts.unmount(path)
+        live = self._paths.live(id)
+        there = set(os.listdir(live)) if live.is_dir() else set()
+        for name in there.intersection((*(f"{kind}ns" for kind in KINDS), "shm")):
+            while mounts.is_mounted(live / name):
+                mounts.unmount(live / name)
 
     def _shm(self, record: ContainerRecord) -> Path:
         return self._paths.live(record.id) / "shm"

@@ -524,7 +524,7 @@ def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:
 def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
     """Whether the container's shim has nothing to probe, no terminal or input to serve and no strangers'
     orphans to wait for. Fault request-invalid for a probe that tests nothing."""
-    if request.tty or request.stdin_open or request.pid_mode == "host":
+    if request.tty or request.stdin_open or request.pid_mode == "host" or request.auto_remove == "attended":
         return False
     if request.startup is not None or request.readiness is not None or request.logger.driver != "local":
         return False

@@ -227,8 +227,11 @@ class Cgroups:
         """Remove the tree from every hierarchy. Kills nothing; an ending process is waited for."""
         deadline = time.monotonic() + _REMOVE_TIMEOUT
         for root in self.roots():
-            for directory in reversed(list(tree(f"{root}/{path}"))):
-                _rmdir(directory, deadline)
+            try:
+                os.rmdir(f"{root}/{path}")
+            except OSError:  # it has others below, an ending process, or is gone
+                for directory in reversed(list(tree(f"{root}/{path}"))):
+                    _rmdir(directory, deadline)
 
     # ------------------------------------------------------------ limits
 
@@ -402,14 +405,12 @@ def subdirectories(directory: str) -> list[str]:
 
 def tree(directory: str) -> Iterator[str]:
     """`directory` and all below, parents first; nothing when it is not there."""
-    if not os.path.isdir(directory):
+    try:
+        links = os.stat(directory).st_nlink
+    except (FileNotFoundError, NotADirectoryError):
         return
     yield directory
-    # Two links are the directory's own; a cgroup with just those has no child.
-    try:
-        if os.stat(directory).st_nlink <= 2:
-            return
-    except FileNotFoundError:
+    if links <= 2:  # the directory's own; a cgroup with just those has no child
         return
     for name in subdirectories(directory):
         yield from tree(f"{directory}/{name}")

@@ -179,7 +179,13 @@ def any_network(connection: sqlite3.Connection) -> bool:
 
 
 def _network(row: sqlite3.Row) -> NetworkRecord:
-    values = {key: row[key] for key in row.keys()}  # noqa: SIM118
+    return _network_of(tuple(row.keys()), tuple(row))
+
+
+@lru_cache(maxsize=KNOWN)
+def _network_of(keys: tuple[str, ...], row: tuple[Any, ...]) -> NetworkRecord:
+    """Most rows are those that were read before."""
+    values = dict(zip(keys, row, strict=True))
     values["internal"] = bool(values["internal"])
     values["options"] = decode(NetworkOptions, json.loads(values["options"]))
     return NetworkRecord(**values)
