@@ -282,9 +282,11 @@ class V1:
             write(allow, "a")
             return
         write(deny, "a")
+        texts = []
         for kind, major, minor, access in rules:
             numbers = ":".join("*" if number < 0 else str(number) for number in (major, minor))
-            write(allow, f"{kind} {numbers} {access}")
+            texts.append(f"{kind} {numbers} {access}")
+        write(allow, *texts)
 
     # ------------------------------------------------------------ looking
 

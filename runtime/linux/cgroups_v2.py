@@ -280,10 +280,13 @@ def _read(path: str) -> str:
             os.close(fd)
 
 
-def write(path: str, text: str) -> None:
+def write(path: str, *texts: str) -> None:
+    """Each by a write(2) of its own."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    text = ""
     try:
-        os.write(fd, text.encode())
+        for text in texts:
+            os.write(fd, text.encode())
     except OSError as error:
         raise OSError(error.errno, f"write {text!r}: {error.strerror}", path) from None
     finally:
