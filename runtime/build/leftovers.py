@@ -10,7 +10,8 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from runtime.build.workspace import DIRECTORY, KEPT, LOCK, SLICE, mark_of
 from runtime.faults import faults
@@ -34,13 +35,14 @@ def sweep(paths: Paths, release: Callable[[str], None]) -> list[str]:
     """Remove what dead builds left. `release` gives back the leases whose ids begin with a mark. Returns what
     was removed."""
     removed = []
-    for id in dead(paths):
-        with faults("sweep build", id):
-            _end_processes(id)
-            release(mark_of(id))
-            for directory in (paths.run / DIRECTORY / id, paths.root / DIRECTORY / id):
-                shutil.rmtree(directory, ignore_errors=True)
-        removed.append(f"build {id}")
+    for id in _ids(paths):
+        with _taken(paths, id) as is_ours, faults("sweep build", id):
+            if is_ours:
+                _end_processes(id)
+                release(mark_of(id))
+                for directory in (paths.run / DIRECTORY / id, paths.root / DIRECTORY / id):
+                    shutil.rmtree(directory, ignore_errors=True)
+                removed.append(f"build {id}")
     return removed
 
 
@@ -52,21 +54,34 @@ def _ids(paths: Paths) -> list[str]:
 
 
 def _is_held(paths: Paths, id: str) -> bool:
+    with _taken(paths, id) as is_ours:
+        return not is_ours
+
+
+@contextmanager
+def _taken(paths: Paths, id: str) -> Iterator[bool]:
+    """Whether nobody has the build. Nobody gets it in the block: one that has made its lock and not taken it
+    yet waits for it, and finds what was done (workspace)."""
     directory = paths.root / DIRECTORY / id
     try:
         fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         try:
-            return time.time() - directory.stat().st_mtime < GRACE
+            young = time.time() - directory.stat().st_mtime < GRACE
         except FileNotFoundError:
-            return True
+            young = True
+        yield not young
+        return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        os.close(fd)
+        yield False
+        return
+    try:
+        yield True
     finally:
         os.close(fd)
-    return False
 
 
 def _end_processes(id: str) -> None:

@@ -64,18 +64,14 @@ class V1:
 
     def create(self, path: str) -> None:
         """A cpuset takes no process before it has CPUs and memory nodes: they are the parent's."""
-        above = True
         for root in self.roots():
             try:
                 os.mkdir(f"{root}/{path}", 0o755)
             except OSError:  # it is there, or nothing is that it is to be in
-                above = False
                 os.makedirs(f"{root}/{path}", 0o755, exist_ok=True)
         if "cpuset" in self.mounted:
-            parent, names = self.mounted["cpuset"], path.split("/")
-            if above:  # those have theirs since they were made
-                parent, names = "/".join((parent, *names[:-1])), names[-1:]
-            for name in names:
+            parent = self.mounted["cpuset"]
+            for name in path.split("/"):
                 child = f"{parent}/{name}"
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     if not _read(f"{child}/{file}").strip():

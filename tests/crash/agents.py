@@ -74,10 +74,12 @@ class Agent:
         except (Problem, OSError):
             return {"state": "", "sources": [], "blocked": [], "error": ""}
 
-    def converged(self) -> bool:
-        """On what its source says now."""
+    def converged(self, revision: str = "") -> bool:
+        """On what its source says now, or on this revision."""
         found = self.status()
         taken = [source["revision"] == source["seen"] != "" for source in found["sources"]]
+        if revision and any(source["revision"] != revision for source in found["sources"]):
+            return False
         return found["state"] == "converged" and taken != [] and all(taken)
 
     def blocked(self, name: str) -> dict[str, Any]:

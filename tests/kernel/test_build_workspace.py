@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import threading
@@ -144,6 +145,27 @@ def test_a_build_that_lives_is_no_leftover_and_one_that_died_is(paths: Paths) ->
     assert leftovers.sweep(paths, released.append) == [f"build {kept.name}"]
     assert released == [f"build-{kept.name}"]
     assert os.listdir(paths.root / "build") == []
+
+
+def test_a_build_that_has_not_taken_its_lock_yet_is_not_swept_from_under_it(paths: Paths) -> None:
+    """It has made the file: whoever sweeps holds that lock until all is gone, and the build begins anew."""
+    directory = paths.root / "build" / "0123456789ab"
+    directory.mkdir(parents=True)
+    (directory / "lock").touch()
+    seen: list[bool] = []
+
+    def release(mark: str) -> None:
+        assert mark == "build-0123456789ab"
+        with open(directory / "lock", "rb") as late:
+            try:
+                fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                seen.append(True)
+            except BlockingIOError:
+                seen.append(False)
+
+    assert leftovers.sweep(paths, release) == ["build 0123456789ab"]
+    assert seen == [False]
+    assert not directory.exists()
 
 
 def test_a_directory_that_is_not_locked_yet_has_its_time(paths: Paths) -> None:
