@@ -41,7 +41,7 @@ from runtime.paths import Paths, delete_tree, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.salvage import salvage
-from runtime.shim import messages
+from runtime.shim import client, messages
 from runtime.users import find_user
 from runtime.volumes import Volumes
 from runtime.volumes.mounting import PREFIX, Mounting, all_mounts, declared_by
@@ -488,6 +488,10 @@ class Preparation:
         """Take away processes, mounts, links, namespace and cgroup; the writable layer and the log stay,
         unless `home` says that they go."""
         live, path = self._paths.live(id), cgroup_path(id)
+        try:
+            client.wait_free(self._paths.container(id))
+        except client.ShimError as error:
+            raise Fault("shim-unreachable", "clear container", id, error.message) from error
         with faults("clear container", id):
             self._cgroups.kill(path)
             salvage(self._paths, id)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-LOCK = "shim.lock"
 #: Bytes of a document of a bundle.
 MAX_DOCUMENT = 16 << 20
 #: Lower than any container's process, above init's own -1000.
@@ -133,7 +132,7 @@ def _go_on(data: bytes, host: cgroup_files.Cgroups, taken: keeper.Taken) -> None
 def _take_over(bundle: str, own: int) -> tuple[int, bool]:
     """At most one shim a bundle: the lock holds the pid of the one there is, which is told to end. Returns
     the lock, and whether there ever was another shim."""
-    lock = os.open(f"{bundle}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(f"{bundle}/{messages.LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + HANDOVER
     while True:
         try:

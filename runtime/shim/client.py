@@ -35,6 +35,8 @@ __all__ = (
 SOCKET = "shim.sock"
 #: Seconds for an answer that needs no waiting, for a start, and beyond the grace period for a stop.
 ANSWER, START, STOP = 10.0, 60.0, 30.0
+#: Seconds in which a shim that nobody starts any more ends by itself.
+PATIENCE = 2.0
 #: Bytes of a state record, probe results included.
 MAX_STATE = 1 << 20
 _INT = array.array("i").itemsize
@@ -169,7 +171,7 @@ class Birth:
     def __init__(self, zygote: Zygote, request: bytes, name: str) -> None:
         self._zygote, self._request, self._name = zygote, request, name
         self._line: socket.socket | None = None
-        self._gone = False  # GO was sent
+        self._gone = self._answered = False  # GO was sent; it said how its start went
         self._fork()
 
     def __enter__(self) -> Birth:
@@ -208,6 +210,7 @@ class Birth:
             answer = self._run(timeout)
         if not answer:
             raise ShimError("zygote", f"cannot start: the supervisor of {self._name} died")
+        self._answered = True
         report = messages.decode(answer)
         if not report.get("ok"):
             raise ShimError(str(report["stage"]), str(report["message"]), int(report["exit_code"]))
@@ -230,9 +233,49 @@ class Birth:
             return b""
 
     def close(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        """What was brought up and not started has ended when this returns: nothing works on the container
+        behind the back of who clears up."""
+        if self._line is None:
+            return
+        if self._gone and not self._answered:
+            with contextlib.suppress(OSError):
+                self._line.shutdown(socket.SHUT_WR)
+                self._line.settimeout(STOP)
+                while self._line.recv(65536):
+                    pass
+        self._line.close()
+        self._line = None
+
+
+def wait_free(bundle_dir: Path | str) -> None:
+    """Until no shim has the bundle: one whose agent died before its start ends by itself, whether it has a
+    record already or not, and is killed if it does not. Not for a bundle whose shim is to live. ShimError."""
+    try:
+        lock = os.open(f"{bundle_dir}/{messages.LOCK}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    begun = time.monotonic()
+    try:
+        while not _is_free(lock):
+            late = time.monotonic() - begun
+            holder = os.pread(lock, 32, 0).split()
+            if late > ANSWER:
+                raise ShimError("unreachable", f"a supervisor of {bundle_dir} does not end")
+            if late > PATIENCE and len(holder) == 2:
+                pidfd.kill(int(holder[0]), int(holder[1]), 9)
+            time.sleep(0.002)  # flock(2) has no time limit
+    finally:
+        os.close(lock)
+
+
+def _is_free(lock: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- requests

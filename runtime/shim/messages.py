@@ -32,6 +32,9 @@ else:
 
 VERSION = 1
 
+#: A file of a bundle that its shim holds locked (flock(2)), with its pid and start time.
+LOCK = "shim.lock"
+
 #: What a process that is to become a shim waits for, and what its container's program waits for.
 GO, RUN = b"go", b"run"
 #: In a request to the zygote: the shim will have little to do (runtime.shim.keeper).

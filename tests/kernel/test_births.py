@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,8 +93,11 @@ def test_a_program_whose_agent_dies_before_it_may_run_never_runs(container: Box,
     with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
         birth.go()
         until(lambda: brought_up(container))
-    until(lambda: not children(container))
-    until(lambda: container.host.pids(container.cgroup) == [])
+        line, birth._line = birth._line, None
+        assert line is not None
+        line.close()  # as its end closes it
+    client.wait_free(container.bundle)
+    assert container.host.pids(container.cgroup) == []
     assert container.output() == b""
     state = client.read_state(container.live)
     assert state is not None and state.phase == "lost" and not client.is_alive(state)
@@ -101,6 +105,36 @@ def test_a_program_whose_agent_dies_before_it_may_run_never_runs(container: Box,
     with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
         birth.start()
     until(lambda: container.output() == b"up\n")
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_what_was_brought_up_and_is_not_started_has_ended_when_it_is_let_go(
+    container: Box, idle: bool
+) -> None:
+    """Who clears up after it meets nobody who still works on it."""
+    for moment in (0.0, 0.001, 0.002, 0.004, 0.008):
+        write(container, "echo up; sleep 1000")
+        with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+            birth.go()
+            time.sleep(moment)
+        assert container.host.pids(container.cgroup) == []
+        state = client.read_state(container.live)
+        assert state is None or state.phase == "lost"
+    assert container.output() == b""
+    client.wait_free(container.bundle)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_shim_that_holds_a_bundle_and_does_not_end_is_killed(
+    container: Box, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
+    write(container, "sleep 1000")
+    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
+        birth.start()
+    (container.live / "state.json").unlink()
+    client.wait_free(container.bundle)
+    until(lambda: not children(container))
 
 
 @pytest.mark.parametrize("idle", [True, False])
