@@ -5,13 +5,17 @@ from __future__ import annotations
 import _socket  # without the enums of `socket`, which are memory
 import array
 import os
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SOCKET = "outputs.sock"
-_DATAGRAMS = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+#: s that the holder is given to take a datagram: its queue is short (max_dgram_qlen), and many may start at
+#: once on a busy machine
+PATIENCE = 5
+_SO_SNDTIMEO = 21
 
 
 def hold(run: str, id: str, ends: Sequence[int]) -> None:
@@ -26,10 +30,9 @@ def hold(run: str, id: str, ends: Sequence[int]) -> None:
 def send(run: str, data: bytes, fds: Sequence[int]) -> None:
     """A datagram to the holder. OSError where there is none."""
     directory = os.open(run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    sender = _socket.socket(
-        _socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
-    )
+    sender = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
+        sender.setsockopt(_socket.SOL_SOCKET, _SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sender.sendmsg([data], rights, 0, f"/proc/self/fd/{directory}/{SOCKET}")
     finally:

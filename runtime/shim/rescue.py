@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runtime.shim.logs import LogWriter
 
 #: s that the holder is given to answer, and to begin
-ANSWER, BEGIN = 2.0, 10.0
+ANSWER, BEGIN = 10.0, 10.0
 #: turns at one pipe: a program that lives may write for ever
 TURNS = 64
 
