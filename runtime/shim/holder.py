@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LOCK = "outputs.lock"
 #: s without anything to hold until it ends, and between two looks at pipes whose writers are gone
-IDLE, LOOK = 2.0, 60.0
+IDLE, LOOK = 10.0, 60.0
 #: s for which what nobody takes is kept
 KEPT = 3600.0
 #: bytes of a datagram; descriptors with it
