@@ -14,7 +14,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -153,10 +152,7 @@ class Containers:
         try:
             with self._fork(record, idle=will_be_idle(request, image)) as birth:
                 links = self._preparation.make(record, request, image, restarts=before, fresh=fresh)
-                try:
-                    birth.go()
-                finally:
-                    wait([links])
+                birth.go()
                 links.result()
                 self._fabric.activate(record.id)
                 self._fabric.publish(only=record.id)

@@ -111,10 +111,6 @@ class Preparation:
     def close(self) -> None:
         self._aside.shutdown()
 
-    def aside(self, work: Callable[..., None], *args: Any) -> Future[None]:
-        """In another thread, for what can be done at the same time. Its end is to be waited for."""
-        return self._aside.submit(work, *args)
-
     # ------------------------------------------------------------ make
 
     def make(
@@ -138,7 +134,7 @@ class Preparation:
             (home / "exit.json").unlink(missing_ok=True)
         ids = self._own_ids(record, request)
         named = threading.Event()
-        network = self.aside(self.network, record, request, named)  # most of it waits for the kernel
+        network = self._aside.submit(self.network, record, request, named)  # most of it waits for the kernel
         try:
             self.cgroup(id, request, fresh=fresh)
             self.rootfs(record, ids)
@@ -495,7 +491,7 @@ class Preparation:
         with faults("clear container", id):
             self._cgroups.kill(path)
             salvage(self._paths, id)
-        others = [self.aside(self._fabric.detach, id)]  # which is waiting for the kernel
+        others = [self._aside.submit(self._fabric.detach, id)]  # which is waiting for the kernel
         try:
             with faults("clear container", id):
                 mounts.unmount(self._paths.rootfs(id))
@@ -503,7 +499,7 @@ class Preparation:
                 mounts.unmount(secrets.mounted_at(self._paths, id))
                 self._mounting.clear(id)
                 if home:  # nothing is mounted from it any more
-                    others.append(self.aside(delete_tree, self._paths.container(id)))
+                    others.append(self._aside.submit(delete_tree, self._paths.container(id)))
                 self._cgroups.remove(path)
         finally:
             wait(others)
@@ -526,8 +522,9 @@ def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:
 
 
 def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
-    """Whether the container's shim has nothing to probe, no terminal or input to serve and no strangers'
-    orphans to wait for. Fault request-invalid for a probe that tests nothing."""
+    """Whether the container's shim has nothing to probe, no terminal or input to serve, no strangers' orphans
+    to wait for, and nobody who waits for its end (a whole shim starts sooner). Fault request-invalid for a
+    probe that tests nothing."""
     if request.tty or request.stdin_open or request.pid_mode == "host" or request.auto_remove == "attended":
         return False
     if request.startup is not None or request.readiness is not None or request.logger.driver != "local":

@@ -44,9 +44,9 @@ class _Version(argparse.Action):
     """The metadata of the installation are read only when asked for."""
 
     def __call__(self, *_: object) -> None:
-        from importlib.metadata import version
+        from agent.process import release
 
-        print(f"stead {version('stead')}")
+        print(f"stead {release()}")
         raise SystemExit(0)
 
 

@@ -193,6 +193,12 @@ def uplink_names(root: str, network: str, shard: int) -> tuple[str, str]:
     return link_name(root, f"uplink {shard}", network), link_name(root, f"downlink {shard}", network)
 
 
+def packed_mac(mac: str) -> bytes:
+    """As a frame has it."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+@lru_cache(maxsize=KNOWN)
 def link_name(root: str, container: str, network: str) -> str:
     """The host end of the pair that ties a container to a network."""
     return link_prefix(root) + _short(f"{container} {network}", 7)

@@ -148,7 +148,7 @@ class Bridges:
         try:
             for shard, ends in hosts.items():
                 bridge = addresses.shard_name(self._root, name, shard)
-                mac = "" if shard else record.bridge_mac
+                mac = record.gateway_mac(shard)
                 links.enslave(bridge, ends, bridge_mac=mac, hairpin=hairpin, isolated=isolated)
         except OSError as error:
             raise from_oserror(error, "repair network", name) from error

@@ -20,6 +20,7 @@ from runtime.net.netlink import (
     NLM_F_DUMP,
     NLM_F_EXCL,
     Netlink,
+    attribute,
     attributes,
 )
 
@@ -43,7 +44,7 @@ def change(table: str, changes: Change, generation: int) -> None:
     """One transaction: every loss, then every gain. Raises OSError, and nothing has changed then: ERESTART
     when another transaction came after `generation`, ENOENT or EEXIST when an element is not as expected."""
     begin = struct.pack("=BBH", socket.AF_UNSPEC, 0, socket.htons(NFTABLES))
-    messages = [(_BATCH_BEGIN, 0, begin + _attribute(_BATCH_GENID, struct.pack("!I", generation)))]
+    messages = [(_BATCH_BEGIN, 0, begin + attribute(_BATCH_GENID, struct.pack("!I", generation)))]
     for name, (losses, _) in changes.items():
         messages += [(_DELSETELEM, NLM_F_ACK, body) for body in _bodies(table, name, losses, False)]
     for name, (_, gains) in changes.items():
@@ -58,10 +59,10 @@ def change(table: str, changes: Change, generation: int) -> None:
 
 def has(family: str, table: str, name: str, key: Element) -> bool:
     """Whether a map has an element of this key, at a cost that does not grow with the map."""
-    element = _attribute(_LIST_ELEM | _NESTED, _attribute(_ELEM_KEY | _NESTED, _value(pack_key(name, key))))
+    element = attribute(_LIST_ELEM | _NESTED, attribute(_ELEM_KEY | _NESTED, _value(pack_key(name, key))))
     try:
         with Netlink(NETLINK_NETFILTER) as netlink:
-            body = _head(family, table, name) + _attribute(_LIST_ELEMENTS | _NESTED, element)
+            body = _head(family, table, name) + attribute(_LIST_ELEMENTS | _NESTED, element)
             return bool(netlink.ask(_GETSETELEM, body))
     except OSError:  # no such element, map or table
         return False
@@ -88,13 +89,11 @@ def keys(family: str, table: str, name: str) -> Iterator[bytes]:
 
 def _head(family: str, table: str, name: str) -> bytes:
     head = struct.pack("=BBH", _FAMILIES[family], 0, 0)
-    return (
-        head + _attribute(_LIST_TABLE, table.encode() + b"\0") + _attribute(_LIST_SET, name.encode() + b"\0")
-    )
+    return head + attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, name.encode() + b"\0")
 
 
 def _value(data: bytes) -> bytes:
-    return _attribute(_DATA_VALUE, data)
+    return attribute(_DATA_VALUE, data)
 
 
 def _bodies(table: str, name: str, elements: Iterable[Element], with_value: bool) -> Iterable[bytes]:
@@ -102,17 +101,17 @@ def _bodies(table: str, name: str, elements: Iterable[Element], with_value: bool
     items = [_element(name, element, with_value) for element in sorted(elements)]
     head = _head("inet", table, name)
     for at in range(0, len(items), _MANY):
-        yield head + _attribute(_LIST_ELEMENTS | _NESTED, b"".join(items[at : at + _MANY]))
+        yield head + attribute(_LIST_ELEMENTS | _NESTED, b"".join(items[at : at + _MANY]))
 
 
 def _element(name: str, element: Element, with_value: bool) -> bytes:
     size = KEYS[name]
-    parts = _attribute(_ELEM_KEY | _NESTED, _value(pack_key(name, element[:size])))
+    parts = attribute(_ELEM_KEY | _NESTED, _value(pack_key(name, element[:size])))
     if with_value:
         address, port = element[size:]
         value = _address(address) + struct.pack("!HH", int(port), 0)
-        parts += _attribute(_ELEM_DATA | _NESTED, _value(value))
-    return _attribute(_LIST_ELEM | _NESTED, parts)
+        parts += attribute(_ELEM_DATA | _NESTED, _value(value))
+    return attribute(_LIST_ELEM | _NESTED, parts)
 
 
 def pack_key(name: str, key: Element) -> bytes:
@@ -126,7 +125,3 @@ def pack_key(name: str, key: Element) -> bytes:
 
 def _address(text: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", len(data) + 4, kind) + data + bytes(-len(data) % 4)

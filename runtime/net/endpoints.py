@@ -18,7 +18,7 @@ from typing import Any
 
 from runtime.linux import namespaces
 from runtime.net import links, straight
-from runtime.net.addresses import mac_of
+from runtime.net.addresses import mac_of, packed_mac
 from runtime.net.links import Link, index_of
 from runtime.net.netlink import NLM_F_ACK, Netlink, attributes
 
@@ -192,7 +192,7 @@ def _announce(endpoint: Endpoint) -> None:
         for address in endpoint.addresses[1:]:
             _forget(endpoint, ip_interface(address).ip.packed)
     if known not in ("", endpoint.mac) or endpoint.mac != mac_of(first):
-        _tell(endpoint.bridge, first.packed, bytes.fromhex(endpoint.mac.replace(":", "")))
+        _tell(endpoint.bridge, first.packed, packed_mac(endpoint.mac))
 
 
 def _forget(endpoint: Endpoint, address: bytes) -> str:

@@ -293,7 +293,7 @@ class Fabric:
             gateway6=record.gateway6 if out6 else "",
             isolated=not options.icc,
             macvlan="" if record.is_bridge else options.mode or "bridge",
-            bridge_mac=record.bridge_mac if record.is_bridge and not lease.shard else "",
+            bridge_mac=record.gateway_mac(lease.shard),
         )
 
     def detach(self, id: str) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from runtime.net import nft
 from runtime.net.links import index_of, read_sysctl
-from runtime.net.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Netlink, attributes, number
+from runtime.net.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Netlink, attribute, attributes, number
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 6, 15
@@ -46,8 +46,8 @@ def ensure(table: str, prefix: str, bridges: Iterable[str]) -> None:
     with Netlink() as netlink:
         for index in indexes.values():
             body = _head(128, _RTN_LOCAL)
-            body += _attribute(_RTA_DST, _LOOPBACK) + _attribute(_RTA_OIF, struct.pack("=I", index))
-            body += _attribute(_RTA_PRIORITY, struct.pack("=I", METRIC))
+            body += attribute(_RTA_DST, _LOOPBACK) + attribute(_RTA_OIF, struct.pack("=I", index))
+            body += attribute(_RTA_PRIORITY, struct.pack("=I", METRIC))
             try:
                 netlink.ask(_RTM_NEWROUTE, body, NLM_F_ACK | NLM_F_CREATE)
             except OSError as error:
@@ -123,7 +123,3 @@ def _is_filtered() -> bool:
 def _head(length: int, kind: int) -> bytes:
     protocol, scope = (_RTPROT_STATIC, _RT_SCOPE_UNIVERSE) if kind else (0, 0)
     return struct.pack("=BBBBBBBBI", socket.AF_INET6, length, 0, 0, _RT_TABLE_LOCAL, protocol, scope, kind, 0)
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", len(data) + 4, kind) + data

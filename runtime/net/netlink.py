@@ -161,6 +161,11 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
+def attribute(kind: int, value: bytes) -> bytes:
+    """As a message has it: with zeros up to the next multiple of four."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
 def text(data: bytes | None) -> str:
     """A string attribute, which ends with a zero byte."""
     return data.rstrip(b"\0").decode("utf-8", "replace") if data else ""

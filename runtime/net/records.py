@@ -108,6 +108,10 @@ class NetworkRecord:
     def bridge_mac(self) -> str:
         return mac_of(self.gateway)
 
+    def gateway_mac(self, shard: int) -> str:
+        """Of the bridge that members of this shard are on, where the gateway is its own; else empty."""
+        return self.bridge_mac if self.is_bridge and not shard else ""
+
     def has_ground(self, interfaces: Container[str]) -> bool:
         """Whether the host has what it stands on: with macvlan its parent, of which we make none."""
         return self.is_bridge or self.options.parent in interfaces

@@ -25,7 +25,15 @@ import struct
 import sys
 import threading
 
-from runtime.net.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE
+from runtime.net.addresses import packed_mac
+from runtime.net.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    attribute,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ def lost(netlink: Netlink, ports: Collection[int]) -> frozenset[int]:
 
 def _fix(netlink: Netlink, port: int, mac: str) -> None:
     body = struct.pack("=BBHiHBB", _AF_BRIDGE, 0, 0, port, _NUD_NOARP, _NTF_MASTER | _NTF_STICKY, 0)
-    body += _attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
+    body += attribute(_NDA_LLADDR, packed_mac(mac))
     try:
         netlink.ask(_RTM_NEWNEIGH, body, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
     except OSError:  # it has no bridge, or has gone: who looks finds that
@@ -92,20 +100,16 @@ def _fix(netlink: Netlink, port: int, mac: str) -> None:
 def _lead(netlink: Netlink, port: int, program: int) -> None:
     body = struct.pack("=BBHiIII", socket.AF_UNSPEC, 0, 0, port, _CLSACT_HANDLE, _CLSACT, 0)
     try:
-        netlink.ask(_RTM_NEWQDISC, body + _attribute(_TCA_KIND, _KIND), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+        netlink.ask(_RTM_NEWQDISC, body + attribute(_TCA_KIND, _KIND), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
     except FileExistsError:
         pass
     info = _PRIORITY << 16 | socket.htons(_ETH_P_ALL)
     body = struct.pack("=BBHiIII", socket.AF_UNSPEC, 0, 0, port, _HANDLE, _INGRESS, info)
-    options = _attribute(_TCA_BPF_FD, struct.pack("=I", program))
-    options += _attribute(_TCA_BPF_NAME, NAME.encode() + b"\0")
-    options += _attribute(_TCA_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION))
-    body += _attribute(_TCA_KIND, b"bpf\0") + _attribute(_TCA_OPTIONS, options)
+    options = attribute(_TCA_BPF_FD, struct.pack("=I", program))
+    options += attribute(_TCA_BPF_NAME, NAME.encode() + b"\0")
+    options += attribute(_TCA_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION))
+    body += attribute(_TCA_KIND, b"bpf\0") + attribute(_TCA_OPTIONS, options)
     netlink.ask(_RTM_NEWTFILTER, body, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 # ---------------------------------------------------------------- the program
@@ -118,7 +122,7 @@ def _program(bridge: int, mac: str) -> int:
     with _lock:
         program = _programs.get((bridge, mac))
         if program is None:
-            program = bpf.load(bpf.SCHED_CLS_PROGRAM, code(bridge, bytes.fromhex(mac.replace(":", ""))), NAME)
+            program = bpf.load(bpf.SCHED_CLS_PROGRAM, code(bridge, packed_mac(mac)), NAME)
             if len(_programs) >= _KEPT:
                 os.close(_programs.pop(next(iter(_programs))))
             _programs[bridge, mac] = program

@@ -33,6 +33,7 @@ from runtime.net.netlink import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
     Netlink,
+    attribute,
     attributes,
     number,
 )
@@ -179,7 +180,7 @@ def _find(netlink: Netlink, address: AnyAddress, flags: int = 0) -> _Route | Non
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     body = struct.pack("=BBBBBBBBI", family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
     try:
-        answer = netlink.ask(_RTM_GETROUTE, body + _attribute(_RTA_DST, address.packed))[0]
+        answer = netlink.ask(_RTM_GETROUTE, body + attribute(_RTA_DST, address.packed))[0]
     except OSError as error:
         if error.errno == errno.ENETUNREACH:
             return None
@@ -207,17 +208,13 @@ def _add(netlink: Netlink, way: Way, *, local: bool = False) -> None:
     if local and to.version == 4:
         scope = _SCOPE_HOST
     body = struct.pack("=BBBBBBBBI", family, to.prefixlen, 0, 0, table, _PROTOCOL_KERNEL, scope, kind, 0)
-    body += _attribute(_RTA_DST, to.network_address.packed)
-    body += _attribute(_RTA_OIF, struct.pack("=i", socket.if_nametoindex(way.name)))
+    body += attribute(_RTA_DST, to.network_address.packed)
+    body += attribute(_RTA_OIF, struct.pack("=i", socket.if_nametoindex(way.name)))
     if to.version == 4:
-        body += _attribute(_RTA_PREFSRC, own.ip.packed)
+        body += attribute(_RTA_PREFSRC, own.ip.packed)
     elif not local:
-        body += _attribute(_RTA_PRIORITY, struct.pack("=I", _PRIORITY6))
+        body += attribute(_RTA_PRIORITY, struct.pack("=I", _PRIORITY6))
     try:
         netlink.ask(_RTM_NEWROUTE, body, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), f"route to {to}") from None
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value

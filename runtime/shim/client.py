@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = (
     "Attachment", "ProbeResult", "Session", "ShimError", "State", "Zygote", "adjust", "attach",
     "exec_process", "grace", "is_alive", "kill", "ping", "read_exit", "read_state", "start_now", "stop",
+    "wait_free",
 )  # fmt: skip
 
 SOCKET = "shim.sock"
@@ -171,7 +172,7 @@ class Birth:
     def __init__(self, zygote: Zygote, request: bytes, name: str) -> None:
         self._zygote, self._request, self._name = zygote, request, name
         self._line: socket.socket | None = None
-        self._gone = self._answered = False  # GO was sent; it said how its start went
+        self._answered = False  # it said how its start went
         self._fork()
 
     def __enter__(self) -> Birth:
@@ -181,7 +182,7 @@ class Birth:
         self.close()
 
     def _fork(self) -> None:
-        self._gone = False
+        self._gone = False  # GO was sent
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._zygote.send(self._request, theirs.fileno())

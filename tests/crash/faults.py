@@ -114,8 +114,8 @@ def _namespace(ground: Ground, path: Path | None) -> dict[str, Any]:
             "master": item.get("master", ""),
             "hairpin": port.get("hairpin", False),
             "isolated": port.get("isolated", False),
-            "filters": _filters(name) if is_port else [],
-            "macs": _fixed_macs(name) if is_port else [],
+            "filters": filters_of(name) if is_port else [],
+            "macs": fixed_macs_of(name) if is_port else [],
         }
     given = {
         f"{item['ifname']} {address['local']}/{address['prefixlen']}"
@@ -131,7 +131,7 @@ def _namespace(ground: Ground, path: Path | None) -> dict[str, Any]:
     return {"links": links, "addresses": sorted(given), "routes": sorted(ways)}
 
 
-def _filters(link: str) -> list[str]:
+def filters_of(link: str) -> list[str]:
     """Programs that look at what comes from a port."""
     done = subprocess.run(
         ["tc", "-j", "filter", "show", "dev", link, "ingress"], capture_output=True, text=True, check=False
@@ -140,7 +140,7 @@ def _filters(link: str) -> list[str]:
     return [item["bpf_name"] for item in found if "bpf_name" in item]
 
 
-def _fixed_macs(link: str) -> list[str]:
+def fixed_macs_of(link: str) -> list[str]:
     shown = subprocess.run(
         ["bridge", "-j", "fdb", "show", "dev", link], capture_output=True, text=True, check=True
     )

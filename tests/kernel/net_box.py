@@ -189,6 +189,11 @@ class Node:
         with namespaces.in_netns(self.netns[id]):
             return sh(*command)
 
+    def gateway(self, id: str) -> str:
+        """The host's address on the first network of a container."""
+        network = self.fabric.addresses(id)[0][0]
+        return next(record.gateway for record in self.fabric.networks() if record.name == network)
+
     def address6(self, id: str) -> str:
         return records.read_leases(self.database.read(), container=id)[0].address6
 

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,19 @@ def blocked(pid: int) -> bool:
         return False
 
 
+@contextmanager
+def up(box: Box, idle: bool) -> Iterator[client.Birth]:
+    """A birth whose program waits for its start."""
+    with box.zygote.fork(box.bundle, box.live, idle=idle) as birth:
+        birth.go()
+        until(lambda: brought_up(box))
+        yield birth
+
+
 @pytest.mark.parametrize("idle", [True, False])
 def test_a_program_that_is_brought_up_waits_for_its_start(container: Box, idle: bool) -> None:
     write(container, "echo up; sleep 1000")
-    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
-        birth.go()
-        until(lambda: brought_up(container))
+    with up(container, idle) as birth:
         assert container.state().phase == "starting"
         assert container.output() == b""
         birth.start()
@@ -90,9 +98,7 @@ def test_a_program_whose_agent_dies_before_it_may_run_never_runs(container: Box,
     """It is still wanted, and was not ended by anybody: the next agent starts it."""
     container.supervise["restart"] = {"policy": "always"}
     write(container, "echo up; sleep 1000")
-    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
-        birth.go()
-        until(lambda: brought_up(container))
+    with up(container, idle) as birth:
         line, birth._line = birth._line, None
         assert line is not None
         line.close()  # as its end closes it
@@ -155,9 +161,7 @@ def test_a_program_that_cannot_be_brought_up_is_told_at_its_start(container: Box
 @pytest.mark.parametrize("idle", [True, False])
 def test_a_stop_that_comes_before_the_start_holds(container: Box, idle: bool) -> None:
     write(container, "echo up; sleep 1000")
-    with container.zygote.fork(container.bundle, container.live, idle=idle) as birth:
-        birth.go()
-        until(lambda: brought_up(container))
+    with up(container, idle) as birth:
         client.stop(container.live, timeout=0.0)
         with pytest.raises(client.ShimError, match="stopped while it started"):
             birth.start()

@@ -65,7 +65,7 @@ def with_web(machine: Machine, *ports: PortBinding) -> tuple[Node, str]:
 def test_connections_by_loopback_go_to_the_container_without_rules() -> None:
     with Machine() as machine:
         node, web = with_web(machine)
-        gateway = node.address(web).rpartition(".")[0] + ".1"
+        gateway = node.gateway(web)
         assert ask(None, "127.0.0.1", 8080) == gateway
         for address in LOOPBACK:
             assert ask(None, address, 8080) is not None

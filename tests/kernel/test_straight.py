@@ -13,6 +13,7 @@ import pytest
 
 from runtime.linux import bpf, libc, namespaces
 from runtime.net import links, straight
+from runtime.net.addresses import packed_mac
 from runtime.net.netlink import Netlink
 from specs.values import PortBinding
 from tests.crash import faults
@@ -102,7 +103,7 @@ def test_ip_for_the_host_and_beyond_passes_no_hook_of_the_bridge() -> None:
         for server in (node.netns[web], machine.outside, None):
             serve(server, 80 if server else 81)
         sh("sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1")
-        gateway = node.address(web).rpartition(".")[0] + ".1"
+        gateway = node.gateway(web)
         for address, port in ((gateway, 81), (HOST, 81), ("198.51.100.2", 80), ("2001:db8::2", 80)):
             assert comes_to_answer(node.netns[near], address, port) is not None, address
         sh("nft", COUNTERS)
@@ -129,11 +130,11 @@ def test_members_of_further_bridges_go_by_the_bridge() -> None:
         node = machine.fabric()
         node.network("p/net")
         own, further = node.container("p/1", "p/net"), node.container("p/2", "p/net")
-        assert faults._filters(port_of(node, own)) == [straight.NAME]
-        assert faults._filters(port_of(node, further)) == []
-        assert faults._fixed_macs(port_of(node, further)) == [node.leases(further)["p/net"].mac]
+        assert faults.filters_of(port_of(node, own)) == [straight.NAME]
+        assert faults.filters_of(port_of(node, further)) == []
+        assert faults.fixed_macs_of(port_of(node, further)) == [node.leases(further)["p/net"].mac]
         serve(None, 81)
-        gateway = node.address(own).rpartition(".")[0] + ".1"
+        gateway = node.gateway(own)
         for id in (own, further):
             assert comes_to_answer(node.netns[id], gateway, 81) == node.address(id)
         assert node.defects() == set()
@@ -146,7 +147,7 @@ def test_what_is_taken_away_is_a_defect_that_the_watch_hears_and_comes_back() ->
         node.network("p/net")
         web = node.container("p/web", "p/net")
         serve(None, 81)
-        gateway, port = node.address(web).rpartition(".")[0] + ".1", port_of(node, web)
+        gateway, port = node.gateway(web), port_of(node, web)
         mac = node.leases(web)["p/net"].mac
         heard = threading.Event()
         end = node.fabric.watch(heard.set)
@@ -170,7 +171,7 @@ def test_what_is_taken_away_is_a_defect_that_the_watch_hears_and_comes_back() ->
             while node.defects() and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert node.defects() == set(), command
-            assert faults._filters(port) == [straight.NAME] and faults._fixed_macs(port) == [mac]
+            assert faults.filters_of(port) == [straight.NAME] and faults.fixed_macs_of(port) == [mac]
         end()
 
 
@@ -181,7 +182,7 @@ def test_a_bridge_that_was_made_anew_gets_its_members_straight_ways() -> None:
         node.network("p/net")
         web = node.container("p/web", "p/net")
         serve(None, 81)
-        gateway = node.address(web).rpartition(".")[0] + ".1"
+        gateway = node.gateway(web)
         before = socket.if_nametoindex(bridge_of(node))
         sh("ip", "link", "delete", bridge_of(node))
         node.fabric.repair_network("p/net")
@@ -206,12 +207,12 @@ def test_nobody_gets_what_is_for_another_by_taking_its_mac() -> None:
             wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             wire.bind(("eth0", 0))
         node.wait_for_queues(thief)
-        frame = b"\xff" * 6 + bytes.fromhex(mac.replace(":", "")) + b"\x88\xb5" + bytes(46)
+        frame = b"\xff" * 6 + packed_mac(mac) + b"\x88\xb5" + bytes(46)
         with wire:
             for _ in range(20):
                 wire.send(frame)
                 assert ask(None, node.address(victim), 80, UDP) is not None
-        assert faults._fixed_macs(port_of(node, victim)) == [mac]
+        assert faults.fixed_macs_of(port_of(node, victim)) == [mac]
 
 
 @on_own_host
@@ -247,10 +248,10 @@ def test_a_kernel_that_takes_no_programs_leaves_all_to_the_bridge() -> None:
         node.network("p/net")
         web = node.container("p/web", "p/net")
         serve(None, 81)
-        gateway = node.address(web).rpartition(".")[0] + ".1"
+        gateway = node.gateway(web)
         assert comes_to_answer(node.netns[web], gateway, 81) == node.address(web)
         assert node.defects() == set()
-        assert faults._filters(port_of(node, web)) == []
+        assert faults.filters_of(port_of(node, web)) == []
         index = socket.if_nametoindex(port_of(node, web))
         with Netlink() as netlink:
             patch.setattr(straight, "_works", None)
