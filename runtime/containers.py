@@ -29,7 +29,7 @@ from runtime.inside import same_process
 from runtime.net.fabric import Fabric
 from runtime.net.ports import published_ports
 from runtime.net.records import Lease, read_leases
-from runtime.observations import HandStop, retired
+from runtime.observations import HandStop, Phase, retired
 from runtime.paths import Paths, delete_tree
 from runtime.prepare import Preparation, anonymous_of, will_be_idle
 from runtime.records import (
@@ -126,7 +126,7 @@ class Containers:
             record = self.record(name, "start container")
             state = client.read_state(self._paths.live(record.id))
             if state is not None and client.is_alive(state):
-                if state.phase not in supervise.FINAL:
+                if state.phase not in (*supervise.FINAL, Phase.LOST):
                     return
                 with _started(record):  # it has ended just now
                     client.wait_gone(state)

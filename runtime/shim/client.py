@@ -259,24 +259,31 @@ def wait_free(bundle_dir: Path | str) -> None:
     try:
         while not _is_free(lock):
             late = time.monotonic() - begun
-            holder = os.pread(lock, 32, 0).split()
             if late > ANSWER:
                 raise ShimError("unreachable", f"a supervisor of {bundle_dir} does not end")
-            if late > PATIENCE and len(holder) == 2:
-                pidfd.kill(int(holder[0]), int(holder[1]), 9)
+            if late > PATIENCE and (holder := _holder(lock)):
+                pidfd.kill(*holder, 9)
             time.sleep(0.002)  # flock(2) has no time limit
     finally:
         os.close(lock)
 
 
 def _is_free(lock: int) -> bool:
+    """Nobody has it, and who had it last has ended: a keeper does so a moment after its starter."""
     import fcntl
 
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
+    holder = _holder(lock)
+    return holder is None or not pidfd.is_alive(*holder)
+
+
+def _holder(lock: int) -> tuple[int, int] | None:
+    """The pid and the start time that a shim has written into its lock."""
+    words = os.pread(lock, 32, 0).split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 else None
 
 
 # ---------------------------------------------------------------- requests

@@ -60,7 +60,9 @@ def test_what_was_not_started_leaves_nothing(container: Box, idle: bool) -> None
 
 
 def brought_up(box: Box) -> bool:
-    """Whether its init waits before its exec: it has its root, which busybox is in."""
+    """Whether its init waits before its exec: it has its root, which busybox is in. Its shim has said so."""
+    if client.read_state(box.live) is None:
+        return False
     pids = box.host.pids(box.cgroup)
     return len(pids) == 1 and os.path.exists(f"/proc/{pids[0]}/root/bin/busybox") and blocked(pids[0])
 
