@@ -173,12 +173,14 @@ class Fabric:
     ) -> list[Lease]:
         """Lead the leases from one list of networks to another, in the caller's transaction. What comes back
         goes to `drop_links` after it; then `attach` makes what is new. Faults as `reserve`."""
+        self._publishing.changing(id)
         return leases.settle(connection, id, container_name, before, after)
 
     def rejoin(
         self, connection: sqlite3.Connection, id: str, container_name: str, networks: Sequence[Attachment]
     ) -> None:
         """Addresses on those of these networks where it has none; its ports stay as they are."""
+        self._publishing.changing(id)
         leases.reserve(connection, id, container_name, networks)
 
     def reserve_one(
@@ -189,11 +191,13 @@ class Fabric:
         if any(lease.network == attachment.network for lease in held):
             cause = f"it is on network {attachment.network} already"
             raise Fault("request-invalid", "connect container", container_name, cause)
+        self._publishing.changing(id)
         leases.reserve(connection, id, container_name, [attachment])
 
     def leave(self, connection: sqlite3.Connection, id: str, network: str) -> list[Lease]:
         """Give up the lease on one network. Returns it, for `drop_links`; empty when there is none."""
         held = records.read_leases(connection, container=id)
+        self._publishing.changing(id)
         records.delete_lease(connection, id, network)
         return [lease for lease in held if lease.network == network]
 

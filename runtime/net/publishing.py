@@ -60,8 +60,8 @@ class Publishing:
         self._is_ready = is_ready
         self._lock = threading.Lock()
         self._changes = 0
-        #: of what was changed in the records and is not yet in the kernel: (number, when)
-        self._under_way: dict[str, tuple[int, float]] = {}
+        #: what was changed in the records and is not yet in the kernel: (thread, container), since when
+        self._under_way: dict[tuple[int, str], float] = {}
 
     def close(self) -> None:
         self._firewall.close()
@@ -70,25 +70,25 @@ class Publishing:
 
     def changing(self, id: str = "") -> None:
         """To be called before records change what is wanted of the kernel, of one container or of all, which
-        `publish` then brings: what is half done is no defect."""
+        a `publish` of the same thread then brings: what is half done is no defect."""
         with self._lock:
             self._changes += 1
-            self._under_way[id] = (self._changes, time.monotonic())
+            self._under_way[threading.get_ident(), id] = time.monotonic()
 
-    def _done(self, only: str, until: int) -> None:
-        """What was changed before that number, of one container or of all, is in the kernel."""
+    def _done(self, only: str) -> None:
+        """What this thread changed, of one container or of all, is in the kernel. What another changed may
+        have come into the records after they were read."""
+        ours = threading.get_ident()
         with self._lock:
-            kept = {
-                id: (number, at)
-                for id, (number, at) in self._under_way.items()
-                if number > until or (only and id != only)
-            }
-            self._under_way = kept
+            for thread, id in [*self._under_way]:
+                if thread == ours and (not only or id == only):
+                    del self._under_way[thread, id]
 
-    def _is_half_done(self) -> bool:
+    def _half_done(self) -> tuple[bool, int]:
+        """Whether something is, and how many changes have begun so far."""
         with self._lock:
             since = time.monotonic() - UNDER_WAY
-            return any(at > since for _, at in self._under_way.values())
+            return any(at > since for at in self._under_way.values()), self._changes
 
     # ------------------------------------------------------------ rows
 
@@ -263,13 +263,11 @@ class Publishing:
         Callers at one time share one transaction otherwise. `force` reads everything back first,
         and raises where a table of somebody else drops our packets. Fault firewall-failed.
         """
-        with self._lock:
-            changes = self._changes
         if only:
             self._publish_ports(only)
         else:
             self._firewall.publish(force=force)
-        self._done(only, changes)
+        self._done(only)
         networks = records.read_networks(self._database.read())
         try:
             if not only:
@@ -365,9 +363,10 @@ class Publishing:
     def defects(self, networks: Collection[NetworkRecord], forward: str) -> tuple[Defect, ...]:
         """How the firewall and the settings of forwarding differ from what the records want. `forward` is
         net.ipv4.ip_forward as it was read."""
-        if self._is_half_done():
+        busy, begun = self._half_done()
+        wall = () if busy else self._firewall.check()
+        if busy or (wall and self._half_done()[1] != begun):
             return ()
-        wall = self._firewall.check()
         networks = tuple(networks)
         if forward != "1" and networks:
             wall += (Defect("forwarding", "net.ipv4.ip_forward is 0: containers cannot reach the network"),)

@@ -4,6 +4,7 @@ takes; each test on a host of its own (net_box)."""
 from __future__ import annotations
 
 import sqlite3
+import threading
 
 import pytest
 
@@ -11,6 +12,7 @@ from runtime.faults import Fault
 from runtime.linux import namespaces
 from runtime.net import links
 from runtime.wishes import Attachment, NetworkOptions
+from specs.values import PortBinding
 from tests.kernel.net_box import (
     HOST,
     HOST6,
@@ -272,3 +274,29 @@ def test_macvlan_gives_addresses_of_the_network_of_an_interface() -> None:
         with pytest.raises(Fault, match="the host's interface lan1"):
             node.fabric.attach(late, node.netns[late])
         take_down(node)
+
+
+@on_own_host
+def test_what_is_half_done_is_no_defect_whoever_publishes_meanwhile() -> None:
+    """Several threads make and remove networks and ports: each publish brings its own change to the kernel,
+    and says nothing of what another has only begun."""
+    with Machine() as machine:
+        node = machine.fabric()
+        node.network("a")
+
+        def turns(name: str) -> None:
+            for _ in range(10):
+                node.network(name)
+                id = node.container(f"p/{name}", "a", ports=(PortBinding("", 8000 + ord(name), 80),))
+                node.remove(id)
+                node.fabric.remove_network(name)
+
+        workers = [threading.Thread(target=turns, args=(name,)) for name in "bcd"]
+        for worker in workers:
+            worker.start()
+        seen = []
+        while any(worker.is_alive() for worker in workers):
+            seen += [defect.text for defect in node.fabric.observe().firewall]
+        assert seen == []
+        node.fabric.publish()
+        assert node.defects() == set()
