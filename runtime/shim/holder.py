@@ -5,9 +5,9 @@ shim that is killed would take it along. So each shim sends its ends here (`outp
 up after a killed one takes them back (`rescue.into`), reads what is left, and puts it into the log.
 
 Started as `python -I -S -OO holder.py RUN` by whoever starts a zygote, standard library only; it survives its
-maker, and ends when it has held nothing for IDLE seconds. Datagrams on RUN/outputs.sock: `hold ID` with
-descriptors, `take ID` with a socket for the answer, and an empty one that asks whether anybody is here.
-unix(7), pipe(7).
+maker, and ends when it has held nothing for IDLE seconds and no start is under way. Datagrams on
+RUN/outputs.sock: `hold ID` with descriptors, `take ID` with a socket for the answer, and an empty one of who is
+about to start a container. unix(7), pipe(7).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 LOCK = "outputs.lock"
 #: s without anything to hold until it ends, and between two looks at pipes whose writers are gone
-IDLE, LOOK = 10.0, 60.0
+IDLE, LOOK = 2.0, 60.0
+#: s that a start is given to come to its `hold`: machines are busy
+START = 10.0
 #: s for which what nobody takes is kept
 KEPT = 3600.0
 #: bytes of a datagram; descriptors with it
@@ -44,8 +46,10 @@ SHIMS = "stead.slice/shims"
 class Holder:
     """What is held, by container."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, lock: int) -> None:
         self._listener = listener
+        self._lock = lock
+        self._starts = [time.monotonic() + START]  # that are waited for, until when: our maker's
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._held: dict[str, list[int]] = {}
@@ -55,7 +59,7 @@ class Holder:
     def run(self) -> None:
         """Until nothing was held for a while."""
         since = time.monotonic()
-        while self._held or time.monotonic() - since < IDLE:
+        while self._held or self._is_awaited(since):
             wait = IDLE if not self._held else LOOK if self._ended else None
             for fd, _ in self._poll.poll(None if wait is None else 1000 * wait):
                 if fd == self._listener.fileno():
@@ -65,6 +69,14 @@ class Holder:
                     self._hung_up(fd)
                     since = time.monotonic()
             self._look()
+
+    def _is_awaited(self, since: float) -> bool:
+        """Whether somebody may still come, when nothing has been held since then."""
+        now = time.monotonic()
+        self._starts = [until for until in self._starts if until > now]
+        if not os.fstat(self._lock).st_nlink:
+            return False  # our run directory is gone, and with it the way to us
+        return bool(self._starts) or now - since < IDLE
 
     def _serve(self) -> None:
         space = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
@@ -80,10 +92,13 @@ class Holder:
         if verb == "hold" and fds:
             self._drop(id)
             self._hold(id, fds)
+            del self._starts[:1]
         elif verb == "take" and fds:
             self._give(id, fds[0])
             _close(fds)
         else:
+            if not data:
+                self._starts.append(time.monotonic() + START)
             _close(fds)
 
     def _hold(self, id: str, fds: Sequence[int]) -> None:
@@ -171,7 +186,7 @@ def main(run: str) -> int:
     except FileNotFoundError:
         pass
     listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")  # however long the path is
-    holder = Holder(listener)
+    holder = Holder(listener, lock)
     if os.fork():  # who waits for us knows that datagrams are taken from now on
         os._exit(0)
     os.setsid()
