@@ -77,7 +77,10 @@ def _start(
         assert shim is not None
         shim.loop.forget(report)
         if os.read(report, len(messages.RUN)) == messages.RUN:
-            os.write(release, b"1")
+            try:
+                os.write(release, b"1")
+            except BrokenPipeError:
+                pass  # init could not come so far, and says why itself
         else:
             shim.abandon()
         os.close(release)

@@ -6,8 +6,8 @@ up after a killed one takes them back (`rescue.into`), reads what is left, and p
 
 Started as `python -I -S -OO holder.py RUN` by whoever starts a zygote, standard library only; it survives its
 maker, and ends when it has held nothing for IDLE seconds and no start is under way. Datagrams on
-RUN/outputs.sock: `hold ID` with descriptors, `take ID` with a socket for the answer, and an empty one of who is
-about to start a container. unix(7), pipe(7).
+RUN/outputs.sock: `hold ID` with descriptors, `take ID` with a socket for the answer, and an empty one of who
+is about to start a container. unix(7), pipe(7).
 """
 
 from __future__ import annotations

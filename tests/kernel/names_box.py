@@ -62,7 +62,18 @@ class Names:
         return state
 
     def end(self) -> None:
+        """One that was started beside another may still be about to find out that it is one too many."""
         self.service.networks([])
+        until(lambda: not self._servers())
+
+    def _servers(self) -> list[str]:
+        run = os.fsencode(self.paths.run.resolve())
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if run in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
+        return found
 
 
 @contextlib.contextmanager

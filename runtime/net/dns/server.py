@@ -268,7 +268,7 @@ class Server:
         if self._wanted().keys() != self._listeners.keys():
             self._sync()
         self._idle = 0.0 if len(self._watch.zone) else self._idle + RETRY
-        if self._idle >= IDLE:
+        if self._idle >= IDLE or self._watch.gone:
             self.loop.ended = True
         self.loop.after(RETRY, self._later)
 
