@@ -106,18 +106,19 @@ class Containers:
             check_runs(image.config, host_platform(), request.name)
             self._zygote.warm()  # a start follows
             id = secrets.token_hex(16)
+            record = _record(id, request, image.id, now)
             with self._database.write(durable=False) as connection:
                 if read_container(connection, request.name) is not None:
                     raise Fault("container-exists", "create container", request.name, "the name is taken")
                 self._images.use(image.id, request.name)
-                insert_container(connection, _record(id, request, image.id, now))
+                insert_container(connection, record)
                 self._images.mount_into(connection, id, request.name, _mounted(request))
                 self._volumes.adopt(connection, request.name, request.source, anonymous_of(request, image))
                 ports = published_ports(request, image.config)
                 service = request.service or request.name
                 self._fabric.reserve(connection, id, request.name, request.networks, ports, service)
             self._fresh.add(id)
-            events.tell_container(self._paths.root, "create", _record(id, request, image.id, now))
+            events.tell_container(self._paths.root, "create", record)
             return id
 
     def start(self, name: str) -> None:
@@ -151,9 +152,9 @@ class Containers:
         self._want(record.id, RUNNING, durable=not request.auto_remove)  # no power cut outlives that one
         try:
             with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                links = self._preparation.make(record, request, image, restarts=before, fresh=fresh)
+                rest = self._preparation.make(record, request, image, restarts=before, fresh=fresh)
                 birth.go()
-                links.result()
+                rest()
                 self._fabric.activate(record.id)
                 self._fabric.publish(only=record.id)
                 with _started(record):
@@ -223,9 +224,10 @@ class Containers:
         id, live = record.id, self._paths.live(record.id)
         state = client.read_state(live)
         alive = state is not None and client.is_alive(state)
+        up = alive and state is not None and state.phase not in supervise.FINAL
         self._tell_networks("disconnect", record)
         others = self._fabric.is_shared(id)
-        if alive:
+        if up:
             self._fabric.leave_names(id)
         self._fabric.deactivate(id)
         self._fabric.publish(only=id)
@@ -234,7 +236,7 @@ class Containers:
                 self._fabric.drain(id, self._paths.netns(id), record.decode().drain)
         if alive:
             try:
-                client.stop(live, signal=signal, timeout=timeout)
+                client.stop(live, signal=signal, timeout=timeout, clears=True)
             except client.ShimError as error:
                 raise Fault("shim-unreachable", "stop container", record.name, error.message) from error
         self._preparation.clear(id, home=home)
@@ -319,7 +321,8 @@ class Containers:
 
     def _forget(self, record: ContainerRecord, replaced: bool) -> Sequence[str]:
         """The records of it. Returns its anonymous volumes, which are nobody's now."""
-        with self._database.write() as connection:
+        durable = not record.decode().auto_remove  # after a power cut the agent removes what is left of that
+        with self._database.write(durable=durable) as connection:
             self._fabric.release(connection, record.id)
             delete_container(connection, record.id)
             self._preparation.release(connection, record.id)

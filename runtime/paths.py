@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import namedtuple
+from functools import lru_cache
 from pathlib import Path
 from threading import get_native_id
 
@@ -76,7 +77,7 @@ class Paths(_Directories):
 
     def container(self, id: str) -> Path:
         """config.json, supervise.json, upper/, work/, log/, hosts, hostname, resolv.conf, exit.json"""
-        return self.root / "containers" / id
+        return _of_container(self.root, id)
 
     # -- run
     @property
@@ -91,13 +92,13 @@ class Paths(_Directories):
         """state.json, shim.sock, rootfs/ (mount point of the overlay), netns (bind of the network
         namespace)
         """
-        return self.run / "containers" / id
+        return _of_container(self.run, id)
 
     def rootfs(self, id: str) -> Path:
-        return self.live(id) / "rootfs"
+        return _of_container(self.run, id, "rootfs")
 
     def netns(self, id: str) -> Path:
-        return self.live(id) / "netns"
+        return _of_container(self.run, id, "netns")
 
     def make(self) -> None:
         """Create both trees with mode 0700. Repeatable. A group may have been let through `run`, to the
@@ -117,6 +118,12 @@ class Paths(_Directories):
             path.mkdir(parents=True, exist_ok=True)
         (self.run / "containers").mkdir(mode=0o700, exist_ok=True)
         os.chmod(self.run / "containers", 0o700)
+
+
+@lru_cache(maxsize=512)
+def _of_container(base: Path, *names: str) -> Path:
+    """Asked for dozens of times in each action on a container, and pathlib takes its time."""
+    return base.joinpath("containers", *names)
 
 
 def beside(path: Path) -> Path:

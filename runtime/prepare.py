@@ -36,7 +36,7 @@ from runtime.linux import capabilities, idmapped, mounts, namespaces, overlay
 from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
-from runtime.net.files import hostname_of
+from runtime.net.files import ETC, hostname_of
 from runtime.paths import Paths, delete_tree, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
@@ -121,26 +121,27 @@ class Preparation:
         *,
         restarts: Restarts = NO_RESTARTS,
         fresh: bool = False,
-    ) -> Future[None]:
-        """Everything up to, and without, the program. The network namespace is there, its links are when the
-        result is, which is to be waited for whatever happens. Raises Fault; the caller clears. `fresh`:
-        nothing was ever made for it."""
+    ) -> Callable[[], None]:
+        """Everything up to, and without, the program. What is returned is to be called in any case: it does
+        what may be done while the program is brought up, its links and what is in its files of names; they
+        themselves are there. Raises Fault; the caller clears. `fresh`: nothing was ever made for it."""
         paths, id = self._paths, record.id
         log = loggers.document(request, id, record.image_id)
         live, home = paths.live(id), paths.container(id)
         with faults("prepare container", record.name):
-            for directory in (live, home, home / "work", home / "log"):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (home / "exit.json").unlink(missing_ok=True)
+            for directory in (live, home, f"{home}/work", f"{home}/log"):
+                os.makedirs(directory, 0o700, exist_ok=True)
+            if not fresh:
+                (home / "exit.json").unlink(missing_ok=True)
+            self._fabric.lay_files(home)
         ids = self._own_ids(record, request)
         named = threading.Event()
         network = self._aside.submit(self.network, record, request, named)  # most of it waits for the kernel
+        grouped = self._aside.submit(self.cgroup, id, request, fresh=fresh)
         try:
-            self.cgroup(id, request, fresh=fresh)
-            self.rootfs(record, ids)
+            self.rootfs(record, request, ids)
             with faults("prepare volumes of", record.name):
                 given = self.mounts(record, request, image, ids)
-            self._fabric.write_files(id, request, home)
             joining = self._joining.prepare(record, request)
             given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
             setting = self._setting(record, request, image, tuple(given), joining, ids)
@@ -151,13 +152,21 @@ class Preparation:
             with faults("write bundle of", record.name):
                 write_atomically(home / "config.json", _json(config), durable=False)
                 write_atomically(home / "supervise.json", _json(document), durable=False)
+            grouped.result()
             named.wait()
             if network.done() or any(name.startswith("net.") for name in request.sysctls):
                 network.result()  # settings of interfaces are for those that there are
-            return network
+            return lambda: self._complete(record, request, network)
         except BaseException:
-            wait([network])  # nothing of it goes on behind the back of `clear`
+            wait([network, grouped])  # nothing of it goes on behind the back of `clear`
             raise
+
+    def _complete(self, record: ContainerRecord, request: ContainerRequest, network: Future[None]) -> None:
+        try:
+            self._fabric.write_files(record.id, request, self._paths.container(record.id))
+        finally:
+            wait([network])
+        network.result()
 
     def image(self, record: ContainerRecord) -> StoredImage:
         """The image that the record was created from."""
@@ -264,7 +273,7 @@ class Preparation:
             raise Fault("container-not-running", "start container", request.name, cause, "start that first")
         return owner
 
-    def rootfs(self, record: ContainerRecord, ids: IdRange | None = None) -> None:
+    def rootfs(self, record: ContainerRecord, request: ContainerRequest, ids: IdRange | None = None) -> None:
         """The image's layers under the container's writable one, mounted at run/containers/<id>/rootfs."""
         target, home = self._paths.rootfs(record.id), self._paths.container(record.id)
         layers = self._images.ensure_layers(record.image_id)
@@ -274,7 +283,8 @@ class Preparation:
                 make_upper(home / "upper", layers[-1])
                 lowers = list(reversed(layers))
                 if ids is None:
-                    overlay.mount(lowers, home / "upper", home / "work", target)
+                    brief = bool(request.auto_remove)
+                    overlay.mount(lowers, home / "upper", home / "work", target, volatile=brief)
                     return
                 userns = userns_file(self._paths, record.id)
                 owner = (ids.first, ids.first)
@@ -289,7 +299,8 @@ class Preparation:
     ) -> list[dict[str, Any]]:
         """What its volumes, binds, tmpfs and images become in config.json, all of them ready."""
         anonymous = self._volumes.anonymous(record.name, record.source, anonymous_of(request, image))
-        request = replace(request, mounts=request.mounts + self._inherited(request))
+        if inherited := self._inherited(request):
+            request = replace(request, mounts=request.mounts + inherited)
         user = self._mount_user(record, request, image)
         if ids is None:
             return self._mounting.prepare(user, anonymous)
@@ -391,9 +402,9 @@ class Preparation:
         if owner is not None:  # the files are those of who has the network, so that they follow it
             home = self._paths.container(owner.id)
         files = tuple(
-            {"destination": f"/etc/{name}", "type": "bind", "source": str(home / name), "options": ["bind"]}
-            for name in ("hosts", "hostname", "resolv.conf")
-            if f"/etc/{name}" not in taken and (home / name).exists()
+            {"destination": f"/etc/{name}", "type": "bind", "source": f"{home}/{name}", "options": ["bind"]}
+            for name in ETC
+            if f"/etc/{name}" not in taken and os.path.exists(f"{home}/{name}")
         )
         own = _own_capabilities()
         return Setting(
@@ -491,7 +502,8 @@ class Preparation:
         with faults("clear container", id):
             self._cgroups.kill(path)
             salvage(self._paths, id)
-        others = [self._aside.submit(self._fabric.detach, id)]  # which is waiting for the kernel
+        aside = self._aside.submit  # which is waiting for the kernel
+        others = [aside(self._clear_network, id), aside(self._cgroups.remove, path)]
         try:
             with faults("clear container", id):
                 mounts.unmount(self._paths.rootfs(id))
@@ -499,16 +511,18 @@ class Preparation:
                 mounts.unmount(secrets.mounted_at(self._paths, id))
                 self._mounting.clear(id)
                 if home:  # nothing is mounted from it any more
-                    others.append(self._aside.submit(delete_tree, self._paths.container(id)))
-                self._cgroups.remove(path)
+                    delete_tree(self._paths.container(id))
         finally:
             wait(others)
         with faults("clear container", id):
             for other in others:
                 other.result()
-            namespaces.delete_netns(self._paths.netns(id))
             namespaces.delete_netns(userns_file(self._paths, id))
             _remove_live(live)
+
+    def _clear_network(self, id: str) -> None:
+        self._fabric.detach(id)
+        namespaces.delete_netns(self._paths.netns(id))
 
 
 @cache

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from runtime.wishes import ContainerRequest
@@ -24,6 +24,7 @@ def encode_request(request: ContainerRequest) -> str:
     return json.dumps(encode(request), separators=(",", ":"), sort_keys=True)
 
 
+@lru_cache(maxsize=64)
 def decode_request(text: str) -> ContainerRequest:
     request = decode(ContainerRequest, json.loads(text))
     assert isinstance(request, ContainerRequest)

@@ -7,6 +7,7 @@ is listed is complete.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from runtime.images.layers import chain_ids
 from runtime.images.manifests import ImageConfig
 from runtime.observations import ObservedImage
 from specs.values import ImageRef
+
+_ID = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 IMAGES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
@@ -145,11 +148,17 @@ class Catalog:
 
     def find(self, text: str) -> str:
         """The id of the image that `text` means; empty for none, or for several."""
+        if _ID.match(text) and self._is_there(text):
+            return text
         named = self._named(text)
         if named is not None:
             return named[1]
         fitting = self._fitting(text)
         return fitting[0] if len(fitting) == 1 else ""
+
+    def _is_there(self, id: str) -> bool:
+        row = self.database.read().execute("SELECT 1 FROM images WHERE id = ?", (id,)).fetchone()
+        return row is not None
 
     def need(self, text: str, operation: str) -> str:
         """As `find`; Fault image-not-found, or request-invalid where several ids begin so."""

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     StrPath = str | os.PathLike[str]
+    Options = Sequence[tuple[str, str | None]]
 
 MAX_LAYERS = 500
 #: What is written must be all in the upper directory, which may become a layer of its own: no renamed
 #: directory and no copied file leaves its content below, whatever the module's parameters are.
-_WHOLE = (("redirect_dir", "off"), ("metacopy", "off"))
+_WHOLE: Options = (("redirect_dir", "off"), ("metacopy", "off"))
 _CLONE_FS = 0x200
 _PLAIN = 255  # longest value that fsconfig(2) takes as a string
 
@@ -34,11 +35,14 @@ def mount(
     work: StrPath | None,
     target: StrPath,
     *,
+    volatile: bool = False,
     legacy: bool = False,
 ) -> None:
     """Mount `lowers` (TOP layer first) with `upper` over them at `target`; without `upper` read-only.
 
-    `work` is an empty directory on the filesystem of `upper`. `legacy` forces the way of old kernels.
+    `work` is an empty directory on the filesystem of `upper`. `volatile`: nothing of `upper` is for later, so
+    that no fsync(2), and above all no umount(2), waits until that whole filesystem is written to its disk.
+    `legacy` forces the way of old kernels.
     Raises OSError(E2BIG) for more than MAX_LAYERS.
     """
     layers = [os.fspath(layer) for layer in lowers]
@@ -49,31 +53,46 @@ def mount(
     if upper is None and len(layers) == 1:
         mounts.bind(layers[0], target, read_only=True, recursive=False)
         return
+    extra: Options = ()
+    if work is not None:
+        extra = (*_WHOLE, ("volatile", None)) if volatile else _WHOLE
+        _forget_volatile(work)
     if legacy:
-        _mount_by_number(layers, upper, work, target)
+        _mount_by_number(layers, upper, work, target, extra)
         return
     try:
-        _mount_one_by_one(layers, upper, work, target)
+        _mount_one_by_one(layers, upper, work, target, extra)
     except OSError as error:
         # An unknown parameter is EINVAL. So are other mistakes: where the kernel says which, that beats the
         # error of the second way, which is without words.
         spoke = "mount overlay: " in str(error) and "nknown parameter" not in str(error)
         if error.errno != errno.EINVAL or spoke:
             raise
-        _mount_by_number(layers, upper, work, target)
+        _mount_by_number(layers, upper, work, target, extra)
+
+
+def _forget_volatile(work: StrPath) -> None:
+    """The kernel refuses a directory that was mounted so, since a crash may have cost some of it. It was for
+    nothing that lasts, and was taken down by us: what is there can be used."""
+    mark = os.path.join(work, "work", "incompat")
+    if os.path.isdir(f"{mark}/volatile"):
+        os.rmdir(f"{mark}/volatile")
+        os.rmdir(mark)
 
 
 def _mount_one_by_one(
-    layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath
+    layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath, extra: Options
 ) -> None:
-    fd = detached(layers, upper, work)
+    fd = detached(layers, upper, work, extra)
     try:
         mounts.attach(fd, target)
     finally:
         os.close(fd)
 
 
-def detached(layers: Sequence[StrPath], upper: StrPath | None, work: StrPath | None) -> int:
+def detached(
+    layers: Sequence[StrPath], upper: StrPath | None, work: StrPath | None, extra: Options = _WHOLE
+) -> int:
     """A descriptor of an overlay that is mounted nowhere, and is gone when nothing of it is open any more.
 
     OSError(EINVAL) where the kernel is older than Linux 6.7.
@@ -92,14 +111,16 @@ def detached(layers: Sequence[StrPath], upper: StrPath | None, work: StrPath | N
         options: list[tuple[str, str | None]] = [("source", "overlay")]
         options += [("lowerdir+", name(layer)) for layer in layers]
         if upper is not None and work is not None:
-            options += [("upperdir", name(upper)), ("workdir", name(work)), *_WHOLE]
+            options += [("upperdir", name(upper)), ("workdir", name(work)), *extra]
         return mounts.new_filesystem("overlay", options)
     finally:
         for number in opened:
             os.close(number)
 
 
-def _mount_by_number(layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath) -> None:
+def _mount_by_number(
+    layers: list[str], upper: StrPath | None, work: StrPath | None, target: StrPath, extra: Options
+) -> None:
     failures: list[BaseException] = []
     opened: list[int] = []
     destination = os.path.abspath(target)
@@ -120,7 +141,7 @@ def _mount_by_number(layers: list[str], upper: StrPath | None, work: StrPath | N
         data = "lowerdir=" + ":".join(number(layer) for layer in layers)
         if upper is not None and work is not None:
             data += f",upperdir={number(upper)},workdir={number(work)}"
-            data += "".join(f",{key}={value}" for key, value in _WHOLE)
+            data += "".join(f",{key}" if value is None else f",{key}={value}" for key, value in extra)
         thread = threading.Thread(target=run, name="overlay")
         thread.start()
         thread.join()

@@ -307,6 +307,10 @@ class Fabric:
 
     # ------------------------------------------------------------ files
 
+    def lay_files(self, directory: Path) -> None:
+        """The files that `write_files` fills are there, and may be mounted."""
+        self._files.lay(directory)
+
     def write_files(self, id: str, request: ContainerRequest, directory: Path) -> None:
         """hosts, hostname and resolv.conf of the container, in place where they exist; its names."""
         self._files.write(id, request, directory)

@@ -22,6 +22,9 @@ from runtime.observations import Defect
 from runtime.paths import Paths
 from runtime.wishes import ContainerRequest
 
+#: what of /etc is a container's own
+ETC = ("hosts", "hostname", "resolv.conf")
+
 
 class Files:
     """The files of the containers of one state directory. Thread-safe. Without `service` there is no name
@@ -35,6 +38,13 @@ class Files:
         self._hearing = Hearing(paths.netns, addresses.bridge_prefix(str(paths.root.resolve())))
 
     # ------------------------------------------------------------ write
+
+    @staticmethod
+    def lay(directory: Path) -> None:
+        """The files that `write` fills, with what is in them by now. OSError."""
+        for name in ETC:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            os.close(os.open(f"{directory}/{name}", flags, 0o644))
 
     def write(self, id: str, request: ContainerRequest, directory: Path) -> None:
         """hosts, hostname and resolv.conf of the container, in place where they exist; its names."""

@@ -355,9 +355,10 @@ def ping(live_dir: Path) -> State:
     return messages.state_from(_ask(live_dir, {"op": "ping"})["state"])
 
 
-def stop(live_dir: Path, *, signal: str = "", timeout: float | None = None) -> None:
+def stop(live_dir: Path, *, signal: str = "", timeout: float | None = None, clears: bool = False) -> None:
     """Stop signal, grace period (both the container's own unless given), SIGKILL; returns when container and
-    shim have ended. No error when they have already. What a killed shim left running is killed."""
+    shim have ended. No error when they have already. What a killed shim left running is killed, unless the
+    caller `clears`: does that next."""
     state = read_state(live_dir)
     if state is None:
         return
@@ -370,7 +371,7 @@ def stop(live_dir: Path, *, signal: str = "", timeout: float | None = None) -> N
         if is_alive(state):  # its socket was deleted: SIGTERM is a stop as well
             pidfd.kill(state.shim_pid, state.shim_start, 15)
             _wait(state, (grace(state) if timeout is None else timeout) + STOP)
-    if state.cgroup:
+    if state.cgroup and not clears:
         from runtime.linux import cgroups
 
         host = cgroups.detect()

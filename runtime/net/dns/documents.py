@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, NamedTuple
 
@@ -86,7 +86,12 @@ def decode_networks(data: bytes) -> list[Network]:
 
 
 def encode_member(member: Member) -> bytes:
-    return json.dumps({"v": VERSION, **asdict(member)}).encode()
+    return json.dumps({"v": VERSION, **_fields(member)}, default=_fields).encode()
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Of a dataclass, as they are: asdict copies all that is below."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def decode_member(data: bytes) -> Member:
