@@ -39,9 +39,11 @@ def main() -> int:
         base = Path(tempfile.mkdtemp(prefix="stead-bench."))
         stack.callback(shutil.rmtree, base, ignore_errors=True)
         rootfs, archive = make_image(base)
-        stead = Stead(base / "stead", rootfs)
+        run = Path(tempfile.mkdtemp(prefix="stead-bench.", dir=in_memory(base)))
+        stack.callback(shutil.rmtree, run, ignore_errors=True)
+        stead = Stead(base / "stead", rootfs, run / "stead")
         stack.callback(stead.close)
-        rivals = open_rivals(options.engines.split(","), base, archive, stack)
+        rivals = open_rivals(options.engines.split(","), base, run, archive, stack)
         bench = Bench(stead, rivals, report, options.runs)
         for name in options.scenario or SCENARIOS:
             SCENARIOS[name](bench)
@@ -73,13 +75,23 @@ def make_image(base: Path) -> tuple[Path, Path]:
     return rootfs, archive
 
 
-def open_rivals(names: list[str], base: Path, archive: Path, stack: ExitStack) -> list[Engine]:
+def in_memory(base: Path) -> Path:
+    """Where the engines have what does not survive a reboot: /run is a tmpfs on a Debian that was booted, and
+    not on each machine that builds. `base` where there is none."""
+    for place in ("/run", "/dev/shm"):
+        found = subprocess.run(["stat", "-f", "-c", "%T", place], capture_output=True, text=True)
+        if found.stdout.strip() == "tmpfs":
+            return Path(place)
+    return base
+
+
+def open_rivals(names: list[str], base: Path, run: Path, archive: Path, stack: ExitStack) -> list[Engine]:
     found: list[Engine] = []
     for kind in (Docker, Podman):
         if kind.name not in names:
             continue
         try:
-            engine = kind(base / kind.name, archive)
+            engine = kind(base / kind.name, archive, run / kind.name)
         except Unavailable as reason:
             print(f"without {kind.name}: {reason}")
             continue

@@ -87,7 +87,7 @@ class Engine:
 class Docker(Engine):
     name, supervisor = "docker", "containerd-shim"
 
-    def __init__(self, base: Path, image: Path) -> None:
+    def __init__(self, base: Path, image: Path, run: Path | None = None) -> None:
         super().__init__(base)
         for program in ("dockerd", "docker", "containerd", "runc", "iptables"):
             if shutil.which(program) is None:
@@ -96,7 +96,7 @@ class Docker(Engine):
         self.environment["DOCKER_HOST"] = f"unix://{base}/docker.sock"
         self.prefix = ["docker"]
         daemon = ["dockerd", "-H", self.environment["DOCKER_HOST"], "--data-root", f"{base}/data"]
-        daemon += ["--exec-root", f"{base}/exec", "--pidfile", f"{base}/pid"]
+        daemon += ["--exec-root", f"{run or base}/exec", "--pidfile", f"{base}/pid"]
         daemon += ["--exec-opt", "native.cgroupdriver=cgroupfs", "--config-file", f"{base}/none.json"]
         (base / "none.json").write_text("{}")
         self._hold(*daemon, log=base / "log")
@@ -122,7 +122,7 @@ class Podman(Engine):
     plain_http = ("--tls-verify=false",)
     options = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")  # its own need CAP_SYS_RESOURCE
 
-    def __init__(self, base: Path, image: Path) -> None:
+    def __init__(self, base: Path, image: Path, run: Path | None = None) -> None:
         super().__init__(base)
         for program in ("podman", "conmon", "runc"):
             if shutil.which(program) is None:
@@ -132,7 +132,8 @@ class Podman(Engine):
         assert self._holder is not None
         time.sleep(0.2)  # unshare(1) says nothing when it is done
         self.prefix = ["nsenter", "-t", str(self._holder.pid), "-n", "-m", "podman"]
-        self.prefix += ["--root", f"{base}/root", "--runroot", f"{base}/run", "--tmpdir", f"{base}/tmp"]
+        run = run or base
+        self.prefix += ["--root", f"{base}/root", "--runroot", f"{run}/run", "--tmpdir", f"{run}/tmp"]
         self.prefix += ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
         self.prefix += ["--network-config-dir", f"{base}/networks"]
         self.call("import", str(image), IMAGE)

@@ -26,8 +26,8 @@ COMMAND = [sys.executable, "-c", "from agent.cli.main import main; raise SystemE
 class Stead:
     """One root and run directory with the image in it."""
 
-    def __init__(self, base: Path, rootfs: Path) -> None:
-        self.base, self.paths = base, Paths(base / "root", base / "run")
+    def __init__(self, base: Path, rootfs: Path, run: Path | None = None) -> None:
+        self.base, self.paths = base, Paths(base / "root", run or base / "run")
         self.specs = base / "bench"
         self.specs.mkdir(parents=True)
         self._agent: subprocess.Popen[bytes] | None = None

@@ -74,9 +74,13 @@ def mount(
 def _forget_volatile(work: StrPath) -> None:
     """The kernel refuses a directory that was mounted so, since a crash may have cost some of it. It was for
     nothing that lasts, and was taken down by us: what is there can be used."""
-    mark = os.path.join(work, "work", "incompat")
-    if os.path.isdir(f"{mark}/volatile"):
-        os.rmdir(f"{mark}/volatile")
+    mark = os.path.join(work, "work", "incompat", "volatile")
+    if os.path.isdir(mark):
+        for directory, names, files in os.walk(mark, topdown=False):
+            for name in files:
+                os.unlink(f"{directory}/{name}")
+            for name in names:
+                os.rmdir(f"{directory}/{name}")
         os.rmdir(mark)
 
 

@@ -59,7 +59,7 @@ class Holder:
     def run(self) -> None:
         """Until nothing was held for a while."""
         since = time.monotonic()
-        while self._held or self._is_awaited(since):
+        while self._is_reachable() and (self._held or self._is_awaited(since)):
             wait = IDLE if not self._held else LOOK if self._ended else None
             for fd, _ in self._poll.poll(None if wait is None else 1000 * wait):
                 if fd == self._listener.fileno():
@@ -70,12 +70,14 @@ class Holder:
                     since = time.monotonic()
             self._look()
 
+    def _is_reachable(self) -> bool:
+        """Whether there is a way to us: without our run directory nobody takes anything."""
+        return os.fstat(self._lock).st_nlink > 0
+
     def _is_awaited(self, since: float) -> bool:
         """Whether somebody may still come, when nothing has been held since then."""
         now = time.monotonic()
         self._starts = [until for until in self._starts if until > now]
-        if not os.fstat(self._lock).st_nlink:
-            return False  # our run directory is gone, and with it the way to us
         return bool(self._starts) or now - since < IDLE
 
     def _serve(self) -> None:

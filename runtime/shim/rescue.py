@@ -53,7 +53,7 @@ def into(log: LogWriter, run: str, id: str) -> int:
     """What is left of the container's output goes into its log. Returns the bytes. Repeatable; where there is
     no holder, nothing is left."""
     before = log.taken
-    for fd, stream in zip(_take(run, id), (STDOUT, STDERR), strict=False):
+    for fd, stream in zip(take(run, id), (STDOUT, STDERR), strict=False):
         try:
             os.set_blocking(fd, False)
             turns, last = TURNS, -1
@@ -64,7 +64,9 @@ def into(log: LogWriter, run: str, id: str) -> int:
     return log.taken - before
 
 
-def _take(run: str, id: str) -> list[int]:
+def take(run: str, id: str) -> list[int]:
+    """The reading ends that are held of a container, stdout and stderr, and are not any more; the caller
+    closes them."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.linux import cgroups, namespaces, pidfd
-from runtime.shim import client, messages
+from runtime.shim import client, messages, rescue
 
 BUSYBOX = Path("/usr/bin/busybox")
 MEBIBYTE = 1024 * 1024
@@ -187,6 +187,8 @@ class Box:
             pidfd.kill(pid, start, signal.SIGKILL)
             until(lambda pid=pid, start=start: not pidfd.is_alive(pid, start))
         self.host.kill(self.cgroup)
+        for fd in rescue.take(str(self.live.parent.parent), self.id):  # or it is held for an hour
+            os.close(fd)
         self.host.remove(self.cgroup)
         if (self.live / "netns").exists():
             namespaces.delete_netns(self.live / "netns")

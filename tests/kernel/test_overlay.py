@@ -110,3 +110,20 @@ def test_what_the_kernel_refuses_is_told_with_its_reason(tmp_path: Path, target:
         overlay.mount([below], upper, None, target)
     with pytest.raises(ValueError, match="needs a lower layer"):
         overlay.mount([], upper, None, target)
+
+
+@WAYS
+def test_what_is_for_nothing_that_lasts_is_mounted_so_and_may_be_mounted_again(
+    tmp_path: Path, target: Path, legacy: bool
+) -> None:
+    below = layers(tmp_path, 2)
+    upper, work = writable(tmp_path)
+    for volatile in (True, True, False):  # the kernel refuses a directory that was mounted so before
+        overlay.mount(below, upper, work, target, volatile=volatile, legacy=legacy)
+        (found,) = [mount for mount in mounts.table() if mount.target == str(target)]
+        assert any(word in found.super_options for word in ("volatile", "fsync=volatile")) == volatile
+        with (target / "new").open("a") as file:
+            file.write("word ")
+            os.fsync(file.fileno())
+        mounts.unmount(target)
+    assert (upper / "new").read_text() == "word word word "

@@ -6,10 +6,10 @@ import pytest
 
 from tests.vm.machine import Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800, func_only=True)]
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1500, func_only=True)
 def test_a_pushed_commit_deploys_on_a_stock_machine(node: Node) -> None:
     assert node.before.split("\n")[:5] == [
         "no modules",

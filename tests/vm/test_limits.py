@@ -8,7 +8,7 @@ import pytest
 
 from tests.vm.machine import Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800, func_only=True)]
 
 LIMITS = """
 project = "shop"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.vm.machine import Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(1200, func_only=True)]
 
 #: names of directories and rows that must be the same set, one line each: kind, then ids
 INVENTORY = """

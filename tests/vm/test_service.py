@@ -9,7 +9,7 @@ import pytest
 
 from tests.vm.machine import Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(800, func_only=True)]
 
 SAME = ("id", "pid", "started_at", "restarts")
 UNIT = "/run/systemd/system/stead.service.d"
