@@ -380,6 +380,7 @@ class Preparation:
             events_socket=str(self._paths.events_socket),
             events_log=str(self._paths.events),
             oom_score_adj=request.oom_score_adj,
+            brief=bool(request.auto_remove),
         )
 
     def _setting(

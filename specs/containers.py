@@ -153,7 +153,8 @@ class _Build:
         )
         taken = {mount.target for mount in container.mounts}
         files = secrets.file_mounts(self.declared, model, self.index, taken, self.wrong)
-        container = replace(container, files=files)
+        if files:
+            container = replace(container, files=files)
         return [self._sealed(one, platform) for one in self._replicas(container)]
 
     @staticmethod

@@ -1,8 +1,9 @@
-"""What holds for every test: how long an example of Hypothesis takes says nothing on a loaded machine."""
+"""What holds for every test: how long Hypothesis takes for an example, and to make one up, says nothing on a
+loaded machine."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("loaded", deadline=None)
+settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded")

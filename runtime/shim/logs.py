@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from select import POLLIN, poll
 
 from runtime.shim import messages
 
@@ -39,6 +40,16 @@ def file_numbers(directory: str | os.PathLike[str]) -> list[int]:
         return []
     stems = (name[:-4] for name in names if name.endswith(".log"))
     return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def _has_some(pipe: int) -> bool:
+    """Whether there is something to read; False at the end. BlockingIOError when it is empty for now."""
+    waiting = poll()
+    waiting.register(pipe, POLLIN)
+    events = dict(waiting.poll(0)).get(pipe, 0)
+    if not events:
+        raise BlockingIOError
+    return bool(events & POLLIN)
 
 
 class LogWriter:
@@ -105,6 +116,8 @@ class LogWriter:
 
     def _take(self, pipe: int, stream: int) -> int:
         """Bytes that left the pipe, 0 at its end. BlockingIOError when it is empty for now."""
+        if self._log < 0 and not _has_some(pipe):
+            return 0  # without a file for a program that said nothing
         if not self._usable():
             return self._throw_away(pipe)
         room = min(CHUNK, self._max_size - self._offset)

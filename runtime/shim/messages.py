@@ -184,12 +184,14 @@ def supervise_document(
     attempts: int = 0,
     events_log: str = "",
     log: Mapping[str, Any] | None = None,
+    brief: bool = False,
 ) -> dict[str, Any]:
     """What a shim must know besides config.json. `restart` and the probes are the fields of RestartRequest
     and ProbeRequest, `probe` is that of liveness; `restarts` counts by reason what went before, `streak` and
     `attempts` are of a run that goes on; `cgroup` is relative to each hierarchy's root; `events_log` is a
-    directory (runtime.shim.chronicle); `log` is of a logger other than our files (runtime.loggers); sizes are
-    bytes, times seconds."""
+    directory (runtime.shim.chronicle); `log` is of a logger other than our files (runtime.loggers); one
+    that is `brief` goes with its end, so that no record of that must outlive a power cut; sizes are bytes,
+    times seconds."""
     document = {
         "v": VERSION,
         "id": id,
@@ -213,6 +215,7 @@ def supervise_document(
     counts = {"streak": streak, "attempts": attempts}
     document.update({key: count for key, count in counts.items() if count})
     document.update({"events_log": events_log} if events_log else {})
+    document.update({"brief": True} if brief else {})
     return document
 
 

@@ -530,7 +530,7 @@ class Monitor:
             pass  # no agent listens: it will read the record
 
     def _write_exit(self) -> None:
-        self._write(EXIT, self.state(), durable=True)
+        self._write(EXIT, self.state(), durable=not self.document.get("brief"))
 
     def _keep_counts(self) -> None:
         """For the start after a power cut, which leaves nothing under /run."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runtime.prepare import ASIDE
 from runtime.shim import client
 from tests.crash.agents import Agent
 from tests.crash.bomb import children
@@ -112,7 +113,8 @@ def test_killed_shims_and_zygotes_are_repaired_by_the_agent(box: Box, agent: Age
 
 
 def test_an_agent_holds_no_more_after_many_revisions_than_after_few(box: Box, agent: Agent) -> None:
-    """Descriptors, processes and threads: of each replacement nothing stays behind."""
+    """Descriptors, processes and threads: of each replacement nothing stays behind. The threads that work
+    beside a start or a removal come when they are first needed, with a connection to the database each."""
     sleepers(box, 3)
     agent.start()
     until(agent.converged, "the agent converges")
@@ -129,10 +131,11 @@ def test_an_agent_holds_no_more_after_many_revisions_than_after_few(box: Box, ag
     for number in range(3):
         replace(number)
     before = held()
-    for number in range(3, 9):
+    for number in range(3, 12):
         replace(number)
     after = held()
-    assert all(now <= then + 4 for now, then in zip(after, before, strict=True)), (before, after)
+    assert 2 * ASIDE < 9 * 3, "fewer than containers were replaced"
+    assert all(now <= then + 2 * ASIDE for now, then in zip(after, before, strict=True)), (before, after)
     box.settled()
 
 
@@ -142,7 +145,10 @@ def running(box: Box) -> set[str]:
     for row in box.ps().values():
         if row["phase"] != "running":
             return set()
-        found.add(Path(f"/proc/{row['pid']}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+        try:
+            found.add(Path(f"/proc/{row['pid']}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+        except OSError:  # it has ended since
+            return set()
     return found
 
 

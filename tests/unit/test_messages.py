@@ -152,6 +152,8 @@ def test_what_few_containers_have_is_said_of_those_only() -> None:
     assert messages.encode(more) == written[:-1] + MORE_SUPERVISE
     told = messages.supervise_document(**plain, events_log="/root/events")
     assert messages.encode(told) == written[:-1] + b',"events_log":"/root/events"}'
+    gone = messages.supervise_document(**plain, brief=True)
+    assert messages.encode(gone) == written[:-1] + b',"brief":true}'
 
 
 def test_an_index_record_has_these_bytes() -> None:
