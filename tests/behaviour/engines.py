@@ -35,7 +35,7 @@ CHANGES = (
 )
 #: Of the agent's settings: this folder's own, since others run beside it.
 POOLS = ("10.213.0.0/16", "10.209.0.0/16")
-DEADLINE = 20.0
+DEADLINE = 30.0
 RUNS = ("run", "create")
 SECTION = "@@@"  # begins the line before each answer
 

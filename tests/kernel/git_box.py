@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 @contextmanager

@@ -302,7 +302,7 @@ class LocalRegistry:
         return self._directory / "config.yml"
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 0.2):

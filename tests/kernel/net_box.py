@@ -51,7 +51,7 @@ def on_own_host(body: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         code = f"import {module}; from tests.kernel import net_box; net_box.BODIES[{body.__name__!r}]()"
         command = ["unshare", "--net", "--mount", sys.executable, "-W", "error", "-c", code]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return run
@@ -272,7 +272,7 @@ def wait_for_queue(netns: Path | None, link: str) -> None:
     """For some ms after a link came up the kernel drops what it sends: net/core/link_watch.c starts its queue
     from a work queue, then its state is told to be up. TCP would try again after a second only.
     """
-    deadline = time.monotonic() + 10 * WAIT
+    deadline = time.monotonic() + 30 * WAIT
     command = ("ip", "-o", "link", "show", "dev", link)
     while True:
         if netns is None:
@@ -289,7 +289,7 @@ def comes_to_answer(
     netns: Path | None, address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> str | None:
     """As `ask`, again until the deadline: after a repair the first packets may be lost (wait_for_queue)."""
-    deadline = time.monotonic() + 10 * WAIT
+    deadline = time.monotonic() + 30 * WAIT
     while (answer := ask(netns, address, port, kind)) is None and time.monotonic() < deadline:
         pass
     return answer

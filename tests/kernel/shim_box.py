@@ -20,7 +20,7 @@ BUSYBOX = Path("/usr/bin/busybox")
 MEBIBYTE = 1024 * 1024
 
 
-def until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
     """The first true value of `condition`; AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not (value := condition()):

@@ -31,7 +31,7 @@ from runtime.observations import Defect, Observed, Phase
 from runtime.paths import Paths
 from tests.fake_runtime import FakeRuntime
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 SPEC = """
 project = "shop"

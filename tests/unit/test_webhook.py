@@ -60,7 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until(hook: Webhook, **wanted: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while dict(hook.counts) != wanted:
         assert time.monotonic() < deadline, hook.counts
         time.sleep(0.005)
