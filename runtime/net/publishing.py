@@ -71,9 +71,11 @@ class Publishing:
     def changing(self, id: str = "") -> None:
         """To be called before records change what is wanted of the kernel, of one container or of all, which
         a `publish` of the same thread then brings: what is half done is no defect."""
+        now = time.monotonic()
         with self._lock:
             self._changes += 1
-            self._under_way[threading.get_ident(), id] = time.monotonic()
+            self._under_way = {key: at for key, at in self._under_way.items() if at > now - UNDER_WAY}
+            self._under_way[threading.get_ident(), id] = now
 
     def _done(self, only: str) -> None:
         """What this thread changed, of one container or of all, is in the kernel. What another changed may
