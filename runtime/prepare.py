@@ -131,8 +131,7 @@ class Preparation:
         with faults("prepare container", record.name):
             for directory in (live, home, f"{home}/work", f"{home}/log"):
                 os.makedirs(directory, 0o700, exist_ok=True)
-            if not fresh:
-                (home / "exit.json").unlink(missing_ok=True)
+            (home / "exit.json").unlink(missing_ok=True)
             self._fabric.lay_files(home)
         ids = self._own_ids(record, request)
         named = threading.Event()

@@ -76,12 +76,9 @@ def _forget_volatile(work: StrPath) -> None:
     nothing that lasts, and was taken down by us: what is there can be used."""
     mark = os.path.join(work, "work", "incompat", "volatile")
     if os.path.isdir(mark):
-        for directory, names, files in os.walk(mark, topdown=False):
-            for name in files:
-                os.unlink(f"{directory}/{name}")
-            for name in names:
-                os.rmdir(f"{directory}/{name}")
-        os.rmdir(mark)
+        import shutil
+
+        shutil.rmtree(mark)
 
 
 def _mount_one_by_one(

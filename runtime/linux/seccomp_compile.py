@@ -105,8 +105,9 @@ class _Compare(ctypes.Structure):
     )
 
 
-def compile_default(capabilities: Sequence[str]) -> bytes:
-    """The BPF program of the default filter for a container with these capabilities.
+def compile_default(capabilities: Sequence[str], *, tree: bool = True) -> bytes:
+    """The BPF program of the default filter for a container with these capabilities. Without `tree` the
+    numbers of calls are compared one after the other.
 
     OSError ENOSYS when libseccomp is not installed.
     """
@@ -115,7 +116,7 @@ def compile_default(capabilities: Sequence[str]) -> bytes:
     with open(os.path.join(os.path.dirname(__file__), "seccomp.json"), "rb") as file:
         document = json.load(file)
     held = set(capabilities)
-    with _Filter(_ERRNO | errno.EPERM) as made:
+    with _Filter(_ERRNO | errno.EPERM, tree=tree) as made:
         for arch in _ARCHES.get(libc.MACHINE, ()):
             made.arch(arch)
         for rule in document["rules"]:
@@ -126,8 +127,9 @@ def compile_default(capabilities: Sequence[str]) -> bytes:
         return made.program(unknown=True)
 
 
-def compile_oci(document: Mapping[str, Any]) -> tuple[bytes, int]:
-    """The BPF program of an OCI `linux.seccomp`, and the SECCOMP_FILTER_FLAG_* to install it with.
+def compile_oci(document: Mapping[str, Any], *, tree: bool = True) -> tuple[bytes, int]:
+    """The BPF program of an OCI `linux.seccomp`, and the SECCOMP_FILTER_FLAG_* to install it with. `tree` as
+    above.
 
     Names that no system call of this machine has are left out, as runc does: a profile is written for many
     kernels. ValueError for what is no profile and for a listener, which nobody here would be; OSError ENOSYS
@@ -141,7 +143,7 @@ def compile_oci(document: Mapping[str, Any]) -> tuple[bytes, int]:
             raise ValueError(f"flag {word!r} is not known")
         flags |= FLAGS[word]
     name = str(document.get("defaultAction") or "")
-    with _Filter(_action(name, document.get("defaultErrnoRet"))) as made:
+    with _Filter(_action(name, document.get("defaultErrnoRet")), tree=tree) as made:
         for arch in document.get("architectures") or ():
             made.arch(str(arch).removeprefix("SCMP_ARCH_").lower())
         for rule in document.get("syscalls") or ():
@@ -197,14 +199,15 @@ def _applies(rule: Mapping[str, Any], held: set[str]) -> bool:
 class _Filter:
     """A filter under construction. `default` is the action for what no rule names."""
 
-    def __init__(self, default: int) -> None:
+    def __init__(self, default: int, *, tree: bool) -> None:
         self._library = _load_library()
         self._default = default
         self._unnamed: dict[int, int] = {}  # number -> action
         self._context = ctypes.c_void_p(self._library.seccomp_init(default))
-        # Not known before libseccomp 2.5, and no more than faster: the kernel tries each number of a call at
-        # the start (seccomp_cache_prepare in kernel/seccomp.c).
-        self._library.seccomp_attr_set(self._context, _CTL_OPTIMIZE, _BINARY_TREE)
+        if tree:
+            # Not known before libseccomp 2.5, and no more than faster: the kernel tries each number of a call
+            # at the start (seccomp_cache_prepare in kernel/seccomp.c).
+            self._library.seccomp_attr_set(self._context, _CTL_OPTIMIZE, _BINARY_TREE)
 
     def __enter__(self) -> _Filter:
         return self

@@ -51,12 +51,12 @@ OCI = {
 }
 
 
-def default() -> bytes:
-    return seccomp_compile.compile_default(bundle.DEFAULT_CAPABILITIES)
+def default(*, tree: bool) -> bytes:
+    return seccomp_compile.compile_default(bundle.DEFAULT_CAPABILITIES, tree=tree)
 
 
-def profile() -> bytes:
-    return seccomp_compile.compile_oci(OCI)[0]
+def profile(*, tree: bool) -> bytes:
+    return seccomp_compile.compile_oci(OCI, tree=tree)[0]
 
 
 def decoded(program: bytes) -> Program:
@@ -96,12 +96,8 @@ def data(arch: int, number: int, argument: int) -> bytes:
 
 
 @pytest.mark.parametrize("compile", [default, profile])
-def test_a_tree_answers_as_the_list_does(
-    compile: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tree = decoded(compile())
-    monkeypatch.setattr(seccomp_compile, "_BINARY_TREE", 1)
-    listed = decoded(compile())
+def test_a_tree_answers_as_the_list_does(compile: Callable[..., bytes]) -> None:
+    tree, listed = decoded(compile(tree=True)), decoded(compile(tree=False))
     assert tree != listed, "libseccomp took the wish"
     constants = {operand for code, _, _, operand in listed if code & 0x07 == 0x05}
     values = sorted(
