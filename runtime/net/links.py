@@ -465,15 +465,16 @@ def enslave(
 
 
 def read_sysctl(name: str) -> str:
-    """The value of /proc/sys/net/<name> in this thread's network namespace; empty when it does not exist."""
+    """The value of /proc/sys/net/<name> in this thread's network namespace; empty when it does not exist, or
+    goes with its interface while it is read."""
     try:
         fd = os.open(f"/proc/sys/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 256).decode().strip()
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return ""
-    try:
-        return os.read(fd, 256).decode().strip()
-    finally:
-        os.close(fd)
 
 
 def write_sysctl(name: str, value: str, *, optional: bool = False) -> None:
@@ -489,7 +490,8 @@ def write_sysctl(name: str, value: str, *, optional: bool = False) -> None:
     try:
         os.write(fd, value.encode())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, f"/proc/sys/net/{name}") from None
+        if not optional or error.errno != errno.ENOENT:
+            raise OSError(error.errno, error.strerror, f"/proc/sys/net/{name}") from None
     finally:
         os.close(fd)
 

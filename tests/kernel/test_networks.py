@@ -4,7 +4,7 @@ takes; each test on a host of its own (net_box)."""
 from __future__ import annotations
 
 import sqlite3
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -291,12 +291,13 @@ def test_what_is_half_done_is_no_defect_whoever_publishes_meanwhile() -> None:
                 node.remove(id)
                 node.fabric.remove_network(name)
 
-        workers = [threading.Thread(target=turns, args=(name,)) for name in "bcd"]
-        for worker in workers:
-            worker.start()
         seen = []
-        while any(worker.is_alive() for worker in workers):
-            seen += [defect.text for defect in node.fabric.observe().firewall]
+        with ThreadPoolExecutor() as pool:  # it waits for them, whatever comes of this
+            workers = [pool.submit(turns, name) for name in "bcd"]
+            while not all(worker.done() for worker in workers):
+                seen += [defect.text for defect in node.fabric.observe().firewall]
         assert seen == []
+        for worker in workers:
+            worker.result()
         node.fabric.publish()
         assert node.defects() == set()
