@@ -266,9 +266,7 @@ def test_a_layer_of_what_was_built_is_built_anew(node: Node) -> None:
         first = node.ps()["default/app"]["id"]
         (layer,) = (node.base / "root" / "layers").glob("*/version")
         shutil.rmtree(layer.parent)
-        until(
-            lambda: node.phases().get("default/app") == "running" and node.ps()["default/app"]["id"] != first
-        )
+        until(lambda: any(row["phase"] == "running" and row["id"] != first for row in node.ps().values()))
         until(agent.converged)
         assert node.stead("exec", "app", "cat", "/version") == "one"
     finally:
