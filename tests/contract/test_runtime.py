@@ -32,7 +32,7 @@ from specs.values import ImageRef, Keep, MountPoint, parse_ports
 from tests.fake_runtime import FakeRuntime
 
 BUSYBOX = ImageRef.parse("contract/busybox:1")
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def rootfs(base: Path) -> Path:

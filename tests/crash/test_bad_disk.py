@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 #: failures that need a person are tried again after 5 s, 10 s, ...
-PATIENCE = 40.0
+PATIENCE = 90.0
 COUNTER = """
 [container.counter]
 image = "busy:1"

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 #: failures that need a person are tried again after 5 s, 10 s, ...
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def sleeper(name: str) -> str:

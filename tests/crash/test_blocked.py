@@ -28,7 +28,7 @@ pytestmark = [
 
 SLEEP = 'command = ["/bin/sleep", "10000"]\nstop_grace_period = "100ms"\n'
 #: failures that need a person are tried again after 5 s, 10 s, ...
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ pytestmark = [
 COUNT = int(os.environ.get("STEAD_STORM", "100"))
 SECONDS = float(os.environ.get("STEAD_STORM_SECONDS", "4"))
 #: a slow machine may take its time
-pytestmark.append(pytest.mark.timeout(110 + 3 * SECONDS))
+pytestmark.append(pytest.mark.timeout(300 + 3 * SECONDS))
 #: every so many-th container has a probe
 PROBED = 5
 #: seconds: of restart_backoff.max, and of the probes' interval

@@ -147,7 +147,6 @@ def load(port: int) -> int:
 
 
 @pytest.mark.skipif(shutil.which("ab") is None, reason="needs ab (Debian: apache2-utils)")
-@pytest.mark.timeout(180)
 def test_fifty_replacements_under_load_lose_no_request(cluster: Cluster) -> None:
     more = """
 healthcheck = { tcp = ":80", interval = "50ms" }
@@ -194,7 +193,6 @@ def broken(number: int) -> tuple[str, str]:
             return "httpd -f -p 80 -h /www", f"healthcheck = {check}\n"
 
 
-@pytest.mark.timeout(240)
 def test_twenty_broken_updates_are_each_rolled_back_and_never_tried_again(cluster: Cluster) -> None:
     update = "update = { parallelism = 1 }\n"
     cluster.write("good", replicas=3, more=update)
@@ -240,7 +238,6 @@ def is_back(status: dict[str, Any], revision: str) -> bool:
     return any(f"revision {revision[:12]} is not tried" in item["reason"] for item in rolled) and not busy
 
 
-@pytest.mark.timeout(120)
 def test_a_rollout_goes_on_after_its_agent_was_killed(cluster: Cluster) -> None:
     more = 'update = { parallelism = 1, monitor = "300ms" }\n'
     cluster.write("one", replicas=4, more=more)

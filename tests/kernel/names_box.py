@@ -25,7 +25,7 @@ from tests.kernel.net_box import Machine, sh
 
 SUBNET, GATEWAY = "10.66.0.0/24", "10.66.0.1"
 NET = Network("shop/net", (GATEWAY,), (ip_network(SUBNET),))
-DEADLINE = 20.0
+DEADLINE = 30.0
 
 
 class Names:

@@ -51,7 +51,7 @@ def on_own_host(body: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         code = f"import {module}; from tests.kernel import net_box; net_box.BODIES[{body.__name__!r}]()"
         command = ["unshare", "--net", "--mount", sys.executable, "-W", "error", "-c", code]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return run

@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     needs_docker,
-    pytest.mark.timeout(180),
 ]
 
 SCRIPT = "mkdir -p /d/sub; echo f > /d/f; ln -s /d /ld; ln -s f /d/lf; ln -s nowhere /dang; exec sleep 1000"

@@ -24,7 +24,6 @@ from tests.kernel.images_box import Box, LocalRegistry, needs_registry, needs_um
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers, overlay mounts"),
-    pytest.mark.timeout(300),
 ]
 
 NAME = "example.test/written:1"

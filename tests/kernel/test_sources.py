@@ -20,7 +20,7 @@ from agent.sources.directory import DirectorySource, Unreadable, read
 from agent.sources.git import GitFailed, GitSettings, GitSource, unpack, without_credentials
 from agent.sources.revision import Failure, Revision, Yield
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def follow(source: Any, act: Callable[[Callable[[], Any]], Any]) -> None:
