@@ -13,6 +13,7 @@ Settings of which the kernel tells nobody are read now and then. netlink(7), rtn
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 import socket
 import struct
@@ -189,6 +190,7 @@ class Watch:
         self._heard = heard
         self._expected = Expected()
         self._stop, self._ended = socket.socketpair()
+        self._told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable: there are settings now
         self._lock = threading.Lock()
         self._stirred: Counter[int] = Counter()  # messages, by namespace
         #: links from which somebody took a filter, or their fixed MAC, and did not give it back
@@ -242,12 +244,18 @@ class Watch:
     def _close(self) -> None:
         for item in (*self._sockets, self._stop, self._ended):
             item.close()
+        with self._lock:
+            os.close(self._told)
+            self._told = -1
 
     # ------------------------------------------------------------ for who looks
 
     def expect(self, expected: Expected) -> None:
         """Judge by this from now on."""
-        self._expected = expected
+        with self._lock:
+            before, self._expected = self._expected, expected
+            if expected.settings and not before.settings and self._told >= 0:
+                os.eventfd_write(self._told, 1)
 
     def stirred(self, namespace: int) -> tuple[int, int]:
         """Another value than before, if anything may have happened in this namespace of a container since."""
@@ -265,23 +273,26 @@ class Watch:
 
     def _run(self) -> None:
         poll = select.poll()
-        for item in (*self._sockets, self._ended):
-            poll.register(item, select.POLLIN)
+        for fd in (*(item.fileno() for item in (*self._sockets, self._ended)), self._told):
+            poll.register(fd, select.POLLIN)
         pause, settings_at = QUIET, 0.0
         while True:
             wait = max(0.0, settings_at - time.monotonic()) if self._expected.settings else None
             ready = {fd for fd, _ in poll.poll(None if wait is None else wait * 1e3)}
             if self._ended.fileno() in ready:
                 return
+            if self._told in ready:
+                os.eventfd_read(self._told)
+                ready.discard(self._told)
             heard = False
             if ready:
                 if self._pause(QUIET):
                     return
                 heard = self._drain()
             if self._expected.settings and time.monotonic() >= settings_at:
-                begin = time.monotonic()
+                begin, before = time.monotonic(), time.thread_time()
                 heard |= self._settings_changed()
-                settings_at = begin + max(POLL, POLL_RATIO * (time.monotonic() - begin))
+                settings_at = begin + max(POLL, POLL_RATIO * (time.thread_time() - before))
             if heard:
                 self._heard()
                 pause = QUIET

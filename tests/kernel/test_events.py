@@ -174,3 +174,17 @@ def test_a_message_that_cannot_be_read_is_a_reason_to_look() -> None:
     assert concerns(Message(20, b""), expected)
     assert not concerns(Message(4711, b""), expected), "of an unknown kind"
     assert not concerns(Message(25, bytes(12), 4), expected), "from the namespace of somebody else"
+
+
+@on_own_host
+def test_settings_are_watched_from_the_first_look_on_though_nothing_else_happens() -> None:
+    heard: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    watch = Watch(lambda: heard.put(True))
+    try:
+        time.sleep(0.2)  # until it waits
+        name = "ipv4/conf/lo/route_localnet"
+        watch.expect(Expected(settings=((name, links.read_sysctl(name)),)))
+        links.write_sysctl(name, "1")
+        assert heard.get(timeout=10.0)
+    finally:
+        watch.close()
