@@ -149,18 +149,19 @@ class Containers:
             self._preparation.clear(record.id)
         self._fabric.check_ports(record.id)
         image = self._preparation.image(record)
-        self._want(record.id, RUNNING, durable=not request.auto_remove)  # no power cut outlives that one
         try:
-            with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                rest = self._preparation.make(record, request, image, restarts=before, fresh=fresh)
-                birth.go()
-                rest()
-                self._fabric.activate(record.id)
-                self._fabric.publish(only=record.id)
-                with _started(record):
-                    birth.start()
-                if self._fabric.is_shared(record.id):  # others have had its connections until now
+            with self._preparation.begun(record, request, fresh=fresh) as ground:
+                self._want(record.id, RUNNING, durable=not request.auto_remove)  # which outlives no power cut
+                with self._fork(record, idle=will_be_idle(request, image)) as birth:
+                    rest = self._preparation.make(record, request, image, ground, restarts=before)
+                    birth.go()
+                    rest()
+                    self._fabric.activate(record.id)
                     self._fabric.publish(only=record.id)
+                    with _started(record):
+                        birth.start()
+                    if self._fabric.is_shared(record.id):  # others have had its connections until now
+                        self._fabric.publish(only=record.id)
         except BaseException:
             self._undo(record)
             raise

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,17 @@ def userns_file(paths: Paths, id: str) -> Path:
     return paths.live(id) / "userns"
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What was begun for a container: its range of ids, if it has one; `named` is set when its network
+    namespace is there, or will not be; `network`: its links, too; `grouped`: its cgroup."""
+
+    ids: IdRange | None
+    named: threading.Event
+    network: Future[None]
+    grouped: Future[None]
+
+
 class Preparation:
     """Thread-safe for different containers; the caller keeps one step a container at a time."""
 
@@ -113,59 +124,66 @@ class Preparation:
 
     # ------------------------------------------------------------ make
 
+    @contextmanager
+    def begun(
+        self, record: ContainerRecord, request: ContainerRequest, *, fresh: bool = False
+    ) -> Iterator[Ground]:
+        """What `make` builds on: its directories, and aside its cgroup, network namespace and links, most of
+        which wait for the kernel. Nothing of it goes on behind the back of who leaves. Raises Fault; the
+        caller clears then. `fresh`: nothing was ever made for it."""
+        live, home = self._paths.live(record.id), self._paths.container(record.id)
+        with faults("prepare container", record.name):
+            for directory in (live, home, f"{home}/work", f"{home}/log"):
+                os.makedirs(directory, 0o700, exist_ok=True)
+            self._fabric.lay_files(home)
+        ids = self._own_ids(record, request)
+        named = threading.Event()
+        network = self._aside.submit(self.network, record, request, named)
+        grouped = self._aside.submit(self.cgroup, record.id, request, fresh=fresh)
+        try:
+            yield Ground(ids, named, network, grouped)
+        finally:
+            wait([network, grouped])
+
     def make(
         self,
         record: ContainerRecord,
         request: ContainerRequest,
         image: StoredImage,
+        ground: Ground,
         *,
         restarts: Restarts = NO_RESTARTS,
-        fresh: bool = False,
     ) -> Callable[[], None]:
-        """Everything up to, and without, the program. What is returned is to be called in any case: it does
-        what may be done while the program is brought up, its links and what is in its files of names; they
-        themselves are there. Raises Fault; the caller clears. `fresh`: nothing was ever made for it."""
-        paths, id = self._paths, record.id
+        """Everything up to, and without, the program. What is returned is to be called next: it does what
+        may be done while the program is brought up, its links and what is in its files of names; they
+        themselves are there. Raises Fault; the caller clears."""
+        paths, id, ids = self._paths, record.id, ground.ids
         log = loggers.document(request, id, record.image_id)
-        live, home = paths.live(id), paths.container(id)
+        home = paths.container(id)
         with faults("prepare container", record.name):
-            for directory in (live, home, f"{home}/work", f"{home}/log"):
-                os.makedirs(directory, 0o700, exist_ok=True)
             (home / "exit.json").unlink(missing_ok=True)
-            self._fabric.lay_files(home)
-        ids = self._own_ids(record, request)
-        named = threading.Event()
-        network = self._aside.submit(self.network, record, request, named)  # most of it waits for the kernel
-        grouped = self._aside.submit(self.cgroup, id, request, fresh=fresh)
-        try:
-            self.rootfs(record, request, ids)
-            with faults("prepare volumes of", record.name):
-                given = self.mounts(record, request, image, ids)
-            joining = self._joining.prepare(record, request)
-            given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
-            setting = self._setting(record, request, image, tuple(given), joining, ids)
-            config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
-            document = self.supervise(record, request, image, restarts)
-            if log is not None:
-                document["log"] = log
-            with faults("write bundle of", record.name):
-                write_atomically(home / "config.json", _json(config), durable=False)
-                write_atomically(home / "supervise.json", _json(document), durable=False)
-            grouped.result()
-            named.wait()
-            if network.done() or any(name.startswith("net.") for name in request.sysctls):
-                network.result()  # settings of interfaces are for those that there are
-            return lambda: self._complete(record, request, network)
-        except BaseException:
-            wait([network, grouped])  # nothing of it goes on behind the back of `clear`
-            raise
+        self.rootfs(record, request, ids)
+        with faults("prepare volumes of", record.name):
+            given = self.mounts(record, request, image, ids)
+        joining = self._joining.prepare(record, request)
+        given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
+        setting = self._setting(record, request, image, tuple(given), joining, ids)
+        config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
+        document = self.supervise(record, request, image, restarts)
+        if log is not None:
+            document["log"] = log
+        with faults("write bundle of", record.name):
+            write_atomically(home / "config.json", _json(config), durable=False)
+            write_atomically(home / "supervise.json", _json(document), durable=False)
+        ground.grouped.result()
+        ground.named.wait()
+        if ground.network.done() or any(name.startswith("net.") for name in request.sysctls):
+            ground.network.result()  # settings of interfaces are for those that there are
+        return lambda: self._complete(record, request, ground)
 
-    def _complete(self, record: ContainerRecord, request: ContainerRequest, network: Future[None]) -> None:
-        try:
-            self._fabric.write_files(record.id, request, self._paths.container(record.id))
-        finally:
-            wait([network])
-        network.result()
+    def _complete(self, record: ContainerRecord, request: ContainerRequest, ground: Ground) -> None:
+        self._fabric.write_files(record.id, request, self._paths.container(record.id))
+        ground.network.result()
 
     def image(self, record: ContainerRecord) -> StoredImage:
         """The image that the record was created from."""
