@@ -115,11 +115,11 @@ def test_probes_rest_while_it_is_paused_and_go_on_afterwards(box: Engine) -> Non
     name = box.start("exec sleep 1000", probe=probe)
     until(lambda: box.state(name).health == "healthy")
     box.runtime.pause_container(name)
-    last = until(lambda: box.state(name).health_log)[-1].started_at
+    last = time.time()
     until(lambda: time.time() > last + 1.0)
     state = box.state(name)
     assert (state.health, state.restarts) == ("healthy", 0)
-    assert state.health_log[-1].started_at - last < 0.3
+    assert state.health_log[-1].started_at <= last
     box.runtime.unpause_container(name)
     until(lambda: box.state(name).health_log[-1].started_at > last + 1.0)
     assert box.state(name).health == "healthy"
