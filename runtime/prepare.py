@@ -1,11 +1,9 @@
 """Effects: what a container needs before its program runs, each an "ensure" that mends what it finds broken.
 
-The cgroup, the network namespace and the overlay mount belong to the container, not to one run of its
-process.
-`Preparation.make` builds them in the order of dependence, `clear` takes them away in the reverse order. Both
-may be repeated from any point at which a crash left them. The directory `run/containers/<id>` is made first
-and
-removed last: what a crash leaves is always found through it.
+The cgroup, the network namespace and the overlay mount belong to the container, not to one of its runs.
+`Preparation.begun` and `make` build them in the order of dependence, `clear` takes them away in the reverse
+order. All may be repeated from any point at which a crash left them. The directory `run/containers/<id>` is
+made first and removed last: what a crash leaves is always found through it.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -270,7 +267,7 @@ class Preparation:
             owner = self._network_owner(request)
             with faults("make network namespace of", record.name):
                 if owner is not None:
-                    _share_netns(self._paths.netns(owner.id), netns)
+                    _bind_namespace(self._paths.netns(owner.id), netns)
                     return
                 namespaces.create_netns(netns)
         finally:
@@ -297,7 +294,7 @@ class Preparation:
         with faults("mount root filesystem of", record.name):
             target.mkdir(mode=0o755, exist_ok=True)
             if not mounts.is_mounted(target):
-                make_upper(home / "upper", layers[-1])
+                overlay.make_upper(home / "upper", layers[-1])
                 lowers = list(reversed(layers))
                 if ids is None:
                     brief = bool(request.auto_remove)
@@ -494,9 +491,7 @@ class Preparation:
         if request.userns:
             wanted.append(("user", userns_file(self._paths, id)))
         for kind, place in wanted:
-            if not mounts.is_mounted(place):
-                place.touch(mode=0o600)
-                mounts.bind(Path(f"/proc/{pid}/ns/{kind}"), place, recursive=False)
+            _bind_namespace(Path(f"/proc/{pid}/ns/{kind}"), place)
 
     def let_go(self, id: str) -> None:
         """Nothing holds the writable layer any more: no process, whoever watches it, and no mount."""
@@ -572,23 +567,11 @@ def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Map
     }
 
 
-def _share_netns(theirs: Path, netns: Path) -> None:
-    """Bind another container's namespace as this one's. Repeatable."""
-    if not mounts.is_mounted(netns):
-        netns.touch(mode=0o600)
-        mounts.bind(theirs, netns, recursive=False)
-
-
-def make_upper(upper: Path, top: Path) -> None:
-    """The writable layer. Its own owner and mode are those of `/` in the container, so they come from the
-    image's top layer, once: the container may change them."""
-    if upper.is_dir():
-        return
-    new, image = upper.with_name("upper.new"), os.stat(top)
-    new.mkdir(mode=0o700, exist_ok=True)
-    os.chown(new, image.st_uid, image.st_gid)
-    os.chmod(new, stat.S_IMODE(image.st_mode))
-    os.rename(new, upper)
+def _bind_namespace(file: Path, place: Path) -> None:
+    """Another process's or container's namespace gets a name of this one's. Repeatable."""
+    if not mounts.is_mounted(place):
+        place.touch(mode=0o600)
+        mounts.bind(file, place, recursive=False)
 
 
 def _remove_live(live: Path) -> None:

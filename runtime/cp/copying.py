@@ -14,9 +14,8 @@ from runtime.cp import container, rules
 from runtime.cp.worker import Entered, Failed, Worker, host
 from runtime.faults import Fault, faults
 from runtime.images.store import ImageStore
-from runtime.linux import mounts
+from runtime.linux import mounts, overlay
 from runtime.paths import Paths
-from runtime.prepare import make_upper
 from runtime.records import ContainerRecord
 from runtime.volumes.mounting import all_mounts, declared_by
 from runtime.volumes.records import read_anonymous, read_volume
@@ -117,7 +116,7 @@ class Copying:
         if not mounted:
             with faults("mount root filesystem of", record.name):
                 (home / "work").mkdir(mode=0o700, parents=True, exist_ok=True)
-                make_upper(home / "upper", layers[0])
+                overlay.make_upper(home / "upper", layers[0])
         request = record.decode()
         return container.Still(
             upper=home / "upper",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 
 from runtime.linux import libc, mounts
@@ -17,6 +18,7 @@ from runtime.linux import libc, mounts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     StrPath = str | os.PathLike[str]
     Options = Sequence[tuple[str, str | None]]
@@ -69,6 +71,18 @@ def mount(
         if error.errno != errno.EINVAL or spoke:
             raise
         _mount_by_number(layers, upper, work, target, extra)
+
+
+def make_upper(upper: Path, top: Path) -> None:
+    """The writable layer. Its own owner and mode are those of `/` in the container, so they come from the
+    image's top layer, once: the container may change them."""
+    if upper.is_dir():
+        return
+    new, image = upper.with_name("upper.new"), os.stat(top)
+    new.mkdir(mode=0o700, exist_ok=True)
+    os.chown(new, image.st_uid, image.st_gid)
+    os.chmod(new, stat.S_IMODE(image.st_mode))
+    os.rename(new, upper)
 
 
 def _forget_volatile(work: StrPath) -> None:

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface
@@ -481,19 +481,18 @@ def write_sysctl(name: str, value: str, *, optional: bool = False) -> None:
     """Set it; nothing is written where it has the value. `optional`: a name that does not exist is fine."""
     if read_sysctl(name) == value:
         return
+    path = f"/proc/sys/net/{name}"
     try:
-        fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        finally:
+            os.close(fd)
     except FileNotFoundError:
-        if optional:
-            return
-        raise
-    try:
-        os.write(fd, value.encode())
-    except OSError as error:
-        if not optional or error.errno != errno.ENOENT:
-            raise OSError(error.errno, error.strerror, f"/proc/sys/net/{name}") from None
-    finally:
-        os.close(fd)
+        if not optional:
+            raise
 
 
 def forward_ipv6() -> None:
@@ -502,10 +501,10 @@ def forward_ipv6() -> None:
     if read_sysctl("ipv6/conf/all/forwarding") == "1":
         return
     for name in sorted(os.listdir("/proc/sys/net/ipv6/conf")):
-        if name not in ("all", "default", "lo") and not name.startswith("st"):
-            with suppress(FileNotFoundError):  # the interface has gone
-                if read_sysctl(f"ipv6/conf/{name}/accept_ra") == "1":
-                    write_sysctl(f"ipv6/conf/{name}/accept_ra", "2", optional=True)
+        if name in ("all", "default", "lo") or name.startswith("st"):
+            continue
+        if read_sysctl(f"ipv6/conf/{name}/accept_ra") == "1":
+            write_sysctl(f"ipv6/conf/{name}/accept_ra", "2", optional=True)
     write_sysctl("ipv6/conf/all/forwarding", "1")
 
 

@@ -65,7 +65,7 @@ def test_a_short_pause_that_a_registry_asks_for_is_waited_for(
 
     fake.answer = answer
     assert box.store.pull(fake.ref)
-    assert 0.9 < asked[1] < 20
+    assert 0.9 < asked[1] < 6
 
 
 def test_a_registry_that_stays_busy_is_said_to_be_so(box: Box, fake: Fake) -> None:
