@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.faults import Fault
-from runtime.wishes import ContainerRequest, ProbeRequest
+from runtime.wishes import ContainerRequest, ProbeRequest, joined
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 * 1024 * 1024
@@ -254,12 +254,25 @@ def _mapped(mount: Mapping[str, Any], userns: bool) -> dict[str, Any]:
     return {**plain, "options": [*mount["options"], "idmap"]}
 
 
-def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
-    namespaces: list[dict[str, Any]] = [{"type": "mount"}]
-    mapped: dict[str, Any] = {}
-    if setting.userns:
-        namespaces.append({"type": "user", "path": setting.userns})
-        mapped = {key: [dict(one) for one in setting.ids] for key in ("uidMappings", "gidMappings")}
+def early_config(request: ContainerRequest, rootfs: str, netns: str | None) -> dict[str, Any] | None:
+    """What the fork of the first process needs of config.json, before anything is made: runtime.shim.early.
+    None where that has to wait for more: a user namespace, another container's processes, a terminal, input.
+    """
+    if request.userns or "pid" in dict(joined(request)) or request.tty or request.stdin_open:
+        return None
+    return {
+        "process": {"oomScoreAdj": request.oom_score_adj},
+        "root": {"path": rootfs},
+        "linux": {"namespaces": _namespaces(request, netns, {}, "")},
+    }
+
+
+def _namespaces(
+    request: ContainerRequest, netns: str | None, joined: Mapping[str, str], userns: str
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"type": "mount"}]
+    if userns:
+        found.append({"type": "user", "path": userns})
     modes = {
         "cgroup": request.cgroup_mode,
         "pid": request.pid_mode,
@@ -267,12 +280,19 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
         "uts": request.uts_mode,
     }
     for kind, mode in modes.items():
-        if kind in setting.joined:
-            namespaces.append({"type": kind, "path": setting.joined[kind]})
+        if kind in joined:
+            found.append({"type": kind, "path": joined[kind]})
         elif mode != "host":
-            namespaces.append({"type": kind})
-    if setting.netns is not None:
-        namespaces.append({"type": "network", "path": setting.netns})
+            found.append({"type": kind})
+    if netns is not None:
+        found.append({"type": "network", "path": netns})
+    return found
+
+
+def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
+    mapped: dict[str, Any] = {}
+    if setting.userns:
+        mapped = {key: [dict(one) for one in setting.ids] for key in ("uidMappings", "gidMappings")}
     sysctls = dict(request.sysctls)
     if setting.netns is not None:
         sysctls.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
@@ -283,7 +303,7 @@ def _linux(request: ContainerRequest, setting: Setting) -> dict[str, Any]:
     bare = request.privileged or request.unmasked
     rule: dict[str, Any] = {"allow": True, "access": "rwm"} if request.privileged else {"allow": False}
     return {
-        "namespaces": namespaces,
+        "namespaces": _namespaces(request, setting.netns, setting.joined, setting.userns),
         **mapped,
         "cgroupsPath": setting.cgroup,
         "maskedPaths": [] if bare else [*MASKED, *setting.masked],

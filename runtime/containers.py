@@ -31,7 +31,7 @@ from runtime.net.ports import published_ports
 from runtime.net.records import Lease, read_leases
 from runtime.observations import HandStop, Phase, retired
 from runtime.paths import Paths, delete_tree
-from runtime.prepare import Preparation, anonymous_of, will_be_idle
+from runtime.prepare import Preparation, anonymous_of, cgroup_path, will_be_idle
 from runtime.records import (
     CREATED,
     RUNNING,
@@ -150,26 +150,33 @@ class Containers:
         self._fabric.check_ports(record.id)
         image = self._preparation.image(record)
         try:
-            with self._preparation.begun(record, request, fresh=fresh) as ground:
+            self._preparation.directories(record)
+            with (
+                self._preparation.begun(record, request) as ground,
+                self._fork(record, request, idle=will_be_idle(request, image)) as birth,
+            ):
+                ground.when_laid(birth.ground)
+                self._preparation.cgroup(record.id, request, ground, fresh=fresh)
                 self._want(record.id, RUNNING, durable=not request.auto_remove)  # which outlives no power cut
-                with self._fork(record, idle=will_be_idle(request, image)) as birth:
-                    rest = self._preparation.make(record, request, image, ground, restarts=before)
-                    birth.go()
-                    rest()
-                    self._fabric.activate(record.id)
+                rest = self._preparation.make(record, request, image, ground, restarts=before)
+                birth.go()
+                rest()
+                self._fabric.activate(record.id)
+                self._fabric.publish(only=record.id)
+                with _started(record):
+                    birth.start()
+                if self._fabric.is_shared(record.id):  # others have had its connections until now
                     self._fabric.publish(only=record.id)
-                    with _started(record):
-                        birth.start()
-                    if self._fabric.is_shared(record.id):  # others have had its connections until now
-                        self._fabric.publish(only=record.id)
         except BaseException:
             self._undo(record)
             raise
 
-    def _fork(self, record: ContainerRecord, *, idle: bool) -> client.Birth:
+    def _fork(self, record: ContainerRecord, request: ContainerRequest, *, idle: bool) -> client.Birth:
         """The processes of its shim, which wait: they are made while the bundle is."""
+        early = self._preparation.early(record, request)
+        home, live = self._paths.container(record.id), self._paths.live(record.id)
         with _started(record):
-            return self._zygote.fork(self._paths.container(record.id), self._paths.live(record.id), idle=idle)
+            return self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(record.id), early=early)
 
     def _undo(self, record: ContainerRecord) -> None:
         """After a failed start: nothing of it stays in the kernel, and the record says what it said before.

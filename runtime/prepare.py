@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from runtime.bundle import Setting, User
 from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
 from runtime.filters import flags_of
+from runtime.ground import Ground
 from runtime.ids import IdRange, Ids
 from runtime.images.store import ImageStore, StoredImage
 from runtime.inside import clone_root, processes_of, read_in_root
@@ -78,17 +78,6 @@ def userns_file(paths: Paths, id: str) -> Path:
     return paths.live(id) / "userns"
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What was begun for a container: its range of ids, if it has one; `named` is set when its network
-    namespace is there, or will not be; `network`: its links, too; `grouped`: its cgroup."""
-
-    ids: IdRange | None
-    named: threading.Event
-    network: Future[None]
-    grouped: Future[None]
-
-
 class Preparation:
     """Thread-safe for different containers; the caller keeps one step a container at a time."""
 
@@ -121,26 +110,24 @@ class Preparation:
 
     # ------------------------------------------------------------ make
 
-    @contextmanager
-    def begun(
-        self, record: ContainerRecord, request: ContainerRequest, *, fresh: bool = False
-    ) -> Iterator[Ground]:
-        """What `make` builds on: its directories, and aside its cgroup, network namespace and links, most of
-        which wait for the kernel. Nothing of it goes on behind the back of who leaves. Raises Fault; the
-        caller clears then. `fresh`: nothing was ever made for it."""
+    def directories(self, record: ContainerRecord) -> None:
+        """Where all else is made. Fault."""
         live, home = self._paths.live(record.id), self._paths.container(record.id)
         with faults("prepare container", record.name):
             for directory in (live, home, f"{home}/work", f"{home}/log"):
                 os.makedirs(directory, 0o700, exist_ok=True)
             self._fabric.lay_files(home)
-        ids = self._own_ids(record, request)
-        named = threading.Event()
-        network = self._aside.submit(self.network, record, request, named)
-        grouped = self._aside.submit(self.cgroup, record.id, request, fresh=fresh)
+
+    @contextmanager
+    def begun(self, record: ContainerRecord, request: ContainerRequest) -> Iterator[Ground]:
+        """What `make` builds on: aside, its network namespace and links, much of which waits for the kernel.
+        Nothing of it goes on behind the back of who leaves. Raises Fault; the caller clears then."""
+        ground = Ground(self._own_ids(record, request))
+        ground.network = self._aside.submit(self._network, record, request, ground)
         try:
-            yield Ground(ids, named, network, grouped)
+            yield ground
         finally:
-            wait([network, grouped])
+            wait([ground.network])
 
     def make(
         self,
@@ -172,7 +159,6 @@ class Preparation:
         with faults("write bundle of", record.name):
             write_atomically(home / "config.json", _json(config), durable=False)
             write_atomically(home / "supervise.json", _json(document), durable=False)
-        ground.grouped.result()
         ground.named.wait()
         if ground.network.done() or any(name.startswith("net.") for name in request.sysctls):
             ground.network.result()  # settings of interfaces are for those that there are
@@ -195,14 +181,16 @@ class Preparation:
             )
         return image
 
-    def cgroup(self, id: str, request: ContainerRequest, *, fresh: bool = False) -> None:
-        """The container's cgroup with its limits and device rules. Processes of its own are moved back in."""
+    def cgroup(self, id: str, request: ContainerRequest, ground: Ground, *, fresh: bool = False) -> None:
+        """The container's cgroup with its limits and device rules. Processes of its own are moved back in.
+        `fresh`: nothing was ever made for it."""
         path, subject = cgroup_path(id), request.name
         with faults("make cgroup of", subject):
             self._cgroups.create(path)
             self._cgroups.allow_devices(path, machine.device_rules(request))
         if not fresh or request.limits != LimitsRequest():  # a new cgroup has none
             self.limits(id, request)
+        ground.laid()
 
     def limits(self, id: str, request: ContainerRequest) -> None:
         """Make the kernel's limits equal the request's. Fault limit-unsupported where it cannot."""
@@ -257,23 +245,25 @@ class Preparation:
                 self.limits(id, before)
             raise
 
-    def network(self, record: ContainerRecord, request: ContainerRequest, named: threading.Event) -> None:
-        """The bound network namespace, then its links; nothing for the host's network. `named` is set when
-        the first is there, or will not be."""
+    def _network(self, record: ContainerRecord, request: ContainerRequest, ground: Ground) -> None:
+        """The bound network namespace, then its links; nothing for the host's network."""
+        netns = self._paths.netns(record.id)
         try:
-            if request.network_mode == "host":
-                return
-            netns = self._paths.netns(record.id)
-            owner = self._network_owner(request)
-            with faults("make network namespace of", record.name):
-                if owner is not None:
-                    _bind_namespace(self._paths.netns(owner.id), netns)
-                    return
-                namespaces.create_netns(netns)
+            if request.network_mode != "host":
+                self._netns(record, request, netns)
+            ground.laid()
         finally:
-            named.set()
+            ground.named.set()
         if request.network_mode == "bridge":
             self._fabric.attach(record.id, netns)
+
+    def _netns(self, record: ContainerRecord, request: ContainerRequest, netns: Path) -> None:
+        owner = self._network_owner(request)
+        with faults("make network namespace of", record.name):
+            if owner is not None:
+                _bind_namespace(self._paths.netns(owner.id), netns)
+            else:
+                namespaces.create_netns(netns)
 
     def _network_owner(self, request: ContainerRequest) -> ContainerRecord | None:
         """The container whose network it has; None where it has one of its own, or the host's. Fault
@@ -426,7 +416,7 @@ class Preparation:
             id=record.id,
             rootfs=str(rootfs),
             cgroup=cgroup_path(record.id),
-            netns=None if request.network_mode == "host" else str(self._paths.netns(record.id)),
+            netns=self._netns_of(record, request),
             hostname=hostname_of(request if owner is None else owner.decode()),
             user=user,
             mounts=given + files + machine.init_mount(request),
@@ -440,6 +430,15 @@ class Preparation:
             shm=joining.shm,
             userns="" if ids is None else str(userns_file(self._paths, record.id)),
             ids=() if ids is None else tuple(ids.mappings),
+        )
+
+    def _netns_of(self, record: ContainerRecord, request: ContainerRequest) -> str | None:
+        return None if request.network_mode == "host" else str(self._paths.netns(record.id))
+
+    def early(self, record: ContainerRecord, request: ContainerRequest) -> dict[str, Any] | None:
+        """For a birth: bundle.early_config."""
+        return bundle.early_config(
+            request, str(self._paths.rootfs(record.id)), self._netns_of(record, request)
         )
 
     def _user(self, rootfs: Path, spec: str, request: ContainerRequest) -> User:

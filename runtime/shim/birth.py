@@ -9,7 +9,7 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import libc, pidfd, signals
-from runtime.shim import keeper, launch, messages, monitor
+from runtime.shim import documents, early, keeper, launch, messages, monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-#: Bytes of a document of a bundle.
-MAX_DOCUMENT = 16 << 20
 #: Lower than any container's process, above init's own -1000.
 OOM_SCORE = -998
 #: Seconds that an older shim of the same container is given to end.
@@ -32,14 +30,8 @@ _NAME_AT = ctypes.addressof(_NAME)
 def _read(request: Mapping[str, Any]) -> monitor.Bundle:
     """What a spawn request names. OSError, ValueError, KeyError."""
     path = str(request["bundle"])
-    documents = []
-    for name in ("supervise.json", "config.json"):
-        fd = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            documents.append(messages.decode(os.read(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT))))
-        finally:
-            os.close(fd)
-    return monitor.Bundle(path, str(request["live"]), *documents)
+    supervise, config = (documents.read(path, name) for name in ("supervise.json", "config.json"))
+    return monitor.Bundle(path, str(request["live"]), supervise, config)
 
 
 def run(data: bytes, report: int, host: cgroup_files.Cgroups, noted: keeper.Handler) -> None:
@@ -65,22 +57,19 @@ def _start(
 ) -> None:
     """Start the program and watch it; with a line to a keeper only until it runs. `pid` is what the shim is
     known by. All is made with messages.GO; the program runs with messages.RUN, and not without."""
-    if os.read(report, len(messages.GO)) != messages.GO:
-        os._exit(0)  # who asked for a shim has none to start
-    bundle = _read(messages.decode(data))
-    lock, others = _take_over(bundle.path, pid)
+    request = messages.decode(data)
+    lock, first = _await(request, report, host, pid)
+    bundle = _read(request)
+    if lock < 0:
+        lock = _take_over(bundle.path, pid, host, str(bundle.supervise["cgroup"]))
     shim: monitor.Monitor | None = None
-
-    hold, release = os.pipe2(os.O_CLOEXEC)
+    hold, release = (None, first.gate) if first is not None else os.pipe2(os.O_CLOEXEC)
 
     def may_run() -> None:
         assert shim is not None
         shim.loop.forget(report)
         if os.read(report, len(messages.RUN)) == messages.RUN:
-            try:
-                os.write(release, b"1")
-            except BrokenPipeError:
-                pass  # init could not come so far, and says why itself
+            early.open_gate(release)
         else:
             shim.abandon()
         os.close(release)
@@ -98,9 +87,7 @@ def _start(
 
     shim_pid = pid
     try:
-        shim = monitor.Monitor(bundle, host, tell, pid=pid, started=started, hold=hold)
-        if others and host.pids(shim.cgroup):  # of a shim that was killed
-            host.kill(shim.cgroup, monitor.KILL_TIMEOUT)
+        shim = monitor.Monitor(bundle, host, tell, pid=pid, started=started, hold=hold, first=first)
         _watch_signals(shim, _wakes())
         shim.start()
         if not shim.loop.ended:
@@ -132,9 +119,35 @@ def _go_on(data: bytes, host: cgroup_files.Cgroups, taken: keeper.Taken) -> None
         raise
 
 
-def _take_over(bundle: str, own: int) -> tuple[int, bool]:
-    """At most one shim a bundle: the lock holds the pid of the one there is, which is told to end. Returns
-    the lock, and whether there ever was another shim."""
+def _await(
+    request: Mapping[str, Any], report: int, host: cgroup_files.Cgroups, pid: int
+) -> tuple[int, early.Early | None]:
+    """Until all is made, or nobody is left who would say so. Returns the bundle's lock and the container's
+    first process, if they could be had meanwhile: -1, None."""
+    lock, first = -1, None
+    if early.is_possible(request):
+        lock = _take_over(str(request["bundle"]), pid, host, str(request["cgroup"]))
+        first = early.Early(request, host)
+    word = os.read(report, messages.MAX_WORD)
+    if first is not None and word != messages.GROUND:
+        first.close()
+        first = None
+    if word == messages.GROUND:
+        if first is not None and not first.fork(str(request["bundle"])):
+            first = None
+        word = os.read(report, messages.MAX_WORD)
+    if word == messages.GO:
+        if first is not None:
+            first.go()
+        return lock, first
+    if first is not None:
+        first.abandon()
+    os._exit(0)  # who asked for a shim has none to start
+
+
+def _take_over(bundle: str, own: int, host: cgroup_files.Cgroups, cgroup: str) -> int:
+    """At most one shim a bundle: the lock holds the pid of the one there is, which is told to end. What one
+    that was killed has left in the cgroup is killed. Returns the lock."""
     lock = os.open(f"{bundle}/{messages.LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + HANDOVER
     while True:
@@ -152,7 +165,9 @@ def _take_over(bundle: str, own: int) -> tuple[int, bool]:
     others = os.fstat(lock).st_size > 0
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{own} {pidfd.start_time(own)}\n".encode(), 0)
-    return lock, others
+    if others and host.pids(cgroup):
+        host.kill(cgroup, monitor.KILL_TIMEOUT)
+    return lock
 
 
 def _wakes() -> int:

@@ -98,12 +98,22 @@ class Zygote:
         self._socket: socket.socket | None = None
         self._holder: subprocess.Popen[bytes] | None = None  # that begins
 
-    def fork(self, bundle_dir: Path, live_dir: Path, *, idle: bool) -> Birth:
+    def fork(
+        self,
+        bundle_dir: Path,
+        live_dir: Path,
+        *,
+        idle: bool,
+        cgroup: str = "",
+        early: Mapping[str, Any] | None = None,
+    ) -> Birth:
         """Processes that wait to become the shim: made while the bundle is still being written. Any
-        number may wait at once. `idle`: it will have no probe, no terminal and no orphans of others.
-        ShimError."""
+        number may wait at once. `idle`: it will have no probe, no terminal and no orphans of others. `early`:
+        what is known of config.json, for a first process in `cgroup` with a standard input of /dev/null; see
+        Birth.ground. ShimError."""
         request = {"op": "keep" if idle else "spawn", "bundle": str(bundle_dir), "live": str(live_dir)}
-        return Birth(self, messages.encode(request), live_dir.name)
+        known = {"cgroup": cgroup, "early": early} if early else {}
+        return Birth(self, messages.encode({**request, **known}), live_dir.name, early=bool(early))
 
     def warm(self) -> None:
         """Start it now, without waiting for it, so that the first spawn waits less. Repeatable."""
@@ -169,8 +179,8 @@ class Zygote:
 class Birth:
     """Of one shim, see Zygote.fork. Leaving the context ends what waits and was not started."""
 
-    def __init__(self, zygote: Zygote, request: bytes, name: str) -> None:
-        self._zygote, self._request, self._name = zygote, request, name
+    def __init__(self, zygote: Zygote, request: bytes, name: str, *, early: bool = False) -> None:
+        self._zygote, self._request, self._name, self._early = zygote, request, name, early
         self._line: socket.socket | None = None
         self._answered = False  # it said how its start went
         self._fork()
@@ -191,6 +201,14 @@ class Birth:
             raise
         finally:
             theirs.close()
+
+    def ground(self) -> None:
+        """Network namespace and cgroup are there: the first process may be forked, if it can be without a
+        bundle. In any thread; before `go`, or after `close`."""
+        line = self._line
+        if self._early and line is not None:
+            with contextlib.suppress(OSError):
+                line.send(messages.GROUND)
 
     def go(self) -> None:
         """The bundle is there, and the network namespace: the program may be brought up to its exec. What is
@@ -238,7 +256,7 @@ class Birth:
         behind the back of who clears up."""
         if self._line is None:
             return
-        if self._gone and not self._answered:
+        if (self._gone or self._early) and not self._answered:
             with contextlib.suppress(OSError):
                 self._line.shutdown(socket.SHUT_WR)
                 self._line.settimeout(STOP)

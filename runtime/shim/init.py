@@ -14,7 +14,7 @@ import os
 import sys
 
 from runtime.linux import jsontext, libc, namespaces, signals
-from runtime.shim import identity, root, sysctls, tty
+from runtime.shim import documents, identity, root, sysctls, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,40 +88,67 @@ def run_init(
         opened = [] if prepared is None else [prepared.tree, *prepared.binds.values()]
         kept = gates.kept() if gates is not None else ()
         _seclude(*stdio, console_socket, report_fd, hold, *opened, *kept)
-        if prepared is not None and gates is None:
-            program_filter = prepared.program_filter
-        else:
-            program_filter = identity.read_filter(config) if gates is None else gates.program_filter
-        labels = identity.open_labels(config["process"])
-        spaces = {entry["type"]: entry.get("path") or None for entry in config["linux"]["namespaces"]}
-        if prepared is None:
-            tty.give(stdio, identity.outside(config, config["process"]), report_fd)
-            stage.name = "namespaces"
-            _join(spaces)
-            own = [kind for kind in ("mount", "uts", "ipc", "cgroup") if spaces.get(kind, "host") is None]
-            namespaces.unshare(sum(namespaces.FLAGS[kind] for kind in own))
-        if "network" in spaces and not spaces["network"]:
-            namespaces.raise_loopback()
-        stage.name = "hostname"
-        if gates is not None or not spaces.get("uts"):  # our own bundles name the host, not its peer
-            sysctls.set_names(config, spaces)
-        stage.name = "root filesystem"
-        joined = prepared is not None and prepared.userns and bool(spaces.get("network"))
-
-        def settle(directory: int) -> None:
-            if gates is not None:
-                gates.mounted(directory, stage)
-            stage.name = "sysctls"
-            sysctls.apply(config, spaces, joined=joined)
-
-        slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
-        stage.name = "working directory"
-        _make_directory(str(config["process"].get("cwd") or "/"))
-        _become(
-            config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd, hold
-        )
+        _enter(config, rootfs, stdio, console_socket, report_fd, prepared, gates, hold, stage)
     except BaseException as error:
         report(report_fd, stage, error)
+
+
+def run_early(bundle: str, *, stdio: tuple[int, int, int], report_fd: int, hold: int) -> NoReturn:
+    """As run_init, by a bundle of our own that is there when a byte comes from `hold`; the next one says that
+    the program may run."""
+    stage = Stage()
+    try:
+        _seclude(*stdio, report_fd, hold)
+        _wait(hold)
+        config = documents.read(bundle, "config.json")
+        rootfs = os.path.join(bundle, str(config["root"]["path"]))
+        _enter(config, rootfs, stdio, None, report_fd, None, None, hold, stage)
+    except BaseException as error:
+        report(report_fd, stage, error)
+
+
+def _enter(
+    config: Config,
+    rootfs: str,
+    stdio: tuple[int, int, int],
+    console_socket: int | None,
+    report_fd: int,
+    prepared: root.Prepared | None,
+    gates: Gates | None,
+    hold: int | None,
+    stage: Stage,
+) -> NoReturn:
+    """All but the very first steps of run_init."""
+    if prepared is not None and gates is None:
+        program_filter = prepared.program_filter
+    else:
+        program_filter = identity.read_filter(config) if gates is None else gates.program_filter
+    labels = identity.open_labels(config["process"])
+    spaces = {entry["type"]: entry.get("path") or None for entry in config["linux"]["namespaces"]}
+    if prepared is None:
+        tty.give(stdio, identity.outside(config, config["process"]), report_fd)
+        stage.name = "namespaces"
+        _join(spaces)
+        own = [kind for kind in ("mount", "uts", "ipc", "cgroup") if spaces.get(kind, "host") is None]
+        namespaces.unshare(sum(namespaces.FLAGS[kind] for kind in own))
+    if "network" in spaces and not spaces["network"]:
+        namespaces.raise_loopback()
+    stage.name = "hostname"
+    if gates is not None or not spaces.get("uts"):  # our own bundles name the host, not its peer
+        sysctls.set_names(config, spaces)
+    stage.name = "root filesystem"
+    joined = prepared is not None and prepared.userns and bool(spaces.get("network"))
+
+    def settle(directory: int) -> None:
+        if gates is not None:
+            gates.mounted(directory, stage)
+        stage.name = "sysctls"
+        sysctls.apply(config, spaces, joined=joined)
+
+    slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
+    stage.name = "working directory"
+    _make_directory(str(config["process"].get("cwd") or "/"))
+    _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd, hold)
 
 
 def run_exec(
@@ -211,8 +238,8 @@ def _become(
     if gates is not None:
         stage.name = "exec"
         gates.ready(_find(words[0], environment), stage, report_fd)
-    if hold is not None and not os.read(hold, 1):
-        raise StartError("cannot start: who asked for it is gone")
+    if hold is not None:
+        _wait(hold)
     stage.name = "descriptors"
     preserved = gates.preserved if gates is not None else 0
     libc.close_on_exec(3 + preserved)
@@ -225,6 +252,11 @@ def _become(
     identity.assume(process, program_filter, labels, keyring=keyring, flags=flags)
     stage.name = "exec"
     _execute(words, environment)
+
+
+def _wait(hold: int) -> None:
+    if not os.read(hold, 1):
+        raise StartError("cannot start: who asked for it is gone")
 
 
 def _make_directory(path: str) -> None:

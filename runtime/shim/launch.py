@@ -68,23 +68,28 @@ class Launcher:
     """Knows the shim's own namespaces and the container's bundle; forks."""
 
     def __init__(self, config: Config, bundle: str, cgroup: str, host: cgroup_files.Cgroups) -> None:
-        self.config, self._cgroup, self._host = config, cgroup, host
-        self.rootfs = os.path.join(bundle, str(config["root"]["path"]))  # an absolute one replaces the bundle
+        self._bundle, self._cgroup, self._host = bundle, cgroup, host
         wanted = {entry["type"]: entry.get("path") for entry in config["linux"]["namespaces"]}
         self.pidns: str | None = wanted.get("pid")  # another container's
         self.own_pids = "pid" in wanted and not self.pidns
         self.private_pids = "pid" in wanted
         self.netns: str | None = wanted.get("network")
-        self._plain = spaces.is_plain(config)
         self._flags = namespaces.CLONE_NEWPID if self.own_pids else 0
         if "network" in wanted and not self.netns:
             self._flags |= namespaces.CLONE_NEWNET
-        self.terminal = bool(config["process"].get("terminal"))
-        self.oom_score = int(config["process"].get("oomScoreAdj") or 0)
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.mounted = mounts.is_mounted(self.rootfs)
         self.own_net = -1  # the container's network namespace, should its name go while it runs
+        self.read(config)
+
+    def read(self, config: Config) -> None:
+        """Of a bundle that is there now, with the namespaces that were known from the beginning."""
+        self.config = config
+        self.rootfs = os.path.join(self._bundle, str(config["root"]["path"]))  # an absolute one replaces it
+        self._plain = spaces.is_plain(config)
+        self.terminal = bool(config["process"].get("terminal"))
+        self.oom_score = int(config["process"].get("oomScoreAdj") or 0)
+        self.mounted = mounts.is_mounted(self.rootfs)
 
     def take_up(self, mounted: bool, own_net: int) -> None:
         """Know what the launcher knew that started the program."""
@@ -179,6 +184,21 @@ class Launcher:
         child = Child(int(told), os.dup(middle.report))
         middle.close()
         return child
+
+    def start_early(self, program: Callable[[int], NoReturn]) -> Child:
+        """Fork the container's first process for `program`, which gets the writing end of its report, when
+        not more than its namespaces is known. OSError as `start` has it."""
+        if self.netns:
+            self._enter_net()
+        try:
+            return self._fork(program, self._flags)
+        finally:
+            self._return()
+
+    def close(self) -> None:
+        for fd in (self._net, self._pid, self.own_net):
+            if fd >= 0:
+                os.close(fd)
 
     def join(
         self,

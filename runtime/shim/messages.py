@@ -35,8 +35,11 @@ VERSION = 1
 #: A file of a bundle that its shim holds locked (flock(2)), with its pid and start time.
 LOCK = "shim.lock"
 
-#: What a process that is to become a shim waits for, and what its container's program waits for.
-GO, RUN = b"go", b"run"
+#: What a process that is to become a shim waits for (GROUND: cgroup and network namespace are there; it comes
+#: before GO, if at all), and what its container's program waits for.
+GROUND, GO, RUN = b"ground", b"go", b"run"
+#: Bytes of any of them, at most.
+MAX_WORD = 16
 #: In a request to the zygote: the shim will have little to do (runtime.shim.keeper).
 KEEP = b'"op":"keep"'
 #: One packet on shim.sock, and a report of the zygote, are never larger (bytes).

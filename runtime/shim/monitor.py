@@ -17,7 +17,7 @@ import time
 
 from runtime.linux import cgroups as cgroup_files
 from runtime.linux import pidfd, signals
-from runtime.shim import chronicle, keeper, launch, messages, supervise
+from runtime.shim import chronicle, early, keeper, launch, messages, supervise
 from runtime.shim.control import Control
 from runtime.shim.health import Health
 from runtime.shim.logs import LogWriter
@@ -73,8 +73,8 @@ class Bundle:
 class Monitor:
     """One shim. `pid` is what it is known by: its own, or its keeper's. `report` is called once: with None
     when the program is exec'ed, else with the Failure; `started` after the former. The first program waits
-    at `hold` (runtime.shim.init), which is closed here. `taken` and its document `run` are of a run that goes
-    on.
+    at `hold` (runtime.shim.init), which is closed here; or it is there already, as `first`. `taken` and its
+    document `run` are of a run that goes on.
     """
 
     def __init__(
@@ -86,11 +86,12 @@ class Monitor:
         pid: int,
         started: Callable[[], None] | None = None,
         hold: int | None = None,
+        first: early.Early | None = None,
         taken: keeper.Taken | None = None,
         run: Document | None = None,
     ) -> None:
         self.bundle, self._live, self.host = bundle.path, bundle.live, host
-        self._report, self._started, self._hold = report, started, hold
+        self._report, self._started, self._hold, self._first = report, started, hold, first
         self.live_fd = os.open(bundle.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.loop = Loop()
         self.document = self._given = bundle.supervise
@@ -98,7 +99,10 @@ class Monitor:
         self.health = Health(self, bundle.live)
         self._read_policies()
         self.cgroup = str(self.document["cgroup"])
-        self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
+        self.launcher = (
+            first.launcher if first else launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
+        )
+        self.launcher.read(bundle.config)
         self.log = (taken and taken.log) or self._open_log()
         self.child: launch.Child | None = None
         self.streams: Streams | None = None
@@ -198,7 +202,14 @@ class Monitor:
         self._timer = None
         self.phase = supervise.advance(self.phase, "start")
         self._execed_at, self._ending = 0.0, NOTHING
-        self._failure = self.launcher.check() or self._fork()
+        self._failure = self.launcher.check()
+        first, self._first = self._first, None
+        if first is None:
+            self._failure = self._failure or self._fork()
+        elif self._failure is None:
+            self._take_first(first)
+        else:
+            first.abandon()
         if self.control is None:
             self.control = Control(self)
         if self.child is not None:
@@ -225,13 +236,22 @@ class Monitor:
             where = f" ({error.filename})" if error.filename else ""
             text = f"cannot start: {error.strerror or error}{where}".lower()
             return launch.Failure("fork", text)
+        self._watch(streams, child)
+        return None
+
+    def _take_first(self, first: early.Early) -> None:
+        """It was forked before, and is being brought up."""
+        assert first.child is not None
+        self._oom_before, self.child = first.oom_before, first.child
+        self._watch(Streams(self.loop, self.log, first.outputs), first.child)
+
+    def _watch(self, streams: Streams, child: launch.Child) -> None:
         streams.started()
         self.streams = streams
         if len(ends := streams.outputs()) == 2:
             hold(os.path.dirname(os.path.dirname(self._live)), str(self.document["id"]), ends)
         self.loop.watch(child.report, self._reported)
         self.loop.watch(child.pidfd, self._exited)
-        return None
 
     def _reported(self) -> None:
         """The program was exec'ed, or why not; in the latter case the child's end follows."""
