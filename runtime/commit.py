@@ -92,7 +92,7 @@ class Writings:
             yield mounted
             return
         upper = self._paths.container(record.id) / "upper"
-        layers = self._images.ensure_layers(record.image_id)
+        layers = self._images.ensure_lowers(record.image_id)
         lowers = [*([upper] if upper.is_dir() else []), *reversed(layers)]
         target = self._paths.run / f"export.{get_native_id()}.{record.id[:12]}"
         target.mkdir(mode=0o700, parents=True)  # after a boot nothing is there

@@ -280,7 +280,7 @@ class Preparation:
     def rootfs(self, record: ContainerRecord, request: ContainerRequest, ids: IdRange | None = None) -> None:
         """The image's layers under the container's writable one, mounted at run/containers/<id>/rootfs."""
         target, home = self._paths.rootfs(record.id), self._paths.container(record.id)
-        layers = self._images.ensure_layers(record.image_id)
+        layers = self._images.ensure_lowers(record.image_id)
         with faults("mount root filesystem of", record.name):
             target.mkdir(mode=0o755, exist_ok=True)
             if not mounts.is_mounted(target):

@@ -20,6 +20,7 @@ from runtime.images.catalog import Catalog
 from runtime.images.garbage import Disk, Limits, Removed, choose
 from runtime.images.layers import LayerStore
 from runtime.images.listing import LayerSizes, Listed, read_images
+from runtime.images.points import Points
 from runtime.paths import Paths
 from specs.values import ImageRef
 
@@ -40,6 +41,7 @@ class Collector:
 
     def __init__(self, paths: Paths, catalog: Catalog, blobs: BlobStore, layers: LayerStore) -> None:
         self.catalog, self.blobs, self.layers = catalog, blobs, layers
+        self.points = Points(paths.root / "points")
         self._root, self._users = paths.root, paths.root / "images.lock"
 
     def remove(self, name: str, *, force: bool = False, parents: bool = True) -> tuple[str, ...]:
@@ -152,6 +154,7 @@ class Collector:
             kept = {row[0] for row in connection.execute("SELECT chain_id FROM layers")}
             unwanted = [chain_id for chain_id in self.layers.chain_ids() if chain_id not in kept]
             hidden = {chain_id: self.layers.hide(chain_id) for chain_id in unwanted}
+            self.points.keep(kept)
             used = {row[0] for row in connection.execute(_USED_BLOBS)}
             for digest in self.blobs.digests():
                 if digest not in used:

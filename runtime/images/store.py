@@ -162,6 +162,11 @@ class ImageStore:
         """The layers' directories, bottom first. One that is missing is unpacked anew from its blob."""
         return self.bringer.ensure_layers(image_id)
 
+    def ensure_lowers(self, image_id: str) -> Directories:
+        """What is under a container's writable layer, bottom first: `ensure_layers`, and places to mount on
+        that they lack."""
+        return self.collector.points.over(self.ensure_layers(image_id), self.hold)
+
     # ------------------------------------------------------------ made here
 
     def config_of(self, id: str) -> bytes:

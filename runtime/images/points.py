@@ -1,0 +1,118 @@
+"""Effects: places to mount something on that an image does not have, made once for all its containers.
+
+Every container mounts /proc, /etc/hosts and so on. Where the image lacks such a path it would be made in the
+writable layer of each container, and removed with it. So there is one more layer over those of the image,
+with nothing but what is missing; Docker calls its own the init layer. It belongs to no image: what is
+committed, pushed or compared knows nothing of it. A directory that the image has keeps its owner, mode and
+attributes, since the topmost of several counts (Documentation/filesystems/overlayfs.rst).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, closing, suppress
+from pathlib import Path
+
+from runtime.images.lowers import Found, Lowers
+from runtime.linux import overlay
+from runtime.paths import beside
+
+#: What all containers mount, below directories that are listed before.
+DIRECTORIES = (b"dev", b"etc", b"proc", b"sys")
+FILES = (b"etc/hostname", b"etc/hosts", b"etc/resolv.conf")
+
+_OVERLAYS_OWN = "trusted.overlay."
+
+
+class Points:
+    """One directory for each image that lacks something, by the chain id of its uppermost layer; an empty
+    one where it lacks nothing. Thread-safe, and safe against other processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._known: dict[str, bool] = {}  # whether there is something in it
+
+    def over(self, layers: Sequence[Path], hold: Callable[[], AbstractContextManager[object]]) -> list[Path]:
+        """These layers of one image (bottom first), and what is over them, if anything. Where that cannot be
+        made, each container makes the places for itself, and says why if it cannot either. `hold` the store,
+        so that nothing is removed meanwhile."""
+        name = layers[-1].name
+        place = self._directory / name
+        if not place.is_dir():
+            if len(layers) >= overlay.MAX_LAYERS:
+                return list(layers)
+            try:
+                with hold():
+                    self._make(place, layers)
+            except OSError:
+                return list(layers)
+            self._known.pop(name, None)
+        if name not in self._known:
+            self._known[name] = bool(os.listdir(place))
+        return [*layers, place] if self._known[name] else list(layers)
+
+    def keep(self, chain_ids: Collection[str]) -> None:
+        """Remove those of other images, and what a crash has left. Nobody makes one meanwhile."""
+        kept = {chain_id.partition(":")[2] for chain_id in chain_ids}
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._directory):
+                if name not in kept:
+                    shutil.rmtree(self._directory / name, ignore_errors=True)
+                    self._known.pop(name, None)
+
+    def _make(self, place: Path, layers: Sequence[Path]) -> None:
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        new = beside(place)
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            with closing(Lowers(-1, [str(layer) for layer in reversed(layers)])) as below:
+                _directory(os.fsencode(new), below.lookup(b""))
+                _fill(os.fsencode(new), below)
+            os.rename(new, place)
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            if not place.is_dir():  # another one was faster
+                raise
+
+
+def _fill(new: bytes, below: Lowers) -> None:
+    for path in DIRECTORIES:
+        if below.lookup(path) is None:
+            _directory(os.path.join(new, path), None)
+    for path in FILES:
+        parent = path.rpartition(b"/")[0]
+        found = below.lookup(parent)
+        if found is not None and not stat.S_ISDIR(found.status.st_mode):
+            continue  # a link: a container follows it, and makes what is missing there
+        if found is not None:
+            if below.lookup(path) is not None:
+                continue
+            found = below.lookup(parent)
+        _directory(os.path.join(new, parent), found)
+        fd = os.open(os.path.join(new, path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.fchmod(fd, 0o644)
+        os.close(fd)
+
+
+def _directory(made: bytes, found: Found | None) -> None:
+    """Like the one that the image has, if it has one. Repeatable."""
+    if os.path.isdir(made):
+        return
+    os.mkdir(made, 0o755)
+    os.chmod(made, 0o755)
+    if found is None:
+        return
+    fd = os.open(found.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.fd)
+    try:
+        for name in os.listxattr(fd):
+            if not name.startswith(_OVERLAYS_OWN):
+                os.setxattr(made, name, os.getxattr(fd, name))
+    finally:
+        os.close(fd)
+    status = found.status
+    os.chown(made, status.st_uid, status.st_gid)
+    os.chmod(made, stat.S_IMODE(status.st_mode))
+    os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
