@@ -6,10 +6,9 @@ is neither. Requests come on the SEQPACKET socket that is its standard input, on
 {"v":1,"op":"spawn","bundle":DIR,"live":DIR}, or "keep" for a shim that will have little to do
 (runtime.shim.keeper), with one descriptor: a SEQPACKET socket on which that shim waits for messages.GO before
 it reads the bundle, and then answers itself how its first start went; it ends where that socket ends before.
-With "cgroup" and "early" in the request (runtime.shim.early) it forks the container's first process as soon as
-messages.GROUND comes.
-Any number may be under way. It ends when its client does (end of file on the socket); the shims belong
-to init then and live on. They are born in its cgroup, which is for shims alone.
+With "cgroup" and "early" in the request (runtime.shim.early) it forks the container's first process when
+messages.GROUND comes. Any number may be under way. It ends when its client does (end of file on the socket);
+the shims belong to init then and live on. They are born in its cgroup, which is for shims alone.
 
 What it does for shims to share its memory is told in runtime/shim/sharing.py.
 """
