@@ -99,10 +99,11 @@ class Monitor:
         self.health = Health(self, bundle.live)
         self._read_policies()
         self.cgroup = str(self.document["cgroup"])
-        self.launcher = (
-            first.launcher if first else launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
-        )
-        self.launcher.read(bundle.config)
+        if first is not None:
+            self.launcher = first.launcher
+            self.launcher.read(bundle.config)
+        else:
+            self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
         self.log = (taken and taken.log) or self._open_log()
         self.child: launch.Child | None = None
         self.streams: Streams | None = None

@@ -77,7 +77,8 @@ def test_an_import_killed_anywhere_is_finished_by_the_next(box: Box, tmp_path: P
 STEPS = (
     "runtime/containers.py:Containers.create return 2",
     "runtime/prepare.py:Preparation.cgroup return 3",
-    "runtime/prepare.py:Preparation.network return 2",
+    "runtime/prepare.py:Preparation._network return 2",
+    "runtime/shim/client.py:Birth.ground return 2",
     "runtime/shim/client.py:Zygote.send return 1",
     "runtime/shim/client.py:Birth.start return 3",
 )
