@@ -19,8 +19,8 @@ class Ground:
     be; `network`: its links, too."""
 
     ids: IdRange | None
+    network: Future[None] = field(init=False)
     named: threading.Event = field(default_factory=threading.Event)
-    network: Future[None] = field(default_factory=Future)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _laid: int = 0
     _tell: Callable[[], None] | None = None
@@ -35,6 +35,6 @@ class Ground:
 
     def when_laid(self, tell: Callable[[], None]) -> None:
         """To be called once both are there, in the thread that made the last of them; never if one could not
-        be made. Before one of them is there for sure."""
+        be made. Said while one of them is not there yet."""
         with self._lock:
             self._tell = tell

@@ -32,11 +32,11 @@ from runtime.halt import end
 from runtime.images.blobs import CHUNK, sync_directory
 from runtime.linux import libc, mounts
 from runtime.linux.cgroups import Cgroups
+from runtime.metadata import copy_metadata
 from runtime.paths import Paths, write_atomically
 from runtime.pausing import paused
 from runtime.records import ContainerRecord, read_containers
 from runtime.volumes import Volume, Volumes
-from runtime.volumes.copying import copy_metadata
 from runtime.volumes.filling import is_empty
 from runtime.volumes.records import read_claims
 from runtime.wishes import VolumeRequest

@@ -18,13 +18,12 @@ from pathlib import Path
 
 from runtime.images.lowers import Found, Lowers
 from runtime.linux import overlay
+from runtime.metadata import copy_metadata
 from runtime.paths import beside
 
-#: What all containers mount, below directories that are listed before.
+#: What all containers mount something on.
 DIRECTORIES = (b"dev", b"etc", b"proc", b"sys")
 FILES = (b"etc/hostname", b"etc/hosts", b"etc/resolv.conf")
-
-_OVERLAYS_OWN = "trusted.overlay."
 
 
 class Points:
@@ -82,16 +81,13 @@ def _fill(new: bytes, below: Lowers) -> None:
     for path in DIRECTORIES:
         if below.lookup(path) is None:
             _directory(os.path.join(new, path), None)
-    for path in FILES:
-        parent = path.rpartition(b"/")[0]
-        found = below.lookup(parent)
-        if found is not None and not stat.S_ISDIR(found.status.st_mode):
-            continue  # a link: a container follows it, and makes what is missing there
-        if found is not None:
-            if below.lookup(path) is not None:
-                continue
-            found = below.lookup(parent)
-        _directory(os.path.join(new, parent), found)
+    etc = below.lookup(b"etc")
+    if etc is not None and not stat.S_ISDIR(etc.status.st_mode):
+        return  # a link: a container follows it, and makes what is missing there
+    missing = [path for path in FILES if below.lookup(path) is None]
+    if missing:
+        _directory(os.path.join(new, b"etc"), below.lookup(b"etc"))
+    for path in missing:
         fd = os.open(os.path.join(new, path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.fchmod(fd, 0o644)
         os.close(fd)
@@ -103,16 +99,6 @@ def _directory(made: bytes, found: Found | None) -> None:
         return
     os.mkdir(made, 0o755)
     os.chmod(made, 0o755)
-    if found is None:
-        return
-    fd = os.open(found.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.fd)
-    try:
-        for name in os.listxattr(fd):
-            if not name.startswith(_OVERLAYS_OWN):
-                os.setxattr(made, name, os.getxattr(fd, name))
-    finally:
-        os.close(fd)
-    status = found.status
-    os.chown(made, status.st_uid, status.st_gid)
-    os.chmod(made, stat.S_IMODE(status.st_mode))
-    os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if found is not None:
+        source = Path(f"/proc/self/fd/{found.fd}", os.fsdecode(found.name))
+        copy_metadata(source, Path(os.fsdecode(made)), found.status)

@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 
 from runtime.linux import openat2
-from runtime.volumes.copying import copy_metadata, copy_tree, sync
+from runtime.metadata import copy_metadata
+from runtime.volumes.copying import copy_tree, sync
 
 #: What mkfs leaves at the root of a file system.
 _FOUND = "lost+found"
