@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-from importlib.metadata import PackageNotFoundError, version
+
+from agent import __version__
 
 
 def release() -> str:
-    try:
-        return version("stead")
-    except PackageNotFoundError:
-        return "unknown"
+    return __version__
 
 
 def settle() -> None:

@@ -20,7 +20,7 @@ from specs.values import ImageRef
 
 IMAGE = "bench/busybox:1"
 NETWORK = "bench/default"
-COMMAND = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())"]
+COMMAND = [sys.executable, "-c", "from agent.cli.main import entry; entry()"]
 
 
 class Stead:

@@ -7,6 +7,7 @@ program's.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -15,6 +16,7 @@ from runtime.roots import ROOT, RUN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 #: verb -> (module, one line, example)
 Commands = dict[str, tuple[str, str, str]]
@@ -137,6 +139,30 @@ class Problem(Exception):
     def __init__(self, text: str, code: int = 1) -> None:
         super().__init__(text)
         self.code = code
+
+
+def entry() -> NoReturn:
+    """The whole process: `main`, then its end. An interpreter that is taken down piece by piece takes 10 ms
+    for what the kernel does anyway: that is left out, unless somebody is to be waited for or told (threading,
+    atexit)."""
+    try:
+        code = main()
+    except SystemExit as end:  # of argparse
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(code)
+    except OSError as error:
+        print(f"stead: cannot write output: {error.strerror}", file=sys.stderr)
+        os._exit(code or 1)
+    threading = sys.modules.get("threading")
+    if (threading is None or threading.active_count() == 1) and not atexit._ncallbacks():
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ def call(words: Sequence[str]) -> int:
 
 
 class _Version(argparse.Action):
-    """The metadata of the installation are read only when asked for."""
+    """It ends with its line, whatever else was asked."""
 
     def __call__(self, *_: object) -> None:
         from agent.process import release

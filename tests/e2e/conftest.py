@@ -38,7 +38,7 @@ class Node:
             return int(free.getsockname()[1])
 
     def command(self, *words: str) -> list[str]:
-        command = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())"]
+        command = [sys.executable, "-c", "from agent.cli.main import entry; entry()"]
         return [*command, "--root", str(self.base / "root"), "--run", str(self.base / "run"), *words]
 
     def stead(self, *words: str, code: int | None = 0) -> str:

@@ -15,7 +15,6 @@ from runtime.faults import Fault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
     from typing import Any
 
     from runtime.paths import Paths
@@ -39,9 +38,8 @@ def create(
     paths: Paths,
     *,
     auto_remove: str,
-    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """{id, name}. Its image is brought as --pull says; `meanwhile` is of calling.call.
+    """{id, name}. Its image is brought as --pull says.
 
     Raises Problem and Fault.
     """
@@ -61,7 +59,7 @@ def create(
     }
     if options.pull == "always":
         _pull(options, paths)
-    made = _asked(options, paths, {**asked, "meanwhile": meanwhile})
+    made = _asked(options, paths, asked)
     if options.cidfile:
         with open(options.cidfile, "x", encoding="ascii") as file:
             file.write(made["id"])

@@ -41,9 +41,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         need_root()  # its output is in files that nobody else may read
     try:
         removed = "" if not options.rm else "now" if options.detach else "attended"
-        made = create.create(
-            options, paths, auto_remove=removed, meanwhile=None if options.detach else _load_session
-        )
+        made = create.create(options, paths, auto_remove=removed)
         return _started(options, paths, made, keys, attached)
     except Fault as fault:
         print(f"stead: {fault}", file=sys.stderr)
@@ -71,7 +69,8 @@ def _started(
     options: argparse.Namespace, paths: Paths, made: dict[str, Any], keys: bytes, attached: set[str]
 ) -> int:
     try:
-        calling.call(paths, "start", name=made["id"])
+        meanwhile = None if options.detach else _load_session
+        calling.call(paths, "start", meanwhile=meanwhile, name=made["id"])
     except Fault:
         if options.rm:
             calling.call(paths, "remove", name=made["id"], force=True, volumes=True)
