@@ -47,7 +47,7 @@ from runtime.records import (
 )
 from runtime.requests import encode_request
 from runtime.restarts import Restarts
-from runtime.shim import client, supervise
+from runtime.shim import client, forking, supervise
 from runtime.stops import forget_stop, write_stop
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
@@ -72,7 +72,7 @@ class Containers:
         fabric: Fabric,
         preparation: Preparation,
         volumes: Volumes,
-        zygote: client.Zygote,
+        zygote: forking.Zygote,
     ) -> None:
         self._paths = paths
         self._database = database
@@ -171,7 +171,7 @@ class Containers:
             self._undo(record)
             raise
 
-    def _fork(self, record: ContainerRecord, request: ContainerRequest, *, idle: bool) -> client.Birth:
+    def _fork(self, record: ContainerRecord, request: ContainerRequest, *, idle: bool) -> forking.Birth:
         """The processes of its shim, which wait: they are made while the bundle is."""
         early = self._preparation.early(record, request)
         home, live = self._paths.container(record.id), self._paths.live(record.id)

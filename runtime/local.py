@@ -31,7 +31,7 @@ from runtime.observe import Observer
 from runtime.paths import Paths, delete_tree, write_atomically
 from runtime.prepare import Preparation
 from runtime.records import read_container, read_containers
-from runtime.shim import client
+from runtime.shim import client, forking
 from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from runtime.wishes import ContainerRequest, NetworkRequest, VolumeRequest
 from specs.values import ImageRef
@@ -79,7 +79,7 @@ class LocalRuntime:
         self.builder = Builder(paths, self.database, lambda: self.images, lambda: self.fabric)
         self.ids = Ids(self.database, ids, *subids)
         self._cgroups = cgroups.detect()
-        self._zygote = client.Zygote(paths.run)
+        self._zygote = forking.Zygote(paths.run)
         self._preparation = Preparation(
             paths,
             self.images,

@@ -6,7 +6,6 @@ the moment when the shim took the bytes from the pipe.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import time
@@ -64,8 +63,7 @@ def read(
             return
         yield entry
     if follow:
-        with _Watch(reader.directory, wake) as watch:
-            yield from _follow(reader, lines, watch, until_ns, ended or _has_ended(reader.directory))
+        yield from _follow(reader, lines, wake, until_ns, ended or _has_ended(reader.directory))
 
 
 def _present(reader: _Reader, lines: _Lines, whole: bool) -> Iterator[Entry]:
@@ -76,18 +74,27 @@ def _present(reader: _Reader, lines: _Lines, whole: bool) -> Iterator[Entry]:
 
 
 def _follow(
-    reader: _Reader, lines: _Lines, watch: _Watch, until_ns: int | None, ended: Callable[[], bool]
+    reader: _Reader, lines: _Lines, wake: int, until_ns: int | None, ended: Callable[[], bool]
 ) -> Iterator[Entry]:
-    while True:
-        last = ended()  # asked before reading: what was written before the end is still found
-        last = last or (until_ns is not None and time.time_ns() >= until_ns)
-        for line in _present(reader, lines, last):
-            if until_ns is not None and line[0] >= until_ns:
+    """What has ended is not watched: that takes longer than to read it."""
+    watch: _Watch | None = None
+    try:
+        while True:
+            last = ended()  # asked before reading: what was written before the end is still found
+            last = last or (until_ns is not None and time.time_ns() >= until_ns)
+            for line in _present(reader, lines, last):
+                if until_ns is not None and line[0] >= until_ns:
+                    return
+                yield line
+            if last:
                 return
-            yield line
-        if last:
-            return
-        watch.wait()
+            if watch is None:  # of what came before it, it says nothing: so there is another look
+                watch = _Watch(reader.directory, wake)
+            else:
+                watch.wait()
+    finally:
+        if watch is not None:
+            watch.close()
 
 
 def format_time(time_ns: int) -> str:
@@ -243,6 +250,8 @@ class _Watch:
     def __init__(self, directory: Path, wake: int) -> None:
         self._directory, self._wake = directory, wake
         self._watched: set[Path] = set()
+        import ctypes  # not for who only reads what there is
+
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = int(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         self._add()
@@ -267,9 +276,6 @@ class _Watch:
             except BlockingIOError:
                 pass
 
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

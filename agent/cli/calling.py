@@ -1,14 +1,15 @@
 """Effects: a command asks whoever holds the root to do something: the agent on its socket, else this process.
 
 Standard library only, and little of it: the answer of an agent is a tenth of a second less than opening the
-runtime here. The request is written by hand, as http.client would import the code for e-mail and TLS.
+runtime here. The request is written by hand, as http.client would import the code for e-mail and TLS, and
+`socket` itself would make enums of all that the kernel knows, which takes as long as an answer.
 """
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
-import socket
 import time
 
 from agent.cli.main import Problem, need_root
@@ -88,7 +89,8 @@ def _ask(
 ) -> dict[str, Any] | None:
     """The agent's answer; None where none listens. Raises _Unanswered where it ended before it answered: what
     it did is not known."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
         if not _connect(sock, paths):
             return None
         body = json.dumps({"op": op, "args": args}).encode()
@@ -101,13 +103,15 @@ def _ask(
             status, data = _answer(sock)
         except (OSError, ValueError) as error:
             raise _Unanswered(str(error)) from error
+    finally:
+        sock.close()
     if status != 200:
         raise Problem(f"cannot {op}: the agent answered {status}: is it of an older release?")
     found: dict[str, Any] = json.loads(data)
     return found
 
 
-def _connect(sock: socket.socket, paths: Paths) -> bool:
+def _connect(sock: _socket.socket, paths: Paths) -> bool:
     """By way of the directory's descriptor, however long its path is (unix(7): 108 bytes)."""
     try:
         directory = os.open(paths.run, os.O_PATH | os.O_CLOEXEC)
@@ -124,7 +128,7 @@ def _connect(sock: socket.socket, paths: Paths) -> bool:
     return True
 
 
-def _answer(sock: socket.socket) -> tuple[int, bytes]:
+def _answer(sock: _socket.socket) -> tuple[int, bytes]:
     """Status and body; the agent closes the connection after it. ValueError for half an answer."""
     data = bytearray()
     while chunk := sock.recv(65536):

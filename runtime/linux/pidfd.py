@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import select
+from _signal import pidfd_send_signal  # type: ignore[import-not-found]  # see runtime.linux.signals
 
-from runtime.linux import libc, signals
+from runtime.linux import signals
 
 P_PIDFD = 3
 
 
 def open_pidfd(pid: int) -> int:
     """A close-on-exec descriptor of the process. ProcessLookupError when there is none."""
-    return libc.syscall("pidfd_open", pid, 0, subject=f"pid {pid}")
+    return os.pidfd_open(pid)
 
 
 def send_signal(fd: int, sig: int) -> None:
     """ProcessLookupError when it has ended and was reaped."""
-    libc.syscall("pidfd_send_signal", fd, int(sig), None, 0, subject=f"signal {int(sig)}")
+    pidfd_send_signal(fd, int(sig))
 
 
 def wait(fd: int, timeout: float | None = None) -> bool:

@@ -37,7 +37,7 @@ import time  # noqa: F401
 def main() -> int:
     """Serve until the client is gone."""
     control = socket.socket(fileno=0)
-    os.closerange(3, 1024)  # the interpreter's own file, see client.py
+    os.closerange(3, 1024)  # the interpreter's own file, see lean.py
     os.chdir("/")
     os.umask(0o077)
     from runtime.shim import sharing

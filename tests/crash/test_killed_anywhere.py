@@ -40,7 +40,8 @@ CHANGES = re.compile(
     | net/netlink.py:Netlink.(change|try_all)
     | net/(nft.py:run|firewall.py:Firewall._remember|elements.py:change)
     | net/names.py:write_in_place
-    | shim/client.py:(Zygote.(_start|send|_end)|Birth.(ground|go|start)|_?stop|adjust)
+    | shim/forking.py:(Zygote.(_start|send|_end)|Birth.(ground|go|start))
+    | shim/client.py:(_?stop|adjust)
     | images/points.py:Points.(_make|keep)
     | images/blobs.py:(BlobStore.(_fill|put)|Writer.write|sync_directory)
     | images/layers.py:(LayerStore.(_make|_run)|_Worker.(feed|go|hear))

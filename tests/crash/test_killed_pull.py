@@ -78,9 +78,9 @@ STEPS = (
     "runtime/containers.py:Containers.create return 2",
     "runtime/prepare.py:Preparation.cgroup return 3",
     "runtime/prepare.py:Preparation._network return 2",
-    "runtime/shim/client.py:Birth.ground return 2",
-    "runtime/shim/client.py:Zygote.send return 1",
-    "runtime/shim/client.py:Birth.start return 3",
+    "runtime/shim/forking.py:Birth.ground return 2",
+    "runtime/shim/forking.py:Zygote.send return 1",
+    "runtime/shim/forking.py:Birth.start return 3",
 )
 
 

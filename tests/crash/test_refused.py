@@ -35,7 +35,7 @@ REFUSED = {
         re.VERBOSE,
     ),
     "EBUSY": re.compile(r"runtime/linux/(cgroups_v2.py:write|mounts.py:attach) call"),
-    "EAGAIN": re.compile(r"runtime/(linux/cgroups.py:Cgroups.create|shim/client.py:Zygote.fork) call"),
+    "EAGAIN": re.compile(r"runtime/(linux/cgroups.py:Cgroups.create|shim/forking.py:Zygote.fork) call"),
     "ENOBUFS": re.compile(r"runtime/net/netlink.py:Netlink.(change|try_all) call"),
     "ENOMEM": re.compile(r"runtime/linux/namespaces.py:create_netns call"),
 }

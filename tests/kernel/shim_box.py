@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.linux import cgroups, namespaces, pidfd
-from runtime.shim import client, messages, rescue
+from runtime.shim import client, forking, messages, rescue
 
 BUSYBOX = Path("/usr/bin/busybox")
 MEBIBYTE = 1024 * 1024
@@ -29,7 +29,7 @@ def until(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
     return value
 
 
-def spawn(zygote: client.Zygote, bundle: Path, live: Path) -> None:
+def spawn(zygote: forking.Zygote, bundle: Path, live: Path) -> None:
     """Fork and start the shim of a bundle that is there. ShimError."""
     with zygote.fork(bundle, live, idle=_will_be_idle(bundle)) as birth:
         birth.start()
@@ -57,7 +57,7 @@ class Box:
         self.rootfs = self.live / "rootfs"
         self.cgroup = f"stead.slice/{self.id}"
         self.host = cgroups.detect()
-        self.zygote = client.Zygote(directory)
+        self.zygote = forking.Zygote(directory)
         self.shims: set[tuple[int, int]] = set()
         self.supervise: dict[str, Any] = messages.supervise_document(
             id=self.id,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from runtime.shim import client
+from runtime.shim import client, forking
 from tests.kernel.shim_box import Box, box, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -35,7 +35,7 @@ WAYS = pytest.mark.parametrize(
 IDLE_OR_NOT = pytest.mark.parametrize("idle", [True, False])
 
 
-def born(box: Box, way: Way) -> client.Birth:
+def born(box: Box, way: Way) -> forking.Birth:
     """A birth; if `early`, cgroup and network are said to be there."""
     early = {key: box.config[key] for key in ("root", "linux")} | {"process": {}} if way.early else None
     birth = box.zygote.fork(box.bundle, box.live, idle=way.idle, cgroup=box.cgroup, early=early)
@@ -100,7 +100,7 @@ def blocked(pid: int) -> bool:
 
 
 @contextmanager
-def up(box: Box, way: Way) -> Iterator[client.Birth]:
+def up(box: Box, way: Way) -> Iterator[forking.Birth]:
     """A birth whose program waits for its start."""
     with born(box, way) as birth:
         birth.go()

@@ -16,7 +16,7 @@ import pytest
 
 from runtime import logs
 from runtime.linux import pidfd
-from runtime.shim import client
+from runtime.shim import client, forking
 from tests.kernel.shim_box import MEBIBYTE, Box, box, spawn, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -119,7 +119,7 @@ def test_many_containers_start_at_once_from_one_zygote(tmp_path: Path) -> None:
             errors.append(error)
 
     boxes = [Box(tmp_path) for _ in range(8)]
-    zygote = client.Zygote(tmp_path)
+    zygote = forking.Zygote(tmp_path)
     try:
         for made in boxes:
             made.zygote = zygote
