@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Any
 
 from agent import calls, notify, picture, process, secrets
+from agent.callers import Callers
 from agent.clock import SystemClock
 from agent.converge import Engine, Event, Round
 from agent.deaths import Deaths
@@ -91,6 +92,8 @@ class Agent:
         self._observed: Observed | None = None  # by the last round
         self._webhook: Webhook | None = None
         self._orders = NONE  # that were obeyed
+        self._callers = Callers()
+        self._woken_at = 0.0  # when the first of the reasons came
 
     # ------------------------------------------------------------ for those who show it
 
@@ -105,7 +108,8 @@ class Agent:
         """What a person asks for, in a thread of its own; then there is reason to look. Raises Fault."""
         assert isinstance(self.runtime, LocalRuntime), "only a real machine is asked"
         try:
-            return calls.perform(self.runtime, op, args)
+            with self._callers:
+                return calls.perform(self.runtime, op, args)
         finally:
             self._loop.call_soon_threadsafe(self._because, "call")
 
@@ -199,6 +203,8 @@ class Agent:
         self._wake.set()
 
     def _because(self, reason: str) -> None:
+        if not self._reasons:
+            self._woken_at = time.monotonic()
         self._reasons.add(reason)
         self._wake.set()
 
@@ -480,7 +486,7 @@ class Agent:
         delay = min(SPACING[reason] * self._cost, SPACING_MAX[reason])
         if self._reasons <= {"step", NETWORK} and not self._view.plan and self._engine.busy():
             delay = LAST_STEPS  # nothing waits for the steps that still run
-        return self._ended + delay
+        return self._callers.put_off(reason, self._ended + delay, self._woken_at)
 
     def _publish(self, done: Round) -> None:
         now = self._clock.time()

@@ -6,6 +6,9 @@ import gc
 
 from agent import __version__
 
+#: objects more than before, before the garbage collector looks for circles among the young ones
+YOUNG = 20_000
+
 
 def release() -> str:
     return __version__
@@ -13,6 +16,8 @@ def release() -> str:
 
 def settle() -> None:
     """What is loaded by now stays for as long as the process lives: the garbage collector looks at it no more
-    (gc.freeze), which is a twentieth of the time of a start. To be called once."""
+    (gc.freeze), which is a twentieth of the time of a start; at what comes later, when there is more of it
+    than one action makes. To be called once."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG)

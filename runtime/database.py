@@ -238,8 +238,9 @@ class Database:
                 yield connection
                 return
             try:
-                if not durable:
-                    connection.execute("PRAGMA synchronous=NORMAL")
+                if getattr(self._local, "durable", True) is not durable:
+                    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                    self._local.durable = durable
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
@@ -248,9 +249,6 @@ class Database:
                 if isinstance(error, sqlite3.Error):
                     raise from_sqlite(error, "write", str(self.path)) from error
                 raise
-            finally:
-                if not durable:
-                    connection.execute("PRAGMA synchronous=FULL")
 
     def close(self) -> None:
         """Close every thread's connection; no thread may use the database afterwards."""

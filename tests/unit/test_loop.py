@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agent import journal
+from agent.callers import AFTER, MOST, WHILE, Callers
 from agent.converge import Round
 from agent.desired import Resolved
 from agent.feeds import Feed
@@ -95,6 +96,12 @@ def wait(met: Callable[[], object]) -> None:
 
 def converged(view: View) -> bool:
     return view.state == "converged" and bool(view.observed.containers) and view.sources[0].last_success > 0
+
+
+def word(house: House) -> None:
+    """Of a shim."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b'{"v":1,"id":"x","phase":"exited"}', str(house.paths.events_socket))
 
 
 def color(view: View) -> str:
@@ -231,11 +238,70 @@ def test_a_word_of_a_shim_is_a_reason_to_look(house: House) -> None:
         until(agent, converged)
         house.runtime.lose("shop/web")
         before = house.runtime.calls.count("start container shop/web")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b'{"v":1,"id":"x","phase":"exited"}', str(house.paths.events_socket))
+        word(house)
         until(agent, lambda _: house.runtime.calls.count("start container shop/web") > before)
 
     house.run(act)
+
+
+def test_a_look_waits_for_people_that_are_served(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        with agent._callers:
+            house.runtime.lose("shop/web")
+            word(house)
+            time.sleep(WHILE / 4)
+            assert house.runtime.calls.count("start container shop/web") == 1
+            word(house)
+            begin = time.monotonic()
+            until(agent, lambda _: house.runtime.calls.count("start container shop/web") == 2)
+            assert time.monotonic() - begin < MOST + 2.0, "no call is waited for to its end"
+            house.write("green")
+            until(agent, lambda view: "green" in color(view))
+
+    house.run(act)
+
+
+def test_who_asks_all_the_time_keeps_the_agent_from_nothing(house: House) -> None:
+    house.write("blue")
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.wait(0.001):
+                with agent._callers:
+                    agent._loop.call_soon_threadsafe(agent._because, "call")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            house.runtime.lose("shop/web")
+            until(agent, lambda _: house.runtime.calls.count("start container shop/web") == 2)
+        finally:
+            over.set()
+            asking.join()
+
+    house.run(act)
+
+
+@pytest.mark.parametrize(
+    ("reason", "since", "expected"),
+    [("source", 9.9, 9.95), ("shim", 9.9, 10.0 + AFTER), ("call", 9.9, 10.0 + AFTER), ("shim", 9.51, 10.01)],
+)
+def test_how_long_a_look_is_put_off(
+    reason: str, since: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.callers.time.monotonic", lambda: 10.0)
+    callers = Callers()
+    assert callers.put_off(reason, 9.95, since) == 9.95, "nobody has asked"
+    with callers:
+        assert callers.put_off(reason, 9.95, 10.0) == (9.95 if reason == "source" else 10.0 + WHILE)
+        assert callers.put_off(reason, 99.0, since) == 99.0
+    assert callers.put_off(reason, 9.95, since) == pytest.approx(expected)
 
 
 def test_what_the_kernel_says_of_networks_is_mended_without_a_full_look(house: House) -> None:
