@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runtime import frozen
 from runtime.database import connect
@@ -22,9 +19,15 @@ from runtime.paths import Paths
 from runtime.records import ContainerRecord, read_containers
 from runtime.shim import client, messages
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, NamedTuple
+else:
+    from runtime.shim.tuples import NamedTuple
 
-@dataclass(frozen=True, slots=True)
-class ExecOptions:
+
+class ExecOptions(NamedTuple):
     """How `exec` differs from the container's own process; empty: as that one."""
 
     command: tuple[str, ...]

@@ -272,7 +272,7 @@ class Containers:
                 raise Fault("container-not-found", "retire container", name, "there is no such container")
             rename_container(connection, record.id, old)
             self._fabric.rename(connection, record.id, old)
-            events.tell_container(self._paths.root, "rename", replace(record, name=old), oldName=name)
+            events.tell_container(self._paths.root, "rename", record._replace(name=old), oldName=name)
 
     def rename(self, name: str, new: str) -> None:
         """The same container has another name from now on; it goes on, and its peers find it by that. Fault
@@ -295,7 +295,7 @@ class Containers:
                     self._follow_rename(connection, other, name, new)
             self._fabric.publish(only=record.id)
             self._fabric.tell(record.id, request)
-            events.tell_container(self._paths.root, "rename", replace(record, name=new), oldName=name)
+            events.tell_container(self._paths.root, "rename", record._replace(name=new), oldName=name)
 
     def _follow_rename(
         self, connection: sqlite3.Connection, record: ContainerRecord, name: str, new: str

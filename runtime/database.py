@@ -15,17 +15,21 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from runtime.shim.tuples import NamedTuple
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
 VERSION = 6
 
 
-@dataclass(frozen=True, slots=True)
-class NewColumn:
+class NewColumn(NamedTuple):
     """A column that a table of an older file lacks; `kind` as in ALTER TABLE ... ADD COLUMN (a constant
     default when NOT NULL, <https://sqlite.org/lang_altertable.html>). Rows that are there get the value of
     the expression `fill`, if there is one."""

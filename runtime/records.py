@@ -6,17 +6,19 @@ Cheap to import: `stead ps` answers from here. The request within a record is de
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NamedTuple
+
     from runtime.wishes import ContainerRequest
+else:
+    from runtime.shim.tuples import NamedTuple
 
 CREATED, RUNNING, STOPPED = "created", "running", "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerRecord:
+class ContainerRecord(NamedTuple):
     """One row of `containers`. `wanted` is created (never started), running or stopped (on request)."""
 
     id: str
@@ -37,7 +39,7 @@ class ContainerRecord:
         return decode_request(self.request)
 
 
-_COLUMNS = ", ".join(field.name for field in fields(ContainerRecord))
+_COLUMNS = ", ".join(ContainerRecord._fields)
 
 
 def read_containers(connection: sqlite3.Connection) -> list[ContainerRecord]:
@@ -57,9 +59,8 @@ def read_container(connection: sqlite3.Connection, name: str) -> ContainerRecord
 
 
 def insert_container(connection: sqlite3.Connection, record: ContainerRecord) -> None:
-    marks = ", ".join("?" for _ in fields(ContainerRecord))
-    values = tuple(getattr(record, field.name) for field in fields(ContainerRecord))
-    connection.execute(f"INSERT INTO containers ({_COLUMNS}) VALUES ({marks})", values)
+    marks = ", ".join("?" for _ in record)
+    connection.execute(f"INSERT INTO containers ({_COLUMNS}) VALUES ({marks})", record)
 
 
 def update_request(connection: sqlite3.Connection, id: str, request: ContainerRequest) -> None:

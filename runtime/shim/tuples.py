@@ -21,8 +21,12 @@ class _Made(type):
         defaults = [body[field] for field in fields if field in body]
         made = namedtuple(name, fields, defaults=defaults, module=body["__module__"])  # type: ignore[misc]
         made.__doc__ = body.get("__doc__")
+        for key, value in body.items():
+            if key not in fields and not key.startswith("__"):
+                setattr(made, key, value)
         return made
 
 
 class NamedTuple(metaclass=_Made):
-    """Fields are the annotations of the class, in their order; those with a default come last."""
+    """Fields are the annotations of the class, in their order; those with a default come last. Methods are
+    methods."""
