@@ -7,7 +7,6 @@ program's.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 
@@ -158,6 +157,8 @@ def entry() -> NoReturn:
     except OSError as error:
         print(f"stead: cannot write output: {error.strerror}", file=sys.stderr)
         os._exit(code or 1)
+    import atexit  # not above: a glance at a build has no use for it
+
     threading = sys.modules.get("threading")
     if (threading is None or threading.active_count() == 1) and not atexit._ncallbacks():
         sys.stderr.flush()
