@@ -204,7 +204,9 @@ class Buildah(Engine):
         options += [] if "-f" in words else ["-f", str(context / "Dockerfile")]
         # Where it keeps caches of mounts and what it downloads.
         environment = {"TMPDIR": str(self.directory)}
-        command = [*self.prefix, "bud", *options, *words, str(context)]
+        # A RUN by chroot has the host's /dev/shm, and would leave there what it writes.
+        apart = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs shm /dev/shm && exec "$@"', "sh"]
+        command = [*apart, *self.prefix, "bud", *options, *words, str(context)]
         return self.run(*command, check=False, environment=environment)
 
     def image(self, name: str) -> Image:
