@@ -173,9 +173,5 @@ class Executor:
                 self._socket.close()
                 self._socket = None
             if self._process is not None:
-                try:
-                    self._process.wait(ANSWER)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
+                lean.end(self._process, ANSWER)
                 self._process = None

@@ -62,13 +62,11 @@ _AARCH64 = {
     "sched_setattr": 274,
 }
 _EVERYWHERE = {
-    "pidfd_send_signal": 424,
     "open_tree": 428,
     "move_mount": 429,
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
-    "pidfd_open": 434,
     "clone3": 435,
     "close_range": 436,
     "openat2": 437,

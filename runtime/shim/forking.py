@@ -97,15 +97,9 @@ class Zygote:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            import subprocess
-
             from runtime.shim import lean
 
-            try:
-                self._process.wait(ANSWER)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            lean.end(self._process, ANSWER)
             if self._process.returncode == lean.NOT_LOADED:
                 self._sealed = False
             self._process = None

@@ -39,6 +39,15 @@ def start(program: str, *, sealed: bool) -> tuple[subprocess.Popen[bytes], socke
     return process, ours
 
 
+def end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Returns when it has ended: by itself within so many seconds, or killed."""
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _sealed_interpreter() -> int:
     """This interpreter's file, opened on a read-only mount of nothing else; -1 where there cannot be one.
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-from runtime.shim import outputs
+from runtime.shim import lean, outputs
 from runtime.shim.messages import STDERR, STDOUT
 
 TYPE_CHECKING = False
@@ -40,13 +40,8 @@ def ensure(run: str) -> subprocess.Popen[bytes] | None:
 def begun(starting: subprocess.Popen[bytes] | None) -> None:
     """Returns when the holder takes what it is sent. That it could not be started is no error: containers run
     without."""
-    if starting is None:
-        return
-    try:
-        starting.wait(BEGIN)
-    except subprocess.TimeoutExpired:
-        starting.kill()
-        starting.wait()
+    if starting is not None:
+        lean.end(starting, BEGIN)
 
 
 def into(log: LogWriter, run: str, id: str) -> int:
