@@ -2,7 +2,9 @@
 
 `ip route del` takes a route away and leaves its address; nothing but this brings it back. Each is asked for
 by one lookup, as a packet would (ip-route(8), `get`), so that the size of the routing table does not matter.
-What somebody put there on purpose (a more specific route, a default route of a VPN) is no defect.
+What somebody put there on purpose (a more specific route, a default route of a VPN) is no defect. The kernel
+makes the route to an own address of IPv6 a moment after the address, in a work of its own, even where nothing
+is to be probed (nodad); that of an address that has just been given is waited for.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,9 +43,10 @@ from runtime.net.netlink import (
 
 AnyAddress = IPv4Address | IPv6Address
 
-_RTM_GETLINK = 18
+_RTM_GETLINK, _RTM_GETADDR = 18, 22
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
+_IFA_ADDRESS, _IFA_CACHEINFO = 1, 6
 _RTM_F_FIB_MATCH = 0x2000
 _TABLE_MAIN, _TABLE_LOCAL = 254, 255
 _PROTOCOL_KERNEL = 2
@@ -50,6 +54,8 @@ _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254
 _UNICAST, _LOCAL = 1, 2
 _PRIORITY6 = 256  # of the routes that the kernel makes for addresses of IPv6
 _LOOPBACK, _IFF_UP = 1, 1  # its index in every network namespace
+#: seconds for which the kernel may take its time with the route of a new address, and between two looks
+_NEW, _PAUSE = 1.0, 0.002
 _FORBIDDEN = (errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
 
 #: addresses that are nobody's (RFC 5737, RFC 3849): only a default route leads to them
@@ -111,8 +117,13 @@ def mend_host(ways: Iterable[Way]) -> None:
 
 
 def _own_is_lost(netlink: Netlink, way: Way) -> bool:
-    route = _find(netlink, way.interface.ip)
-    return route is None or route.kind != _LOCAL
+    while True:
+        route = _find(netlink, way.interface.ip)
+        if route is not None and route.kind == _LOCAL:
+            return False
+        if way.interface.version == 4 or not _is_new(netlink, way.interface.ip):
+            return True
+        time.sleep(_PAUSE)
 
 
 def _subnet_is_lost(netlink: Netlink, way: Way) -> bool:
@@ -191,6 +202,20 @@ def _find(netlink: Netlink, address: AnyAddress, flags: int = 0) -> _Route | Non
     given = attributes(answer, 12)
     matched = length if flags & _RTM_F_FIB_MATCH else -1
     return _Route(number(given.get(_RTA_OIF)), kind, _RTA_GATEWAY in given, matched)
+
+
+def _is_new(netlink: Netlink, address: AnyAddress) -> bool:
+    """Whether this address of IPv6 was given a moment ago: `cstamp` of struct ifa_cacheinfo
+    (linux/if_addr.h), hundredths of a second since the machine's start, by ticks that may be a little beside
+    our clock."""
+    body = struct.pack("=BBBBi", socket.AF_INET6, 128, 0, 0, 0) + attribute(_IFA_ADDRESS, address.packed)
+    try:
+        given = attributes(netlink.ask(_RTM_GETADDR, body)[0], 8)
+    except OSError:  # there is none
+        return False
+    _, _, created, _ = struct.unpack("=IIII", given[_IFA_CACHEINFO])
+    age = (int(time.monotonic() * 100) - created) % (1 << 32)
+    return bool(min(age, (1 << 32) - age) < _NEW * 100)
 
 
 def _loopback_is_up(netlink: Netlink) -> bool:

@@ -201,9 +201,12 @@ class Node:
         return self.fabric.addresses(id)[0][1]
 
     def defects(self) -> set[str]:
+        """Kinds; what they say is shown where the test fails."""
         found = self.fabric.observe()
         everywhere = [*found.firewall, *(d for net in found.networks for d in net.defects)]
         everywhere += [defect for given in found.containers.values() for defect in given]
+        for defect in everywhere:
+            print("defect", defect.kind, defect.text)
         return {defect.kind for defect in everywhere}
 
 

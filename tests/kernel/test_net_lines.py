@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
 
 import pytest
+from pyroute2 import IPRoute
 
 from runtime.faults import Fault
 from runtime.linux import namespaces
-from runtime.net import flows, links
+from runtime.net import flows, links, ways
 from runtime.wishes import Attachment, ContainerRequest
 from specs.values import ImageRef, PortBinding
 from tests.kernel.net_box import (
@@ -29,6 +31,7 @@ from tests.kernel.net_box import (
 pytestmark = MARKS
 
 IMAGE = ImageRef.parse("busybox")
+NODAD = 0x02  # linux/if_addr.h
 
 
 @on_own_host
@@ -162,6 +165,23 @@ def test_an_address_that_has_another_hardware_address_now_is_reached_at_once() -
 
         for mac in ("02:00:00:00:00:01", "02:00:00:00:00:02", ""):
             replaced(mac)
+
+
+@on_own_host
+def test_the_route_that_the_kernel_makes_a_moment_after_an_address_is_not_missed() -> None:
+    """addrconf_dad_work of the kernel: one in six was not there yet at a look at once."""
+    sh("ip", "link", "add", "own0", "up", "type", "bridge")
+    index = socket.if_nametoindex("own0")
+    own = [ways.Way("own0", f"fd00:88::{number:x}/64") for number in range(1, 301)]
+    with IPRoute() as giver:
+        for way in own:
+            giver.addr("add", index=index, address=str(way.interface.ip), prefixlen=64, flags=NODAD)
+            assert ways.lost_by_host([way]) == {}
+    lost = own[7]
+    sh("ip", "-6", "route", "delete", "local", str(lost.interface.ip), "dev", "own0", "table", "local")
+    assert ways.lost_by_host(own) == {"own0": [f"the host's route to {lost.interface.ip} is gone"]}
+    ways.mend_host(own)
+    assert ways.lost_by_host(own) == {}
 
 
 @on_own_host
