@@ -45,21 +45,23 @@ def mount(root: int, entry: Config, *, private: bool) -> None:
         root, {"destination": destination, "type": "tmpfs", "options": [*loose, "mode=755", "size=65536"]}
     )
     place = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
+    os.fchdir(place)
     seen: set[str] = set()
     for one in hierarchies:
         name = os.path.basename(one.target)
         if name not in seen:
             seen.add(name)
             if private:
-                _mount_v1(place, name, one, options)
+                _mount_v1(name, one, options)
             else:
                 _bind_own(root, f"{destination}/{name}", one, own, sealed)
             for alias in name.split(",") if "," in name else ():
-                _link(place, alias, name)
+                _link(alias, name)
     if unified is not None:
         _mount_v2(root, f"{destination}/unified", unified, own, sealed)
     if "ro" in sealed:
         mounts.set_attributes(place, set=mounts.MOUNT_ATTR_RDONLY)
+    os.fchdir(root)
     os.close(place)
 
 
@@ -75,20 +77,16 @@ def _mount_v2(
         _bind_own(root, path, unified, own, sealed)
 
 
-def _mount_v1(place: int, name: str, mount: mounts.Mount, options: list[str]) -> None:
-    """The same controllers as the host's mount: the options that are not about all file systems. `place`: the
-    file system that was just made for all of them, into which nobody else has looked yet."""
+def _mount_v1(name: str, mount: mounts.Mount, options: list[str]) -> None:
+    """The same controllers as the host's mount: the options that are not about all file systems. The working
+    directory is the file system that was just made for all of them, into which nobody else has looked yet."""
     flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
     flags |= mounts.MS_RDONLY if "ro" in options else 0
     general = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate"}
     words = [word for word in mount.super_options if word not in general and "release_agent" not in word]
     data = ",".join(["none", *words] if any(word.startswith("name=") for word in words) else words)
-    os.mkdir(name, 0o755, dir_fd=place)
-    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
-    try:
-        mounts.mount("cgroup", f"/proc/self/fd/{fd}", "cgroup", flags, data)
-    finally:
-        os.close(fd)
+    os.mkdir(name, 0o755)
+    mounts.mount("cgroup", name, "cgroup", flags, data)
 
 
 def _own_paths() -> dict[str, str]:
@@ -112,8 +110,8 @@ def _bind_own(root: int, path: str, mount: mounts.Mount, own: dict[str, str], se
     entries.mount(root, {"destination": path, "type": "bind", "source": source, "options": ["bind", *sealed]})
 
 
-def _link(place: int, name: str, target: str) -> None:
+def _link(name: str, target: str) -> None:
     try:
-        os.symlink(target, name, dir_fd=place)
+        os.symlink(target, name)
     except FileExistsError:
         pass

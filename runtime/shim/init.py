@@ -306,7 +306,7 @@ def _execute(words: list[str], environment: dict[str, str]) -> NoReturn:
         try:
             os.execve(candidate, words, environment)
         except (FileNotFoundError, NotADirectoryError):
-            if os.path.lexists(candidate) and "/" in name:
+            if "/" in name and os.path.lexists(candidate):
                 text = f"exec {name}: its interpreter or the target of its link is missing"
                 raise StartError(text, NOT_FOUND, errno.ENOENT) from None
         except OSError as error:

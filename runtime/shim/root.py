@@ -13,7 +13,7 @@ from runtime.shim import entries, hierarchies, identity, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     Config = dict[str, Any]
@@ -91,6 +91,7 @@ def build(
             tied[at] = entries.open_bind(entry, config["linux"])
     stage.name = "root filesystem"
     root = _take_root(rootfs, prepared, "rprivate" if kind == "rprivate" else "rslave")
+    kind = "" if kind == "rprivate" else kind  # what is copied from now on is private already
     os.umask(0)
     userns = prepared is not None and prepared.userns
     for at, entry in enumerate(listed):
@@ -115,8 +116,7 @@ def build(
     stage.name = "paths"
     for path in config["linux"].get("readonlyPaths") or ():
         _seal(root, path)
-    for path in config["linux"].get("maskedPaths") or ():
-        _mask(root, path)
+    _mask(root, config["linux"].get("maskedPaths") or ())
     stage.name = "root"
     change = _pivot if gates is None or gates.pivots else _move
     change(root)
@@ -318,18 +318,25 @@ def _seal(root: int, path: str) -> None:
     os.close(found)
 
 
-def _mask(root: int, path: str) -> None:
-    """/dev/null over a file, an empty read-only directory over a directory."""
-    found = _look(root, path)
-    if found is None:
-        return
-    if openat2.is_directory(found):
-        fd = mounts.new_filesystem("tmpfs", (("size", "0"),), attributes=mounts.MOUNT_ATTR_RDONLY)
-    else:
-        fd = mounts.open_tree("/dev/null", recursive=False)
-    mounts.attach(fd, found)
-    os.close(fd)
-    os.close(found)
+def _mask(root: int, paths: Iterable[str]) -> None:
+    """/dev/null over files, over directories an empty read-only one, the same for all."""
+    empty = -1
+    for path in paths:
+        found = _look(root, path)
+        if found is None:
+            continue
+        if not openat2.is_directory(found):
+            mounts.mount("/dev/null", f"/proc/self/fd/{found}", None, mounts.MS_BIND)
+        elif empty < 0:
+            empty = mounts.new_filesystem("tmpfs", (("size", "0"),), attributes=mounts.MOUNT_ATTR_RDONLY)
+            mounts.attach(empty, found)
+        else:
+            fd = mounts.open_tree("", dirfd=empty)
+            mounts.attach(fd, found)
+            os.close(fd)
+        os.close(found)
+    if empty >= 0:
+        os.close(empty)
 
 
 def _look(root: int, path: str) -> int | None:
