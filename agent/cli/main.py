@@ -7,6 +7,7 @@ program's.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -132,6 +133,9 @@ COMMANDS: Commands = {
 }
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class Problem(Exception):
     """An end of the command with one line for people."""
 
@@ -150,20 +154,38 @@ def entry() -> NoReturn:
         if not isinstance(end.code, int | None):
             raise
         code = end.code or 0
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os._exit(code)
-    except OSError as error:
-        print(f"stead: cannot write output: {error.strerror}", file=sys.stderr)
-        os._exit(code or 1)
+    code = _flushed(code)
     import atexit  # not above: a glance at a build has no use for it
 
     threading = sys.modules.get("threading")
     if (threading is None or threading.active_count() == 1) and not atexit._ncallbacks():
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _flushed(code: int) -> int:
+    """The code to end with: 1 where output was not taken. Nobody who reads it is no error."""
+    try:
+        if sys.stdout is not None:  # it was closed from the beginning
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+    except OSError as error:
+        return max(code, _refused(error))
+    return code
+
+
+def _refused(error: OSError) -> int:
+    print(f"stead: cannot write output: {error.strerror}", file=sys.stderr)
+    _silence()
+    return 1
+
+
+def _silence() -> None:
+    """What is printed from now on, or was kept to be, is for nobody."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,8 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stead: cannot open {error.filename}: permission denied{hint}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _silence()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        return _refused(error)  # what else is full is a Fault with its place
     except KeyboardInterrupt:
         return 130
 

@@ -12,6 +12,7 @@ import pytest
 from agent import __version__
 
 ENTRY = "from agent.cli.main import entry; entry()"
+CLOSED = ["sh", "-c", f"exec '{sys.executable}' -c '{ENTRY}' --version >&-"]
 
 
 def command(
@@ -39,20 +40,36 @@ def test_a_wrong_word_has_its_code_and_its_line() -> None:
     assert "invalid choice: 'nonsense'" in done.stderr
 
 
-def test_output_that_is_not_taken_is_an_error() -> None:
+@pytest.mark.parametrize("word", ["--version", "schema"], ids=["at the end", "in the middle"])
+def test_output_that_is_not_taken_is_an_error(word: str) -> None:
     with open("/dev/full", "w", encoding="ascii") as full:
-        done = command("--version", stdout=full.fileno())
+        done = command(word, stdout=full.fileno())
     assert (done.returncode, done.stderr) == (1, "stead: cannot write output: No space left on device\n")
 
 
-def test_nobody_who_reads_is_no_error() -> None:
+@pytest.mark.parametrize("word", ["--version", "schema"], ids=["at the end", "in the middle"])
+def test_nobody_who_reads_is_no_error(word: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = command("--version", stdout=writer)
+        done = command(word, stdout=writer)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_was_closed_from_the_beginning_is_for_nobody() -> None:
+    done = command("--version", code=f"import os, sys; os.execvp({CLOSED[0]!r}, {CLOSED!r})")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_that_is_not_about_output_is_not_taken_for_one() -> None:
+    code = (
+        "from agent.cli import main\ndef work(_): raise OSError(5, 'broken')\nmain._run = work\nmain.entry()"
+    )
+    done = command("ps", code=code)
+    assert done.returncode == 1
+    assert "OSError: [Errno 5] broken" in done.stderr and "cannot write" not in done.stderr
 
 
 @pytest.mark.parametrize(
