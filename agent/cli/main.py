@@ -7,7 +7,6 @@ program's.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -133,9 +132,6 @@ COMMANDS: Commands = {
 }
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 class Problem(Exception):
     """An end of the command with one line for people."""
 
@@ -177,6 +173,13 @@ def _flushed(code: int) -> int:
     return code
 
 
+def _is_full(error: OSError) -> bool:
+    """Whether that is about output."""
+    import errno  # not above, as atexit
+
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def _refused(error: OSError) -> int:
     print(f"stead: cannot write output: {error.strerror}", file=sys.stderr)
     _silence()
@@ -209,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence()
         return 0
     except OSError as error:
-        if error.filename is not None or error.errno not in _FULL:
+        if not _is_full(error):
             raise
         return _refused(error)  # what else is full is a Fault with its place
     except KeyboardInterrupt:
