@@ -28,7 +28,6 @@ NUMBERS = {name: number for number, name in enumerate(NAMES)}
 _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT = 8, 23, 24, 47
 _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _VERSION_3 = 0x20080522
-_remembered: int | None = None
 
 
 def bounding() -> tuple[str, ...]:
@@ -43,16 +42,8 @@ def bounding() -> tuple[str, ...]:
     return tuple(found)
 
 
-def remember() -> None:
-    """For `given`, here and in all that is forked from here: none of them gets more."""
-    global _remembered
-    _remembered = mask(bounding())
-
-
 def given(names: Iterable[str]) -> int:
     """The bits of those of these capabilities that this process may give to another."""
-    if _remembered is not None:
-        return _remembered & mask(names)
     bits = 0
     for name in set(names):
         try:

@@ -9,7 +9,7 @@ import os
 import sys
 from os import close, dup2, fork, setsid
 
-from runtime.linux import capabilities, cgroups, libc, signals
+from runtime.linux import cgroups, libc, signals
 from runtime.shim import birth, hierarchies, launch
 
 SHIMS = "stead.slice/shims"
@@ -29,7 +29,6 @@ def prepare() -> cgroups.Cgroups:
     launch.oom_score(birth.OOM_SCORE)
     host = cgroups.detect()
     hierarchies.host_hierarchies()
-    capabilities.remember()
     host.create(SHIMS)
     host.add(SHIMS, 0)
     return host
