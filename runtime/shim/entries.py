@@ -1,8 +1,7 @@
 """Effects: the mounts of a config.json, each with every option that the specification and mount(8) have.
 
 Destinations are opened with openat2 inside the root, so that no link of the image leads a mount out of it.
-Mounts are made detached and put on the opened descriptor (move_mount(2)); those that every container has by
-one mount(2) on it, which is a tenth of the system calls. OCI runtime-spec, config.md.
+Mounts are made detached and put on the opened descriptor (move_mount(2)). OCI runtime-spec, config.md.
 """
 
 from __future__ import annotations
@@ -47,14 +46,6 @@ ATTRIBUTES = {**_BASE, **{f"r{word}": bits for word, bits in _BASE.items()}}
 WORDS = frozenset(
     ("bind", "rbind", "defaults", "remount", "tmpcopyup", "idmap", "ridmap", "loud", "silent", "async")
 ) | frozenset(mounts.PROPAGATION)
-#: What mount(2) makes as fsmount(2) does, by these words and the file system's own.
-_CLASSIC = frozenset(("proc", "tmpfs", "devpts", "mqueue"))
-_FLAGS = {
-    "nosuid": mounts.MS_NOSUID,
-    "nodev": mounts.MS_NODEV,
-    "noexec": mounts.MS_NOEXEC,
-    "strictatime": mounts.MS_STRICTATIME,
-}
 
 
 def options_of(entry: Config) -> list[str]:
@@ -87,8 +78,7 @@ def need_peers(source: str) -> None:
 
 
 def mount(root: int, entry: Config, fd: int = -1, *, kind: str = "rprivate") -> None:
-    """`fd`: the mount itself, where it is made already; `kind`: how binds propagate that do not say it, empty
-    where that is as they are."""
+    """`fd`: the mount itself, where it is made already; `kind`: how binds propagate that do not say it."""
     options, destination = options_of(entry), str(entry["destination"])
     if "remount" in options:
         _remount(root, entry)
@@ -96,8 +86,6 @@ def mount(root: int, entry: Config, fd: int = -1, *, kind: str = "rprivate") -> 
     if is_bind(entry):
         fd = open_bind(entry, {}, kind) if fd < 0 else fd
         directory = openat2.is_directory(fd)
-    elif _mount_at_once(root, entry):
-        return
     else:
         fd, directory = _new(root, entry), True
     try:
@@ -114,27 +102,6 @@ def mount(root: int, entry: Config, fd: int = -1, *, kind: str = "rprivate") -> 
         os.close(fd)
 
 
-def _mount_at_once(root: int, entry: Config) -> bool:
-    """Whether it could be: what was refused is for the longer way, which says more."""
-    kind, words = str(entry["type"]), options_of(entry)
-    own = [word for word in words if word not in _FLAGS]
-    if kind not in _CLASSIC or any(word in ATTRIBUTES or word in WORDS or "," in word for word in own):
-        return False
-    if kind == "tmpfs" and not any(word.startswith("mode=") for word in own):
-        return False  # that depends on what lies below it
-    flags = 0
-    for word in words:
-        flags |= _FLAGS.get(word, 0)
-    target = openat2.make_target(root, str(entry["destination"]), directory=True)
-    try:
-        mounts.mount(entry.get("source") or "none", f"/proc/self/fd/{target}", kind, flags, ",".join(own))
-    except OSError:
-        return False
-    finally:
-        os.close(target)
-    return True
-
-
 # ---------------------------------------------------------------- what the host has
 
 
@@ -148,10 +115,9 @@ def open_bind(entry: Config, linux: Mapping[str, Any], kind: str = "rprivate") -
         if is_mapped(entry):
             _map(fd, entry, linux, options, recursive)
         _set_all(fd, options, recursive)
-        kind = ([kind] + [word for word in options if word in mounts.PROPAGATION])[-1]
-        if kind:
-            bits = mounts.PROPAGATION[kind] & ~mounts.MS_REC
-            mounts.set_attributes(fd, propagation=bits, recursive=recursive)
+        kinds = [word for word in options if word in mounts.PROPAGATION]
+        bits = mounts.PROPAGATION[kinds[-1] if kinds else kind] & ~mounts.MS_REC
+        mounts.set_attributes(fd, propagation=bits, recursive=recursive)
     except BaseException:
         os.close(fd)
         raise

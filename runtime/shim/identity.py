@@ -74,11 +74,8 @@ def read_filter(config: dict[str, Any]) -> bytes:
     path = (config.get("annotations") or {}).get("stead.seccomp") or "unconfined"
     if path == "unconfined":
         return b""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, min(os.fstat(fd).st_size, _MAX_FILTER))
-    finally:
-        os.close(fd)
+    with open(path, "rb", buffering=0) as file:
+        return file.read(_MAX_FILTER) or b""
 
 
 def filter_flags(config: dict[str, Any]) -> int:

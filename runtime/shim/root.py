@@ -91,7 +91,6 @@ def build(
             tied[at] = entries.open_bind(entry, config["linux"])
     stage.name = "root filesystem"
     root = _take_root(rootfs, prepared, "rprivate" if kind == "rprivate" else "rslave")
-    kind = "" if kind == "rprivate" else kind  # what is copied from now on is private already
     os.umask(0)
     userns = prepared is not None and prepared.userns
     for at, entry in enumerate(listed):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from runtime.linux import libc
 
 TYPE_CHECKING = False
@@ -58,8 +56,5 @@ def apply(config: Config, spaces: Spaces, *, joined: bool, early: bool = False) 
             raise Refused(f"sysctl {key}: it is not the container's own, the whole host would get it")
         path = path_of(key)
         if (joined and path.startswith("net/")) == early:
-            fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
+            with open(f"/proc/sys/{path}", "wb", buffering=0) as file:
+                file.write(str(value).encode())

@@ -171,56 +171,6 @@ def test_a_refused_option_is_named_with_the_kernels_words() -> None:
         mounts.new_filesystem("tmpfs", (("nonsense", "1"),))
 
 
-@pytest.mark.parametrize(
-    ("kind", "source", "options"),
-    [
-        ("proc", "proc", "nosuid,noexec,nodev"),
-        ("tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
-        ("tmpfs", "", "noexec,mode=1777"),
-        ("devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        ("mqueue", "mqueue", "nosuid,noexec,nodev"),
-    ],
-)
-def test_what_every_container_has_is_as_the_longer_way_makes_it(
-    place: Path, monkeypatch: pytest.MonkeyPatch, kind: str, source: str, options: str
-) -> None:
-    entry = {"destination": "/here", "type": kind, "source": source, "options": options.split(",")}
-    plainly, found = mounts.mount, []
-    for refused in (False, True):
-        calls = []
-
-        def mount(*words: object, refused: bool = refused, calls: list[object] = calls) -> None:
-            calls.append(words)
-            if refused:
-                raise OSError(22, "refused")
-            plainly(*words)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(mounts, "mount", mount)
-        root = os.open(place, os.O_PATH | os.O_DIRECTORY)
-        entries.mount(root, entry)
-        os.close(root)
-        monkeypatch.undo()
-        (made,) = (item for item in mounts.table() if item.target == f"{place}/here")
-        mounts.unmount(place / "here")
-        assert len(calls) == 1
-        found.append((made.type, made.source, made.options, made.super_options, made.root))
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("options", ["mode=755,ro", "mode=755,noatime", "size=1m", "mode=755,slave"])
-def test_what_asks_for_more_goes_the_longer_way(
-    place: Path, monkeypatch: pytest.MonkeyPatch, options: str
-) -> None:
-    def mount(*_: object) -> None:
-        pytest.fail("mount(2) was asked")
-
-    monkeypatch.setattr(mounts, "mount", mount)
-    root = os.open(place, os.O_PATH | os.O_DIRECTORY)
-    entries.mount(root, {"destination": "/here", "type": "tmpfs", "options": options.split(",")})
-    os.close(root)
-    assert mounts.is_mounted(place / "here")
-
-
 def test_what_mount_refuses_is_told_in_the_kernels_words(place: Path) -> None:
     root = os.open(place, os.O_PATH | os.O_DIRECTORY)
     with pytest.raises(OSError, match="tmpfs: Unknown parameter 'nosuch'"):
