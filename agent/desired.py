@@ -109,15 +109,16 @@ class Shelf:
         self._before = self.directory / "previous.json"
         self._history = self.directory / "history"
 
-    def put(self, revision: Revision) -> None:
+    def put(self, revision: Revision, *, anew: bool = True) -> None:
         """Durable when it returns. What was kept until now is the previous one, if it is another."""
         last = _read(self._file)
         if last is not None and last.id != revision.id:
             write_atomically(self._before, self._file.read_bytes())
-        write_atomically(self._file, self.remember(revision))
+        write_atomically(self._file, self.remember(revision, anew=anew))
 
-    def remember(self, revision: Revision) -> bytes:
-        """At the end of the history. Returns what is written of it."""
+    def remember(self, revision: Revision, *, anew: bool = True) -> bytes:
+        """At the end of the history; where it is in it already only if it is put in force `anew`, and not by
+        a person who goes back. Returns what is written of it."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         files = {name: base64.b64encode(data).decode() for name, data in sorted(revision.files.items())}
         document = {
@@ -130,18 +131,20 @@ class Shelf:
             "secrets": dict(revision.secrets),
         }
         content = json.dumps(document).encode()
-        self._remember(revision.id, content)
+        self._remember(revision.id, content, anew)
         return content
 
-    def _remember(self, id: str, content: bytes) -> None:
-        """At the end of the history, where it is not in it yet."""
+    def _remember(self, id: str, content: bytes, anew: bool) -> None:
         self._history.mkdir(exist_ok=True, mode=0o700)
         known = self._numbered()
-        if any(file.stem.partition("-")[2] == id for _, file in known):
+        same = [file for _, file in known if file.stem.partition("-")[2] == id]
+        if same and (same[-1] == known[-1][1] or not anew):
+            write_atomically(same[-1], content)
             return
         number = known[-1][0] + 1 if known else 1
         write_atomically(self._history / f"{number:08d}-{id}.json", content)
-        for _, file in known[: max(0, len(known) + 1 - HISTORY)]:
+        others = [file for _, file in known if file not in same]
+        for file in (*same, *others[: max(0, len(others) + 1 - HISTORY)]):
             file.unlink(missing_ok=True)
 
     def _numbered(self) -> list[tuple[int, Path]]:

@@ -63,6 +63,11 @@ class Feed:
     def resolve(self, revision: Revision, *, kept: bool = False) -> Resolved:
         return resolve(self.name, revision, self.around, kept=kept)
 
+    def has(self, revision: Revision) -> bool:
+        """Whether it is in force, with the same files of the same commit."""
+        taken = self.taken
+        return taken is not None and (taken.id, taken.tree) == (revision.id, revision.tree)
+
     def is_other(self) -> bool:
         """Whether files of its secrets, which no source watches, changed since this was asked last."""
         if self.desired is None or self.taken is None or not self.desired.files:

@@ -275,7 +275,7 @@ class Agent:
             log.warning("source %s: %s", feed.name, found.text)
             return
         seen = {} if pinned else self._seen(found)  # shown with what became of it, never before
-        if feed.desired is not None and found.id == feed.view.revision and not again:
+        if feed.has(found) and not again:
             self._show(feed, **seen, errors=(), fetch_error="", held="")  # what was refused is gone again
             feed.waiting = None
             return
@@ -295,8 +295,9 @@ class Agent:
             if not pinned and not again:
                 feed.secrets = None
                 await asyncio.to_thread(feed.source.accept, found)
-            await asyncio.to_thread(feed.shelf.put, found)
+            await asyncio.to_thread(feed.shelf.put, found, anew=not pinned and not again)
         if not pinned:
+            await asyncio.to_thread(self._rollouts.came_in_force, feed.name, found.id)
             feed.waiting = None
             seen["held"] = ""
         feed.desired = resolved.desired
@@ -347,9 +348,9 @@ class Agent:
             notice = Notice("held", feed.name, feed.name, found.id, feed.view.revision, reason)
             self._engine.tally.notice(notice)
             self._notice(notice)
-        self._show(feed, **seen, errors=(), fetch_error="", held=reason)
         entry = RevisionEntry(self._clock.time(), feed.name, found.id, found.note, "held", (reason,))
-        await asyncio.to_thread(self._journal.revision, entry)
+        await asyncio.to_thread(self._journal.revision, entry)  # first: `stead approve` looks there
+        self._show(feed, **seen, errors=(), fetch_error="", held=reason)
 
     def _notice(self, notice: Notice) -> None:
         """Called in any thread."""
@@ -369,7 +370,7 @@ class Agent:
                 if kept is not None:
                     feed.waiting = feed.waiting or await asyncio.to_thread(feed.shelf.get)
                     await self._took(feed, kept, pinned=True)
-            if feed.waiting is not None and feed.waiting.id != feed.view.revision:
+            if feed.waiting is not None and not feed.has(feed.waiting):
                 await self._took(feed, feed.waiting)
 
     async def _refuse(self, feed: Feed, resolved: Resolved, now: float, seen: dict[str, Any]) -> None:

@@ -138,6 +138,8 @@ class Rollouts:
         return self._write(change, "release")
 
     def approve(self, source: str, revision: str, who: str, at: float) -> None:
+        """It holds until another revision of the source comes in force."""
+
         def change(connection: sqlite3.Connection) -> None:
             row = (source, revision, at, who)
             connection.execute("INSERT OR REPLACE INTO approved VALUES (?, ?, ?, ?)", row)
@@ -147,6 +149,16 @@ class Rollouts:
             connection.execute(old, (APPROVED,))
 
         self._write(change, "approve")
+
+    def came_in_force(self, source: str, revision: str) -> None:
+        """What was approved before it would have to be approved again."""
+        text = "FROM approved WHERE source IN ('', ?) AND substr(?, 1, length(revision)) != revision"
+        with self._lock:
+            used = self._connection.execute(f"SELECT 1 {text} LIMIT 1", (source, revision)).fetchone()
+        if used is not None:
+            self._write(
+                lambda connection: connection.execute(f"DELETE {text}", (source, revision)), "use up approval"
+            )
 
     def _order(self, kind: str, name: str, order: Order) -> None:
         revision, key = (order.revision, order.key) if isinstance(order, Pin) else ("", ("", "", ""))

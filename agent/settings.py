@@ -122,8 +122,17 @@ class Credentials(_Table):
     docker_config: AbsolutePath = ""  # a config.json; empty: that of the user who runs the agent
 
 
+def _listening(value: object) -> object:
+    port = str(value).rpartition(":")[2]
+    if port.isdecimal() and int(port) > 65535:
+        raise ValueError(f"{port} is no port: 0 to 65535")
+    return value
+
+
 class Listen(_Table):
-    metrics: str = Field("127.0.0.1:9420", pattern=r"^(\S+:\d{1,5})?$")  # empty: no TCP port
+    metrics: Annotated[str, BeforeValidator(_listening)] = Field(
+        "127.0.0.1:9420", pattern=r"^(\S+:\d{1,5})?$"
+    )  # empty: no TCP port
     group: str = "root"  # may use the unix socket, and so do all that root may
 
 

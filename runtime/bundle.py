@@ -114,7 +114,8 @@ def oci_config(request: ContainerRequest, image: ImageConfig, setting: Setting) 
 def argv(request: ContainerRequest, image: ImageConfig) -> list[str]:
     """Docker's rule: an entrypoint of the user's own drops the image's command as well."""
     if request.entrypoint is not None:
-        words = [*request.entrypoint, *(request.command or ())]
+        own = () if request.entrypoint == ("",) else request.entrypoint  # docker's way to say: none
+        words = [*own, *(request.command or ())]
     else:
         command = request.command if request.command is not None else _words(image.get("Cmd"))
         words = [*_words(image.get("Entrypoint")), *command]

@@ -74,6 +74,9 @@ def devices(request: ContainerRequest) -> tuple[tuple[str, str, str], ...]:
     """Every node of a directory that is asked for (/dev/dri), as Docker has it."""
     found: list[tuple[str, str, str]] = []
     for source, target, access in request.devices:
+        if not os.path.exists(source):
+            cause = f"device {source} does not exist"
+            raise Fault("mount-source-missing", "start container", request.name, cause)
         if not os.path.isdir(source):
             found.append((source, target, access))
             continue

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from runtime.shim.supervise import PROBE_STOPPED as PROBE_STOPPED
 from specs.values import PortBinding
 
 #: What a container's name ends with while another one of its name takes its place; no spec can say that.

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from runtime import frozen, logs, secrets, sightings
 from runtime.backups import leftovers as left_backups
@@ -23,7 +23,7 @@ from runtime.inside import same_process
 from runtime.joining import namespace_file
 from runtime.linux import mounts
 from runtime.linux.cgroups import Cgroups, normalize
-from runtime.linux.limits import Limits
+from runtime.linux.limits import IoLimit, Limits
 from runtime.loosened import loosened
 from runtime.net.fabric import Fabric, NetObservation
 from runtime.observations import (
@@ -372,7 +372,9 @@ class Observer:
         except OSError as error:
             return [Defect("limits", f"its limits cannot be read: {error.strerror}".lower())]
         return [
-            Defect("limits", f"{name} is {getattr(found, name)!r} instead of {getattr(wanted, name)!r}")
+            Defect(
+                "limits", f"{name} is {_said(getattr(found, name))} instead of {_said(getattr(wanted, name))}"
+            )
             for name in LIMITS
             if getattr(found, name) != getattr(wanted, name)
         ]
@@ -488,3 +490,17 @@ def _booted_at() -> float:
             return next((float(line.split()[1]) for line in file if line.startswith("btime ")), 0.0)
     except OSError:
         return 0.0
+
+
+def _said(value: object) -> str:
+    """Of one of the fields of Limits."""
+    if not isinstance(value, tuple):
+        return repr(value)
+    return ", ".join(map(_entry_said, value)) or "none"
+
+
+def _entry_said(entry: IoLimit | tuple[str, int]) -> str:
+    if not isinstance(entry, IoLimit):
+        return " of ".join(map(str, reversed(entry)))
+    limits = {key: limit for key, limit in asdict(entry).items() if key != "device" and limit}
+    return " ".join((entry.device, *(f"{key} {limit}" for key, limit in limits.items())))

@@ -249,8 +249,8 @@ class Container(Model):
         | None
     ) = None
     working_dir: Annotated[str, *shapes.shape(shapes.absolute, {"type": "string"})] | None = None
-    user: Text | None = None
-    group_add: Texts | None = None
+    user: shapes.User | None = None
+    group_add: shapes.Groups | None = None
     hostname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     domainname: Annotated[str, *shapes.shape(shapes.hostname, {"type": "string"})] | None = None
     labels: StringMap | None = None

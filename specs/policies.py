@@ -109,8 +109,11 @@ def _test(value: Any) -> tuple[str, ...]:
 
 def _http(value: Any) -> str:
     found = shapes.text(value)
-    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]*)(:[0-9]{1,5})?(/\S*)?", found):
+    read = re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]*)(?::([0-9]{1,5}))?(/\S*)?", found)
+    if read is None:
         raise Mistake(f"cannot read {found!r}: write http://:PORT/PATH")
+    if read[2]:
+        parse_port_range(read[2])
     return found
 
 

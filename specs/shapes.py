@@ -247,7 +247,35 @@ def cpuset(value: Any) -> str:
     found = text(value)
     if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", found):
         raise Mistake(f"cannot read cpuset {found!r}: write processors such as 0-2,4")
+    for part in found.split(","):
+        first, _, last = part.partition("-")
+        if last and int(last) < int(first):
+            raise Mistake(f"cannot read cpuset {found!r}: {part} ends before it begins")
     return found
+
+
+def user(value: Any) -> str:
+    """USER[:GROUP], each a name or a number; what the names mean the image says."""
+    found = text(value)
+    parts = found.split(":")
+    if len(parts) > 2:
+        raise Mistake(f"cannot read user {found!r}: write USER or USER:GROUP")
+    for part in parts:
+        _id_fits(part)
+    return found
+
+
+def group(value: Any) -> str:
+    found = text(value)
+    if not found or found.startswith("-"):
+        raise Mistake(f"cannot read group {found!r}: write a name or a number")
+    _id_fits(found)
+    return found
+
+
+def _id_fits(name: str) -> None:
+    if name.isdecimal() and int(name) > MAX_ID:
+        raise Mistake(f"the id {name} is above {MAX_ID}")
 
 
 def restart(value: Any) -> tuple[str, int]:
@@ -326,8 +354,11 @@ def command(value: Any) -> tuple[str, ...]:
     return listed(text)(value)
 
 
+#: Docker's largest number of a user or group.
+MAX_ID = 2**31 - 1
+
 ULIMITS = (
-    *("core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice"),
+    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice"),
     *("nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 
@@ -498,6 +529,8 @@ ImageName = Annotated[str, *shape(image_reference, {"type": "string"})]
 ImageNames = Annotated[tuple[str, ...], *shape(listed(image_reference), _LIST_SCHEMA)]
 Platform = Annotated[str, *shape(platform, {"type": "string"}, "such as linux/arm64")]
 Signal = Annotated[str, *shape(stop_signal, {"type": ["string", "integer"]}, "such as SIGTERM")]
+User = Annotated[str, *shape(user, _TEXT_SCHEMA, "USER or USER:GROUP, names or numbers")]
+Groups = Annotated[tuple[str, ...], *shape(listed(group), _LIST_SCHEMA)]
 Cpuset = Annotated[str, *shape(cpuset, {"type": ["string", "integer"]}, "processors such as 0-2,4")]
 RestartPolicy = Annotated[
     tuple[str, int],

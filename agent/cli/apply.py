@@ -5,6 +5,7 @@ what does not.
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 
 from agent.cli import specs, table
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from agent.converge import Event, Result
-    from agent.rollouts import Rollouts
+    from agent.planner.updates import Orders
     from agent.settings import Settings
     from agent.sources.revision import Revision
     from runtime.interface import Progress, Runtime
@@ -44,11 +45,14 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if found.desired is None:
         specs.show_problems(found)
         return 1
-    result = converge(paths, settings, found.desired, found.revision, options.timeout)
+    result = converge(paths, settings, found.desired, found.revision, options.timeout, pinned=bool(pin))
     if pin:
         result = replace(result, ok=False, failures=(*result.failures, pin))
     count = len(found.desired.containers)
-    return report(result, f"{count} container{'s' if count != 1 else ''} as declared")
+    well = f"{count} container{'s' if count != 1 else ''} as declared"
+    if result.notes:  # such as a suspension
+        well += f", but for what the note{'s say' if len(result.notes) > 1 else ' says'}"
+    return report(result, well)
 
 
 def converge(
@@ -58,6 +62,7 @@ def converge(
     revision: Revision,
     timeout: float,
     *,
+    pinned: bool = False,
     down: bool = False,
     volumes: bool = False,
 ) -> Result:
@@ -69,6 +74,7 @@ def converge(
     from agent.converge import Engine, Result
     from agent.desired import Shelf
     from agent.journal import Journal
+    from agent.journal import Revision as Revised
     from agent.lock import hold
     from agent.machine import open_runtime
     from agent.rollouts import opened
@@ -76,26 +82,30 @@ def converge(
     paths.make()
     with hold(paths, "apply"), closing(open_runtime(paths, settings)) as runtime:
         with closing(Journal(paths.journal)) as journal, opened(paths.rollouts) as rollouts:
-            if not down and (refused := waits(settings, runtime, rollouts, desired, revision)):
-                return Result(False, (refused,))
+            if not down:
+                why = waits(settings, runtime, rollouts.orders(), desired, revision)
+                said = ("held", (why,)) if why else ("accepted", ())
+                if why or not pinned:
+                    journal.revision(Revised(time.time(), desired.source, revision.id, revision.note, *said))
+                if why:
+                    return Result(False, (f"source {desired.source}: {why}",))
+                if not pinned:
+                    rollouts.came_in_force(desired.source, revision.id)
             engine = Engine(runtime, journal, rollouts=rollouts, limits=settings.planner_limits())
             with closing(engine):
                 if down:
                     return engine.down(desired, volumes=volumes, on_event=Show(), timeout=timeout)
-                Shelf(paths, desired.source).remember(revision)
+                Shelf(paths, desired.source).remember(revision, anew=not pinned)
                 return engine.apply(desired, revision.id, on_event=Show(), timeout=timeout)
 
 
-def waits(
-    settings: Settings, runtime: Runtime, rollouts: Rollouts, desired: Desired, revision: Revision
-) -> str:
+def waits(settings: Settings, runtime: Runtime, orders: Orders, desired: Desired, revision: Revision) -> str:
     """Why a person must be asked before this revision is put in force; empty when none need be."""
     from agent.planner.guard import approved, held
 
-    if approved(rollouts.orders().approved, desired.source, revision.id):
+    if approved(orders.approved, desired.source, revision.id):
         return ""
-    why = held(settings.guarding(), revision.id, desired, runtime.observe(), empty=not revision.files)
-    return f"source {desired.source}: {why}" if why else ""
+    return held(settings.guarding(), revision.id, desired, runtime.observe(), empty=not revision.files)
 
 
 class Show:

@@ -29,14 +29,20 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if found.desired is None:
         specs.show_problems(found)
         return 1
+    found, held = specs.pinned(options, paths, settings, found)
+    if found.desired is None:
+        specs.show_problems(found)
+        return 1
     from contextlib import ExitStack, closing
     from functools import partial
 
+    from agent.cli.apply import waits
     from agent.clock import SystemClock
     from agent.converge import Engine
     from agent.journal import read_pulled, read_remembered
     from agent.machine import open_runtime
     from agent.planner.model import Memory
+    from agent.planner.updates import NONE
     from agent.recall import recall
     from agent.rollouts import opened
 
@@ -48,11 +54,19 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         engine.memory = recall(remembered, SystemClock(), Memory(pulled=pulled))
         plan = engine.plan_once(found.desired, found.revision.id)
         engine.close()
-    print(json.dumps(document(plan), indent=1) if options.json else str(plan) or "nothing to do")
-    return 2 if plan.steps or plan.blocked else 0
+        orders = rollouts.orders() if rollouts is not None else NONE
+        if not held and (why := waits(settings, runtime, orders, found.desired, found.revision)):
+            held = f"source {found.desired.source}: {why}"
+    if options.json:
+        print(json.dumps(document(plan, found.desired.source, held), indent=1))
+    else:
+        print("\n".join(filter(None, (held, str(plan)))) or "nothing to do")
+    return 2 if plan.steps or plan.blocked or held else 0
 
 
-def document(plan: Plan) -> dict[str, object]:
+def document(plan: Plan, source: str, held: str) -> dict[str, object]:
+    """`held`: why the newest revision of the source is not put in force; the steps are those of what is, or,
+    where it waits to be approved, those that would follow."""
     steps = [
         {
             "id": step.id,
@@ -69,4 +83,7 @@ def document(plan: Plan) -> dict[str, object]:
         {"kind": item.subject.kind, "name": item.subject.name, "code": item.code, "reason": item.reason}
         for item in plan.blocked
     ]
+    if held:
+        reason = held.removeprefix(f"source {source}: ")
+        blocked.insert(0, {"kind": "source", "name": source, "code": "held", "reason": reason})
     return {"steps": steps, "blocked": blocked}

@@ -53,7 +53,14 @@ from agent.planner.networks import Fate
 from agent.planner.updates import suspended_until, suspension
 from agent.planner.versions import basis as attempt_basis
 from agent.planner.versions import image_of, is_ready
-from runtime.observations import NETWORK_KINDS, ObservedContainer, Phase, retired, successor
+from runtime.observations import (
+    NETWORK_KINDS,
+    PROBE_STOPPED,
+    ObservedContainer,
+    Phase,
+    retired,
+    successor,
+)
 from specs.desired import DesiredContainer, Place
 from specs.fingerprint import same_but_networks
 from specs.values import ImageRef
@@ -268,6 +275,7 @@ def _on_whole_image(world: World, steps: list[Step], want: DesiredContainer, gro
 
 def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
     """Why a container that is wanted running must be started; "" when it need not or must not be."""
+    probes = (want.probe, want.startup, want.readiness)
     match have.phase:
         case Phase.CREATED:
             return f"its last start failed: {have.error}" if have.error else "was never started"
@@ -279,10 +287,11 @@ def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
                 "has no supervisor any more" if have.started_at else "was not started since the machine was"
             )
         case Phase.EXITED:
-            if have.error:
+            stopped = have.error == PROBE_STOPPED
+            if have.error and not stopped:
                 return f"its last start failed: {have.error}"
-            probe_stops = want.probe is not None and want.probe.on_failure == "stop"
-            if want.restart.policy in ("always", "unless-stopped") and not probe_stops:
+            stays = stopped and any(one is not None and one.on_failure == "stop" for one in probes)
+            if want.restart.policy in ("always", "unless-stopped") and not stays:
                 return f"exited with code {have.exit_code}, its restart policy is {want.restart.policy}"
             return ""
         case _:

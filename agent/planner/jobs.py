@@ -172,10 +172,11 @@ class _Note:
 
     def _result(self, have: ObservedContainer) -> str:
         run, deadline = self.job.run, self.plan.deadline
-        if have.phase is Phase.EXITED:
-            return "failed" if have.exit_code else "ok"
         ended = have.finished_at or self.clock
-        if run is not None and deadline and ended >= run.began + deadline:
+        late = run is not None and deadline and ended >= run.began + deadline
+        if have.phase is Phase.EXITED and (have.exit_code or not late):
+            return "failed" if have.exit_code else "ok"
+        if late:
             return "deadline"
         return "replaced" if self.job.queue and self.plan.concurrency_policy == "replace" else "stopped"
 

@@ -121,6 +121,8 @@ def _counted(
         name, have = want.name, world.observed.containers.get(want.name)
         old = world.observed.containers.get(retired(name))
         running = world.in_flight.get(Subject("container", name))
+        if have is not None and have.source != choice.source:
+            continue  # the name is another's
         if _is_idle(world, choice.source, want, have) and running is None:
             continue
         if (running is not None and running.verb in MOVES) or have is None:

@@ -49,7 +49,8 @@ class Spec:
 class Version:
     """`good`: all replicas did well once. `standing`: they did so since it was last put in force; then what
     happens to them is no fault of an update. `bad`: why it is not tried again. `at` is when it was last put
-    in force, in seconds since the epoch; `number` counts upwards within the service."""
+    in force, in seconds since the epoch; `number` counts upwards within the service, in the order in which
+    they were declared last."""
 
     service: str
     source: str

@@ -170,7 +170,7 @@ def look(world: World) -> Memory:
     memory = replace(world.memory, watched=watched)
     world = replace(world, memory=memory)
     versions = dict(memory.versions)
-    running = {Key.of(have) for have in world.observed.containers.values()}
+    running = {(have.source, Key.of(have)) for have in world.observed.containers.values()}
     for service, choice in choices(world).items():
         known = _with_declared(world, choice, versions.get(service, ()), running)
         if known:
@@ -276,12 +276,12 @@ def settled(world: World, want: DesiredContainer, have: ObservedContainer) -> bo
 
 
 def _with_declared(
-    world: World, choice: Choice, known: tuple[Version, ...], running: set[Key]
+    world: World, choice: Choice, known: tuple[Version, ...], running: set[tuple[str, Key]]
 ) -> tuple[Version, ...]:
     """`known`, and what is declared now, once there was an attempt to make it."""
     wants, last = choice.wants, choice.declared
     key, revision = key_of(world, wants[0]), world.revisions.get(choice.source, "")
-    if key is None or not (key in running or any(_refused(world, want) for want in wants)):
+    if key is None or not ((choice.source, key) in running or any(_refused(world, want) for want in wants)):
         return known
     if last is None:
         number = max((version.number for version in known), default=0) + 1
@@ -294,7 +294,10 @@ def _with_declared(
         now = replace(now, spec=_spec(world.desired[choice.source], wants))
     if revision and revision not in last.revisions:
         now = replace(now, revisions=(*last.revisions, revision)[-REVISIONS:])
-    return known if now is last else tuple(now if version is last else version for version in known)
+    if known[-1] is not last:  # declared once more, after others: what was before it are those
+        others = tuple(version for version in known if version is not last)
+        return (*others, replace(now, number=known[-1].number + 1))
+    return known if now is last else (*known[:-1], now)
 
 
 def _newest(known: tuple[Version, ...], choice: Choice) -> tuple[Version, ...]:

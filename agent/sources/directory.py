@@ -37,6 +37,7 @@ QUIET = 50  # ms without a change after which a burst has ended
 BURST = 500  # ms after which a burst that does not end is looked at all the same
 LOOK = 2.0  # s between two looks at the root itself
 RESCAN = 30.0  # s between two looks at everything
+AGAIN = 0.25  # s after which what could not be watched is watched anew
 TRIES = 20  # readings of a directory that changes under our eyes
 
 Signature = dict[str, tuple[int, int, int, int]]
@@ -73,10 +74,20 @@ def scan(root: Path) -> Signature:
                     raise Unreadable(f"cannot read {path}: it is a link to nothing") from error
                 continue
             if stat.S_ISREG(info.st_mode):
+                _need_text(path)
                 found[path] = (info.st_size, info.st_mtime_ns, info.st_ino, info.st_ctime_ns)
         if len(found) > MAX_FILES:
             raise Unreadable(f"cannot read directory {root}: it has more than {MAX_FILES} files")
     return found
+
+
+def _need_text(path: str) -> None:
+    """Names of files are in messages and records, and path_resolution(7) lets them be any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise Unreadable(f"cannot read {shown}: its name is not UTF-8") from None
 
 
 def read(root: Path) -> tuple[Revision, Signature]:
@@ -179,8 +190,10 @@ class DirectorySource:
                         yield Touched()
                 changes = await following
                 following = asyncio.ensure_future(anext(told, None))
-        except (FileNotFoundError, RuntimeError):  # the root went away; look again
-            await _pause(stop, 0.05)
+        except* (FileNotFoundError, RuntimeError):
+            # The root went away, or watchfiles was told of a name that is not UTF-8: look again, which misses
+            # nothing. Anything may write below the root, as often as it likes.
+            await _pause(stop, AGAIN)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import re
 import shutil
@@ -205,7 +206,8 @@ class GitSource:
         """The tree of `commit`, checked out beside the one in force. Raises GitFailed."""
         note = self._git("show", "--no-patch", "--format=%s (%an)", commit, "--").splitlines()
         tree = commit if not self._settings.path else f"{commit}:{self._settings.path.strip('/')}"
-        target = self._directory / "trees" / commit[:16]
+        target = self._directory / "trees" / self._tree_name(commit)
+        self._ship_all()
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         files: dict[str, bytes] = {}
@@ -222,9 +224,21 @@ class GitSource:
         title = note[0][:200] if note else ""
         return Revision(commit, title, files, str(self._directory / "current"), str(target))
 
+    def _tree_name(self, commit: str) -> str:
+        """Another one for another `path` of the same commit."""
+        path = self._settings.path.strip("/")
+        return f"{commit[:16]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}" if path else commit[:16]
+
+    def _ship_all(self) -> None:
+        """git archive leaves out, or changes, what the tree's own .gitattributes say (export-ignore,
+        export-subst), and a checkout does not; this file goes before them: gitattributes(5)."""
+        file = self._mirror / "info" / "attributes"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"* -export-ignore -export-subst\n")
+
     def accept(self, revision: Revision) -> None:
         """`revision` is in force: `current`, where relative paths lead, has its files from now on."""
-        name = revision.id[:16]
+        name = os.path.basename(revision.tree)
         before = self._in_force()
         trees = self._directory / "trees"
         checkout.update(self._directory / "current", trees / name, trees / before if before else None)

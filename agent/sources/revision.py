@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -77,6 +78,7 @@ def digest(files: Mapping[str, bytes]) -> str:
     total = hashlib.sha256()
     for name in sorted(files):
         content = files[name]
-        total.update(f"{len(name.encode())} {len(content)} {name}".encode())
+        named = os.fsencode(name)
+        total.update(b"%d %d %s" % (len(named), len(content), named))
         total.update(content)
     return total.hexdigest()[:16]

@@ -326,7 +326,7 @@ class Monitor:
             self._finish("stopped")
             return
         if self._ending == UNHEALTHY_STOP:
-            self._record["error"] = "stopped because its probe failed"
+            self._record["error"] = supervise.PROBE_STOPPED
             self._finish("leave")
             return
         if self._report is not None and self._failure is not None:

@@ -70,6 +70,8 @@ TRANSITIONS: dict[tuple[str, str], str] = {
 }
 
 FINAL = (EXITED, STOPPED)
+#: `error` of a container that its probe has stopped, by on_failure: stop.
+PROBE_STOPPED = "stopped because its probe failed"
 
 
 class InvalidTransition(Exception):

@@ -56,5 +56,9 @@ def apply(config: Config, spaces: Spaces, *, joined: bool, early: bool = False) 
             raise Refused(f"sysctl {key}: it is not the container's own, the whole host would get it")
         path = path_of(key)
         if (joined and path.startswith("net/")) == early:
-            with open(f"/proc/sys/{path}", "wb", buffering=0) as file:
-                file.write(str(value).encode())
+            file = f"/proc/sys/{path}"
+            try:
+                with open(file, "wb", buffering=0) as opened:
+                    opened.write(str(value).encode())
+            except OSError as error:  # of write(2) it has no name
+                raise OSError(error.errno, f"{key}={value}: {error.strerror}", file) from None

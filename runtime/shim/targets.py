@@ -110,6 +110,8 @@ def _endpoint(text: str, default_port: int, hosts: Mapping[str, str]) -> tuple[s
         host, port = text, ""
     if not port and not default_port:
         raise ValueError(f"cannot probe {text}: no port")
+    if port and not 0 < int(port) < 65536:
+        raise ValueError(f"cannot probe {text}: ports are 1 to 65535")
     address = "127.0.0.1" if host in _LOCAL else hosts.get(host, host.strip("[]"))
     for family in (socket.AF_INET, socket.AF_INET6):
         try:

@@ -152,14 +152,17 @@ def test_commands_say_what_they_cannot_do(tmp_path: Path, capsys: pytest.Capture
     assert main([*roots, "resume", "source:shop"]) == 1
     assert main([*roots, "suspend", "web"]) == 1
     assert main([*roots, "suspend", "source:a", "--for", "soon"]) == 2
+    assert main([*roots, "suspend", "project:a"]) == 1
     assert main([*roots, "rollback"]) == 2
     assert main([*roots, "rollback", "web"]) == 1
     assert main([*roots, "approve", "ab"]) == 2
+    assert main([*roots, "approve", "abcdef"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "stead: nothing of web was pinned or rolled back"
-    assert said[1].startswith("stead: source shop was not suspended by hand")
+    assert said[1] == "stead: there is no source 'shop': there is none"
     assert said[2].startswith("stead: there is no container, project or source 'web'")
-    assert said[4] == "stead: say what to roll back: no revision of a source was kept"
+    assert said[4] == "stead: there is no project 'a': there is none"
+    assert said[5] == "stead: say what to roll back: no revision of a source was kept"
 
 
 def version(
@@ -198,7 +201,10 @@ def test_ten_revisions_of_a_source_are_kept(tmp_path: Path) -> None:
     for number in range(HISTORY + 3):
         shelf.put(Revision(f"r{number}", "", {"a.toml": b"x"}, "/specs"))
     shelf.put(Revision(f"r{HISTORY}", "", {"a.toml": b"x"}, "/specs"))
-    assert [one.id for one in shelf.history()] == [f"r{number}" for number in range(3, HISTORY + 3)]
+    kept = [f"r{number}" for number in range(3, HISTORY + 3)]
+    assert [one.id for one in shelf.history()] == [*kept[:-3], *kept[-2:], f"r{HISTORY}"]
+    shelf.put(Revision("r5", "", {"a.toml": b"x"}, "/specs"), anew=False)  # by a person who goes back
+    assert [one.id for one in shelf.history()] == [*kept[:-3], *kept[-2:], f"r{HISTORY}"]
     assert shelf.find("r5") == Revision("r5", "", {"a.toml": b"x"}, "/specs")
     assert shelf.find("r0") is None
 

@@ -84,14 +84,15 @@ def state(item: Seen) -> Document:
         "StartedAt": moment(said.started_at if said else 0.0),
         "FinishedAt": moment(said.finished_at if said else 0.0),
     }
-    if said is not None and item.live and (item.health != "none" or said.health_log):
+    health = said.health if said is not None else ""  # of one that has stopped, what it was last
+    if said is not None and (health not in ("", "none") or said.health_log):
         failing = 0
         for result in reversed(said.health_log):
             if result.exit_code == 0:
                 break
             failing += 1
         found["Health"] = {
-            "Status": item.health,
+            "Status": health or "none",
             "FailingStreak": failing,
             "Log": _results(said.health_log),
         }
@@ -160,6 +161,15 @@ def _exposed(item: Seen) -> list[str]:
     return [*item.exposed, *sorted(asked - set(item.exposed))]
 
 
+#: fields of a probe that hold, where the test is the image's, only if they were given
+_OF_IMAGE = {
+    "interval": "Interval",
+    "timeout": "Timeout",
+    "start_period": "StartPeriod",
+    "retries": "Retries",
+}
+
+
 def _healthcheck(probe: Mapping[str, Any] | None, image: Mapping[str, Any] | None) -> Document | None:
     if probe is None:
         return dict(image) if image else None
@@ -175,13 +185,20 @@ def _healthcheck(probe: Mapping[str, Any] | None, image: Mapping[str, Any] | Non
         test = [kind.upper(), str(probe[kind])]
     elif image:
         test = list(image.get("Test") or ())
+    own = not (probe.get("exec") or probe.get("shell") or probe.get("http") or probe.get("tcp"))
+    base = {key: value for key, value in (image or {}).items() if value} if own else {}
+    said = {name for name, key in _OF_IMAGE.items() if name in (probe.get("given") or ()) or key not in base}
     times = {
         "Interval": ("interval", 30.0),
         "Timeout": ("timeout", 30.0),
         "StartPeriod": ("start_period", 0.0),
     }
-    found: Document = {key: int(probe.get(name, default) * _NANO) for key, (name, default) in times.items()}
-    return {"Test": test, **found, "Retries": probe.get("retries", 3)}
+    found: Document = {
+        key: int(probe.get(name, default) * _NANO) if name in said else base[key]
+        for key, (name, default) in times.items()
+    }
+    retries = probe.get("retries", 3) if "retries" in said else base["Retries"]
+    return {"Test": test, **found, "Retries": retries}
 
 
 def host_config(item: Seen) -> Document:

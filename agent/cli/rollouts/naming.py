@@ -63,19 +63,36 @@ def scope(paths: Paths, rollouts: Rollouts, name: str) -> tuple[str, str]:
     and `project:NAME` say which is meant."""
     kind, colon, rest = name.partition(":")
     if colon and kind in ("source", "project"):
+        known = _every_source(paths) if kind == "source" else _projects(paths, rollouts)
+        if rest not in known:
+            there = f"there are {', '.join(sorted(known))}" if known else "there is none"
+            raise Problem(f"there is no {kind} {rest!r}: {there}")
         return (name, f"source {rest}") if kind == "source" else (rest, f"project {rest}")
     try:
-        full = attend.find(paths, name).name
-        return full, f"container {full}"
+        found = attend.find(paths, name)
     except Fault as fault:
-        if known := service(rollouts, name):
-            return known, f"container {known}"
-        projects = {known.partition("/")[0] for known in rollouts.versions()}
-        if name in sources(paths):
+        if full := service(rollouts, name):
+            return full, f"container {full}"
+        if name in _every_source(paths):
             return f"source:{name}", f"source {name}"
-        if name in projects:
+        if name in _projects(paths, rollouts):
             return name, f"project {name}"
         raise Problem(f"there is no container, project or source {name!r}: {fault.cause}") from fault
+    if not found.source:
+        raise Problem(f"container {found.name} is of no source: nothing is done to it anyway")
+    return found.name, f"container {found.name}"
+
+
+def _every_source(paths: Paths) -> set[str]:
+    """Also those of which nothing could be put in force yet."""
+    from agent.journal import read_revisions
+
+    return {*sources(paths), *(entry.source for entry in read_revisions(paths.journal, limit=10_000))}
+
+
+def _projects(paths: Paths, rollouts: Rollouts) -> set[str]:
+    names = {*rollouts.versions(), *(record.name for record in attend.read_all(paths))}
+    return {name.partition("/")[0] for name in names if "/" in name}
 
 
 def order(reason: str = "", until: float | None = None) -> Order:

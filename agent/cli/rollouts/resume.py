@@ -18,7 +18,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
     with naming.opened(paths) as rollouts:
-        key, called = naming.scope(paths, rollouts, options.name)
+        if options.name in rollouts.orders().suspended:  # also of what is gone meanwhile
+            key = called = options.name
+        else:
+            key, called = naming.scope(paths, rollouts, options.name)
         if not rollouts.resume(key):
             hint = "what its specs suspend goes on when they say so no longer"
             raise Problem(f"{called} was not suspended by hand ({hint})")
