@@ -74,9 +74,10 @@ class FakeWorld:
         with self._lock:
             self._containers[name].ready = ready
 
-    def set_phase(self, name: str, phase: Phase, finished_at: float = 0.0) -> None:
+    def set_phase(self, name: str, phase: Phase, finished_at: float = 0.0, error: str = "") -> None:
         with self._lock:
             self._containers[name].phase = phase
+            self._containers[name].error = error
             self._containers[name].finished_at = finished_at
 
     def damage(self, name: str, *defects: Defect) -> None:

@@ -9,14 +9,16 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agent.cli.main import main
-from runtime.wishes import LimitsRequest
-from specs.values import PortBinding
+from runtime.wishes import LimitsRequest, ProbeRequest
+from specs.values import ImageRef, PortBinding
 from tests.kernel.engine_box import Engine, engine
-from tests.kernel.shim_box import until
+from tests.kernel.images_box import Layout, directory, file, layer, symlink
+from tests.kernel.shim_box import BUSYBOX, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -242,6 +244,28 @@ def test_inspect_of_what_ended_has_its_exit_code_and_times(stead: Stead, few: di
     assert stead("inspect", "--type", "container", "-f", never, few["made"]) == [
         "created 0001-01-01T00:00:00Z"
     ]
+
+
+def test_inspect_tells_how_health_was_when_it_ended_and_what_the_image_says_of_it(
+    stead: Stead, box: Engine, tmp_path: Path
+) -> None:
+    check = {"Test": ["CMD-SHELL", "false"], "Interval": 60_000_000, "Timeout": 2 * 10**9, "Retries": 1}
+    made = Layout(tmp_path / "layout")
+    items = [directory("bin"), file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)]
+    made.image([layer(*items, symlink("bin/sh", "busybox"))], config={"Healthcheck": check})
+    reference = ImageRef.parse("tests/checked:1")
+    box.runtime.import_image(tmp_path / "layout", reference)
+    probe = ProbeRequest(retries=2, on_failure="stop", given=("retries", "on_failure"))
+    command = ("/bin/busybox", "sleep", "1000")
+    name = box.create(image=reference, command=command, probe=probe, stop_grace_period=0.1)
+    box.runtime.start_container(name)
+    until(lambda: box.state(name).phase == "exited")
+    (found,) = json.loads("\n".join(stead("inspect", name)))
+    health = found["State"]["Health"]
+    assert (health["Status"], health["FailingStreak"]) == ("unhealthy", 2)
+    said = found["Config"]["Healthcheck"]
+    assert {key: said[key] for key in check} == {**check, "Retries": 2}
+    box.runtime.remove_container(name)
 
 
 def test_inspect_finds_things_of_any_kind_and_says_which_are_not_there(

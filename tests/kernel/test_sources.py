@@ -181,6 +181,25 @@ def test_a_link_to_nothing_is_refused_and_one_inside_is_followed(tmp_path: Path)
         read(tmp_path)
 
 
+def test_a_name_that_is_not_utf_8_ends_nothing(tmp_path: Path) -> None:
+    """A container may write it, where a directory of the source is mounted into it: watchfiles gives up."""
+    (tmp_path / "a.toml").write_text("one")
+    odd = os.fsencode(tmp_path) + b"/\xff"
+
+    def act(take: Callable[..., Any]) -> None:
+        assert take().files == {"a.toml": b"one"}
+        Path(os.fsdecode(odd)).write_text("no spec")
+        assert nothing_comes(take)
+        (tmp_path / "a.toml").write_text("two")
+        assert take().files == {"a.toml": b"two"}
+        os.rename(odd, odd + b".toml")
+        assert take() == Failure("cannot read \\xff.toml: its name is not UTF-8")
+        os.unlink(odd + b".toml")
+        assert take().files == {"a.toml": b"two"}
+
+    follow(DirectorySource(tmp_path), act)
+
+
 def test_a_snapshot_is_never_a_mixture(tmp_path: Path) -> None:
     """Two files are always written with the same content, one right after the other."""
     for name in ("a.toml", "b.toml"):
@@ -395,6 +414,37 @@ def test_tags_commits_and_subdirectories_can_be_named(tmp_path: Path) -> None:
 
     for ref in ("v1", first):
         follow(GitSource(GitSettings(str(work), ref, "deploy"), tmp_path / f"mine-{ref}"), act)
+
+
+def test_another_subdirectory_of_the_same_commit_is_another_tree(tmp_path: Path) -> None:
+    work, found = checkout(tmp_path), {}
+    commit(work, {"a/x.toml": "one", "b/x.toml": "two"})
+
+    for path in ("a", "b/"):
+        source = GitSource(GitSettings(str(work), path=path), tmp_path / "mine")
+
+        def act(take: Callable[..., Any], path: str = path, source: GitSource = source) -> None:
+            found[path] = take()
+            source.accept(found[path])
+            assert (Path(found[path].root) / "x.toml").read_bytes() == found[path].files["x.toml"]
+
+        follow(source, act)
+    one, two = found.values()
+    assert one.id == two.id and one.tree != two.tree
+    assert (one.files, two.files) == ({"x.toml": b"one"}, {"x.toml": b"two"})
+
+
+def test_all_of_a_commit_is_there_whatever_its_attributes_say(tmp_path: Path) -> None:
+    work = checkout(tmp_path)
+    attributes = "www/** export-ignore\na.toml export-ignore\nb.toml export-subst\n"
+    commit(work, {"a.toml": "a", "b.toml": "$Format:%H$", "www/x": "x", ".gitattributes": attributes})
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert found.files == {"a.toml": b"a", "b.toml": b"$Format:%H$"}
+        assert (Path(found.tree) / "www/x").read_text() == "x"
+
+    follow(GitSource(GitSettings(str(work)), tmp_path / "mine"), act)
 
 
 def test_a_missing_branch_and_a_missing_repository_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.observations import Defect, Health, Phase
+from runtime.observations import PROBE_STOPPED, Defect, Health, Phase
 from specs.desired import Desired, Place, Probe, Restart, Update
 from specs.values import MountPoint
 from tests.builders import container, desired, image, network, volume
@@ -281,6 +281,27 @@ def name_of_another_source() -> Scene:
     return scene.want(desired("two", network("x/n"), container("x/a"), container("x/b", networks=["x/n"])))
 
 
+def same_container_of_another_source() -> Scene:
+    """Nothing of it is under way: what runs is not its own."""
+    scene = Scene().want(desired("one", container("x/a"))).converge()
+    scene.wanted.clear()
+    scene.memory = replace(scene.memory, watched={})  # as another process has it
+    scene.want(desired("two", container("x/a")))
+    scene.plan()
+    return scene
+
+
+def stopped_by_its_probe(on_failure: str = "stop") -> Scene:
+    probe = Probe(tcp=":1", on_failure=on_failure)
+    scene = Scene().want(desired("s", container("s/a", probe=probe))).converge()
+    scene.runtime.set_phase("s/a", Phase.EXITED, error=PROBE_STOPPED)
+    return scene
+
+
+def stopped_by_its_probe_which_stops_no_more() -> Scene:
+    return stopped_by_its_probe("restart")
+
+
 def ports_that_swap() -> Scene:
     scene = Scene().want(desired("s", container("s/a", ports=["1000:1"]), container("s/b", ports=["2000:1"])))
     scene.converge()
@@ -373,6 +394,9 @@ SCENES: list[Callable[[], Scene]] = [
     wanted_stopped,
     suspended,
     name_of_another_source,
+    same_container_of_another_source,
+    stopped_by_its_probe,
+    stopped_by_its_probe_which_stops_no_more,
     ports_that_swap,
     start_first,
     start_first_while_the_new_one_is_not_ready,

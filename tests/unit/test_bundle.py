@@ -32,6 +32,7 @@ def test_an_entrypoint_of_the_users_own_drops_the_images_command() -> None:
     assert bundle.argv(replace(REQUEST, command=("other",)), image) == ["/entry", "other"]
     assert bundle.argv(replace(REQUEST, entrypoint=("/mine",)), image) == ["/mine"]
     assert bundle.argv(replace(REQUEST, entrypoint=(), command=("x",)), image) == ["x"]
+    assert bundle.argv(replace(REQUEST, entrypoint=("",), command=("x",)), image) == ["x"]
 
 
 def test_nothing_to_run_is_a_fault_that_names_the_container() -> None:

@@ -145,9 +145,9 @@ MIB = 1 << 20
             (Device("/dev/fuse", "/dev/fuse", "rw"),),
         ),
         (
-            "ulimits = { nofile = 99, core = { soft = 0, hard = -1 } }",
+            "ulimits = { nofile = 99, locks = 7, core = { soft = 0, hard = -1 } }",
             "ulimits",
-            (Ulimit("core", 0, -1), Ulimit("nofile", 99, 99)),
+            (Ulimit("core", 0, -1), Ulimit("locks", 7, 7), Ulimit("nofile", 99, 99)),
         ),
         ('sysctls = ["net.core.somaxconn=1024"]', "sysctls", {"net.core.somaxconn": "1024"}),
         (

@@ -42,6 +42,10 @@ C = "container.c"
         ),
         ('cpus = "many"', 8, f"{C}.cpus: cannot read cpus 'many': write a number such as 0.5 or 2"),
         ("cpu_weight = 0", 14, f"{C}.cpu_weight: 0 is out of range: 1 to 10000"),
+        ('cpuset = "0,3-1"', 10, f"{C}.cpuset: cannot read cpuset '0,3-1': 3-1 ends before it begins"),
+        ('user = "a:b:c"', 8, f"{C}.user: cannot read user 'a:b:c': write USER or USER:GROUP"),
+        ('user = "1:4294967295"', 8, f"{C}.user: the id 4294967295 is above 2147483647"),
+        ('group_add = ["-5"]', 14, f"{C}.group_add[0]: cannot read group '-5': write a name or a number"),
         ('cpuset = "a"', 10, f"{C}.cpuset: cannot read cpuset 'a': write processors such as 0-2,4"),
         ("pids = 1.5", 8, f"{C}.pids: write a whole number, not 1.5"),
         ("stop_grace_period = 10", 21, f'{C}.stop_grace_period: write a duration with its unit ("10s")'),
@@ -192,6 +196,11 @@ C = "container.c"
             'healthcheck = { http = "x" }',
             24,
             f"{C}.healthcheck.http: cannot read 'x': write http://:PORT/PATH",
+        ),
+        (
+            'healthcheck = { http = "http://:65536/x" }',
+            24,
+            f"{C}.healthcheck.http: cannot read port '65536': ports are 1 to 65535",
         ),
         (
             'cap_add = ["NET_ADMN"]',

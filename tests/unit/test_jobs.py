@@ -158,6 +158,17 @@ def test_a_run_that_takes_too_long_is_stopped_and_has_failed() -> None:
     assert bench.look(NOON + HOUR + 602) == ["deadline"]
 
 
+def test_a_run_that_was_too_long_while_no_agent_looked_has_failed() -> None:
+    """Nobody stopped it, and it ended well by itself."""
+    bench = Bench(deadline=600.0, retries=1)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.ends(0, at=NOON + HOUR + 900)
+    assert bench.look(NOON + HOUR + 1000) == ["deadline"]
+    assert len(bench.job.queue) == 1  # it is tried again
+
+
 def test_a_run_that_fails_is_tried_again_ever_later_until_it_has_been_often_enough() -> None:
     bench = Bench(retries=2, retry_delay=10.0)
     bench.look()

@@ -81,6 +81,53 @@ def test_an_empty_tree_waits_and_what_comes_back_is_taken(house: House) -> None:
     assert "remove container shop/web" not in house.runtime.calls
 
 
+def test_an_approval_is_for_once(house: House) -> None:
+    """A directory without files is the same revision each time."""
+    house.write("blue")
+    spec = next(house.specs.glob("*.toml"))
+    text = spec.read_text()
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        assert stead(house, "approve", "e3b0c442") == 1  # which does not wait yet
+        spec.unlink()
+        held = until(agent, lambda view: "its tree is empty" in view.sources[0].held).sources[0]
+        assert stead(house, "approve", held.seen[:8], "--source", "other") == 1
+        assert stead(house, "approve", held.seen[:8]) == 0
+        until(agent, lambda view: not names(view))
+        spec.write_text(text)
+        until(agent, lambda view: "web" in names(view) and converged(view))
+        spec.unlink()
+        until(agent, lambda view: "its tree is empty" in view.sources[0].held)
+        assert "web" in names(agent.view)
+
+    house.run(act)
+
+
+def test_a_source_goes_back_to_what_was_in_force_before(house: House) -> None:
+    """And not to what was seen first: blue, red, blue, green."""
+    known = []
+
+    def act(agent: Agent) -> None:
+        for color_ in ("blue", "red", "blue", "green"):
+            house.write(color_)
+            view = until(agent, lambda view, color_=color_: color_ in color(view) and converged(view))
+            known.append(view.sources[0].revision)
+            until(agent, lambda view: not view.blocked)
+        assert stead(house, "rollback", "shop/web") == 0
+        until(agent, lambda view: "blue" in color(view) and view.state == "converged")
+        assert stead(house, "release", "shop/web") == 0
+        until(agent, lambda view: "green" in color(view) and converged(view))
+        source = agent.view.sources[0].name
+        assert stead(house, "rollback", source) == 0
+        assert until(agent, lambda view: "blue" in color(view)).sources[0].revision == known[0] == known[2]
+        assert stead(house, "rollback", source) == 0  # and once more, further back
+        until(agent, lambda view: "red" in color(view))
+
+    house.write("blue")
+    house.run(act)
+
+
 def test_a_source_goes_back_by_hand_and_on_when_it_is_released(house: House) -> None:
     house.write("blue")
 

@@ -75,6 +75,10 @@ def test_without_a_settings_file_the_defaults_hold(tmp_path: Path) -> None:
             "stead.toml:1:1: source.0: a source has exactly one of directory and git",
         ),
         ("[node]\nnmae = 'x'\n", "stead.toml:2:1: node.nmae: unknown key"),
+        (
+            '[listen]\nmetrics = "127.0.0.1:99999"\n',
+            "stead.toml:2:1: listen.metrics: 99999 is no port: 0 to 65535",
+        ),
         ("[listen]\n\nmetrics = 5\n", "stead.toml:3:1: listen.metrics: input should be a valid string"),
         (
             "[[source]]\ndirectory = '/a'\n[[source]]\ndirectory = 'b'\n",

@@ -48,6 +48,7 @@ def test_an_http_request_has_these_bytes() -> None:
         ({"tcp": "localhost"}, "no port"),
         ({"http": "ftp://web/"}, "neither http"),
         ({"tcp": ":http"}, "invalid literal"),
+        ({"http": "http://:99999/"}, "ports are 1 to 65535"),
     ],
 )
 def test_what_cannot_be_probed_is_named(probe: dict[str, Any], message: str) -> None:

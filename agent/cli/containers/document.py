@@ -84,15 +84,14 @@ def state(item: Seen) -> Document:
         "StartedAt": moment(said.started_at if said else 0.0),
         "FinishedAt": moment(said.finished_at if said else 0.0),
     }
-    health = said.health if said is not None else ""  # of one that has stopped, what it was last
-    if said is not None and (health not in ("", "none") or said.health_log):
+    if said is not None and (item.health != "none" or said.health_log):
         failing = 0
         for result in reversed(said.health_log):
             if result.exit_code == 0:
                 break
             failing += 1
         found["Health"] = {
-            "Status": health or "none",
+            "Status": item.health if item.live else _last_health(item, said.health_log, failing),
             "FailingStreak": failing,
             "Log": _results(said.health_log),
         }
@@ -101,6 +100,14 @@ def state(item: Seen) -> Document:
         others = {"startup": said.startup_log, "readiness": said.readiness_log}
         found["probes"] = {kind: _results(log) for kind, log in others.items() if log}
     return found
+
+
+def _last_health(item: Seen, log: Sequence[ProbeResult], failing: int) -> str:
+    """Of one that has ended: what its last results made of it."""
+    said = _healthcheck(item.request.get("probe"), item.image_config.get("Healthcheck")) or {}
+    if failing >= int(said.get("Retries") or 3):
+        return "unhealthy"
+    return "healthy" if failing < len(log) else "starting"
 
 
 def _results(log: Sequence[ProbeResult]) -> list[Document]:
