@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
@@ -50,10 +51,13 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_SOURCE = r"^[a-z0-9][a-z0-9_.-]*$"
+
+
 class Source(_Table):
     """[[source]]: exactly one of directory and git."""
 
-    name: str = Field("", pattern=r"^[a-z0-9][a-z0-9_.-]*$|^$")
+    name: str = Field("", pattern=rf"{_SOURCE}|^$")
     directory: AbsolutePath = ""
     git: str = ""
     ref: str = Field("", pattern=r"^[^-\s~^:?*\\\[][^\s~^:?*\\\[]*$|^$")
@@ -89,6 +93,10 @@ def source_name(base: str) -> str:
     """A name for what a directory or URL of this base name declares."""
     kept = "".join(c if c.isalnum() or c in "_.-" else "-" for c in base.lower()).strip("-._")
     return kept or "default"
+
+
+def is_source_name(text: str) -> bool:
+    return re.fullmatch(_SOURCE, text) is not None
 
 
 class Node(_Table):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many steps")
+    parser.add_argument("--limit", type=table.count, default=20, metavar="N", help="at most so many steps")
     parser.add_argument("--json", action="store_true")
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict
 
+from agent.cli import table
 from agent.cli.explain import line
 from agent.journal import read_actions
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", default="", help="only of this source")
-    parser.add_argument("--limit", type=int, default=50, metavar="N")
+    parser.add_argument("--limit", type=table.count, default=50, metavar="N")
     parser.add_argument("--json", action="store_true")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.cli.main import Problem
 from agent.desired import Resolved, Surroundings, load_directory
-from agent.settings import Settings, SettingsError, load, source_name
+from agent.settings import Settings, SettingsError, is_source_name, load, source_name
 from agent.sources.directory import Unreadable
 
 TYPE_CHECKING = False
@@ -49,6 +49,8 @@ def read(
     looked at when it is to be `built`, and its secrets are read when `paths` say where to keep them. Raises
     Problem where it cannot be read at all."""
     name = options.name or source_name(Path(options.directory).resolve().name)
+    if not is_source_name(name):
+        raise Problem(f"--name {name!r}: write lower-case letters, digits, `_`, `.` and `-`", 2)
     around = surroundings(options, settings, name, paths)
     try:
         return load_directory(

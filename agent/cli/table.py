@@ -15,6 +15,14 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def count(text: str) -> int:
+    """For argparse: a number of lines, 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def age(seconds: float) -> str:
     """The two largest units: 5s, 3m 20s, 4h 5m, 2d 7h."""
     left = int(max(0.0, seconds))

@@ -45,6 +45,8 @@ LOCAL_POLL = 1.0  # s between two looks at a repository on this machine
 RETRY = 5.0  # s after a failure, doubled up to the interval (at least 60 s)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+#: of a commit that a branch or a tag leads to
+_SHORT = re.compile(r"[0-9a-f]{7,63}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,8 @@ class GitSource:
         names = [f"refs/heads/{ref}", f"refs/tags/{ref}"] if ref else ["refs/stead/head"]
         if _COMMIT.match(ref):
             names.insert(0, ref)
+        elif _SHORT.match(ref):
+            names.append(ref)
         for name in names:
             try:
                 return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -19,6 +20,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables"),
 ]
+
+
+#: of every container here
+COMMON = 'image = "busy:1"\nstop_grace_period = "100ms"\nupdate = { monitor = "100ms" }\n'
 
 
 def test_apply_converges_and_a_second_plan_is_empty(node: Node) -> None:
@@ -117,3 +122,66 @@ def test_what_does_not_exist_is_said_in_one_line(node: Node) -> None:
     node.write(MODE="one")
     assert node.stead("logs", "nobody", code=1).count("\n") == 1
     assert node.stead("validate", str(node.base / "nowhere"), code=1).count("\n") == 1
+
+
+def test_what_a_person_ordered_is_said_by_plan_and_apply(node: Node) -> None:
+    """A revision that is held back, approved for once, or left for an older one; a container that waits."""
+    spec = node.specs / "shop.toml"
+
+    def declare(*names: str, color: str = "blue") -> None:
+        more = f'{COMMON}command = ["sleep", "1000"]\nenvironment = {{ COLOR = "{color}" }}\n'
+        spec.write_text("".join(f"[container.{name}]\n{more}" for name in names))
+
+    def held() -> str:
+        """What both say, and the revision that waits."""
+        said = node.stead("apply", str(node.specs), code=1)
+        found = re.search(r"it would remove 4 of 5 containers; it waits for: stead approve (\w+)", said)
+        assert found, said
+        plan = node.stead("plan", str(node.specs), code=2).splitlines()
+        assert plan[0] == f"source shop: {found[0]}"
+        assert sum(line.startswith("remove container default/") for line in plan) == 4
+        (first, *_) = json.loads(node.stead("plan", "--json", str(node.specs), code=2))["blocked"]
+        assert (first["kind"], first["name"], first["code"], first["reason"]) == (
+            *("source", "shop", "held"),
+            found[0],
+        )
+        return found[1]
+
+    declare(*"abcde")
+    node.stead("apply", str(node.specs))
+    assert "none waits" in node.stead("approve", "abcdef", code=1)
+    for _ in range(2):  # what was approved once is asked for again
+        declare("a")
+        revision = held()
+        assert f"what waits is {revision} of source shop" in node.stead("approve", "abcdef", code=1)
+        assert f"revision {revision} of source shop may" in node.stead("approve", revision)
+        node.stead("apply", str(node.specs))
+        assert "none waits" in node.stead("approve", revision, code=1)
+        declare(*"abcde")
+        node.stead("apply", str(node.specs))
+
+    node.stead("suspend", "a")
+    declare(*"abcde", color="red")
+    said = node.stead("apply", str(node.specs))
+    assert "nothing to do" not in said
+    assert "5 containers as declared, but for what the note says" in said
+    assert "nothing to do: 5 containers as declared, but" in node.stead("apply", str(node.specs))
+    node.stead("resume", "a")
+    node.stead("apply", str(node.specs))
+
+    node.stead("rollback", "shop")
+    plan = node.stead("plan", str(node.specs), code=2).splitlines()
+    assert re.fullmatch(
+        r"source shop: revision \w+ is kept in force by .*; revision \w+ waits for: .*", plan[0]
+    )
+    assert "environment.COLOR: red -> blue" in plan[1], "what apply would do now"
+
+
+def test_the_same_container_of_another_source_is_refused_at_once(node: Node) -> None:
+    (node.specs / "shop.toml").write_text(f'[container.a]\n{COMMON}command = ["sleep", "1000"]\n')
+    node.stead("apply", str(node.specs))
+    other = node.base / "other"
+    shutil.copytree(node.specs, other)
+    said = node.stead("apply", str(other), "--timeout", "60", code=1)
+    assert said.splitlines()[-1] == "not converged: container default/a: the name belongs to source shop"
+    assert "rollout" not in said

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -481,3 +482,21 @@ def test_the_end_of_the_agent_does_not_wait_for_a_long_build(house: House) -> No
     house.runtime.gate = gate
     house.run(lambda agent: begun.wait(DEADLINE))
     assert begun.is_set() and house.runtime.interrupted.is_set()
+
+
+def test_another_path_in_the_settings_is_another_tree_of_the_same_commit(house: House) -> None:
+    work = house.specs
+    for color_ in ("blue", "green"):
+        (work / color_).mkdir()
+        house.write(color_, f"{color_}/shop.toml")
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "both")):
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", "-C", str(work), *who, *words], check=True)
+    for color_ in ("blue", "green", "blue"):
+        source = {"name": "shop", "git": str(work), "path": color_}
+        house.settings = Settings.model_validate({"source": [source], "listen": {"metrics": ""}})
+
+        def act(agent: Agent, expected: str = color_) -> None:
+            until(agent, lambda view: expected in color(view) and converged(view))
+
+        house.run(act)
