@@ -225,7 +225,7 @@ class GitSource:
             _sync(partial)
             partial.rename(target)
         self._drop_trees({target.name, self._in_force()})
-        title = note[0][:200] if note else ""
+        title = "".join(letter for letter in note[0][:200] if letter.isprintable()) if note else ""
         return Revision(commit, title, files, str(self._directory / "current"), str(target))
 
     def _tree_name(self, commit: str) -> str:

@@ -263,7 +263,7 @@ def commit(work: Path, files: dict[str, str], message: str = "change") -> str:
 
 def test_a_pushed_commit_becomes_a_revision(tmp_path: Path) -> None:
     work = checkout(tmp_path)
-    first = commit(work, {"a.toml": "one", "www/index.html": "<p>"}, "begin here")
+    first = commit(work, {"a.toml": "one", "www/index.html": "<p>"}, "begin\x1b here")
     bare = tmp_path / "bare.git"
     git(tmp_path, "clone", "-q", "--bare", str(work), str(bare))
     source = GitSource(GitSettings(str(bare), "main"), tmp_path / "mine")

@@ -181,6 +181,14 @@ def update_that_is_paused() -> Scene:
     return failed(scene)
 
 
+def update_that_is_paused_and_looked_at_by_a_new_agent() -> Scene:
+    scene = update_that_is_paused()
+    scene.plan()
+    scene.runtime.set_health("s/web-1", Health.STARTING)
+    scene.memory = replace(scene.memory, watched={})
+    return scene
+
+
 def update_that_goes_on_all_the_same() -> Scene:
     scene = change(runs(failure_action="continue"), "green", failure_action="continue").converge()
     return failed(scene)
@@ -263,6 +271,7 @@ SCENES = [
     update_that_cannot_be_started,
     update_that_the_machine_cannot_start,
     update_that_is_paused,
+    update_that_is_paused_and_looked_at_by_a_new_agent,
     update_that_goes_on_all_the_same,
     update_of_which_one_may_fail,
     first_deployment_that_fails,
