@@ -42,7 +42,7 @@ CODES: dict[str, str] = {
     "volume-not-empty": "a volume that is to be filled has data",
     "backup-invalid": "a file is no whole backup of a volume, or there is none",
     "backup-differs": "what was restored is not what the backup says",
-    "mount-source-missing": "the source of a mount does not exist",
+    "mount-source-missing": "the source of a mount, or a device, does not exist",
     "container-not-found": "no container of this name or id",
     "container-exists": "a container of this name exists",
     "container-not-running": "the container is not running",
