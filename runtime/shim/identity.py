@@ -26,6 +26,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _MAX_FILTER = 1 << 20
 _RLIMIT_LOCKS = 10  # Python has no name for it
+_NO_ID = (1 << 32) - 1  # "leave it as it is", which is root: setresuid(2)
 
 
 def set_rlimits(limits: Iterable[dict[str, Any]]) -> None:
@@ -45,7 +46,7 @@ def set_rlimits(limits: Iterable[dict[str, Any]]) -> None:
 
 
 def _value(value: int) -> int:
-    return resource.RLIM_INFINITY if value < 0 else int(value)
+    return resource.RLIM_INFINITY if value < 0 or value >> 63 else int(value)
 
 
 def outside(config: dict[str, Any], process: dict[str, Any]) -> int:
@@ -136,8 +137,12 @@ def assume(
     capabilities.keep_over_setuid(True)
     if program_filter and not quiet:
         seccomp.install(program_filter, flags)
-    _set_groups([int(group) for group in user.get("additionalGids") or ()])
+    groups = [int(group) for group in user.get("additionalGids") or ()]
     gid, uid = int(user.get("gid") or 0), int(user.get("uid") or 0)
+    for number in (uid, gid, *groups):
+        if not 0 <= number < _NO_ID:
+            raise OSError(errno.EINVAL, f"user and groups: {number} is no id")
+    _set_groups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     capabilities.keep_over_setuid(False)

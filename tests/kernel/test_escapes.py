@@ -19,7 +19,7 @@ from runtime import attend, logs
 from runtime.faults import Fault
 from runtime.linux import cgroups
 from runtime.paths import Paths
-from runtime.shim import client
+from runtime.shim import client, identity
 from specs.values import ImageRef
 from tests.kernel.engine_box import PYTHON, Engine, engine, rootfs, with_python
 from tests.kernel.hostile import attack, attacker, gains
@@ -219,8 +219,10 @@ def test_the_hosts_network_has_no_abstract_socket_of_ours(box: Engine) -> None:
 
 
 HUGE = "9" * 5000
+NO_ID = (1 << 32) - 1
 ACCOUNTS = {
     "negative and huge ids": f"web:x:-1:-1::/:/x\nweb:x:{HUGE}:0::/:/x\nweb:x:33:33::/:/x\n",
+    "ids that mean no change": "web:x:4294967295:0::/:/x\nweb:x:33:4294967295::/:/x\nweb:x:33:33::/:/x\n",
     "ids of 33 bits": "web:x:4294967296:0::/:/x\nweb:x:0:4294967296::/:/x\nweb:x:33:33::/:/x\n",
     "digits of other scripts": "web:x:٣٣:33::/:/x\nweb:x:²:33::/:/x\nweb:x:33:33::/:/x\n",
     "a long line": f"{'x' * (1 << 20)}:x:0:0::/:/x\nweb:x:33:33::/:/x\n",
@@ -243,6 +245,20 @@ def test_accounts_of_a_hostile_image_give_nobody_root(box: Engine, tmp_path: Pat
     (root / "etc/group").write_text(f"web:x:{HUGE}:\nadm:x:-5:web\nlog:x:44:web\n")
     ref = image(box, root, f"accounts{abs(hash(case))}")
     assert box.run("id -u; id -G", image=ref, user="web").lines == ["33", "33 44"]
+
+
+@pytest.mark.parametrize("user", [{"uid": -1}, {"uid": NO_ID}, {"gid": NO_ID}, {"additionalGids": [NO_ID]}])
+def test_no_program_is_left_as_root_by_an_id_that_is_none(user: dict[str, object]) -> None:
+    """setresuid(2): -1 changes nothing. What reads a wish may err, what fulfils it may not."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            identity.assume({"user": user}, b"", [], keyring=False)
+        except OSError as error:
+            os._exit(3 if "is no id" in str(error) else 4)
+        finally:
+            os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
 
 
 def test_a_number_is_a_number_even_where_an_account_is_called_so(box: Engine, tmp_path: Path) -> None:

@@ -34,5 +34,15 @@ def test_names_that_the_image_does_not_know_are_refused(spec: str) -> None:
     assert raised.value.code == "request-invalid"
 
 
+@pytest.mark.parametrize("number", ["-1", "4294967295", "4294967296", "0x0", "+0", ""])
+def test_an_account_with_an_id_that_is_none_is_no_account(number: str) -> None:
+    """setresuid(2) with -1, which is 4294967295, leaves root what it is."""
+    for line in (f"web:x:{number}:33::/:/x\n", f"web:x:33:{number}::/:/x\n"):
+        with pytest.raises(Fault, match="web"):
+            find_user("web", (), line, "")
+    with pytest.raises(Fault, match="log"):
+        find_user("0:log", (), "", f"log:x:{number}:\n")
+
+
 def test_an_image_without_accounts_still_has_numbers() -> None:
     assert find_user("", (), "", "") == User(0, 0, (), "/")
