@@ -39,7 +39,10 @@ def path_of(key: str) -> str:
 
 def is_own(key: str, spaces: Spaces) -> bool:
     """Whether the setting belongs to a namespace which the container has for itself."""
-    name = path_of(key).replace("/", ".")
+    path = path_of(key)
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):
+        return False  # it would lead elsewhere
+    name = path.replace("/", ".")
     return (
         (name.startswith("net.") and "network" in spaces)
         or ((name in _IPC or name.startswith("fs.mqueue.")) and "ipc" in spaces)
