@@ -127,6 +127,8 @@ def open_bind(entry: Config, linux: Mapping[str, Any], kind: str = "rprivate") -
 def _set_all(fd: int, options: list[str], recursive: bool) -> None:
     """Of the mount itself what may be cleared and what the mounts below keep; else of all of them. `rw` is
     no wish to write where the host's own mount does not let it."""
+    if [word for word in options if word in ("ro", "rw")][-1:] == ["rw"]:
+        options = [word for word in options if word != "ro"]  # the last one holds
     alone = [word for word in options if word in _BASE and word != "rw"]
     if recursive:  # what makes it safer holds for what lies below, too, but `ro`, which has its `rro`
         plain = [word for word in alone if _BASE[word][0] and word != "ro"]
