@@ -18,6 +18,8 @@ def decode(data: bytes) -> Any:
         from _json import make_scanner
 
         value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except (ImportError, AttributeError, TypeError, StopIteration):
         import json
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: The default of --root.
 ROOT = "/run/stead-oci"
-FLAG, TEXT, NUMBER, LIST = "flag", "text", "number", "list"
+FLAG, TEXT, NUMBER, SIZE, LIST = "flag", "text", "number", "size", "list"
 
 GLOBAL = {
     "debug": FLAG,
@@ -80,9 +80,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "cpu-rt-runtime": NUMBER,
         "cpuset-cpus": TEXT,
         "cpuset-mems": TEXT,
-        "memory": NUMBER,
-        "memory-reservation": NUMBER,
-        "memory-swap": NUMBER,
+        "memory": SIZE,
+        "memory-reservation": SIZE,
+        "memory-swap": SIZE,
         "pids-limit": NUMBER,
         "cpu-idle": NUMBER,
         "l3-cache-schema": TEXT,
@@ -187,8 +187,25 @@ def _options(words: list[str], known: Options, command: str) -> tuple[dict[str, 
         if kind == LIST:
             found.setdefault(name, []).append(value)
         else:
-            found[name] = _number(word, value) if kind == NUMBER else value
+            found[name] = {NUMBER: _number, SIZE: _size}.get(kind, _text)(word, value)
     return found, words
+
+
+def _text(word: str, text: str) -> str:
+    return text
+
+
+def _size(word: str, text: str) -> int:
+    """Bytes, as runc reads them: "64m", "64MiB", "1.5g"; -1 is no limit."""
+    digits = text.strip().lower().removesuffix("b").removesuffix("i").rstrip()
+    unit = "kmgtp".find(digits[-1:]) + 1 if digits else 0
+    try:
+        size = float(digits[:-1]) * 1024**unit if unit else int(digits)
+    except ValueError:
+        size = -2
+    if size != -1 and not 0 <= size < 1 << 63:
+        raise OciFailure(f"cannot read option {word}: {text!r} is no size, such as 64m")
+    return int(size)
 
 
 def _number(word: str, text: str) -> int:

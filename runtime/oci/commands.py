@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from runtime.linux import cgroups, jsontext, pidfd, signals
-from runtime.oci import groups, hooks, records
+from runtime.oci import fields, groups, hooks, records
 from runtime.oci.failure import OciFailure, explain
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ END = 10.0
 
 
 def signal_number(text: str) -> int:
-    """ "TERM", "SIGTERM", "15", "RTMIN+3". OciFailure when there is none such."""
+    """ "TERM", "SIGTERM", "15", "RTMIN+3"; 0 asks whether it is there. OciFailure when there is none such."""
     import signal
 
     name = text.upper().removeprefix("SIG")
@@ -27,8 +27,8 @@ def signal_number(text: str) -> int:
     else:
         base, _, offset = name.partition("+")
         found = getattr(signal, f"SIG{base}", None)
-        number = int(found) + int(offset or 0) if found is not None and base[:1].isalpha() else 0
-    if not 1 <= number <= 64:
+        number = int(found) + int(offset or 0) if found is not None and base[:1].isalpha() else -1
+    if not 0 <= number <= 64:
         raise OciFailure(f"unknown signal {text!r}")
     return number
 
@@ -147,9 +147,8 @@ def change_of(options: dict[str, Any]) -> dict[str, Any]:
                 document = jsontext.decode(file.read())
         except (OSError, ValueError) as error:
             raise OciFailure(f"cannot read resources from {path}: {error}") from None
-        if not isinstance(document, dict):
-            raise OciFailure(f"cannot read resources from {path}: it is no object")
-        return document
+        fields.check_resources(document, "standard input" if path == "-" else str(path))
+        return document  # type: ignore[no-any-return]
     for name in ("l3-cache-schema", "mem-bw-schema"):
         if options.get(name):
             raise OciFailure(f"cannot update {name}: cache and memory bandwidth are not divided (resctrl)")

@@ -73,7 +73,7 @@ def create(order: Order, warn: Callable[[str], None]) -> tuple[records.Record, l
     config = read_config(order.bundle)
     for warning in fields.check(config):
         warn(warning)
-    config = fields.complete(config)
+    config = fields.complete(config, order.bundle)
     host = cgroups.detect()
     scope = _scope_of(config, order) if order.systemd else None
     cgroup = scope.path if scope is not None else groups.path_of(config, order.id)
@@ -157,13 +157,13 @@ def _create(order: Order, record: records.Record, config: Config, host: cgroups.
         raise OciFailure(f"cannot start: {explain(error)}") from None
     made.forked()
     record.save(pid=child.pid, start=child.start)
-    _expect(made, gate.MOUNTED, child, config)
+    _expect(made, gate.MOUNTED, child, record, host)
     state = {**records.state_for_hooks(record), "status": "creating"}
     wanted = config.get("hooks") or {}
     for kind in ("prestart", "createRuntime"):
         hooks.run(kind, wanted.get(kind) or (), state)
     made.let_go(child.pid)
-    _expect(made, gate.READY, child, config)
+    _expect(made, gate.READY, child, record, host)
     if order.pid_file:
         write_pid(order.pid_file, child.pid)
     return child
@@ -171,7 +171,10 @@ def _create(order: Order, record: records.Record, config: Config, host: cgroups.
 
 def _listening(config: Config, order: Order) -> list[str]:
     """systemd's sockets go through, as runc has it: sd_listen_fds(3)."""
-    number = int(os.environ.get("LISTEN_FDS") or 0)
+    said = os.environ.get("LISTEN_FDS") or "0"
+    if not said.isdecimal():
+        raise OciFailure(f"cannot hand sockets on: LISTEN_FDS={said} is no number")
+    number = int(said)
     environment: list[str] = list(config["process"].get("env") or ())
     if not number:
         return environment
@@ -179,7 +182,9 @@ def _listening(config: Config, order: Order) -> list[str]:
     return [*environment, f"LISTEN_FDS={number}", "LISTEN_PID=1"]
 
 
-def _expect(made: gate.Gate, what: bytes, child: launch.Child, config: Config) -> None:
+def _expect(
+    made: gate.Gate, what: bytes, child: launch.Child, record: records.Record, host: cgroups.Cgroups
+) -> None:
     """Until the first process says so; OciFailure when it ends before, with its own words."""
     try:
         said = made.wait(what)
@@ -188,9 +193,10 @@ def _expect(made: gate.Gate, what: bytes, child: launch.Child, config: Config) -
     if not said:
         pidfd.wait(child.pidfd, END)
         failure = launch.read_report(child)
-        raise OciFailure(
-            explain_failure(failure, config["process"]) if failure else "container's init ended at once"
-        )
+        if failure:
+            raise OciFailure(explain_failure(failure, record.config["process"]))
+        starved = ": out of memory, see linux.resources.memory" if host.oom_kills(record.cgroup) else ""
+        raise OciFailure(f"container's init ended at once{starved}")
 
 
 def explain_failure(failure: launch.Failure, process: Config) -> str:

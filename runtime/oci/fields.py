@@ -1,8 +1,8 @@
 """Decisions: every field of a Linux config.json: honoured, or refused by its name.
 
-The table below is the specification's (config.md, config-linux.md, 1.3): True for what is honoured, a text
-for what is refused, and why. What the specification does not know is passed over with a warning, as
-it demands.
+The table below is the specification's (config.md, config-linux.md, 1.3): what it has to hold for what is
+honoured, a text for what is refused, and why. What the specification does not know is passed over with a
+warning, as it demands.
 """
 
 from __future__ import annotations
@@ -11,72 +11,117 @@ import os
 
 from runtime.linux import capabilities, mounts, namespaces
 from runtime.oci.failure import OciFailure
+from runtime.oci.kinds import ANY, COUNT, FLAG, ID, IDS, NUMBER, TEXT, TEXTS, Wrong, must, walk
 from runtime.shim import entries, scheduling, sysctls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Config = dict[str, Any]
 
-_ID = {"containerID": True, "hostID": True, "size": True}
+_ID = {"containerID": must(COUNT), "hostID": must(COUNT), "size": must(COUNT)}
 _MAPPINGS = [_ID]
-_HOOKS = [{"path": True, "args": True, "env": True, "timeout": True}]
-_RATES = [{"major": True, "minor": True, "rate": True}]
+_HOOKS = [{"path": must(TEXT), "args": TEXTS, "env": TEXTS, "timeout": NUMBER}]
+_RATES = [{"major": must(NUMBER), "minor": must(NUMBER), "rate": must(COUNT)}]
+_WEIGHTS = [{"major": must(NUMBER), "minor": must(NUMBER), "weight": COUNT, "leafWeight": COUNT}]
 _WINDOWS = "it is of another system than Linux"
 _LISTENER = "no listener is served: whoever wants one would have to be trusted with every process's memory"
 
 RESOURCES: Config = {
-    "devices": [{"allow": True, "type": True, "major": True, "minor": True, "access": True}],
+    "devices": [{"allow": FLAG, "type": TEXT, "major": NUMBER, "minor": NUMBER, "access": TEXT}],
     "memory": {
-        "limit": True,
-        "reservation": True,
-        "swap": True,
-        "kernel": True,
-        "kernelTCP": True,
-        "swappiness": True,
-        "disableOOMKiller": True,
-        "useHierarchy": True,
-        "checkBeforeUpdate": True,
+        "limit": NUMBER,
+        "reservation": NUMBER,
+        "swap": NUMBER,
+        "kernel": NUMBER,
+        "kernelTCP": NUMBER,
+        "swappiness": COUNT,
+        "disableOOMKiller": FLAG,
+        "useHierarchy": FLAG,
+        "checkBeforeUpdate": FLAG,
     },
     "cpu": {
-        "shares": True,
-        "quota": True,
-        "burst": True,
-        "period": True,
-        "realtimeRuntime": True,
-        "realtimePeriod": True,
-        "cpus": True,
-        "mems": True,
-        "idle": True,
+        "shares": COUNT,
+        "quota": NUMBER,
+        "burst": COUNT,
+        "period": COUNT,
+        "realtimeRuntime": NUMBER,
+        "realtimePeriod": COUNT,
+        "cpus": TEXT,
+        "mems": TEXT,
+        "idle": NUMBER,
     },
-    "pids": {"limit": True},
+    "pids": {"limit": NUMBER},
     "blockIO": {
-        "weight": True,
-        "leafWeight": True,
-        "weightDevice": [{"major": True, "minor": True, "weight": True, "leafWeight": True}],
+        "weight": COUNT,
+        "leafWeight": COUNT,
+        "weightDevice": _WEIGHTS,
         "throttleReadBpsDevice": _RATES,
         "throttleWriteBpsDevice": _RATES,
         "throttleReadIOPSDevice": _RATES,
         "throttleWriteIOPSDevice": _RATES,
     },
-    "hugepageLimits": [{"pageSize": True, "limit": True}],
-    "network": {"classID": True, "priorities": [{"name": True, "priority": True}]},
-    "rdma": True,
-    "unified": True,
+    "hugepageLimits": [{"pageSize": must(TEXT), "limit": must(COUNT)}],
+    "network": {"classID": COUNT, "priorities": [{"name": must(TEXT), "priority": must(COUNT)}]},
+    "rdma": {ANY: {"hcaHandles": COUNT, "hcaObjects": COUNT}},
+    "unified": {ANY: TEXT},
+}
+_PROCESS: Config = {
+    "terminal": FLAG,
+    "consoleSize": {"height": COUNT, "width": COUNT},
+    "cwd": TEXT,
+    "env": TEXTS,
+    "args": TEXTS,
+    "commandLine": _WINDOWS,
+    "user": {"uid": ID, "gid": ID, "umask": COUNT, "additionalGids": IDS, "username": _WINDOWS},
+    "rlimits": [{"type": must(TEXT), "soft": must(COUNT), "hard": must(COUNT)}],
+    "capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), TEXTS),
+    "noNewPrivileges": FLAG,
+    "apparmorProfile": TEXT,
+    "selinuxLabel": TEXT,
+    "oomScoreAdj": NUMBER,
+    "scheduler": {
+        "policy": TEXT,
+        "nice": NUMBER,
+        "priority": NUMBER,
+        "flags": TEXTS,
+        "runtime": COUNT,
+        "deadline": COUNT,
+        "period": COUNT,
+    },
+    "ioPriority": {"class": TEXT, "priority": NUMBER},
+    "execCPUAffinity": {"initial": TEXT, "final": TEXT},
+}
+_SECCOMP: Config = {
+    "defaultAction": must(TEXT),
+    "defaultErrnoRet": COUNT,
+    "architectures": TEXTS,
+    "flags": TEXTS,
+    "listenerPath": _LISTENER,
+    "listenerMetadata": _LISTENER,
+    "syscalls": [
+        {
+            "names": TEXTS,
+            "action": must(TEXT),
+            "errnoRet": COUNT,
+            "args": [{"index": must(COUNT), "value": must(COUNT), "valueTwo": COUNT, "op": must(TEXT)}],
+        }
+    ],
 }
 FIELDS: Config = {
-    "ociVersion": True,
-    "root": {"path": True, "readonly": True},
-    "hostname": True,
-    "domainname": True,
-    "annotations": True,
+    "ociVersion": TEXT,
+    "root": {"path": TEXT, "readonly": FLAG},
+    "hostname": TEXT,
+    "domainname": TEXT,
+    "annotations": {ANY: TEXT},
     "mounts": [
         {
-            "destination": True,
-            "type": True,
-            "source": True,
-            "options": True,
+            "destination": must(TEXT),
+            "type": TEXT,
+            "source": TEXT,
+            "options": TEXTS,
             "uidMappings": _MAPPINGS,
             "gidMappings": _MAPPINGS,
         }
@@ -84,58 +129,33 @@ FIELDS: Config = {
     "hooks": dict.fromkeys(
         ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"), _HOOKS
     ),
-    "process": {
-        "terminal": True,
-        "consoleSize": {"height": True, "width": True},
-        "cwd": True,
-        "env": True,
-        "args": True,
-        "commandLine": _WINDOWS,
-        "user": {
-            "uid": True,
-            "gid": True,
-            "umask": True,
-            "additionalGids": True,
-            "username": _WINDOWS,
-        },
-        "rlimits": [{"type": True, "soft": True, "hard": True}],
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), True),
-        "noNewPrivileges": True,
-        "apparmorProfile": True,
-        "selinuxLabel": True,
-        "oomScoreAdj": True,
-        "scheduler": dict.fromkeys(
-            ("policy", "nice", "priority", "flags", "runtime", "deadline", "period"), True
-        ),
-        "ioPriority": {"class": True, "priority": True},
-        "execCPUAffinity": {"initial": True, "final": True},
-    },
+    "process": _PROCESS,
     "linux": {
-        "namespaces": [{"type": True, "path": True}],
+        "namespaces": [{"type": must(TEXT), "path": TEXT}],
         "uidMappings": _MAPPINGS,
         "gidMappings": _MAPPINGS,
-        "timeOffsets": True,
+        "timeOffsets": {ANY: {"secs": NUMBER, "nanosecs": COUNT}},
         "devices": [
-            dict.fromkeys(("type", "path", "major", "minor", "fileMode", "uid", "gid"), True),
+            {
+                "type": must(TEXT),
+                "path": must(TEXT),
+                "major": NUMBER,
+                "minor": NUMBER,
+                "fileMode": COUNT,
+                "uid": ID,
+                "gid": ID,
+            }
         ],
         "netDevices": "no network device is moved; prestart and createRuntime hooks may do that",
-        "cgroupsPath": True,
+        "cgroupsPath": TEXT,
         "resources": RESOURCES,
-        "rootfsPropagation": True,
-        "seccomp": {
-            "defaultAction": True,
-            "defaultErrnoRet": True,
-            "architectures": True,
-            "flags": True,
-            "listenerPath": _LISTENER,
-            "listenerMetadata": _LISTENER,
-            "syscalls": [{"names": True, "action": True, "errnoRet": True, "args": True}],
-        },
-        "sysctl": True,
-        "maskedPaths": True,
-        "readonlyPaths": True,
-        "mountLabel": True,
-        "personality": {"domain": True, "flags": "the kernel has none that is left to a runtime"},
+        "rootfsPropagation": TEXT,
+        "seccomp": _SECCOMP,
+        "sysctl": {ANY: TEXT},
+        "maskedPaths": TEXTS,
+        "readonlyPaths": TEXTS,
+        "mountLabel": TEXT,
+        "personality": {"domain": TEXT, "flags": "the kernel has none that is left to a runtime"},
         "intelRdt": "cache and memory bandwidth are not divided (resctrl)",
         "memoryPolicy": "memory is not placed on nodes but by resources.cpu.mems",
     },
@@ -152,9 +172,35 @@ _OF_FILE_SYSTEMS = frozenset(("sync", "dirsync", "lazytime", "nolazytime"))
 
 
 def check(config: Config) -> list[str]:
-    """The warnings; OciFailure names the first field that is refused or says what cannot be."""
-    warnings: list[str] = []
-    _walk(config, FIELDS, "", warnings)
+    """The warnings; OciFailure names the first field that is refused or says what cannot be. What is `null`
+    is gone afterwards, and so are capabilities that are unknown."""
+    return _named("config.json", _check, config)
+
+
+def check_process(process: Any, document: str) -> list[str]:
+    """The same of the object `process` by itself."""
+    return _named(document, _check_process, process)
+
+
+def check_resources(resources: Any, document: str) -> list[str]:
+    return _named(document, _check_resources, resources)
+
+
+def _named(document: str, decide: Callable[[Any], list[str]], value: Any) -> list[str]:
+    try:
+        return [f"{document}: {warning}" for warning in decide(value)]
+    except Wrong as wrong:
+        raise OciFailure(f"cannot use {document}: {wrong}") from None
+
+
+def _known(value: Any, known: Config, path: str) -> list[str]:
+    unknown: list[str] = []
+    walk(value, known, path, unknown)
+    return [f"{name} is unknown and passed over" for name in unknown]
+
+
+def _check(config: Config) -> list[str]:
+    warnings = _known(config, FIELDS, "")
     version = str(config.get("ociVersion") or "")
     if not version.startswith("1."):
         raise _refused("ociVersion", f"{version or 'none'}: this runtime knows 1.0 to 1.3")
@@ -164,34 +210,22 @@ def check(config: Config) -> list[str]:
     if not config["root"].get("path"):
         raise _refused("root.path", "it is missing")
     spaces = _check_namespaces(config)
-    _check_process(config["process"], warnings)
+    warnings += _check_rights(config["process"])
     _check_mounts(config)
+    _check_devices(config["linux"])
     _check_names(config, spaces)
     _check_hooks(config.get("hooks") or {})
     return warnings
 
 
-def _walk(value: Any, known: Any, path: str, warnings: list[str]) -> None:
-    if value is None or known is True:
-        return
-    if isinstance(known, str):
-        if value not in ("", [], {}, False, 0):
-            raise _refused(path, known)
-        return
-    if isinstance(known, list):
-        if not isinstance(value, list):
-            raise _refused(path, "it is no list")
-        for at, item in enumerate(value):
-            _walk(item, known[0], f"{path}[{at}]", warnings)
-        return
-    if not isinstance(value, dict):
-        raise _refused(path, "it is no object")
-    for key, item in value.items():
-        name = f"{path}.{key}" if path else str(key)
-        if key in known:
-            _walk(item, known[key], name, warnings)
-        elif item is not None:
-            warnings.append(f"config.json: {name} is unknown and passed over")
+def _check_process(process: Any) -> list[str]:
+    return [*_known(process, _PROCESS, "process"), *_check_rights(process)]
+
+
+def _check_resources(resources: Any) -> list[str]:
+    warnings = _known(resources, RESOURCES, "resources")
+    _check_rules(resources, "resources")
+    return warnings
 
 
 def _check_namespaces(config: Config) -> dict[str, str]:
@@ -246,23 +280,38 @@ def _is_hosts_network(spaces: dict[str, str]) -> bool:
     return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
 
-def _check_process(process: Config, warnings: list[str]) -> None:
+def _check_rights(process: Config) -> list[str]:
+    """Of a process: its program and what it is given."""
+    warnings: list[str] = []
     if not process.get("args"):
         raise _refused("process.args", "it is empty")
     if not str(process.get("cwd") or "").startswith("/"):
         raise _refused("process.cwd", "it is no absolute path")
-    seen: set[str] = set()
-    for limit in process.get("rlimits") or ():
-        if limit["type"] in seen:
-            raise _refused("process.rlimits", f"{limit['type']}: it is there twice")
-        seen.add(limit["type"])
+    for entry in process.get("env") or ():
+        if "\0" in entry or entry.find("=") < 1:
+            raise _refused("process.env", f"{entry!r}: NAME=VALUE is expected")
+    _check_limits(process.get("rlimits") or ())
     for kind, names in (process.get("capabilities") or {}).items():
         unknown = [name for name in names or () if name not in capabilities.NUMBERS]
         if unknown:
-            warnings.append(
-                f"config.json: process.capabilities.{kind}: {', '.join(unknown)}: unknown, not given"
-            )
+            warnings.append(f"process.capabilities.{kind}: {', '.join(unknown)}: unknown, not given")
             process["capabilities"][kind] = [name for name in names if name in capabilities.NUMBERS]
+    _check_scheduling(process)
+    return warnings
+
+
+def _check_limits(limits: Sequence[Config]) -> None:
+    seen: set[str] = set()
+    for limit in limits:
+        if limit["type"] in seen:
+            raise _refused("process.rlimits", f"{limit['type']}: it is there twice")
+        if limit["soft"] > limit["hard"]:
+            text = f"the soft limit of {limit['soft']} is above the hard one of {limit['hard']}"
+            raise _refused("process.rlimits", f"{limit['type']}: {text}")
+        seen.add(limit["type"])
+
+
+def _check_scheduling(process: Config) -> None:
     scheduler = process.get("scheduler") or {}
     if scheduler and scheduler.get("policy") not in scheduling.POLICIES:
         raise _refused("process.scheduler.policy", f"{scheduler.get('policy')}: no such policy")
@@ -281,10 +330,12 @@ def _check_process(process: Config, warnings: list[str]) -> None:
 
 def _check_mounts(config: Config) -> None:
     for at, entry in enumerate(config.get("mounts") or ()):
-        path, options = f"mounts[{at}]", [str(word) for word in entry.get("options") or ()]
-        if not entry.get("destination"):
-            raise _refused(f"{path}.destination", "it is missing")
-        bind = str(entry.get("type") or "bind") == "bind" or "bind" in options or "rbind" in options
+        path, options, bind = f"mounts[{at}]", entries.options_of(entry), entries.is_bind(entry)
+        if "remount" not in options:
+            if os.path.normpath(f"/{entry['destination']}").strip("/") == "":
+                raise _refused(f"{path}.destination", "nothing is mounted over the root, see root.path")
+            if bind and not entry.get("source"):
+                raise _refused(f"{path}.source", "it is missing")
         refused = _REFUSED_OPTIONS | (_OF_FILE_SYSTEMS if bind else frozenset())
         for word in options:
             if word in refused or (bind and word not in entries.ATTRIBUTES and word not in entries.WORDS):
@@ -299,38 +350,55 @@ def _check_mounts(config: Config) -> None:
             raise _refused(f"{path}.uidMappings", "only a bind mount can be id-mapped")
 
 
+def _check_devices(linux: Config) -> None:
+    for at, device in enumerate(linux.get("devices") or ()):
+        if device["type"] not in ("c", "u", "b", "p"):
+            raise _refused(f"linux.devices[{at}].type", f"{device['type']}: it is none of c, u, b, p")
+    _check_rules(linux.get("resources") or {}, "linux.resources")
+
+
+def _check_rules(resources: Config, path: str) -> None:
+    for at, rule in enumerate(resources.get("devices") or ()):
+        if rule.get("type", "") not in ("", "a", "b", "c"):
+            raise _refused(f"{path}.devices[{at}].type", f"{rule['type']}: it is none of a, b, c")
+        if not set(rule.get("access", "")) <= set("rwm"):
+            raise _refused(f"{path}.devices[{at}].access", f"{rule['access']}: it has other than r, w, m")
+
+
 def _check_hooks(wanted: Config) -> None:
     for kind, listed in wanted.items():
         for at, hook in enumerate(listed or ()):
             if not str(hook.get("path") or "").startswith("/"):
                 raise _refused(f"hooks.{kind}[{at}].path", "it is no absolute path")
             timeout = hook.get("timeout")
-            if timeout is not None and not (isinstance(timeout, int) and timeout > 0):
+            if timeout is not None and timeout <= 0:
                 raise _refused(f"hooks.{kind}[{at}].timeout", f"{timeout}: it is no number of seconds")
 
 
-def _refused(field: str, why: str) -> OciFailure:
-    return OciFailure(f"cannot use config.json: {field}: {why}")
+def _refused(field: str, why: str) -> Wrong:
+    return Wrong(f"{field}: {why}")
 
 
-def complete(config: Config) -> Config:
+def complete(config: Config, bundle: str) -> Config:
     """The same with what init reads always there: empty objects, and `personality` where it is applied."""
     process, linux = {**config["process"]}, {**config["linux"]}
     process["user"] = process.get("user") or {}
     linux["namespaces"] = linux.get("namespaces") or []
     if linux.get("personality"):
         process["personality"] = linux["personality"]
-    return {**config, "process": process, "linux": linux, "mounts": labelled(config)}
+    return {**config, "process": process, "linux": linux, "mounts": _placed(config, bundle)}
 
 
-def labelled(config: Config) -> list[Config]:
+def _placed(config: Config, bundle: str) -> list[Config]:
     """The mounts, new file systems with `mountLabel` where SELinux is there to know it; relative destinations
-    begin at the root."""
+    begin at the root, relative sources of binds at the bundle."""
     label = str(config["linux"].get("mountLabel") or "")
     made = []
     for entry in config.get("mounts") or ():
         destination = str(entry["destination"])
         entry = {**entry, "destination": destination if destination.startswith("/") else f"/{destination}"}
+        if entries.is_bind(entry) and entry.get("source"):
+            entry["source"] = os.path.join(bundle, entry["source"])
         if label and entry.get("type") == "tmpfs" and os.path.exists("/sys/fs/selinux/enforce"):
             entry["options"] = [*(entry.get("options") or ()), f"context={label}"]
         made.append(entry)

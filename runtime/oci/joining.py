@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import select
 
-from runtime.linux import capabilities, jsontext, pidfd
+from runtime.linux import jsontext, pidfd
 from runtime.linux.cgroups_v2 import write
-from runtime.oci import create, gate, groups, records
+from runtime.oci import create, fields, gate, groups, records
 from runtime.oci.failure import OciFailure, explain
 from runtime.shim import launch
 
@@ -30,16 +30,18 @@ def process_of(record: records.Record, options: dict[str, Any], words: list[str]
             raise OciFailure(f"exec failed: cannot read {options['process']}: {error}", 255) from None
     else:
         process = _changed({**record.config["process"]}, options, words)
-    if not process.get("args"):
+    if not isinstance(process, dict) or not process.get("args"):
         raise OciFailure("exec failed: process args cannot be empty", 255)
     process["user"] = process.get("user") or {}
     process["cwd"] = process.get("cwd") or "/"
+    try:
+        fields.check_process(process, str(options.get("process") or "the options"))
+    except OciFailure as failed:
+        raise OciFailure(f"exec failed: {failed.message}", 255) from None
     for key in ("personality", "oomScoreAdj"):
         if key in record.config["process"]:
             process.setdefault(key, record.config["process"][key])
-    for kind, names in (process.get("capabilities") or {}).items():
-        process["capabilities"][kind] = [name for name in names or () if name in capabilities.NUMBERS]
-    return process  # type: ignore[no-any-return]
+    return process
 
 
 def _changed(process: Process, options: dict[str, Any], words: list[str]) -> Process:
@@ -59,15 +61,19 @@ def _changed(process: Process, options: dict[str, Any], words: list[str]) -> Pro
         process["capabilities"] = held
     user = dict(process.get("user") or {})
     if options.get("user"):
-        uid, _, gid = str(options["user"]).partition(":")
-        try:
-            user.update(uid=int(uid), **({"gid": int(gid)} if gid else {}))
-        except ValueError:
-            raise OciFailure(f"exec failed: user {options['user']!r} is no number", 255) from None
+        uid, colon, gid = str(options["user"]).partition(":")
+        user.update(uid=_id("user", uid), **({"gid": _id("user", gid)} if colon else {}))
     if options.get("additional-gids"):
-        user["additionalGids"] = [int(group) for group in options["additional-gids"]]
+        user["additionalGids"] = [_id("additional-gids", group) for group in options["additional-gids"]]
     process["user"] = user
     return process
+
+
+def _id(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise OciFailure(f"exec failed: --{option}: {text!r} is no number", 255) from None
 
 
 def join(

@@ -26,30 +26,54 @@ usage: stead oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] CO
 
 
 def main(words: Sequence[str]) -> int:
-    log = _Log("", "text", debug=False)
+    _open_closed()
+    log, call = _Log("", "text", debug=False), arguments.Call({}, "", {}, [])
     try:
         call = arguments.parse(words)
         log = _open_log(call.general)
         if call.general.get("version"):
             from runtime.oci import documents
 
-            sys.stdout.write(documents.version(RELEASE))
+            say(documents.version(RELEASE))
             return 0
         if call.general.get("help"):
-            sys.stdout.write(_help(call.command))
+            say(_help(call.command))
             return 0
         return _run(call, log, words)
     except OciFailure as failure:
         log.write("error", failure.message)
-        return failure.code
+        return 255 if call.command == "exec" else failure.code
     except BrokenPipeError:
         return 1
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         text = explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         log.write("error", f"cannot {call.command or 'start'}: {text}")
         if call.general.get("debug"):
             raise
-        return 1
+        return 255 if call.command == "exec" else 1
+
+
+def _open_closed() -> None:
+    """What is opened later is not to become a stream; whoever uses one that was closed still finds it so."""
+    for fd, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", flags), True)
+
+
+def say(text: str, fd: int = 1) -> None:
+    """At once and whole: nothing is kept that would fail after the exit code is known."""
+    data = os.fsencode(text)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _complain(text: str) -> None:
+    try:
+        say(text, 2)
+    except OSError:
+        pass  # there is nobody to tell
 
 
 class _Log:
@@ -74,12 +98,11 @@ class _Log:
                 os.write(fd, f"{line}\n".encode())
                 os.close(fd)
             except OSError as error:
-                sys.stderr.write(f"stead oci: cannot write {self._path}: {error.strerror}\n")
+                _complain(f"stead oci: cannot write {self._path}: {error.strerror}\n")
             if level != "error":
                 return
             line = text
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        _complain(f"{line}\n")
 
     def warn(self, text: str) -> None:
         self.write("warning", text)

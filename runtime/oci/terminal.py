@@ -9,6 +9,8 @@ import signal
 import socket
 import termios
 
+from runtime.oci.failure import OciFailure
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -18,10 +20,22 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 
 
+def _own() -> int:
+    """Ours, wherever it is: a stream, else /dev/tty, as runc has it. OciFailure where there is none."""
+    for fd in (0, 1, 2):
+        if os.isatty(fd):
+            return fd
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        raise OciFailure("cannot show a terminal: there is none here; see --console-socket") from None
+
+
 class Terminal:
     """Its master comes over a socket pair, from the process that made it."""
 
     def __init__(self) -> None:
+        self._own = _own()
         self._ours, self._theirs = socket.socketpair()
         self._master = -1
         self._before: list[Any] | None = None
@@ -37,13 +51,12 @@ class Terminal:
         os.set_inheritable(self._master, False)
         self.resize()
         signal.signal(signal.SIGWINCH, lambda *_: self.resize())
-        if os.isatty(0):
-            self._before = termios.tcgetattr(0)
-            _make_raw(0)
+        self._before = termios.tcgetattr(self._own)
+        _make_raw(self._own)
 
     def resize(self) -> None:
-        if os.isatty(0) and self._master >= 0:
-            size = fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8)
+        if self._master >= 0:
+            size = fcntl.ioctl(self._own, termios.TIOCGWINSZ, b"\0" * 8)
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def relay(self, child: launch.Child) -> None:
@@ -66,7 +79,7 @@ class Terminal:
 
     def close(self) -> None:
         if self._before is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._before)
+            termios.tcsetattr(self._own, termios.TCSADRAIN, self._before)
         if self._master >= 0:
             os.close(self._master)
         self._ours.close()

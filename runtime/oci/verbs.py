@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from runtime.linux import cgroups, jsontext
 from runtime.oci import records
 from runtime.oci.failure import OciFailure
+from runtime.oci.main import RELEASE, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -235,7 +235,6 @@ def run_spec(call: Call, root: str, systemd: bool, warn: Warn) -> int:
 
 def run_features(call: Call, root: str, systemd: bool, warn: Warn) -> int:
     from runtime.oci import documents
-    from runtime.oci.main import RELEASE
 
     apparmor, selinux = os.path.isdir("/sys/kernel/security/apparmor"), os.path.isdir("/sys/fs/selinux")
     document: dict[str, Any] = documents.features(RELEASE, apparmor=apparmor, selinux=selinux)
@@ -244,5 +243,4 @@ def run_features(call: Call, root: str, systemd: bool, warn: Warn) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
-    sys.stdout.flush()
+    say(text if text.endswith("\n") or not text else f"{text}\n")

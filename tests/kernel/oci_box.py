@@ -19,8 +19,8 @@ STEAD = Path(__file__).resolve().parents[2] / "contrib" / "bin" / "stead-oci"
 RUNC = shutil.which("runc")
 APPLETS = (
     "sh cat cut date dd df echo env false find free grep head hostname id ip kill ls mkdir mkfifo mknod mount"
-    " nice nohup ps pwd readlink renice seq sleep sort stat stty sysctl tail taskset test touch tr true tty"
-    " umount uname wc"
+    " nice nohup ps pwd readlink renice rm seq sleep sort stat stty sysctl tail taskset test touch tr true"
+    " tty umount uname wc"
 ).split()
 TIMEOUT = 60.0
 

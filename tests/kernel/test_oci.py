@@ -238,6 +238,42 @@ def test_options_of_exec_change_the_process(shop: Workshop, running: Bundle) -> 
     assert int(found["CapBnd"], 16) >> 19 & 1
 
 
+BAD_EXEC: dict[str, tuple[list[str], str]] = {
+    "an id that is none": (["-u", "4294967295"], "process.user.uid: a number from 0 to 2147483647"),
+    "a negative id": (["-u", "-1"], "process.user.uid: a number from 0 to 2147483647"),
+    "a group that is none": (["-u", "5:4294967295"], "process.user.gid: a number from 0"),
+    "another group that is none": (["-g", "4294967295"], "additionalGids: a list of numbers from 0"),
+    "no group": (["-u", "5:"], "--user: '' is no number"),
+    "a name": (["-u", "web"], "--user: 'web' is no number"),
+    "a group's name": (["-g", "web"], "--additional-gids: 'web' is no number"),
+    "a variable without a value": (["-e", "FOO"], "process.env: 'FOO': NAME=VALUE"),
+    "a relative directory": (["--cwd", "home"], "process.cwd: it is no absolute path"),
+    "a terminal that nobody takes": (["-d", "-t"], "nobody takes it"),
+    "a terminal where none is": (["-t"], "there is none here"),
+    "a console that is not there": (["-d", "-t", "--console-socket", "/nowhere"], "console socket /nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EXEC)
+def test_an_exec_that_cannot_be_is_told_with_the_code_of_runc(
+    shop: Workshop, running: Bundle, case: str
+) -> None:
+    options, text = BAD_EXEC[case]
+    said = shop.stead("exec", *options, running.id, "id", start_new_session=True)
+    assert (said.code, said.out) == (255, "")
+    assert said.errors.startswith("time=") and text in said.errors
+
+
+def test_an_exec_of_a_file_is_checked_like_a_config(shop: Workshop, running: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "process.json"
+    for user in ({"uid": -1}, {"uid": "0"}):
+        path.write_text(json.dumps({"args": ["id"], "cwd": "/", "user": user}))
+        said = shop.stead("exec", "--process", str(path), running.id)
+        assert said.code == 255
+        assert f"exec failed: cannot use {path}: process.user.uid: a number from 0" in said.errors
+    assert shop.stead("exec", "nosuch", "id").code == 255
+
+
 def test_a_process_of_a_file_is_run_detached_with_its_pid_told(
     shop: Workshop, running: Bundle, tmp_path: Path
 ) -> None:
@@ -320,7 +356,82 @@ def test_run_in_the_foreground_shows_its_terminal_on_ours(shop: Workshop) -> Non
     assert b"got hello" in text
 
 
+def test_a_terminal_needs_one_here(shop: Workshop) -> None:
+    for oci in shop.runtimes():
+        bundle = shop.bundle("sleep 1000")
+        bundle.process["terminal"] = True
+        assert bundle.run(oci, start_new_session=True).code == 1
+        assert oci("state", bundle.id).code == 1
+
+
+def test_a_terminal_is_found_beside_streams_that_are_none(shop: Workshop) -> None:
+    bundle = shop.bundle("stty size; cat")
+    bundle.process["terminal"] = True
+    bundle.write()
+    run = " ".join(shop.stead.command("run", "--bundle", str(bundle.path), bundle.id))
+    script = f"stty rows 31 cols 77 < /dev/tty; printf 'a\\n\\004' | {run} > {bundle.path}/out 2>&1; echo $?"
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv("/bin/sh", ["sh", "-c", script])
+    text = b""
+    with contextlib.suppress(OSError):  # EIO: it has ended
+        while data := os.read(master, 1000):
+            text += data
+    os.close(master)
+    os.waitpid(pid, 0)
+    assert text.split() == [b"0"], bundle.output()
+    assert "31 77" in bundle.output() and sorted(bundle.output().split()) == ["31", "77", "a", "a"]
+
+
 # ---------------------------------------------------------------- limits and looks
+
+
+def test_sizes_of_update_have_units(shop: Workshop, running: Bundle) -> None:
+    shop.stead.well("update", "--memory", "64m", running.id)
+    assert cgroups.detect().read_limits(running.id, io=False).memory == 64 << 20
+    said = shop.stead("update", "--resources", "-", running.id, stdin='{"memory": {"limit": "5m"}}')
+    assert "cannot use standard input: resources.memory.limit: a whole number is expected" in said.errors
+
+
+def test_signal_0_asks_whether_it_runs(shop: Workshop) -> None:
+    for oci in shop.runtimes():
+        bundle = shop.bundle("exec sleep 1000")
+        bundle.start(oci)
+        assert oci("kill", bundle.id, "0").code == 0
+        assert oci.state(bundle.id)["status"] == "running"
+        oci.well("delete", "--force", bundle.id)
+
+
+@pytest.mark.parametrize("closed", [">&-", ">/dev/full", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_what_cannot_be_said_is_a_failure_without_a_traceback(shop: Workshop, closed: str) -> None:
+    for oci in shop.runtimes():
+        listed = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", *oci.command("list")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert listed.returncode == 1
+        assert listed.stdout == "" and len(listed.stderr.splitlines()) == (0 if "2>" in closed else 1)
+
+
+def test_a_container_finds_its_streams_closed_where_ours_are(shop: Workshop, tmp_path: Path) -> None:
+    bundle = shop.bundle("echo x && exit 1; cat && exit 2; exit 3").write()
+    words = shop.stead.command("run", "--bundle", str(bundle.path), bundle.id)
+    assert subprocess.run(["sh", "-c", '"$@" <&- >&-', "sh", *words], timeout=60).returncode == 3
+
+
+def test_a_document_without_end_is_no_traceback(shop: Workshop) -> None:
+    bundle = shop.bundle()
+    (bundle.path / "config.json").write_text("[" * 100000)
+    said = shop.stead("run", "--bundle", str(bundle.path), bundle.id)
+    assert said.code == 1 and "config.json: it is nested too deeply" in said.errors
+    assert len(said.errors.splitlines()) == 1
+
+
+def test_sockets_that_are_no_number_are_named(shop: Workshop) -> None:
+    said = shop.bundle().run(shop.stead, env={**os.environ, "LISTEN_FDS": "x"})
+    assert said.code == 1 and "LISTEN_FDS=x is no number" in said.errors
 
 
 def test_limits_change_while_it_runs(shop: Workshop, running: Bundle) -> None:

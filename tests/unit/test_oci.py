@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from runtime.linux import devices, jsontext
-from runtime.oci import arguments, fields, resources, scopes
+from runtime.oci import arguments, documents, fields, kinds, resources, scopes
 from runtime.oci.failure import OciFailure
 from runtime.shim import sysctls
 
@@ -25,6 +27,14 @@ def test_options_are_read_as_engines_write_them() -> None:
     assert call.words == ["c", "sh", "-c", "x"]
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64m", 64 << 20), ("64MiB", 64 << 20), ("64 MB", 64 << 20), ("1.5g", 3 << 29), ("7b", 7), ("-1", -1)],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert arguments.parse(["update", "--memory", text, "a"]).options == {"memory": size}
+
+
 def test_a_short_f_is_the_force_of_one_command_and_the_format_of_another() -> None:
     assert arguments.parse(["delete", "-f", "c"]).options == {"force": True}
     assert arguments.parse(["list", "-f", "json"]).options == {"format": "json"}
@@ -39,6 +49,11 @@ def test_a_short_f_is_the_force_of_one_command_and_the_format_of_another() -> No
         (["create", "--colour", "a"], "unknown option --colour"),
         (["create", "--bundle"], "option --bundle needs a value"),
         (["create", "--preserve-fds", "x", "a"], "'x' is no number"),
+        (["update", "--memory", "x", "a"], "'x' is no size"),
+        (["update", "--memory", "-2", "a"], "'-2' is no size"),
+        (["update", "--memory", "1.5", "a"], "'1.5' is no size"),
+        (["update", "--memory", "9999999p", "a"], "'9999999p' is no size"),
+        (["update", "--memory", "m", "a"], "'m' is no size"),
         (["fly", "a"], "no such command"),
         (["checkpoint", "a"], "does not use CRIU"),
     ],
@@ -199,6 +214,23 @@ def test_both_ways_of_writing_a_sysctl_are_read(key: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        "net/../vm/swappiness",
+        "net.//.vm.x",
+        "net/./x",
+        "net//x",
+        "net..x",
+        "net/",
+        "fs/mqueue/../x",
+        "",
+    ],
+)
+def test_a_sysctl_that_leads_elsewhere_is_nobodys_own(key: str) -> None:
+    assert not sysctls.is_own(key, {"network": None, "ipc": None, "uts": None})
+
+
+@pytest.mark.parametrize(
     "value", [{}, [], {"a": [1, -2.5, None, True, False, 'x\u00e9\n"\\'], "b": {"c": {}}}, "text", 7, None]
 )
 def test_json_without_the_module_is_the_same(value: object) -> None:
@@ -206,7 +238,7 @@ def test_json_without_the_module_is_the_same(value: object) -> None:
     assert jsontext.decode(b" \n" + json.dumps(value, indent=2).encode() + b"\n") == value
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"{} x", b"[1,]", b"nul", b'{"a"}', b"\xff"])
+@pytest.mark.parametrize("text", [b"[" * 100000, b"", b"{", b"{} x", b"[1,]", b"nul", b'{"a"}', b"\xff"])
 def test_what_is_no_json_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError):
         jsontext.decode(text)
@@ -224,5 +256,120 @@ def test_an_empty_config_names_what_is_missing() -> None:
 
 @pytest.mark.parametrize("value", [7, "text", {"a": 1}])
 def test_a_list_that_is_none_is_refused(value: object) -> None:
-    with pytest.raises(OciFailure, match=r"mounts: it is no list"):
+    with pytest.raises(OciFailure, match=r"mounts: a list is expected"):
         fields.check({"ociVersion": "1.0.2", "mounts": value})
+
+
+def leaves(known: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to each field that holds something, with 0 for the first of a list."""
+    if isinstance(known, kinds.Kind):
+        yield path
+    elif isinstance(known, list):
+        yield from leaves(known[0], (*path, 0))
+    elif isinstance(known, dict):
+        for key, inner in known.items():
+            yield from leaves(inner, (*path, key))
+
+
+LEAVES = list(leaves(fields.FIELDS))
+
+
+def config(path: tuple[str | int, ...], value: object) -> Any:
+    """A document that has this one field."""
+    for key in reversed(path):
+        value = [value] if key == 0 else {key: value}
+    return value
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
+def test_each_field_names_itself_where_its_value_is_of_another_type(path: tuple[str | int, ...]) -> None:
+    name = ".".join(str(key) for key in path).replace(".0", "[0]")
+    for value in (1.5, {"a": 1}, [1.5], -(1 << 63) - 1):
+        with pytest.raises(OciFailure, match=re.escape(f"config.json: {name}: ") + ".* expected"):
+            fields.check(config(path, value))
+
+
+def whole() -> dict[str, Any]:
+    return documents.new_config()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("linux.maskedPaths", "/proc/kcore", "a list of strings is expected"),
+        (
+            "linux.seccomp",
+            {"defaultAction": "A", "syscalls": [{"names": "mount", "action": "B"}]},
+            "a list of",
+        ),
+        ("process.capabilities.bounding", "CAP_KILL", "a list of strings is expected"),
+        ("process.noNewPrivileges", "yes", "true or false is expected"),
+        ("process.noNewPrivileges", 1, "true or false is expected"),
+        ("process.user.uid", True, "a number from 0 to 2147483647 is expected"),
+        ("process.user.uid", -1, "a number from 0 to 2147483647 is expected"),
+        ("process.user.gid", 4294967295, "a number from 0 to 2147483647 is expected"),
+        ("process.user.additionalGids", [5, 4294967295], "a list of numbers from 0 to 2147483647"),
+        ("process.env", ["A=1", 1], "a list of strings is expected"),
+        ("process.env", ["=x"], "'=x': NAME=VALUE is expected"),
+        ("process.env", ["x"], "'x': NAME=VALUE is expected"),
+        ("process.env", ["x\0=1"], "NAME=VALUE is expected"),
+        (
+            "process.rlimits",
+            [{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}],
+            "RLIMIT_CORE: the soft limit of 2",
+        ),
+        ("linux.resources.memory.limit", "5m", "a whole number is expected"),
+        ("linux.resources.pids.limit", 5.0, "a whole number is expected"),
+        ("hostname", 5, "a string is expected"),
+        ("annotations", [], "an object is expected"),
+        ("annotations", {"a": 5}, "annotations.a: a string is expected"),
+        ("linux.timeOffsets", {"monotonic": 5}, "monotonic: an object is expected"),
+        ("linux.namespaces", [{}], r"namespaces\[0\].type: it is missing"),
+        ("linux.namespaces", [None], r"namespaces\[0\]: an object is expected"),
+        ("process.rlimits", [{}], r"rlimits\[0\].type: it is missing"),
+        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1}], r"rlimits\[0\].hard: it is missing"),
+        ("hooks.prestart", [{"args": ["a"]}], r"prestart\[0\].path: it is missing"),
+        ("mounts", [{"type": "tmpfs"}], r"mounts\[0\].destination: it is missing"),
+        ("mounts", [{"destination": "/x", "options": ["rbind"]}], r"mounts\[0\].source: it is missing"),
+        ("mounts", [{"destination": "/x/..", "type": "tmpfs"}], "nothing is mounted over the root"),
+        ("linux.devices", [{"path": "/dev/x"}], r"devices\[0\].type: it is missing"),
+        ("linux.devices", [{"type": "q", "path": "/dev/x"}], r"devices\[0\].type: q: it is none of"),
+        ("linux.resources.devices", [{"type": "q"}], r"devices\[0\].type: q: it is none of"),
+        ("linux.resources.devices", [{"access": "rx"}], r"devices\[0\].access: rx"),
+    ],
+)
+def test_what_cannot_be_is_named(path: str, value: object, text: str) -> None:
+    document = whole()
+    *parents, last = path.split(".")
+    place = document
+    for key in parents:
+        place = place.setdefault(key, {})
+    place[last] = value
+    with pytest.raises(OciFailure, match=f"config.json: (?={path}).*{text}"):
+        fields.check(document)
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    document = whole()
+    for path in LEAVES:
+        place: Any = document
+        for at, key in enumerate(path):
+            if key == 0 or isinstance(place, list):
+                break
+            if at == len(path) - 1:
+                place.setdefault(str(key), None)
+            else:
+                place = place.setdefault(str(key), [] if path[at + 1] == 0 else {})
+    del document["linux"]["seccomp"], document["linux"]["timeOffsets"]  # those that have to hold something
+    assert "domainname" in document and document["domainname"] is None
+    assert fields.check(document) == []
+    assert "domainname" not in document and "umask" not in document["process"]["user"]
+
+
+def test_resources_and_processes_by_themselves_are_checked_as_well() -> None:
+    with pytest.raises(OciFailure, match=r"use /x: resources.memory.limit: a whole number is expected"):
+        fields.check_resources({"memory": {"limit": "5m"}}, "/x")
+    with pytest.raises(OciFailure, match=r"cannot use /x: resources: an object is expected"):
+        fields.check_resources([], "/x")
+    with pytest.raises(OciFailure, match=r"cannot use /p: process.user.uid: a number from 0"):
+        fields.check_process({"args": ["a"], "cwd": "/", "user": {"uid": -1}}, "/p")
