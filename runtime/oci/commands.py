@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from runtime.linux import cgroups, jsontext, pidfd, signals
-from runtime.oci import fields, groups, hooks, records
+from runtime.oci import groups, hooks, records
 from runtime.oci.failure import OciFailure, explain
 
 TYPE_CHECKING = False
@@ -147,6 +147,8 @@ def change_of(options: dict[str, Any]) -> dict[str, Any]:
                 document = jsontext.decode(file.read())
         except (OSError, ValueError) as error:
             raise OciFailure(f"cannot read resources from {path}: {error}") from None
+        from runtime.oci import fields
+
         fields.check_resources(document, "standard input" if path == "-" else str(path))
         return document  # type: ignore[no-any-return]
     for name in ("l3-cache-schema", "mem-bw-schema"):

@@ -67,6 +67,11 @@ def read_config(bundle: str) -> Config:
     return document
 
 
+def wants_terminal(bundle: str) -> bool:
+    process = read_config(bundle).get("process")
+    return isinstance(process, dict) and bool(process.get("terminal"))
+
+
 def create(order: Order, warn: Callable[[str], None]) -> tuple[records.Record, launch.Child]:
     """The container waits to be started; its first process is a child of this one. What fails leaves
     nothing behind."""

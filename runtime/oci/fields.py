@@ -11,7 +11,7 @@ import os
 
 from runtime.linux import capabilities, mounts, namespaces
 from runtime.oci.failure import OciFailure
-from runtime.oci.kinds import ANY, COUNT, FLAG, ID, IDS, NUMBER, TEXT, TEXTS, Wrong, must, walk
+from runtime.oci.kinds import ANY, COUNT, FLAG, ID, IDS, NUMBER, TEXT, TEXTS, WORD, Wrong, must, walk
 from runtime.shim import entries, scheduling, sysctls
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Config = dict[str, Any]
 
-_ID = {"containerID": must(COUNT), "hostID": must(COUNT), "size": must(COUNT)}
+_ID = {"containerID": must(WORD), "hostID": must(WORD), "size": must(WORD)}
 _MAPPINGS = [_ID]
 _HOOKS = [{"path": must(TEXT), "args": TEXTS, "env": TEXTS, "timeout": NUMBER}]
 _RATES = [{"major": must(NUMBER), "minor": must(NUMBER), "rate": must(COUNT)}]
@@ -64,8 +64,8 @@ RESOURCES: Config = {
         "throttleWriteIOPSDevice": _RATES,
     },
     "hugepageLimits": [{"pageSize": must(TEXT), "limit": must(COUNT)}],
-    "network": {"classID": COUNT, "priorities": [{"name": must(TEXT), "priority": must(COUNT)}]},
-    "rdma": {ANY: {"hcaHandles": COUNT, "hcaObjects": COUNT}},
+    "network": {"classID": WORD, "priorities": [{"name": must(TEXT), "priority": must(WORD)}]},
+    "rdma": {ANY: {"hcaHandles": WORD, "hcaObjects": WORD}},
     "unified": {ANY: TEXT},
 }
 _PROCESS: Config = {
@@ -75,7 +75,7 @@ _PROCESS: Config = {
     "env": TEXTS,
     "args": TEXTS,
     "commandLine": _WINDOWS,
-    "user": {"uid": ID, "gid": ID, "umask": COUNT, "additionalGids": IDS, "username": _WINDOWS},
+    "user": {"uid": ID, "gid": ID, "umask": WORD, "additionalGids": IDS, "username": _WINDOWS},
     "rlimits": [{"type": must(TEXT), "soft": must(COUNT), "hard": must(COUNT)}],
     "capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), TEXTS),
     "noNewPrivileges": FLAG,
@@ -134,14 +134,14 @@ FIELDS: Config = {
         "namespaces": [{"type": must(TEXT), "path": TEXT}],
         "uidMappings": _MAPPINGS,
         "gidMappings": _MAPPINGS,
-        "timeOffsets": {ANY: {"secs": NUMBER, "nanosecs": COUNT}},
+        "timeOffsets": {ANY: {"secs": NUMBER, "nanosecs": WORD}},
         "devices": [
             {
                 "type": must(TEXT),
                 "path": must(TEXT),
-                "major": NUMBER,
-                "minor": NUMBER,
-                "fileMode": COUNT,
+                "major": ID,
+                "minor": ID,
+                "fileMode": WORD,
                 "uid": ID,
                 "gid": ID,
             }
@@ -173,7 +173,7 @@ _OF_FILE_SYSTEMS = frozenset(("sync", "dirsync", "lazytime", "nolazytime"))
 
 def check(config: Config) -> list[str]:
     """The warnings; OciFailure names the first field that is refused or says what cannot be. What is `null`
-    is gone afterwards, and so are capabilities that are unknown."""
+    is gone afterwards, and so are fields and capabilities that are unknown."""
     return _named("config.json", _check, config)
 
 
@@ -288,7 +288,7 @@ def _check_rights(process: Config) -> list[str]:
     if not str(process.get("cwd") or "").startswith("/"):
         raise _refused("process.cwd", "it is no absolute path")
     for entry in process.get("env") or ():
-        if "\0" in entry or entry.find("=") < 1:
+        if entry.find("=") < 1:
             raise _refused("process.env", f"{entry!r}: NAME=VALUE is expected")
     _check_limits(process.get("rlimits") or ())
     for kind, names in (process.get("capabilities") or {}).items():

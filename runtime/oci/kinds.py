@@ -44,17 +44,21 @@ TEXT = Kind("a string", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 NUMBER = Kind("a whole number", _within(-(1 << 63), (1 << 63) - 1))
 COUNT = Kind("a whole number that is not negative", _within(0, (1 << 64) - 1))
+WORD = Kind("a number from 0 to 4294967295", _within(0, (1 << 32) - 1))
 ID = Kind(f"a number from 0 to {MAX_ID}", _within(0, MAX_ID))
 TEXTS = Kind("a list of strings", _all(TEXT))
 IDS = Kind(f"a list of numbers from 0 to {MAX_ID}", _all(ID))
 
 
 def walk(value: Any, known: Any, path: str, unknown: list[str]) -> None:
-    """`known` is a kind, an object or list of such, or a text: why it is refused. Takes what is `null` away.
-    Raises Wrong; names of no meaning here are added to `unknown`."""
+    """`known` is a kind, an object or list of such, or a text: why it is refused. Takes away what is `null`,
+    and what has no meaning here, whose names are added to `unknown`. Raises Wrong."""
     if isinstance(known, Kind):
         if not known.fits(value):
             raise Wrong(f"{path}: {known.says} is expected")
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and "\0" in text for text in texts):
+            raise Wrong(f"{path}: it has a zero byte, where the kernel's strings end")
     elif isinstance(known, str):
         if value not in ("", [], {}, False, 0):
             raise Wrong(f"{path}: {known}")
@@ -70,13 +74,14 @@ def walk(value: Any, known: Any, path: str, unknown: list[str]) -> None:
 def _walk_object(value: Any, known: dict[str, Any], path: str, unknown: list[str]) -> None:
     if not isinstance(value, dict):
         raise Wrong(f"{path}: an object is expected")
-    for key in [key for key, item in value.items() if item is None]:
-        del value[key]
-    for key, item in value.items():
+    for key, item in list(value.items()):
         name = f"{path}.{key}" if path else key
-        if key in known or ANY in known:
-            walk(item, known[ANY] if ANY in known else known[key], name, unknown)
-        else:
+        inner = known.get(ANY) or known.get(key)
+        if item is not None and inner is not None:
+            walk(item, inner, name, unknown)
+            continue
+        del value[key]
+        if item is not None:
             unknown.append(name)
     for key, inner in known.items():
         if isinstance(inner, Kind) and inner.needed and value.get(key) in (None, ""):

@@ -49,7 +49,7 @@ def run_create(call: Call, root: str, systemd: bool, warn: Warn) -> int:
     from runtime.oci import create, foreground
 
     order, socket = _order(call, root, systemd), str(call.options.get("console-socket") or "")
-    terminal = bool((create.read_config(order.bundle).get("process") or {}).get("terminal"))
+    terminal = create.wants_terminal(order.bundle)
     _check_console(terminal, socket, detached=True)
     channel = foreground.connect(socket) if socket else None
     order.console = channel.fileno() if channel is not None else None
@@ -62,7 +62,7 @@ def run_run(call: Call, root: str, systemd: bool, warn: Warn) -> int:
 
     order, options = _order(call, root, systemd), call.options
     socket, detached = str(options.get("console-socket") or ""), bool(options.get("detach"))
-    terminal = bool((create.read_config(order.bundle).get("process") or {}).get("terminal"))
+    terminal = create.wants_terminal(order.bundle)
     _check_console(terminal, socket, detached=detached)
     shown = None
     if socket:

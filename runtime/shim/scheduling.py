@@ -42,6 +42,7 @@ FLAGS = {
 CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}
 _IOPRIO_WHO_PROCESS, _CLASS_SHIFT = 1, 13
+_LAST_CPU = 0xFFFF
 
 
 def apply(process: Process) -> None:
@@ -82,6 +83,8 @@ def cpus(text: str) -> set[int]:
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
+        if not 0 <= int(first) <= int(last or first) <= _LAST_CPU:
+            raise ValueError(part)
         found.update(range(int(first), int(last or first) + 1))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -312,12 +313,16 @@ def whole() -> dict[str, Any]:
         ("process.env", ["A=1", 1], "a list of strings is expected"),
         ("process.env", ["=x"], "'=x': NAME=VALUE is expected"),
         ("process.env", ["x"], "'x': NAME=VALUE is expected"),
-        ("process.env", ["x\0=1"], "NAME=VALUE is expected"),
+        ("process.env", ["x\0=1"], "it has a zero byte"),
+        ("linux.maskedPaths", ["/proc/kcore\0x"], "it has a zero byte"),
         (
             "process.rlimits",
             [{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}],
             "RLIMIT_CORE: the soft limit of 2",
         ),
+        ("process.execCPUAffinity", {"initial": "0-99999999999"}, "99999999999: no list of CPUs"),
+        ("process.execCPUAffinity", {"final": "5-2"}, "5-2: no list of CPUs"),
+        ("process.user.umask", 1 << 40, "a number from 0 to 4294967295 is expected"),
         ("linux.resources.memory.limit", "5m", "a whole number is expected"),
         ("linux.resources.pids.limit", 5.0, "a whole number is expected"),
         ("hostname", 5, "a string is expected"),
@@ -373,3 +378,46 @@ def test_resources_and_processes_by_themselves_are_checked_as_well() -> None:
         fields.check_resources([], "/x")
     with pytest.raises(OciFailure, match=r"cannot use /p: process.user.uid: a number from 0"):
         fields.check_process({"args": ["a"], "cwd": "/", "user": {"uid": -1}}, "/p")
+
+
+ANYTHING: tuple[Any, ...] = (
+    *(None, "", "x", 0, -1, 1 << 31, 1 << 70, 1.5, True, "\0", "\ud800"),
+    *([], {}, [None], [[]], [{}], ["x"], {"a": None}, {"a": "1"}, {"a": 1}, {"": "x"}),
+)
+
+
+def places(known: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to each field, be it a whole object."""
+    if path:
+        yield path
+    if isinstance(known, list):
+        yield from places(known[0], (*path, 0))
+    elif isinstance(known, dict):
+        for key, inner in known.items():
+            yield from places(inner, (*path, key))
+
+
+def test_whatever_a_field_holds_is_taken_or_refused_and_never_stumbled_over() -> None:
+    for path in places(fields.FIELDS):
+        for value in ANYTHING:
+            document = whole()
+            place: Any = document
+            for key, following in itertools.pairwise(path):
+                empty: Any = [] if following == 0 else {}
+                if key == 0:
+                    place[:] = place[:1] or [empty]
+                    place = place[0]
+                else:
+                    place = place.setdefault(key, empty)
+            if path[-1] == 0:
+                place[:] = [value]
+            else:
+                place[path[-1]] = value
+            try:
+                fields.check(document)
+                linux = fields.complete(document, "/bundle")["linux"]
+                resources.device_rules((linux.get("resources") or {}).get("devices") or [])
+                resources.writes(linux.get("resources") or {}, v2=False)
+                resources.writes(linux.get("resources") or {}, v2=True)
+            except OciFailure:
+                continue
