@@ -245,6 +245,9 @@ def test_accounts_of_a_hostile_image_give_nobody_root(box: Engine, tmp_path: Pat
     (root / "etc/group").write_text(f"web:x:{HUGE}:\nadm:x:-5:web\nlog:x:44:web\n")
     ref = image(box, root, f"accounts{abs(hash(case))}")
     assert box.run("id -u; id -G", image=ref, user="web").lines == ["33", "33 44"]
+    name = box.start("exec sleep 1000", image=ref)
+    assert box.exec(name, "id -u; id -G", user="web").lines == ["33", "33 44"]
+    box.runtime.remove_container(name)
 
 
 @pytest.mark.parametrize("user", [{"uid": -1}, {"uid": NO_ID}, {"gid": NO_ID}, {"additionalGids": [NO_ID]}])
