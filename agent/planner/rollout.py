@@ -194,8 +194,8 @@ def _state(world: World, choice: Choice, count: _Count, going: bool) -> Blocked 
         return told("rolled-back", f"{text}; {bad} is not tried again before its specs change, or: {cure}")
     others = [v for v in world.memory.versions.get(choice.service, ()) if v is not declared and not v.bad]
     if declared is not None and declared.bad and (others or count.down or count.up):
-        done = _replaced(world, choice.wants, declared.key)
-        text = f"is paused, {done} of {count.total} replaced: {declared.bad}"
+        number = _replaced(world, choice.wants, declared.key)
+        text = f"is paused, {number} of {count.total} replaced: {declared.bad}"
         return told("paused-rollout", f"{text}; it goes on with other specs, or: {cure}")
     if declared is not None and declared.bad:
         return told("rollout-failed", f"{declared.bad}; there is no good version to go back to")
