@@ -18,6 +18,8 @@ from runtime.wishes import ContainerRequest, ProbeRequest, joined
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 * 1024 * 1024
+#: the group of terminals, as everywhere
+_TTY = 5
 #: Where a container with `init` finds the machine's small init, as Docker has it.
 INIT = "/sbin/docker-init"
 OCI_VERSION = "1.1.0"
@@ -220,6 +222,8 @@ def _process(request: ContainerRequest, image: ImageConfig, setting: Setting) ->
 def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]:
     writable = request.privileged
     shm = request.shm_size or DEFAULT_SHM
+    has_tty = not setting.ids or sum(one["size"] for one in setting.ids) > _TTY
+    tty = (f"gid={_TTY}",) if has_tty else ()
 
     def entry(destination: str, kind: str, options: list[str], source: str = "") -> dict[str, Any]:
         return {"destination": destination, "type": kind, "source": source or kind, "options": options}
@@ -228,9 +232,7 @@ def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]
     mounts = [
         entry("/proc", "proc", sealed),
         entry("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        entry(
-            "/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
-        ),
+        entry("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *tty]),
         entry("/dev/shm", "tmpfs", [*sealed, "mode=1777", f"size={shm}"], "shm"),
         entry("/dev/mqueue", "mqueue", sealed),
         entry("/sys", "sysfs", sealed if writable else [*sealed, "ro"]),

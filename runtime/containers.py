@@ -323,6 +323,7 @@ class Containers:
             self._despite_full_disk(record, lambda: self._want(record.id, STOPPED, durable=False))
             self._halt(record, signal="SIGKILL" if kill else "", timeout=0.0 if kill else None, home=True)
             left = self._despite_full_disk(record, lambda: self._forget(record, replaced))
+            self._holds.forget(f"{COPYING}{record.id}")
             events.tell_container(self._paths.root, "destroy", record)
             for volume in left if volumes else ():
                 self._volumes.remove(volume)

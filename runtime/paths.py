@@ -120,6 +120,10 @@ class Paths(_Directories):
         os.chmod(self.run / "containers", 0o700)
 
 
+#: in the live directory of a container with ids of its own: its user namespace, bound
+USERNS = "userns"
+
+
 @lru_cache(maxsize=512)
 def _of_container(base: Path, *names: str) -> Path:
     """Asked for dozens of times in each action on a container, and pathlib takes its time."""

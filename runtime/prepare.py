@@ -34,7 +34,7 @@ from runtime.linux.cgroups import Cgroups
 from runtime.linux.limits import IoLimit, Limits
 from runtime.net.fabric import Fabric
 from runtime.net.files import ETC, hostname_of
-from runtime.paths import Paths, delete_tree, write_atomically
+from runtime.paths import USERNS, Paths, delete_tree, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.salvage import salvage
@@ -75,7 +75,7 @@ def kernel_limits(limits: LimitsRequest) -> Limits:
 
 def userns_file(paths: Paths, id: str) -> Path:
     """Where the user namespace of a container with ids of its own is bound."""
-    return paths.live(id) / "userns"
+    return paths.live(id) / USERNS
 
 
 class Preparation:
@@ -400,7 +400,10 @@ class Preparation:
         image_user = str((image.config.get("config") or {}).get("User") or "")
         user = self._user(rootfs, request.user or image_user, request)
         if ids is not None and max(user.uid, user.gid, *user.groups) >= ids.size:
-            cause = f"user {user.uid}:{user.gid} is beyond its {ids.size} ids"
+            beyond = [f"group {group}" for group in user.groups if group >= ids.size]
+            if max(user.uid, user.gid) >= ids.size:
+                beyond = [f"user {user.uid}:{user.gid}"]
+            cause = f"{beyond[0]} is beyond its {ids.size} ids"
             raise Fault("request-invalid", "start container", request.name, cause, "give more: auto:size=N")
         taken = {mount["destination"] for mount in given}
         owner = self._network_owner(request)

@@ -32,7 +32,8 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Still:
     """The file system of a container that does not run. `layers` are from the top down; `mounted`: it is
-    still mounted at `rootfs`. `place` is a directory that may be covered."""
+    still mounted at `rootfs`, with the ids of the user namespace bound to `userns` if there is one. `place`
+    is a directory that may be covered."""
 
     upper: Path
     work: Path
@@ -42,6 +43,7 @@ class Still:
     place: Path
     bound: tuple[Bound, ...]
     read_only: bool
+    userns: Path | None = None
 
 
 def kernels_own(mounts_of_config: Sequence[dict[str, object]]) -> list[str]:
@@ -61,10 +63,7 @@ def running(pid: int, start: int, bare: Sequence[str]) -> Callable[[], Entered]:
         if not same_process(pid, start):
             raise Failed("the container ended meanwhile")
         if own_users:  # files get the numbers that they have in there
-            namespaces.setns(opened["user"], namespaces.CLONE_NEWUSER)
-            os.setgroups([])
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
+            _become_root_of(opened["user"])
         namespaces.setns(opened["mnt"], namespaces.CLONE_NEWNS)
         os.fchdir(root)
         os.chroot(".")
@@ -80,7 +79,8 @@ def still(found: Still) -> Callable[[], Entered]:
     def enter() -> Entered:
         namespaces.unshare(namespaces.CLONE_NEWNS)
         mounts.make_private()
-        binds = [(item, _source(item)) for item in found.bound]  # before anything is covered
+        users = os.open(found.userns, os.O_RDONLY | os.O_CLOEXEC) if found.userns is not None else -1
+        binds = [(item, _source(item, users)) for item in found.bound]  # before anything is covered
         if found.mounted:
             mounts.bind(found.rootfs, found.place)
         else:
@@ -89,6 +89,8 @@ def still(found: Still) -> Callable[[], Entered]:
         for item, source in binds:
             if source is not None:
                 _bind(root, item, source)
+        if users >= 0:
+            _become_root_of(users)
         os.fchdir(root)
         os.chroot(".")
         inside = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -97,8 +99,17 @@ def still(found: Still) -> Callable[[], Entered]:
     return enter
 
 
-def _source(item: Bound) -> tuple[int, bool] | None:
-    """(a detached mount of what is bound, whether it is a directory); None where it is not there."""
+def _become_root_of(users: int) -> None:
+    """Files have the numbers from now on that they have in that user namespace."""
+    namespaces.setns(users, namespaces.CLONE_NEWUSER)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _source(item: Bound, users: int) -> tuple[int, bool] | None:
+    """(a detached mount of what is bound, whether it is a directory); None where it is not there. With the
+    ids of the user namespace `users`, as the container has it, if that is one."""
     try:
         fd = os.open(item.source, os.O_PATH | os.O_CLOEXEC)
         if item.subpath:
@@ -108,6 +119,8 @@ def _source(item: Bound) -> tuple[int, bool] | None:
     tree = mounts.open_tree("", dirfd=fd, recursive=True)
     if item.read_only:
         mounts.set_attributes(tree, set=mounts.MOUNT_ATTR_RDONLY, recursive=True)
+    if users >= 0:
+        mounts.set_attributes(tree, set=mounts.MOUNT_ATTR_IDMAP, userns=users)
     return tree, openat2.is_directory(fd)
 
 

@@ -15,7 +15,7 @@ from runtime.cp.worker import Entered, Failed, Worker, host
 from runtime.faults import Fault, faults
 from runtime.images.store import ImageStore
 from runtime.linux import mounts, overlay
-from runtime.paths import Paths
+from runtime.paths import USERNS, Paths
 from runtime.records import ContainerRecord
 from runtime.volumes.mounting import all_mounts, declared_by
 from runtime.volumes.records import read_anonymous, read_volume
@@ -111,6 +111,7 @@ class Copying:
     def _still(self) -> container.Still:
         record, paths = self._record, self._paths
         home, rootfs = paths.container(record.id), paths.rootfs(record.id)
+        users = paths.live(record.id) / USERNS
         mounted = mounts.is_mounted(rootfs)
         layers = tuple(reversed(self._images.ensure_layers(record.image_id)))
         if not mounted:
@@ -127,6 +128,7 @@ class Copying:
             place=paths.run,
             bound=tuple(self._bound()),
             read_only=request.read_only,
+            userns=users if mounted and mounts.is_mounted(users) else None,
         )
 
     def _bound(self) -> Iterator[container.Bound]:

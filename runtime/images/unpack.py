@@ -241,7 +241,8 @@ class Unpacker:
     def _directory(self, path: bytes) -> int:
         """The open directory at `path`; missing parents are made, to get their metadata at the end."""
         fd = self._find_directory(path, make=True)
-        assert fd is not None
+        if fd is None:  # somebody else removes what is made here
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return fd
 
     def _find_directory(self, path: bytes, make: bool = False) -> int | None:

@@ -271,6 +271,38 @@ def test_what_is_copied_with_is_not_started_meanwhile(box: Engine, tmp_path: Pat
     box.runtime.remove_container(name)
 
 
+def test_nothing_of_a_copy_or_a_start_stays_when_the_container_is_gone(box: Engine, tmp_path: Path) -> None:
+    holds = box.paths.run / "holds"
+    before = set(os.listdir(holds))
+    name = box.start("true")
+    until(lambda: box.state(name).phase == "exited")
+    Cp(box, name, tmp_path).run("c:/etc/passwd", "x")
+    assert set(os.listdir(holds)) > before
+    box.runtime.remove_container(name)
+    assert set(os.listdir(holds)) == before
+
+
+def test_a_directory_that_is_removed_while_it_is_filled_is_named(
+    box: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the worker, which is a fork of this process: who copies is not said to have been killed."""
+    made = os.mkdir
+
+    def gone(path: object, *arguments: object, **more: object) -> None:
+        made(path, *arguments, **more)  # type: ignore[arg-type]
+        if path == b"sub":
+            os.rmdir(path, dir_fd=more["dir_fd"])  # type: ignore[arg-type]
+
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/sub/file").write_text("x")
+    name = box.start("sleep 1000")
+    monkeypatch.setattr(os, "mkdir", gone)
+    said, _ = Cp(box, name, tmp_path).run("tree", "c:/tmp")
+    monkeypatch.undo()
+    assert said.code == 1 and "no such file or directory (tree/sub)" in said.errors, said
+    box.runtime.remove_container(name)
+
+
 def test_a_read_only_root_is_not_written_its_volumes_are(box: Engine, tmp_path: Path) -> None:
     mounts = (MountPoint("volume", "t/vol", "/vol"),)
     name = box.start("exec sleep 1000", read_only=True, mounts=mounts)

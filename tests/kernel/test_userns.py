@@ -179,6 +179,36 @@ def test_binds_files_tmpfs_and_images_have_owners(box: Engine, tmp_path: Path) -
     assert owner(tmp_path / "d/x") == (7, 8)
 
 
+def test_cp_sees_the_owners_inside_also_when_it_has_ended_by_itself(box: Engine, tmp_path: Path) -> None:
+    """Its root is still mounted then, with its ids."""
+    box.runtime.create_volume(VolumeRequest("t/ended", "t", "f"))
+    script = "for at in /tmp /vol; do echo x >$at/mine; chown 1000:1000 $at/mine; done"
+    with running(box, script, mounts=(MountPoint("volume", "t/ended", "/vol"),)) as name:
+        until(lambda: box.state(name).phase == "exited")
+        assert mounts.is_mounted(box.paths.rootfs(box.state(name).id))
+        (tmp_path / "in").write_text("x")
+        for place in ("tmp", "vol"):
+            for words in ((f"{name}:/{place}/mine", f"{place}"), ("in", f"{name}:/{place}/in")):
+                subprocess.run(box.stead("cp", "-a", *words), check=True, cwd=tmp_path)
+            assert owner(tmp_path / place) == (1000, 1000)
+            subprocess.run(box.stead("cp", "-a", f"{name}:/{place}/in", "again"), check=True, cwd=tmp_path)
+            assert owner(tmp_path / "again") == (0, 0)
+        box.runtime.stop_container(name)
+        subprocess.run(box.stead("cp", "-a", f"{name}:/tmp/in", "again"), check=True, cwd=tmp_path)
+        assert owner(tmp_path / "again") == (0, 0)
+    box.runtime.remove_volume("t/ended")
+
+
+def test_few_ids_have_no_group_of_terminals_and_a_group_beyond_them_is_named(box: Engine) -> None:
+    name = box.start("stat -c %u:%g /dev/pts", userns="auto", userns_size=5)
+    assert box.result(name).lines == ["0:0"]
+    box.runtime.remove_container(name)
+    name = box.create("true", group_add=("70000",), **OWN)
+    with pytest.raises(Fault, match="group 70000 is beyond its 65536 ids"):
+        box.runtime.start_container(name)
+    box.runtime.remove_container(name)
+
+
 def test_cp_and_export_see_the_owners_inside(box: Engine, tmp_path: Path) -> None:
     with running(box, "touch /home/web/new; chown 1000:1000 /home/web/new; echo; sleep 1000") as name:
         until(lambda: box.output(name))
