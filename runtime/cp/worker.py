@@ -7,6 +7,7 @@ resolved by the kernel within the root (CVE-2018-15664). It ends with whoever ma
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -197,8 +198,13 @@ def _unpack(entered: Entered, request: dict[str, Any], data: int) -> int:
     source = Source(data)
     try:
         over.take(Reader(source))
+        over.finish()
     except Refused as error:
         raise Failed(str(error)) from error
-    over.finish()
+    except OSError as error:
+        if isinstance(error.filename, str | bytes):
+            raise
+        why = "its owner has no id in there" if error.errno == errno.EINVAL else error.strerror  # chown(2)
+        raise OSError(error.errno, why, over.entry) from error
     source.drain()
     return over.bytes

@@ -199,6 +199,19 @@ def test_cp_sees_the_owners_inside_also_when_it_has_ended_by_itself(box: Engine,
     box.runtime.remove_volume("t/ended")
 
 
+def test_a_file_whose_owner_it_does_not_have_is_named_when_it_is_copied_in(
+    box: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "of").mkdir()
+    (tmp_path / "of/nobody").write_text("x")
+    os.chown(tmp_path / "of/nobody", 70000, 70000)
+    with running(box) as name:
+        words = box.stead("cp", "-a", "of", f"{name}:/tmp")
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "its owner has no id in there (of/nobody)" in done.stderr
+
+
 def test_few_ids_have_no_group_of_terminals_and_a_group_beyond_them_is_named(box: Engine) -> None:
     name = box.start("stat -c %u:%g /dev/pts", userns="auto", userns_size=5)
     assert box.result(name).lines == ["0:0"]
