@@ -144,6 +144,10 @@ def entry() -> NoReturn:
     """The whole process: `main`, then its end. An interpreter that is taken down piece by piece takes 10 ms
     for what the kernel does anyway: that is left out, unless somebody is to be waited for or told (threading,
     atexit)."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:  # closed by who started us
+        from runtime.linux import standard
+
+        standard.fill()
     try:
         code = main()
     except SystemExit as end:  # of argparse
@@ -155,8 +159,7 @@ def entry() -> NoReturn:
 
     threading = sys.modules.get("threading")
     if (threading is None or threading.active_count() == 1) and not atexit._ncallbacks():
-        if sys.stderr is not None:
-            sys.stderr.flush()
+        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -164,8 +167,7 @@ def entry() -> NoReturn:
 def _flushed(code: int) -> int:
     """The code to end with: 1 where output was not taken. Nobody who reads it is no error."""
     try:
-        if sys.stdout is not None:  # it was closed from the beginning
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         _silence()
     except OSError as error:
