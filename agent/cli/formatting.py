@@ -39,12 +39,21 @@ def lines(
             template = Template.read(format)
             return [template.render(row) for row in rows]
         template = Template.read(form.removeprefix("table").lstrip(" "))
-        shown = [{key: _cell(value) for key, value in row.items()} for row in rows]
+        shown = [_shown(row) for row in rows]
         return aligned(
             [template.heads(heads).split("\t"), *(template.render(row).split("\t") for row in shown)]
         )
     except TemplateError as error:
         raise Problem(f"cannot read format {format!r}: {error}", 2) from error
+
+
+def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    from agent.cli.template_functions import Labelled
+
+    cells = {key: _cell(value) for key, value in row.items()}
+    if isinstance(row, Labelled):
+        return Labelled(cells, {key: visible(value) for key, value in row.labels.items()})
+    return cells
 
 
 def _cell(value: Any) -> Any:

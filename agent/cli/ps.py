@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import time
@@ -47,6 +48,8 @@ HEADS = {
     "Source": "SOURCE",
     "Project": "PROJECT",
 }
+#: the row itself, as in {{json .}}; it may be in the text beside, which costs but a query
+_WHOLE = re.compile(r"\.(?!\w)|\$(?!\w)")
 COLUMNS = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
 
 
@@ -102,6 +105,10 @@ def _lines(options: argparse.Namespace, paths: Paths, filters: dict[str, list[st
     wanted = _wanted(options)
     now = time.time()
     rows = [_row(item, now, options, wanted) for item in found]
+    if ".Label " in options.format:
+        from agent.cli.template_functions import Labelled
+
+        rows = [Labelled(row, item.labels) for row, item in zip(rows, found, strict=True)]
     columns = (*COLUMNS, "Size") if options.size else COLUMNS
     return formatting.lines(rows, options.format, HEADS, columns)
 
@@ -124,9 +131,8 @@ def _wanted(options: argparse.Namespace) -> frozenset[str]:
     form = options.format.strip()
     if form in ("", "table"):
         return frozenset((*COLUMNS, *(("Size",) if options.size else ())))
-    if form == "json":
-        return frozenset(HEADS) - (frozenset() if options.size else {"Size"})
-    return frozenset(name for name in HEADS if f".{name}" in form)
+    named = frozenset(name for name in HEADS if name in form or (options.size and name == "Size"))
+    return named | (frozenset(HEADS) - {"Size"}) if form == "json" or _WHOLE.search(form) else named
 
 
 def _row(item: Seen, now: float, options: argparse.Namespace, wanted: frozenset[str]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 In it: literal text; {{.Field.Sub}}, {{$}}, strings, numbers; pipelines {{.Tag | upper}}; if, else, else if,
 range, with, end; variables {{$x := .A}}; comments {{/* */}}; {{- and -}} take away the white space beside
 them. Functions are those of Go (and or not len index slice print printf println eq ne lt le gt ge) and of
-docker (json join split lower upper title pad truncate). Data are strings, numbers, booleans, None, lists,
-mappings.
+docker (json join split lower upper title pad truncate); rows of things with labels have
+{{.Label "key"}}. Data are strings, numbers, booleans, None, lists, mappings.
 
 `agent.cli.template_text` reads the text, here the parts are put to work.
 """
@@ -17,6 +17,7 @@ from typing import Any, assert_never
 
 from agent.cli import template_functions
 from agent.cli.template_text import (
+    LABEL,
     Action,
     Assign,
     Call,
@@ -205,6 +206,8 @@ def _heads(nodes: Sequence[Node], titles: Mapping[str, str]) -> list[str]:
         match node:
             case Text(text):
                 parts.append(text)
+            case Action(Call(name, (_, Literal(str(key))))) if name == LABEL:  # as docker has it
+                parts.append(key.rpartition(".")[2].replace("-", " ").replace("_", " "))
             case Action(expression):
                 parts.append(" ".join(titles.get(name, name.upper()) for name in _asked(expression)))
             case Assign():

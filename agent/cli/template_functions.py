@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from agent.cli.template_text import LABEL
+
 MAX_WIDTH = 10_000  # characters that pad and printf may add
 
 
@@ -16,6 +18,14 @@ class NoList(list[Any]):
 
 class NoMap(dict[str, Any]):
     """What is null in JSON and prints as an empty mapping, as a nil map of Go does."""
+
+
+class Labelled(dict[str, Any]):
+    """A row of a thing that has labels: {{.Label "key"}} is one of them, empty where it has none."""
+
+    def __init__(self, row: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+        super().__init__(row)
+        self.labels = labels
 
 
 class Misused(Exception):
@@ -61,6 +71,12 @@ def call(name: str, values: Sequence[Any]) -> Any:
         return function(*values)
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise Misused(str(error)) from error
+
+
+def _label(row: Any, key: Any) -> str:
+    if not isinstance(row, Labelled):
+        raise Misused("only a row of things with labels has them")
+    return str(row.labels.get(_text(key), ""))
 
 
 def _text(value: Any) -> str:
@@ -201,6 +217,7 @@ def _json(value: Any) -> str:
 _MANY = 100
 #: name -> (fewest arguments, most, function). `and` and `or` are evaluated by their caller.
 _FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
+    LABEL: (2, 2, _label),
     "and": (1, _MANY, all),
     "or": (1, _MANY, any),
     "not": (1, 1, lambda value: not truth(value)),
@@ -225,4 +242,4 @@ _FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "pad": (3, 3, _pad),
     "truncate": (2, 2, _truncate),
 }
-NAMES = frozenset(_FUNCTIONS)
+NAMES = frozenset(_FUNCTIONS) - {LABEL}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Place = tuple[int, int]  # line and column, from 1
+#: A method of docker's rows, {{.Label "key"}}, as a function: the row is its first argument.
+LABEL = ".Label"
 
 
 class TemplateError(Exception):
@@ -301,6 +303,10 @@ class _Parser:
             return Call(first.text, tuple(arguments), first.place)
         value = self._operand()
         more = self._peek()
+        has_key = more is not None and more.kind in ("string", "raw")
+        if has_key and isinstance(value, Field) and value.name == "Label":
+            value = Call(LABEL, (value.subject, self._operand()), value.place)
+            more = self._peek()
         if more is not None and not (more.kind == "mark" and more.text in ("|", ")")):
             raise TemplateError(f"unexpected {more.text!r}: only a function has arguments", more.place)
         if piped is not None:

@@ -170,6 +170,29 @@ def test_ps_filters(engine: Engine, seen: str, ended: str, filter: str) -> None:
     assert engine.names("-a", "--filter", filter) & {seen, ended} == wanted
 
 
+@pytest.mark.differs("its names have no slash", "podman")
+def test_the_pattern_of_a_name_may_have_dockers_slash(engine: Engine, seen: str, ended: str) -> None:
+    for pattern in (f"^/{seen}$", f"/{seen}", f"^{seen}$"):
+        assert engine.names("-a", "-f", f"name={pattern}") == {seen}, pattern
+
+
+@pytest.mark.differs("its rows have other keys", "podman")
+@pytest.mark.parametrize("template", ["{{json .}}", "{{with .}}{{json .}}{{end}}", "{{$x := .}}{{json $x}}"])
+def test_a_row_of_ps_is_whole(engine: Engine, seen: str, template: str) -> None:
+    row = json.loads(engine.do("ps", "-f", f"name={seen}", "--format", template))
+    assert seen in row["Names"] and row["State"] == "running" and "tier" in str(row["Labels"])
+
+
+@pytest.mark.differs("it has Labels only", "podman")
+def test_a_row_of_ps_has_labels_by_their_key(engine: Engine, seen: str) -> None:
+    def rows(template: str) -> list[str]:
+        return engine.do("ps", "-f", f"name={seen}", "--format", template).split()
+
+    assert rows('{{.Label "tier"}}/{{.Label "not-there"}}/{{.Names}}') == [f"front//{seen}"]
+    assert rows('{{if eq (.Label "tier") "front"}}yes{{end}}') == ["yes"]
+    assert rows('table {{.Names}}\t{{.Label "tier"}}')[-2:] == [seen, "front"]
+
+
 def test_filters_of_one_key_add_up_and_of_several_narrow_down(engine: Engine, seen: str, ended: str) -> None:
     both = ("--filter", "status=running", "--filter", "status=exited")
     assert engine.names("-a", *both, "--filter", "label=tier") == {seen, ended}

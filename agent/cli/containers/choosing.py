@@ -68,7 +68,7 @@ def _one(key: str, value: str, everything: Sequence[Seen], now: float) -> Test:
             return lambda item: item.record.id.startswith(value)
         case "name":
             pattern = _regular(value)
-            return lambda item: bool(pattern.search(item.record.name))
+            return lambda item: any(map(pattern.search, (item.record.name, f"/{item.record.name}")))
         case "label" | "label!":
             return lambda item: _labelled(item, value) is (key == "label")
         case "status":
@@ -105,7 +105,7 @@ def _one(key: str, value: str, everything: Sequence[Seen], now: float) -> Test:
 
 def _regular(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text.removeprefix("/"))
+        return re.compile(text)
     except re.error:
         return re.compile(re.escape(text))
 
