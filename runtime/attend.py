@@ -31,7 +31,7 @@ class ExecOptions(NamedTuple):
     """How `exec` differs from the container's own process; empty: as that one."""
 
     command: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]  # None: not there, also where the container's process has it
     working_dir: str = ""
     user: str = ""
     tty: bool = False
@@ -133,7 +133,7 @@ def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) ->
         hint = f"stead unpause {record.name}"
         raise Fault("container-paused", "exec in container", record.name, "it is paused", hint)
     process: dict[str, Any] = dict(read_config(paths, record)["process"])
-    environment = dict(entry.partition("=")[::2] for entry in process["env"])
+    environment: dict[str, str | None] = dict(entry.partition("=")[::2] for entry in process["env"])
     if options.tty:
         environment.setdefault("TERM", "xterm")
     if options.user:
@@ -147,7 +147,7 @@ def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) ->
     held = bounding if process["user"]["uid"] == 0 or options.privileged else []
     process.update(
         args=list(options.command),
-        env=[f"{key}={value}" for key, value in environment.items()],
+        env=[f"{key}={value}" for key, value in environment.items() if value is not None],
         cwd=options.working_dir or process["cwd"],
         terminal=options.tty,
         capabilities={

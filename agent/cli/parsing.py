@@ -36,8 +36,17 @@ def call(words: Sequence[str]) -> int:
         if collecting:
             gc.enable()
     options.words = roots(words)[2]
+    if isinstance(getattr(options, "command", None), list):
+        options.command = _remainder(options.words, options.command)
     run: Callable[[argparse.Namespace, Paths], int] = options.run_command
     return run(options, Paths(Path(options.root).absolute(), Path(options.run).absolute()))
+
+
+def _remainder(words: Sequence[str], command: list[str]) -> list[str]:
+    """A container's command, at the end of `words`, as it was typed: argparse takes a `--` that it begins
+    with for its own, which only one before the name of the container or image is."""
+    before = len(words) - len(command) - 1
+    return ["--", *command] if before >= 0 and words[before] == "--" else command
 
 
 class _Version(argparse.Action):

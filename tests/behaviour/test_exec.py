@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.engines import CONFIGURED, Engine, until
+from tests.behaviour.engines import CONFIGURED, IMAGE, Engine, until
 
 pytestmark = pytest.mark.root
 
@@ -74,6 +74,35 @@ def test_exec_passes_arguments_as_they_are(engine: Engine, host: str) -> None:
 def test_exec_takes_variables_from_a_file(engine: Engine, host: str, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("# none\nFILED=yes\n")
     assert engine.do("exec", "--env-file", str(tmp_path / "env"), host, "sh", "-c", "echo $FILED") == "yes"
+
+
+@pytest.mark.differs("it keeps the container's", "podman")
+def test_a_variable_that_the_caller_does_not_have_is_not_there_either(engine: Engine, host: str) -> None:
+    assert engine.do("exec", "-e", "OWN", host, "sh", "-c", "echo ${OWN-unset}") == "unset"
+
+
+def test_a_command_may_begin_with_two_dashes(engine: Engine, host: str) -> None:
+    assert engine.do("exec", "--", host, "echo", "--") == "--"
+    assert engine.call("exec", host, "--", "true").code in (126, 127)
+
+
+def test_a_terminal_needs_none_here_unless_there_is_input(engine: Engine, host: str) -> None:
+    assert "/dev/pts/" in engine.do("exec", "-t", host, "tty")
+
+
+@pytest.mark.differs("it goes on with what it has", "podman")
+def test_a_terminal_with_input_needs_one_here(engine: Engine, host: str) -> None:
+    engine.fails("exec", "-it", host, "true", code=1)
+    engine.fails("run", "--rm", "-it", IMAGE, "true", code=1)
+
+
+@pytest.mark.differs("it has 126 and 127 for some of them", "podman")
+def test_what_keeps_a_program_from_its_start_gives_126_and_1_without_waiting(
+    engine: Engine, host: str
+) -> None:
+    for words in (("-u", "not-there", host, "true"), ("-w", "/not/there", host, "true"), (host, "")):
+        engine.fails("exec", *words, code=126)
+    engine.fails("exec", "-d", host, "not-there", code=1)
 
 
 def test_exec_sees_the_containers_processes_and_is_none_of_them_afterwards(engine: Engine, host: str) -> None:

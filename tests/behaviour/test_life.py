@@ -170,6 +170,14 @@ def test_wait_waits_for_several_and_prints_a_line_for_each(engine: Engine, name:
         engine.forget(second)
 
 
+@pytest.mark.differs("it waits for none", "podman")
+def test_wait_waits_for_those_that_are_there(engine: Engine, name: str) -> None:
+    engine.do("run", "-d", "--name", name, "--network", "none", IMAGE, "sh", "-c", "sleep 1; exit 3")
+    said = engine.call("wait", "not-there", name, "nor-there")
+    assert (said.code, said.out) == (1, "3\n")
+    assert "not-there" in said.errors and "nor-there" in said.errors
+
+
 def test_rm_refuses_what_runs_and_takes_what_has_ended(engine: Engine, name: str) -> None:
     _run(engine, name, "exec sleep 1000")
     engine.fails("rm", name)

@@ -90,7 +90,7 @@ def test_a_shell_in_a_container_behaves_as_on_any_terminal(node: Node) -> None:
 def test_a_terminal_that_is_none_is_said(node: Node) -> None:
     node.write(MODE="one")
     node.stead("apply", str(node.specs))
-    assert "not a terminal" in node.stead("exec", "-it", "web", "sh", code=2)
+    assert "not a terminal" in node.stead("exec", "-it", "web", "sh", code=1)
 
 
 def test_ps_shows_published_ports_and_inspect_finds_short_names(node: Node) -> None:

@@ -13,6 +13,7 @@ from agent.cli.containers import leaving, words
 from agent.cli.containers.detaching import Detacher
 from agent.cli.main import Problem, need_root
 from runtime import attend
+from runtime.faults import Fault
 from runtime.shim import client
 
 TYPE_CHECKING = False
@@ -49,21 +50,33 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     record = attend.find(paths, options.name)
     wanted = attend.ExecOptions(
         command=tuple(options.command),
-        environment=words.pairs(options.env_file, options.env, os.environ, words.read),
+        environment=words.asked(options.env_file, options.env, os.environ, words.read),
         working_dir=options.workdir,
         user=options.user,
         tty=options.tty and not options.detach,
         privileged=options.privileged,
     )
     keys = leaving.keys_of(options) if options.tty else b""
-    process = attend.exec_process(paths, record, wanted)
     live = paths.live(record.id)
     try:
+        process = attend.exec_process(paths, record, wanted)
         if options.detach:
             return _alone(live, process)
-        return _terminal(live, process, keys) if options.tty else _plain(live, process, options.interactive)
+        if options.tty:
+            return _terminal(live, process, keys, options.interactive)
+        return _plain(live, process, options.interactive)
     except client.ShimError as error:
-        raise Problem(f"cannot exec in {record.name}: {error.message}", error.exit_code) from error
+        code = 127 if error.exit_code == 127 else 126
+        raise Problem(f"cannot exec in {record.name}: {error.message}", _code(options, code)) from error
+    except Fault as fault:
+        if fault.code != "request-invalid":  # there is no such user
+            raise
+        raise Problem(str(fault), _code(options, 126)) from fault
+
+
+def _code(options: argparse.Namespace, code: int) -> int:
+    """As docker has it: 126 and 127 stand where the program's own would."""
+    return 1 if options.detach else code
 
 
 def _alone(live: Path, process: dict[str, object]) -> int:
@@ -166,16 +179,17 @@ class _Pump:
         self._kept = data
 
 
-def _terminal(live: Path, process: dict[str, object], keys: bytes) -> int:
-    """Bytes both ways between this terminal and the session's, until the program ends or somebody leaves."""
+def _terminal(live: Path, process: dict[str, object], keys: bytes, interactive: bool) -> int:
+    """Bytes between this terminal and the session's, until the program ends or somebody leaves: both ways if
+    `interactive`, else what comes from the program, which then needs no terminal here."""
     from agent.cli.containers.terminal import Raw
 
-    if not os.isatty(0):
-        raise Problem("standard input is not a terminal; leave out -t", 2)
+    if interactive and not os.isatty(0):
+        raise Problem("standard input is not a terminal; leave out -t", 1)
     detacher = Detacher(keys)
     with client.exec_process(live, process, tty=True) as program:
-        with Raw(program.resize):
-            _copy(program.master, detacher)
+        with Raw(program.resize, stdin=interactive):
+            _copy(program.master, detacher, interactive)
         if not detacher.detached:
             return program.wait()
         _hold(program.master)
@@ -199,11 +213,12 @@ def _hold(master: int) -> None:
     os._exit(0)
 
 
-def _copy(master: int, detacher: Detacher) -> None:
+def _copy(master: int, detacher: Detacher, interactive: bool) -> None:
     """Ends when the terminal's last user has closed it: EIO, or an end of file; or at the keys."""
     poll = select.poll()
     poll.register(master, select.POLLIN)
-    poll.register(0, select.POLLIN)
+    if interactive:
+        poll.register(0, select.POLLIN)
     while not detacher.detached:
         for fd, _ in poll.poll():
             try:

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     keys = leaving.keys_of(options)
     attached = _attached(options)
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
-        raise Problem("standard input is not a terminal: leave out -t", 125)
+        raise Problem("standard input is not a terminal: leave out -t", 1)  # as docker
     if not options.detach:
         need_root()  # its output is in files that nobody else may read
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from agent.cli.main import Problem, need_root
 from runtime import attend
+from runtime.faults import Fault
 from runtime.shim import client
 
 TYPE_CHECKING = False
@@ -19,10 +22,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
+    """One that is not there, or is lost, keeps none of the others from being waited for."""
     need_root()
-    for record in [attend.find(paths, name) for name in options.names]:
-        print(code_of(paths, record), flush=True)
-    return 0
+    records, wrong = [], []
+    for name in options.names:
+        try:
+            records.append(attend.find(paths, name))
+        except Fault as fault:
+            wrong.append(str(fault))
+    for record in records:
+        try:
+            print(code_of(paths, record), flush=True)
+        except Problem as problem:
+            wrong.append(str(problem))
+    for text in wrong:
+        print(f"stead: {text}", file=sys.stderr)
+    return int(bool(wrong))
 
 
 def code_of(paths: Paths, record: ContainerRecord) -> int:

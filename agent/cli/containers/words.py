@@ -22,18 +22,26 @@ def pairs(
     environment: Mapping[str, str] | None,
     read: Callable[[str], str],
 ) -> dict[str, str]:
-    """Words win over files. A word without a value has it from the environment, or is not there; a label is
-    then empty (`environment` None)."""
-    found: dict[str, str] = {}
+    """As `asked`, without those that have no value."""
+    found = asked(files, words, environment, read)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def asked(
+    files: Sequence[str],
+    words: Sequence[str],
+    environment: Mapping[str, str] | None,
+    read: Callable[[str], str],
+) -> dict[str, str | None]:
+    """Words win over files. A word without a value has it from the environment, None where that has none; a
+    label is then empty (`environment` None)."""
+    found: dict[str, str | None] = {}
     lines = [line.lstrip() for file in files for line in read(file).splitlines()]
     for word in (*(line for line in lines if line and not line.startswith("#")), *words):
         key, equals, value = word.partition("=")
         if not key or any(c.isspace() for c in key):
             raise Problem(f"cannot read {word!r}: write KEY=VALUE", 125)
-        if equals or environment is None:
-            found[key] = value
-        elif key in environment:
-            found[key] = environment[key]
+        found[key] = value if equals or environment is None else environment.get(key)
     return found
 
 
