@@ -289,18 +289,18 @@ class Agent:
         if not (restored or pinned or again) and (reason := await self._held(feed, found, resolved.desired)):
             await self._hold(feed, found, reason, seen)
             return
-        found = feed.taken = resolved.revision
+        found = resolved.revision
         previous = await asyncio.to_thread(feed.previous) if restored else None
         if not restored:  # what is in force must be found again after a reboot: on disk first
             if not pinned and not again:
                 feed.secrets = None
                 await asyncio.to_thread(feed.source.accept, found)
+                await asyncio.to_thread(self._rollouts.came_in_force, feed.name, found.id)
             await asyncio.to_thread(feed.shelf.put, found, anew=not pinned and not again)
         if not pinned:
-            await asyncio.to_thread(self._rollouts.came_in_force, feed.name, found.id)
             feed.waiting = None
             seen["held"] = ""
-        feed.desired = resolved.desired
+        feed.desired, feed.taken = resolved.desired, found
         self._show(
             feed,
             **seen,

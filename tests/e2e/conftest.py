@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -33,9 +34,15 @@ class Node:
 
     @staticmethod
     def free_port() -> int:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return int(free.getsockname()[1])
+        """None of those that the kernel gives to connections: ip(7), ip_local_port_range."""
+        while True:
+            with socket.socket() as free:
+                port = random.randrange(20000, 32000)
+                try:
+                    free.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                return port
 
     def command(self, *words: str) -> list[str]:
         command = [sys.executable, "-c", "from agent.cli.main import entry; entry()"]

@@ -81,6 +81,20 @@ def test_an_empty_tree_waits_and_what_comes_back_is_taken(house: House) -> None:
     assert "remove container shop/web" not in house.runtime.calls
 
 
+def test_a_revision_is_approved_while_no_agent_lives(house: House) -> None:
+    many(house, *"abcdef")
+    waits = []
+
+    def act(agent: Agent) -> None:
+        until(agent, lambda view: converged(view) and len(names(view)) == 6)
+        many(house, "a")
+        waits.append(until(agent, lambda view: view.sources[0].held).sources[0].seen)
+
+    house.run(act)
+    assert stead(house, "approve", waits[0]) == 0
+    house.run(lambda agent: until(agent, lambda view: names(view) == {"a"}))
+
+
 def test_an_approval_is_for_once(house: House) -> None:
     """A directory without files is the same revision each time."""
     house.write("blue")
