@@ -372,11 +372,9 @@ class Observer:
         except OSError as error:
             return [Defect("limits", f"its limits cannot be read: {error.strerror}".lower())]
         return [
-            Defect(
-                "limits", f"{name} is {_said(getattr(found, name))} instead of {_said(getattr(wanted, name))}"
-            )
-            for name in LIMITS
-            if getattr(found, name) != getattr(wanted, name)
+            Defect("limits", f"{name} is {_said(have)} instead of {_said(want)}")
+            for name, have, want in ((name, getattr(found, name), getattr(wanted, name)) for name in LIMITS)
+            if have != want
         ]
 
     def _tail(self, life: _Life) -> str:

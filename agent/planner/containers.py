@@ -275,7 +275,6 @@ def _on_whole_image(world: World, steps: list[Step], want: DesiredContainer, gro
 
 def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
     """Why a container that is wanted running must be started; "" when it need not or must not be."""
-    probes = (want.probe, want.startup, want.readiness)
     match have.phase:
         case Phase.CREATED:
             return f"its last start failed: {have.error}" if have.error else "was never started"
@@ -290,7 +289,7 @@ def start_reason(want: DesiredContainer, have: ObservedContainer) -> str:
             stopped = have.error == PROBE_STOPPED
             if have.error and not stopped:
                 return f"its last start failed: {have.error}"
-            stays = stopped and any(one is not None and one.on_failure == "stop" for one in probes)
+            stays = stopped and want.probe is not None and want.probe.on_failure == "stop"
             if want.restart.policy in ("always", "unless-stopped") and not stays:
                 return f"exited with code {have.exit_code}, its restart policy is {want.restart.policy}"
             return ""

@@ -183,6 +183,7 @@ def _healthcheck(probe: Mapping[str, Any] | None, image: Mapping[str, Any] | Non
     if probe.get("disabled"):
         return {"Test": ["NONE"]}
     test: list[str] = []
+    base: Document = {}
     if probe.get("exec"):
         test = ["CMD", *probe["exec"]]
     elif probe.get("shell"):
@@ -192,8 +193,7 @@ def _healthcheck(probe: Mapping[str, Any] | None, image: Mapping[str, Any] | Non
         test = [kind.upper(), str(probe[kind])]
     elif image:
         test = list(image.get("Test") or ())
-    own = not (probe.get("exec") or probe.get("shell") or probe.get("http") or probe.get("tcp"))
-    base = {key: value for key, value in (image or {}).items() if value} if own else {}
+        base = {key: value for key, value in image.items() if value}
     said = {name for name, key in _OF_IMAGE.items() if name in (probe.get("given") or ()) or key not in base}
     times = {
         "Interval": ("interval", 30.0),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 #: characters of a revision that name it
 SHORTEST = 6
-#: entries of the journal among which the newest one of each source is looked for
-LOOKED_AT = 10_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +45,6 @@ def waits(paths: Paths, only: str) -> dict[str, str]:
     from agent.journal import read_revisions
 
     newest: dict[str, tuple[str, str]] = {}
-    for entry in read_revisions(paths.journal, source=only, limit=LOOKED_AT):
+    for entry in read_revisions(paths.journal, source=only, limit=naming.LOOKED_AT):
         newest.setdefault(entry.source, (entry.revision, entry.result))
     return {source: id for source, (id, result) in newest.items() if result == "held"}

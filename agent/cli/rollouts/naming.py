@@ -20,6 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.paths import Paths
 
+#: entries of the journal among which those of every source are
+LOOKED_AT = 10_000
+
 
 @contextmanager
 def opened(paths: Paths) -> Iterator[Rollouts]:
@@ -87,7 +90,7 @@ def _every_source(paths: Paths) -> set[str]:
     """Also those of which nothing could be put in force yet."""
     from agent.journal import read_revisions
 
-    return {*sources(paths), *(entry.source for entry in read_revisions(paths.journal, limit=10_000))}
+    return {*sources(paths), *(entry.source for entry in read_revisions(paths.journal, limit=LOOKED_AT))}
 
 
 def _projects(paths: Paths, rollouts: Rollouts) -> set[str]:
