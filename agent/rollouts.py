@@ -196,7 +196,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise Fault("database-invalid", "open rollouts", str(path), cause)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.executescript(f"BEGIN;{SCHEMA};PRAGMA user_version={VERSION};COMMIT;")
+        if found < VERSION:  # who only opens the file does not write: its snapshot could be too old for that
+            connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA};PRAGMA user_version={VERSION};COMMIT;")
         path.chmod(0o600)
     except BaseException:
         connection.close()

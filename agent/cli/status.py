@@ -94,6 +94,8 @@ def text(found: Any, now: float) -> str:
         word = WORDS.get(item["code"], "blocked")
         lines.append(f"{word}: {item['kind']} {item['name']}: {item['reason']} [{item['code']}]{again}")
     lines += [_crash_loop(item, now) for item in found.get("crash_loops", ())]
+    told = {item["name"] for item in found["blocked"] if item["code"] == "rollout-failed"}
+    lines += [_ended(item, now) for item in found.get("ended", ()) if item["name"] not in told]
     lines += [_orphan(item, now) for item in found.get("orphans", ())]
     lines += [_backup(item, now) for item in found.get("backups", ())]
     lines += [_job(item, now) for item in found.get("jobs", ())]
@@ -118,6 +120,13 @@ def _crash_loop(item: Any, now: float) -> str:
     said = item["log_tail"].rpartition("\n")[2]
     tail = f"; its last output: {said[:200]}" if said else ""
     return f"crash loop: container {item['name']}: {end}, {item['restarts']} restarts, {again}{tail}"
+
+
+def _ended(item: Any, now: float) -> str:
+    """How, and when: its restart policy does not start it again."""
+    killed = ", killed because it used too much memory" if item["oom_killed"] else ""
+    how = f": {item['error']}" if item["error"] else f" exited with code {item['exit_code']}{killed}"
+    return f"ended: container {item['name']}{how}, {table.age(now - item['finished_at'])} ago"
 
 
 def _orphan(item: Any, now: float) -> str:

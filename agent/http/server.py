@@ -30,6 +30,7 @@ from agent.settings import Settings
 from agent.view import CRASH_LOOP, View
 from runtime.faults import Fault
 from runtime.linux.apparmor import AppArmor
+from runtime.observations import ObservedContainer, Phase
 from runtime.paths import Paths
 
 BACKLOG = 64
@@ -144,6 +145,7 @@ def status_document(view: View) -> dict[str, Any]:
     """The JSON of /v1/status: state, sources, steps and what is blocked; times are seconds since the
     epoch.
     """
+    scheduled = {item.name for item in view.jobs}  # `jobs` says how their runs ended
     return {
         "state": view.state,
         "version": view.version,
@@ -177,6 +179,17 @@ def status_document(view: View) -> dict[str, Any]:
             for name, item in sorted(view.observed.containers.items())
             if item.crash_loop
         ],
+        "ended": [
+            {
+                "name": name,
+                "exit_code": item.exit_code,
+                "oom_killed": item.oom_killed,
+                "error": item.error,
+                "finished_at": item.finished_at,
+            }
+            for name, item in sorted(view.observed.containers.items())
+            if item.source and name not in scheduled and _ended_badly(item)
+        ],
         "apparmor": AppArmor().missing(),
         "loosened": {
             name: list(item.loosened)
@@ -184,6 +197,11 @@ def status_document(view: View) -> dict[str, Any]:
             if item.loosened
         },
     }
+
+
+def _ended_badly(item: ObservedContainer) -> bool:
+    """Nothing starts it again, and it did not end well."""
+    return item.phase is Phase.EXITED and bool(item.exit_code or item.error)
 
 
 def _json(document: dict[str, Any]) -> Response:

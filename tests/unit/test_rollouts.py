@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from agent.converge import Engine, Event
 from agent.planner import versions
 from agent.planner.model import Collecting, Limits
-from agent.planner.updates import Notice, Order, Pin, Version
+from agent.planner.updates import Notice, Order, Orders, Pin, Version
 from agent.rollouts import Rollouts
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
@@ -198,3 +201,18 @@ def test_secrets_of_versions_to_go_back_to_are_kept(runtime: FakeRuntime, store:
         engine.apply(replace(want, containers={"s/web": one}), color, on_event=doctor, timeout=10)
     assert engine.kept_secrets() == {"one", "two"}
     engine.close()
+
+
+def test_a_file_that_somebody_writes_can_be_opened_at_once(tmp_path: Path) -> None:
+    """Every command opens it; what only reads waits for nobody."""
+    path = tmp_path / "rollouts.db"
+    Rollouts(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO approved VALUES ('s', 'r', 0.0, 'me')")
+        begun = time.monotonic()
+        second = Rollouts(path)
+        assert second.orders() == Orders()
+        second.close()
+        assert time.monotonic() - begun < 5.0
+        other.execute("COMMIT")

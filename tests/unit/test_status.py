@@ -6,12 +6,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.cli import status
 from agent.cli.main import Problem
+from agent.http.server import status_document
+from agent.view import BlockedView, JobView, View
+from runtime.observations import Observed, ObservedContainer, Phase
 from runtime.paths import Paths
 
 
@@ -106,3 +110,41 @@ def test_walls_that_are_down_are_told() -> None:
     found |= {"loosened": {}, "apparmor": ""}
     assert "loosened" not in status.text(found, 1.0)
     assert "apparmor" not in status.text(found, 1.0)
+
+
+def test_an_end_that_nothing_follows_is_told_with_its_cause() -> None:
+    """A container that was found good and is not started again by its policy would only be missed."""
+    exited = ObservedContainer(
+        "1",
+        "s/hog",
+        "s",
+        "",
+        "",
+        "",
+        "busy:1",
+        "",
+        Phase.EXITED,
+        exit_code=137,
+        oom_killed=True,
+        finished_at=40.0,
+    )
+    containers = [
+        exited,
+        replace(exited, name="s/unstarted", exit_code=None, oom_killed=False, error="no such program"),
+        replace(exited, name="s/well", exit_code=0, oom_killed=False),
+        replace(exited, name="s/stopped", phase=Phase.STOPPED),
+        replace(exited, name="s/job"),
+        replace(exited, name="s/told", oom_killed=False),
+        replace(exited, name="hand", source=""),
+    ]
+    why = "s/told exited with code 137; there is no good version to go back to"
+    view = View(
+        observed=Observed(containers={item.name: item for item in containers}),
+        jobs=(JobView("s/job", "s", "@daily", "idle"),),
+        blocked=(BlockedView("container", "s/told", "s", "rollout-failed", why, None, 1),),
+    )
+    lines = status.text(status_document(view), 100.0).splitlines()
+    assert [line for line in lines if line.startswith("ended")] == [
+        "ended: container s/hog exited with code 137, killed because it used too much memory, 1m ago",
+        "ended: container s/unstarted: no such program, 1m ago",
+    ]

@@ -90,7 +90,7 @@ def test_an_end_for_want_of_memory_is_told_apart_and_counted(node: Node) -> None
     assert [found[name]["oom_killed"] for name in ("hog", "victim")] == [True, False]
     said = "container shop/hog exited with code 137, killed because it used too much memory"
     node.until(lambda: said in node.run("stead status", code=None), "hog's end is told")
-    # victim's is told there, too, if it ended before its first deployment was over
+    # victim's is told there, too
     lines = node.run("stead status; stead explain victim", code=None).splitlines()
     assert not any("victim" in line and "memory" in line for line in lines)
 
