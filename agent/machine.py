@@ -12,8 +12,8 @@ from runtime.local import LocalRuntime
 from runtime.paths import Paths
 
 
-def open_runtime(paths: Paths, settings: Settings, *, shortcut: bool = False) -> LocalRuntime:
-    """Who calls this closes it; `shortcut`: it stays (net/shortcut.py). Fault when it cannot be opened."""
+def open_runtime(paths: Paths, settings: Settings, *, stays: bool = False) -> LocalRuntime:
+    """Who calls this closes it, and `stays` until then. Fault when it cannot be opened."""
     return LocalRuntime(
         paths,
         registries=registry_settings(settings),
@@ -21,7 +21,8 @@ def open_runtime(paths: Paths, settings: Settings, *, shortcut: bool = False) ->
         pool=settings.network.pool,
         pool6=settings.network.ipv6_pool,
         ids=settings.security.userns_user,
-        shortcut=shortcut and settings.network.shortcut,
+        stays=stays,
+        shortcut=stays and settings.network.shortcut,
     )
 
 

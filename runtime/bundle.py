@@ -220,32 +220,38 @@ def _process(request: ContainerRequest, image: ImageConfig, setting: Setting) ->
 
 
 def _mounts(request: ContainerRequest, setting: Setting) -> list[dict[str, Any]]:
-    writable = request.privileged
-    shm = request.shm_size or DEFAULT_SHM
     has_tty = not setting.ids or sum(one["size"] for one in setting.ids) > _TTY
+    mounts = _own_mounts(request, shm=setting.shm, has_tty=has_tty)
+    given = [_mapped(mount, bool(setting.userns)) for mount in setting.mounts]
+    taken = {mount["destination"] for mount in given}
+    mounts = [mount for mount in mounts if mount["destination"] not in taken]
+    return sorted([*mounts, *given], key=lambda mount: str(mount["destination"]).count("/"))
+
+
+def _own_mounts(request: ContainerRequest, *, shm: str = "", has_tty: bool = True) -> list[dict[str, Any]]:
+    """What every container has; `shm` is another one's directory."""
+    writable = request.privileged
     tty = (f"gid={_TTY}",) if has_tty else ()
 
     def entry(destination: str, kind: str, options: list[str], source: str = "") -> dict[str, Any]:
         return {"destination": destination, "type": kind, "source": source or kind, "options": options}
 
     sealed = ["nosuid", "noexec", "nodev"]
+    size = f"size={request.shm_size or DEFAULT_SHM}"
     mounts = [
         entry("/proc", "proc", sealed),
         entry("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         entry("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *tty]),
-        entry("/dev/shm", "tmpfs", [*sealed, "mode=1777", f"size={shm}"], "shm"),
+        entry("/dev/shm", "tmpfs", [*sealed, "mode=1777", size], "shm"),
         entry("/dev/mqueue", "mqueue", sealed),
         entry("/sys", "sysfs", sealed if writable else [*sealed, "ro"]),
         entry("/sys/fs/cgroup", "cgroup", sealed if writable else [*sealed, "ro"]),
     ]
-    if request.ipc_mode == "host" or setting.shm:
-        mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], setting.shm or "/dev/shm")
+    if request.ipc_mode == "host" or shm:
+        mounts[3] = entry("/dev/shm", "bind", ["rbind", *sealed], shm or "/dev/shm")
     elif request.ipc_mode == "none":
         del mounts[3]
-    given = [_mapped(mount, bool(setting.userns)) for mount in setting.mounts]
-    taken = {mount["destination"] for mount in given}
-    mounts = [mount for mount in mounts if mount["destination"] not in taken]
-    return sorted([*mounts, *given], key=lambda mount: str(mount["destination"]).count("/"))
+    return mounts
 
 
 def _mapped(mount: Mapping[str, Any], userns: bool) -> dict[str, Any]:
@@ -263,11 +269,24 @@ def early_config(request: ContainerRequest, rootfs: str, netns: str | None) -> d
     """
     if request.userns or "pid" in dict(joined(request)) or request.tty or request.stdin_open:
         return None
+    later = dict.fromkeys(dict(joined(request)), "known later")
+    namespaces = _namespaces(request, netns, later, "")
     return {
         "process": {"oomScoreAdj": request.oom_score_adj},
         "root": {"path": rootfs},
-        "linux": {"namespaces": _namespaces(request, netns, {}, "")},
+        "mounts": _early_mounts(request, {one["type"] for one in namespaces if not one.get("path")}),
+        "linux": {"namespaces": namespaces},
     }
+
+
+def _early_mounts(request: ContainerRequest, own: set[str]) -> list[dict[str, Any]]:
+    """Those that are the container's own, of namespaces that it does not share."""
+    needs = {"mqueue": "ipc", "cgroup": "cgroup"}
+    return [
+        mount
+        for mount in _own_mounts(request)
+        if mount["type"] != "bind" and needs.get(mount["type"], "mount") in own
+    ]
 
 
 def _namespaces(

@@ -9,11 +9,10 @@ towards it, a record is deleted after the things it names are gone from the kern
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -48,6 +47,7 @@ from runtime.records import (
 from runtime.requests import encode_request
 from runtime.restarts import Restarts
 from runtime.shim import client, forking, supervise
+from runtime.spares import Spares
 from runtime.stops import forget_stop, write_stop
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
@@ -73,7 +73,10 @@ class Containers:
         preparation: Preparation,
         volumes: Volumes,
         zygote: forking.Zygote,
+        *,
+        stays: bool = False,
     ) -> None:
+        """`stays`: this process, which makes places for containers to come."""
         self._paths = paths
         self._database = database
         self._images = images
@@ -82,10 +85,15 @@ class Containers:
         self._volumes = volumes
         self._zygote = zygote
         self._holds = Holds(paths)
+        self._spares = Spares(paths, preparation, zygote, lambda: bool(self._locks), stays=stays)
         self._locks: dict[str, tuple[threading.Lock, int]] = {}  # by name: how many want it
         self._locks_lock = threading.Lock()
         self._acted: dict[str, float] = {}  # when the last action on a name ended, of late
         self._fresh: set[str] = set()  # ids that were made here and never started: nothing is left of them
+
+    def close(self) -> None:
+        """What waits for containers that there are not goes."""
+        self._spares.close()
 
     # ------------------------------------------------------------ create, start
 
@@ -105,9 +113,8 @@ class Containers:
                 )
             check_runs(image.config, host_platform(), request.name)
             self._zygote.warm()  # a start follows
-            id = secrets.token_hex(16)
-            record = _record(id, request, image.id, now)
-            with self._database.write(durable=False) as connection:
+            with self._spares.id() as id, self._database.write(durable=False) as connection:
+                record = _record(id, request, image.id, now)
                 if read_container(connection, request.name) is not None:
                     raise Fault("container-exists", "create container", request.name, "the name is taken")
                 self._images.use(image.id, request.name)
@@ -149,14 +156,19 @@ class Containers:
             self._preparation.clear(record.id)
         self._fabric.check_ports(record.id)
         image = self._preparation.image(record)
+        idle, early = will_be_idle(request, image), self._preparation.early(record.id, request)
+        spare = self._spares.claim(record.id, request, early, idle=idle)
         try:
-            self._preparation.directories(record)
+            if spare is None:
+                self._preparation.directories(record.id, record.name)
             with (
                 self._preparation.begun(record, request) as ground,
-                self._fork(record, request, idle=will_be_idle(request, image)) as birth,
+                spare.birth if spare is not None else self._fork(record, early, idle=idle) as birth,
             ):
-                ground.when_laid(birth.ground)
-                self._preparation.cgroup(record.id, request, ground, fresh=fresh)
+                if spare is None:
+                    ground.when_laid(birth.ground)
+                rules = spare.rules if spare is not None else None
+                self._preparation.cgroup(record.id, request, ground, fresh=fresh, rules=rules)
                 self._want(record.id, RUNNING, durable=not request.auto_remove)  # which outlives no power cut
                 rest = self._preparation.make(record, request, image, ground, restarts=before)
                 birth.go()
@@ -167,13 +179,13 @@ class Containers:
                     birth.start()
                 if self._fabric.is_shared(record.id):  # others have had its connections until now
                     self._fabric.publish(only=record.id)
+            self._spares.like(request, idle=idle)
         except BaseException:
             self._undo(record)
             raise
 
-    def _fork(self, record: ContainerRecord, request: ContainerRequest, *, idle: bool) -> forking.Birth:
+    def _fork(self, record: ContainerRecord, early: Mapping[str, Any] | None, *, idle: bool) -> forking.Birth:
         """The processes of its shim, which wait: they are made while the bundle is."""
-        early = self._preparation.early(record, request)
         home, live = self._paths.container(record.id), self._paths.live(record.id)
         with _started(record):
             return self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(record.id), early=early)
@@ -230,6 +242,7 @@ class Containers:
     ) -> None:
         """`home`: what it wrote goes, too."""
         id, live = record.id, self._paths.live(record.id)
+        self._spares.drop(id)
         state = client.read_state(live)
         alive = state is not None and client.is_alive(state)
         up = alive and state is not None and state.phase not in supervise.FINAL

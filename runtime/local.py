@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from runtime import spares
 from runtime.backups.backups import Backups
 from runtime.backups.holds import Holds
 from runtime.backups.request import BackupRequest, BackupResult, DrillResult
@@ -61,9 +62,11 @@ class LocalRuntime:
         pool6: str = "",
         ids: str = "",
         subids: tuple[Path, Path] = (SUBUID, SUBGID),
+        stays: bool = False,
         shortcut: bool = False,
     ) -> None:
-        """`shortcut`: this process, which stays, makes it (net/shortcut.py)."""
+        """`stays`: this process does, and makes places for containers to come (runtime/spares.py);
+        `shortcut`: it makes that (net/shortcut.py)."""
         with faults("open state in", str(paths.root)):
             paths.make()
             _claim(paths)
@@ -90,7 +93,14 @@ class LocalRuntime:
             self.ids,
         )
         self.containers = Containers(
-            paths, self.database, self.images, self.fabric, self._preparation, self.volumes, self._zygote
+            paths,
+            self.database,
+            self.images,
+            self.fabric,
+            self._preparation,
+            self.volumes,
+            self._zygote,
+            stays=stays,
         )
         self.freezer = Freezer(paths, self.database, self._cgroups)
         self.backups = Backups(
@@ -113,6 +123,7 @@ class LocalRuntime:
     def close(self) -> None:
         """Containers live on; only what belongs to this process ends."""
         self._observer.close()
+        self.containers.close()
         self._zygote.close()
         self._preparation.close()
         self.fabric.close()
@@ -318,7 +329,7 @@ class LocalRuntime:
         """Directories are listed before the records are read: a record is always made before its
         directory.
         """
-        directories = self._observer.directories()
+        directories = self._observer.directories() - spares.waiting(self.paths)
         known = {record.id for record in read_containers(self.database.read())}
         removed = []
         for id in sorted(directories - known):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 
-from runtime import frozen, logs, secrets, sightings
+from runtime import frozen, logs, secrets, sightings, spares
 from runtime.backups import leftovers as left_backups
 from runtime.backups.holds import Holds
 from runtime.build import leftovers
@@ -129,7 +129,7 @@ class Observer:
         """A directory without a record is a leftover; records are read last, since they are made first."""
         begun = time.monotonic()
         network = self._pool.submit(self._fabric.observe)
-        directories = self.directories()
+        directories = self.directories() - spares.waiting(self._paths)
         records = read_containers(self._database.read())
         table = mounts.roots("/containers/")
         images = self._images.list()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -110,10 +110,19 @@ class Preparation:
 
     # ------------------------------------------------------------ make
 
-    def directories(self, record: ContainerRecord) -> None:
+    def place(self, id: str, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Of a container that there may be: its directories, its network namespace, its cgroup with these
+        device rules. Fault; `clear` takes it away."""
+        self.directories(id, id)
+        with faults("prepare place", id):
+            namespaces.create_netns(self._paths.netns(id))
+            self._cgroups.create(cgroup_path(id))
+            self._cgroups.allow_devices(cgroup_path(id), rules)
+
+    def directories(self, id: str, name: str) -> None:
         """Where all else is made. Fault."""
-        live, home = self._paths.live(record.id), self._paths.container(record.id)
-        with faults("prepare container", record.name):
+        live, home = self._paths.live(id), self._paths.container(id)
+        with faults("prepare container", name):
             for directory in (live, home, f"{home}/work", f"{home}/log"):
                 os.makedirs(directory, 0o700, exist_ok=True)
             self._fabric.lay_files(home)
@@ -181,13 +190,23 @@ class Preparation:
             )
         return image
 
-    def cgroup(self, id: str, request: ContainerRequest, ground: Ground, *, fresh: bool = False) -> None:
+    def cgroup(
+        self,
+        id: str,
+        request: ContainerRequest,
+        ground: Ground,
+        *,
+        fresh: bool = False,
+        rules: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """The container's cgroup with its limits and device rules. Processes of its own are moved back in.
-        `fresh`: nothing was ever made for it."""
+        `fresh`: nothing was ever made for it, but its place with these `rules`, if there are any."""
         path, subject = cgroup_path(id), request.name
-        with faults("make cgroup of", subject):
-            self._cgroups.create(path)
-            self._cgroups.allow_devices(path, machine.device_rules(request))
+        wanted = machine.device_rules(request)
+        if rules is None or rules != wanted:
+            with faults("make cgroup of", subject):
+                self._cgroups.create(path)
+                self._cgroups.allow_devices(path, wanted)
         if not fresh or request.limits != LimitsRequest():  # a new cgroup has none
             self.limits(id, request)
         ground.laid()
@@ -419,7 +438,7 @@ class Preparation:
             id=record.id,
             rootfs=str(rootfs),
             cgroup=cgroup_path(record.id),
-            netns=self._netns_of(record, request),
+            netns=self._netns_of(record.id, request),
             hostname=hostname_of(request if owner is None else owner.decode()),
             user=user,
             mounts=given + files + machine.init_mount(request),
@@ -435,14 +454,12 @@ class Preparation:
             ids=() if ids is None else tuple(ids.mappings),
         )
 
-    def _netns_of(self, record: ContainerRecord, request: ContainerRequest) -> str | None:
-        return None if request.network_mode == "host" else str(self._paths.netns(record.id))
+    def _netns_of(self, id: str, request: ContainerRequest) -> str | None:
+        return None if request.network_mode == "host" else str(self._paths.netns(id))
 
-    def early(self, record: ContainerRecord, request: ContainerRequest) -> dict[str, Any] | None:
+    def early(self, id: str, request: ContainerRequest) -> dict[str, Any] | None:
         """For a birth: bundle.early_config."""
-        return bundle.early_config(
-            request, str(self._paths.rootfs(record.id)), self._netns_of(record, request)
-        )
+        return bundle.early_config(request, str(self._paths.rootfs(id)), self._netns_of(id, request))
 
     def _user(self, rootfs: Path, spec: str, request: ContainerRequest) -> User:
         with faults("read accounts of", request.name):

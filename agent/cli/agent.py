@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     logging.getLogger().handlers[0].addFilter(_add_priority)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    with closing(open_runtime(paths, settings, shortcut=True)) as runtime:
+    with closing(open_runtime(paths, settings, stays=True)) as runtime:
         return asyncio.run(run_agent(settings, paths, runtime))
 
 

@@ -50,9 +50,10 @@ class Early:
         """Cgroup and network namespace are there. Whether it could be: else all is closed, and the shim finds
         again, and says, why not when it starts the container itself."""
         null, out, err, hold = self._theirs
+        known = self.launcher.config
 
         def program(report: int) -> NoReturn:
-            init.run_early(bundle, stdio=(null, out, err), report_fd=report, hold=hold)
+            init.run_early(known, bundle, stdio=(null, out, err), report_fd=report, hold=hold)
 
         try:
             self.oom_before = self._host.oom_kills(self._cgroup)

@@ -87,19 +87,24 @@ def mount(root: int, entry: Config, fd: int = -1, *, kind: str = "rprivate") -> 
         fd = open_bind(entry, {}, kind) if fd < 0 else fd
         directory = openat2.is_directory(fd)
     else:
-        fd, directory = _new(root, entry), True
+        fd, directory = new(root, entry), True
     try:
-        target = openat2.make_target(root, destination, directory=directory)
-        try:
-            mounts.attach(fd, target)
-        finally:
-            os.close(target)
+        put(root, destination, fd, directory=directory)
         below = [word for word in options if word in mounts.PROPAGATION]
         if below and not is_bind(entry):
             bits = mounts.PROPAGATION[below[-1]]
             mounts.set_attributes(fd, propagation=bits & ~mounts.MS_REC, recursive=bool(bits & mounts.MS_REC))
     finally:
         os.close(fd)
+
+
+def put(root: int, destination: str, fd: int, *, directory: bool = True) -> None:
+    """A detached mount on its place, which is made where it is missing."""
+    target = openat2.make_target(root, destination, directory=directory)
+    try:
+        mounts.attach(fd, target)
+    finally:
+        os.close(target)
 
 
 # ---------------------------------------------------------------- what the host has
@@ -137,7 +142,7 @@ def _set_all(fd: int, options: list[str], recursive: bool) -> None:
         plain = []
     everywhere = plain + [word for word in options if word in ATTRIBUTES and word not in _BASE]
     for words, deep in ((everywhere, True), (alone, False)):
-        bits, cleared = _bits(words)
+        bits, cleared = bits_of(words)
         if bits or cleared:
             mounts.set_attributes(fd, set=bits, clear=cleared, recursive=deep)
 
@@ -168,7 +173,8 @@ def _filesystem(source: str) -> str:
 # ---------------------------------------------------------------- new file systems, and changed mounts
 
 
-def _new(root: int, entry: Config) -> int:
+def new(root: int, entry: Config) -> int:
+    """A file system of its own, detached. `root` has the directory that it is to cover."""
     kind, options = str(entry["type"]), options_of(entry)
     data: list[tuple[str, str | None]] = []
     for word in options:
@@ -180,7 +186,7 @@ def _new(root: int, entry: Config) -> int:
         data.insert(0, ("source", source))
     if is_mapped(entry):
         raise OSError(22, "only a bind mount can be id-mapped", entry["destination"])
-    bits, _ = _bits([word for word in options if word in ATTRIBUTES])
+    bits, _ = bits_of([word for word in options if word in ATTRIBUTES])
     if kind != "tmpfs":
         return mounts.new_filesystem(kind, data, attributes=bits)
     return _new_tmpfs(root, entry, data, bits)
@@ -217,14 +223,14 @@ def _remount(root: int, entry: Config) -> None:
     fd = openat2.open_in_root(root, str(entry["destination"]), os.O_PATH)
     try:
         plain = [word for word in options if word in _BASE]
-        bits, cleared = _bits(plain)
+        bits, cleared = bits_of(plain)
         mounts.set_attributes(fd, set=bits, clear=cleared)
         _set_all(fd, [word for word in options if word not in _BASE], True)
     finally:
         os.close(fd)
 
 
-def _bits(words: list[str]) -> tuple[int, int]:
+def bits_of(words: list[str]) -> tuple[int, int]:
     """What to set and to clear for these options, of which the last word holds."""
     bits = cleared = 0
     for word in words:

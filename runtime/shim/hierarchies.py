@@ -1,7 +1,6 @@
 """Effects: a container's view of its control groups, on hosts of both versions: cgroup_namespaces(7).
 
 Mounts of the kernel's own kind where the container has a cgroup namespace; else binds of its own directories.
-Only cgroup v1 needs mount(2).
 """
 
 from __future__ import annotations
@@ -31,38 +30,103 @@ def host_hierarchies() -> tuple[list[mounts.Mount], mounts.Mount | None]:
     return _found[0]
 
 
+class Made:
+    """Detached: the mount of all, and those on directories of it, by their names."""
+
+    __slots__ = ("parts", "top")
+
+    def __init__(self, top: int, parts: dict[str, int]) -> None:
+        self.top, self.parts = top, parts
+
+    def close(self) -> None:
+        for fd in (self.top, *self.parts.values()):
+            os.close(fd)
+
+
+def make(entry: Config) -> Made:
+    """For a process with the container's cgroup namespace, in its cgroup."""
+    options = entries.options_of(entry)
+    sealed, _ = entries.bits_of([word for word in options if word in entries.ATTRIBUTES])
+    hierarchies, unified = host_hierarchies()
+    if not hierarchies:
+        return Made(_new_v2(sealed), {})
+    made = Made(_new_top(options), {})
+    for one in hierarchies:
+        name = os.path.basename(one.target)
+        if name not in made.parts:
+            os.mkdir(name, 0o755, dir_fd=made.top)
+            made.parts[name] = _new_v1(one, sealed)
+            _link_aliases(name, made.top)
+    if unified is not None:
+        os.mkdir("unified", 0o755, dir_fd=made.top)
+        made.parts["unified"] = _new_v2(sealed)
+    return made
+
+
+def put(root: int, entry: Config, made: Made) -> None:
+    """Mount it where `entry` says. It is closed."""
+    target = openat2.make_directory(root, str(entry["destination"]))
+    mounts.attach(made.top, target)
+    os.close(target)
+    for name, fd in made.parts.items():
+        place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=made.top)
+        mounts.attach(fd, place)
+        os.close(place)
+    if made.parts and "ro" in entries.options_of(entry):
+        mounts.set_attributes(made.top, set=mounts.MOUNT_ATTR_RDONLY)
+    made.close()
+
+
 def mount(root: int, entry: Config, *, private: bool) -> None:
     """The container's own part of each hierarchy; `private`: it has a cgroup namespace."""
+    if private:
+        put(root, entry, make(entry))
+        return
     destination, options = str(entry["destination"]), entries.options_of(entry)
     sealed = [word for word in options if word in entries.ATTRIBUTES]
     hierarchies, unified = host_hierarchies()
-    own = {} if private else _own_paths()
+    own = _own_paths()
     if not hierarchies:
         _mount_v2(root, destination, unified, own, sealed)
         return
-    loose = [word for word in sealed if word != "ro"]
-    entries.mount(
-        root, {"destination": destination, "type": "tmpfs", "options": [*loose, "mode=755", "size=65536"]}
-    )
+    put(root, {**entry, "options": []}, Made(_new_top(options), {}))
     place = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
-    os.fchdir(place)
     seen: set[str] = set()
     for one in hierarchies:
         name = os.path.basename(one.target)
         if name not in seen:
             seen.add(name)
-            if private:
-                _mount_v1(name, one, options)
-            else:
-                _bind_own(root, f"{destination}/{name}", one, own, sealed)
-            for alias in name.split(",") if "," in name else ():
-                _link(alias, name)
+            _bind_own(root, f"{destination}/{name}", one, own, sealed)
+            _link_aliases(name, place)
     if unified is not None:
         _mount_v2(root, f"{destination}/unified", unified, own, sealed)
     if "ro" in sealed:
         mounts.set_attributes(place, set=mounts.MOUNT_ATTR_RDONLY)
-    os.fchdir(root)
     os.close(place)
+
+
+def _new_top(options: list[str]) -> int:
+    """A directory for those of cgroup v1, still to be written to."""
+    bits, _ = entries.bits_of([word for word in options if word in entries.ATTRIBUTES and word != "ro"])
+    return mounts.new_filesystem("tmpfs", (("mode", "755"), ("size", "65536")), attributes=bits)
+
+
+def _new_v1(mount: mounts.Mount, sealed: int) -> int:
+    """The same controllers as the host's mount: the options that are not about all file systems."""
+    general = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate"}
+    words = [word for word in mount.super_options if word not in general and "release_agent" not in word]
+    if any(word.startswith("name=") for word in words):
+        words.insert(0, "none")
+    data: list[tuple[str, str | None]] = [("source", "cgroup")]
+    for word in words:
+        key, given, value = word.partition("=")
+        data.append((key, value if given else None))
+    safe = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+    return mounts.new_filesystem("cgroup", data, attributes=safe | sealed)
+
+
+def _new_v2(sealed: int) -> int:
+    return mounts.new_filesystem("cgroup2", (("source", "cgroup"),), attributes=sealed)
 
 
 def _mount_v2(
@@ -72,21 +136,9 @@ def _mount_v2(
     try:
         entries.mount(root, {"destination": path, "type": "cgroup2", "source": "cgroup", "options": sealed})
     except PermissionError:
-        if unified is None or not own:
+        if unified is None:
             raise
         _bind_own(root, path, unified, own, sealed)
-
-
-def _mount_v1(name: str, mount: mounts.Mount, options: list[str]) -> None:
-    """The same controllers as the host's mount: the options that are not about all file systems. The working
-    directory is the file system that was just made for all of them, into which nobody else has looked yet."""
-    flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
-    flags |= mounts.MS_RDONLY if "ro" in options else 0
-    general = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "nsdelegate"}
-    words = [word for word in mount.super_options if word not in general and "release_agent" not in word]
-    data = ",".join(["none", *words] if any(word.startswith("name=") for word in words) else words)
-    os.mkdir(name, 0o755)
-    mounts.mount("cgroup", name, "cgroup", flags, data)
 
 
 def _own_paths() -> dict[str, str]:
@@ -110,8 +162,10 @@ def _bind_own(root: int, path: str, mount: mounts.Mount, own: dict[str, str], se
     entries.mount(root, {"destination": path, "type": "bind", "source": source, "options": ["bind", *sealed]})
 
 
-def _link(name: str, target: str) -> None:
-    try:
-        os.symlink(target, name)
-    except FileExistsError:
-        pass
+def _link_aliases(name: str, directory: int) -> None:
+    """cpu,cpuacct is known by either name, too."""
+    for alias in name.split(",") if "," in name else ():
+        try:
+            os.symlink(name, alias, dir_fd=directory)
+        except FileExistsError:
+            pass

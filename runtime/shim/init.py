@@ -14,7 +14,7 @@ import os
 import sys
 
 from runtime.linux import jsontext, libc, namespaces, signals
-from runtime.shim import documents, identity, root, sysctls, tty
+from runtime.shim import ahead, documents, identity, root, sysctls, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,16 +93,21 @@ def run_init(
         report(report_fd, stage, error)
 
 
-def run_early(bundle: str, *, stdio: tuple[int, int, int], report_fd: int, hold: int) -> NoReturn:
-    """As run_init, by a bundle of our own that is there when a byte comes from `hold`; the next one says that
-    the program may run."""
+def run_early(
+    known: Config, bundle: str, *, stdio: tuple[int, int, int], report_fd: int, hold: int
+) -> NoReturn:
+    """As run_init, by a bundle of our own that is there when a byte comes from `hold`, and of which `known`
+    is known before; the next byte says that the program may run."""
     stage = Stage()
     try:
         _seclude(*stdio, report_fd, hold)
+        stage.name = "namespaces"
+        made = ahead.Ahead(known)
+        stage.name = "begin"
         _wait(hold)
         config = documents.read(bundle, "config.json")
         rootfs = os.path.join(bundle, str(config["root"]["path"]))
-        _enter(config, rootfs, stdio, None, report_fd, None, None, hold, stage)
+        _enter(config, rootfs, stdio, None, report_fd, None, None, hold, stage, made)
     except BaseException as error:
         report(report_fd, stage, error)
 
@@ -117,6 +122,7 @@ def _enter(
     gates: Gates | None,
     hold: int | None,
     stage: Stage,
+    made: ahead.Ahead | None = None,
 ) -> NoReturn:
     """All but the very first steps of run_init."""
     if prepared is not None and gates is None:
@@ -129,7 +135,8 @@ def _enter(
         tty.give(stdio, identity.outside(config, config["process"]), report_fd)
         stage.name = "namespaces"
         _join(spaces)
-        own = [kind for kind in ("mount", "uts", "ipc", "cgroup") if spaces.get(kind, "host") is None]
+        own = {kind for kind in ("mount", *ahead.KINDS) if spaces.get(kind, "host") is None}
+        own.difference_update(made.own if made is not None else ())
         namespaces.unshare(sum(namespaces.FLAGS[kind] for kind in own))
     if "network" in spaces and not spaces["network"]:
         namespaces.raise_loopback()
@@ -145,7 +152,9 @@ def _enter(
         stage.name = "sysctls"
         sysctls.apply(config, spaces, joined=joined)
 
-    slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates)
+    slave = root.build(config, rootfs, console_socket, stage, settle, prepared, gates, made)
+    if made is not None:
+        made.close()
     stage.name = "working directory"
     _make_directory(str(config["process"].get("cwd") or "/"))
     _become(config, config["process"], stdio, slave, program_filter, stage, labels, gates, report_fd, hold)

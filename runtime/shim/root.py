@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Config = dict[str, Any]
+    from runtime.shim.ahead import Ahead
     from runtime.shim.init import Gates, Stage
 
 #: name, major, minor: the nodes that every container has (OCI config-linux.md, default devices).
@@ -75,10 +76,11 @@ def build(
     settle: Callable[[int], None],
     prepared: Prepared | None = None,
     gates: Gates | None = None,
+    made: Ahead | None = None,
 ) -> int | None:
     """Make `rootfs` this mount namespace's root, complete. Returns the slave of the terminal, if one
     is wanted. `settle` is called with the root in which all is mounted and nothing masked. `gates`: who
-    asks for the container; without them the rules of our own bundles hold.
+    asks for the container; without them the rules of our own bundles hold. `made`: what is there already.
     """
     listed, kind = config.get("mounts") or [], _default_kind(config)
     # A copy has the peers of what it was copied from: to be taken before all that is here loses them.
@@ -93,9 +95,12 @@ def build(
     root = _take_root(rootfs, prepared, "rprivate" if kind == "rprivate" else "rslave")
     os.umask(0)
     userns = prepared is not None and prepared.userns
+    filled = False
     for at, entry in enumerate(listed):
         stage.name = f"mount {entry['destination']}"
-        if entry.get("type") == "cgroup":
+        if made is not None and made.put(root, entry):
+            filled = filled or entry["destination"] == "/dev"
+        elif entry.get("type") == "cgroup":
             private = any(space["type"] == "cgroup" for space in config["linux"]["namespaces"])
             hierarchies.mount(root, entry, private=private)
         elif entry["destination"] == "/dev":  # read-only once its nodes are there
@@ -104,7 +109,7 @@ def build(
         else:
             entries.mount(root, entry, tied.get(at, -1), kind=kind)
     stage.name = "devices"
-    _devices(root, config, gates, userns=userns)
+    _devices(root, config, gates, userns=userns, filled=filled)
     slave = None
     if config["process"].get("terminal") and console_socket is not None:
         stage.name = "terminal"
@@ -171,11 +176,21 @@ def _move(root: int) -> None:
 # ---------------------------------------------------------------- /dev
 
 
-def _devices(root: int, config: Config, gates: Gates | None, *, userns: bool) -> None:
-    """Nothing where the user mounted a /dev of the host's own."""
+def fill_dev(dev: int) -> None:
+    """What a /dev of our own bundles has, in its open directory."""
+    for name, major, minor in NODES:
+        _make(dev, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+    for name, target in LINKS:
+        _point(dev, name, target)
+
+
+def _devices(root: int, config: Config, gates: Gates | None, *, userns: bool, filled: bool) -> None:
+    """Nothing where the user mounted a /dev of the host's own; `filled`: it has what it is to have always."""
     over = [entry for entry in config.get("mounts") or () if entry["destination"] == "/dev"]
     own = any(entry.get("type") == "tmpfs" for entry in over)
-    if own or (gates is not None and not any(entries.is_bind(entry) for entry in over)):
+    if filled:
+        pass
+    elif own or (gates is not None and not any(entries.is_bind(entry) for entry in over)):
         dev = openat2.make_directory(root, "/dev")
         for name, major, minor in NODES:
             if userns:

@@ -1,0 +1,245 @@
+"""Effects: a place that waits for the next container.
+
+Most of a start is what every container needs alike: directories, a network namespace, a cgroup in each
+hierarchy, a shim and the container's first process. A process that stays makes them ahead, once it has
+started a container and is at rest: for the next one like it, which is created with the id of that place. A
+place that nobody took goes by itself.
+
+The file `run/spare` names the place and the process that it belongs to, from before it is made until it is
+gone or its container is recorded: as long as that process lives, the place is nobody's leftover.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from runtime import machine
+from runtime.faults import Fault
+from runtime.linux import mounts, pidfd
+from runtime.paths import Paths, write_atomically
+from runtime.prepare import Preparation, cgroup_path
+from runtime.shim import client, forking
+from runtime.wishes import ContainerRequest, owner_of_network
+
+#: seconds for which a place waits
+KEEP = 60.0
+#: seconds until it is asked again whether anything is done with containers
+REST = 0.02
+#: the file below `run`
+MARK = "spare"
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """`early` as bundle.early_config has it, `rules` are those of devices; `at` by time.monotonic."""
+
+    id: str
+    idle: bool
+    early: Mapping[str, Any]
+    rules: list[dict[str, Any]]
+    birth: forking.Birth
+    at: float
+
+
+class Spares:
+    """Thread-safe. `busy`: whether anything is done with containers."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        preparation: Preparation,
+        zygote: forking.Zygote,
+        busy: Callable[[], bool],
+        *,
+        stays: bool,
+    ) -> None:
+        """`stays`: this process does; else no place is made."""
+        self._paths, self._preparation, self._zygote, self._busy = paths, preparation, zygote, busy
+        self._changed = threading.Condition()
+        self._like: tuple[ContainerRequest, bool] | None = None  # what is to be made
+        self._waiting: Spare | None = None
+        self._given: dict[str, Spare] = {}  # to containers that were not started yet
+        self._named = False  # somebody is about to take the one that waits
+        self._closed = not stays
+        self._thread: threading.Thread | None = None
+
+    def like(self, request: ContainerRequest, *, idle: bool) -> None:
+        """One such container was started: the next one may follow."""
+        if self._closed or not _fits_all(request):
+            return
+        with self._changed:
+            self._like = (request, idle)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="stead-spare", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    @contextmanager
+    def id(self) -> Iterator[str]:
+        """Of a new container, which is recorded when this is left."""
+        with self._changed:
+            spare = None if self._named else self._waiting
+            self._named = self._named or spare is not None
+        if spare is None:
+            yield secrets.token_hex(16)
+            return
+        taken = False
+        try:
+            yield spare.id
+            taken = True
+        finally:
+            with self._changed:
+                self._named = False
+                if taken:
+                    self._waiting = None
+                    self._given[spare.id] = spare
+                    _unmark(self._paths)
+                self._changed.notify_all()
+
+    def claim(
+        self, id: str, request: ContainerRequest, early: Mapping[str, Any] | None, *, idle: bool
+    ) -> Spare | None:
+        """What waits for the start of container `id`, the caller's from now on; None where nothing does, or
+        nothing that is right for it, which has ended then."""
+        with self._changed:
+            spare = self._given.pop(id, None)
+        if spare is None:
+            return None
+        fits = spare.early == early and spare.idle == idle and _fits_all(request)
+        if fits and mounts.is_mounted(self._paths.netns(id)):
+            return spare
+        spare.birth.close()
+        return None
+
+    def drop(self, id: str) -> None:
+        """Container `id` will not be started as it is: what waits for that has ended when this returns."""
+        with self._changed:
+            spare = self._given.pop(id, None)
+        if spare is not None:
+            spare.birth.close()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        for id in list(self._given):
+            self.drop(id)
+
+    # ------------------------------------------------------------ in a thread of its own
+
+    def _run(self) -> None:
+        while not self._closed:
+            with self._changed:
+                old = self._old()
+                like = None if self._busy() or not self._is_wanted() else self._like
+                if not old and like is None:
+                    self._changed.wait(self._pause())
+                    continue
+                if like is not None:
+                    self._like = None
+            for spare in old:
+                self._end(spare)
+            if like is not None:
+                self._keep(self._make(*like))
+        with self._changed:
+            left, self._waiting = self._waiting, None
+        if left is not None:
+            self._end(left)
+
+    def _is_wanted(self) -> bool:
+        return self._like is not None and self._waiting is None and not self._named
+
+    def _pause(self) -> float | None:
+        """Seconds until there may be something to do, unless it is told."""
+        if self._is_wanted():
+            return REST
+        held = [*self._given.values(), *([self._waiting] if self._waiting else [])]
+        return max(0.0, min(spare.at for spare in held) + KEEP - time.monotonic()) if held else None
+
+    def _old(self) -> list[Spare]:
+        """Those that have waited long enough, which nobody can take any more. A container that was given one
+        keeps the id, and what is bound to it."""
+        last = time.monotonic() - KEEP
+        found = [spare for spare in self._given.values() if spare.at <= last]
+        for spare in found:
+            del self._given[spare.id]
+        if self._waiting is not None and self._waiting.at <= last and not self._named:
+            found.append(self._waiting)
+            self._waiting = self._like = None
+        return found
+
+    def _end(self, spare: Spare) -> None:
+        if _marked(self._paths) == spare.id:
+            self._clear(spare.id, spare.birth)
+        else:
+            spare.birth.close()
+
+    def _make(self, request: ContainerRequest, idle: bool) -> Spare | None:
+        """None where it cannot be made: the next start says why."""
+        id, rules, birth = secrets.token_hex(16), machine.device_rules(request), None
+        early = self._preparation.early(id, request)
+        if early is None:
+            return None
+        _mark(self._paths, id)
+        try:
+            self._preparation.place(id, rules)
+            home, live = self._paths.container(id), self._paths.live(id)
+            birth = self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(id), early=early)
+            birth.ground()
+            return Spare(id, idle, early, rules, birth, time.monotonic())
+        except (Fault, OSError, client.ShimError):
+            self._clear(id, birth)
+            return None
+
+    def _keep(self, made: Spare | None) -> None:
+        with self._changed:
+            self._waiting = made
+
+    def _clear(self, id: str, birth: forking.Birth | None) -> None:
+        """What cannot be cleared is a leftover from now on."""
+        if birth is not None:
+            birth.close()
+        with suppress(Fault, OSError):
+            self._preparation.clear(id, home=True)
+        _unmark(self._paths)
+
+
+# ---------------------------------------------------------------- whose it is
+
+
+def waiting(paths: Paths) -> set[str]:
+    """Ids of places that wait, of a process that lives. To be asked after a look at directories and before
+    one at records: a place is marked before it has a directory, and until it has a record."""
+    try:
+        id, pid, start = (paths.run / MARK).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return set()
+    return {id} if pidfd.is_alive(int(pid), int(start)) else set()
+
+
+def _marked(paths: Paths) -> str:
+    return next(iter(waiting(paths)), "")
+
+
+def _mark(paths: Paths, id: str) -> None:
+    own = os.getpid()
+    write_atomically(paths.run / MARK, f"{id} {own} {pidfd.start_time(own)}\n".encode(), durable=False)
+
+
+def _unmark(paths: Paths) -> None:
+    (paths.run / MARK).unlink(missing_ok=True)
+
+
+def _fits_all(request: ContainerRequest) -> bool:
+    """Whether it has a network namespace of its own, and no ids of its own, which a place has not."""
+    own = request.network_mode != "host" and not owner_of_network(request.network_mode)
+    return own and not request.userns
