@@ -32,6 +32,8 @@ from runtime.wishes import ContainerRequest, owner_of_network
 KEEP = 60.0
 #: seconds until it is asked again whether anything is done with containers
 REST = 0.02
+#: bytes; several times of what a first process has before its program
+ROOM = 64 << 20
 #: the file below `run`
 MARK = "spare"
 
@@ -72,7 +74,7 @@ class Spares:
 
     def like(self, request: ContainerRequest, *, idle: bool) -> None:
         """One such container was started: the next one may follow."""
-        if self._closed or not _fits_all(request):
+        if self._closed or not _fits(request):
             return
         with self._changed:
             self._like = (request, idle)
@@ -112,7 +114,7 @@ class Spares:
             spare = self._given.pop(id, None)
         if spare is None:
             return None
-        fits = spare.early == early and spare.idle == idle and _fits_all(request)
+        fits = spare.early == early and spare.idle == idle and _fits(request)
         if fits and mounts.is_mounted(self._paths.netns(id)):
             return spare
         spare.birth.close()
@@ -193,7 +195,9 @@ class Spares:
         try:
             self._preparation.place(id, rules)
             home, live = self._paths.container(id), self._paths.live(id)
-            birth = self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(id), early=early)
+            # a shim that stays what it is would keep what is copied for it
+            waits = "both" if idle or request.auto_remove == "attended" else "first"
+            birth = self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(id), early=early, waits=waits)
             birth.ground()
             return Spare(id, idle, early, rules, birth, time.monotonic())
         except (Fault, OSError, client.ShimError):
@@ -239,7 +243,8 @@ def _unmark(paths: Paths) -> None:
     (paths.run / MARK).unlink(missing_ok=True)
 
 
-def _fits_all(request: ContainerRequest) -> bool:
-    """Whether it has a network namespace of its own, and no ids of its own, which a place has not."""
+def _fits(request: ContainerRequest) -> bool:
+    """Whether it has a network namespace of its own, no ids of its own, which a place has not, and room for
+    what a process has that waits."""
     own = request.network_mode != "host" and not owner_of_network(request.network_mode)
-    return own and not request.userns
+    return own and not request.userns and not 0 < request.limits.memory < ROOM
