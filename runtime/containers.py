@@ -85,7 +85,7 @@ class Containers:
         self._volumes = volumes
         self._zygote = zygote
         self._holds = Holds(paths)
-        self._spares = Spares(paths, preparation, zygote, lambda: bool(self._locks), stays=stays)
+        self._spares = Spares(paths, preparation, zygote, self.busy, stays=stays)
         self._locks: dict[str, tuple[threading.Lock, int]] = {}  # by name: how many want it
         self._locks_lock = threading.Lock()
         self._acted: dict[str, float] = {}  # when the last action on a name ended, of late

@@ -1,9 +1,9 @@
 """Effects: a place that waits for the next container.
 
 Most of a start is what every container needs alike: directories, a network namespace, a cgroup in each
-hierarchy, a shim and the container's first process. A process that stays makes them ahead, once it has
-started a container and is at rest: for the next one like it, which is created with the id of that place. A
-place that nobody took goes by itself.
+hierarchy, a shim, the container's first process and its file systems. A process that stays makes them ahead,
+once it has started a container that a person made, and is at rest: for the next one, which is created with
+the id of that place. A place that nobody took goes by itself.
 
 The file `run/spare` names the place and the process that it belongs to, from before it is made until it is
 gone or its container is recorded: as long as that process lives, the place is nobody's leftover.
@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +30,8 @@ from runtime.wishes import ContainerRequest, owner_of_network
 
 #: seconds for which a place waits
 KEEP = 60.0
-#: seconds until it is asked again whether anything is done with containers
-REST = 0.02
+#: seconds without an action on any container after which a place is made
+REST = 0.05
 #: bytes; several times of what a first process has before its program
 ROOM = 64 << 20
 #: the file below `run`
@@ -51,14 +51,14 @@ class Spare:
 
 
 class Spares:
-    """Thread-safe. `busy`: whether anything is done with containers."""
+    """Thread-safe. `busy`: on which containers anybody has acted since a time by time.monotonic."""
 
     def __init__(
         self,
         paths: Paths,
         preparation: Preparation,
         zygote: forking.Zygote,
-        busy: Callable[[], bool],
+        busy: Callable[[float], Collection[str]],
         *,
         stays: bool,
     ) -> None:
@@ -68,13 +68,14 @@ class Spares:
         self._like: tuple[ContainerRequest, bool] | None = None  # what is to be made
         self._waiting: Spare | None = None
         self._given: dict[str, Spare] = {}  # to containers that were not started yet
+        self._left: set[str] = set()  # containers whose place nobody waits in any more
         self._named = False  # somebody is about to take the one that waits
         self._closed = not stays
         self._thread: threading.Thread | None = None
 
     def like(self, request: ContainerRequest, *, idle: bool) -> None:
-        """One such container was started: the next one may follow."""
-        if self._closed or not _fits(request):
+        """One such container was started: who made it by hand may make another one."""
+        if self._closed or request.source or not _fits(request):
             return
         with self._changed:
             self._like = (request, idle)
@@ -109,21 +110,24 @@ class Spares:
         self, id: str, request: ContainerRequest, early: Mapping[str, Any] | None, *, idle: bool
     ) -> Spare | None:
         """What waits for the start of container `id`, the caller's from now on; None where nothing does, or
-        nothing that is right for it, which has ended then."""
+        nothing that is right for it, of which nothing is left then. Fault."""
         with self._changed:
-            spare = self._given.pop(id, None)
-        if spare is None:
-            return None
-        fits = spare.early == early and spare.idle == idle and _fits(request)
-        if fits and mounts.is_mounted(self._paths.netns(id)):
-            return spare
-        spare.birth.close()
+            spare, left = self._given.pop(id, None), id in self._left
+            self._left.discard(id)
+        if spare is not None:
+            fits = spare.early == early and spare.idle == idle and _fits(request)
+            if fits and mounts.is_mounted(self._paths.netns(id)):
+                return spare
+            spare.birth.close()
+        if spare is not None or left:
+            self._preparation.clear(id)
         return None
 
     def drop(self, id: str) -> None:
-        """Container `id` will not be started as it is: what waits for that has ended when this returns."""
+        """Container `id` is cleared next: what waits for its start has ended when this returns."""
         with self._changed:
             spare = self._given.pop(id, None)
+            self._left.discard(id)
         if spare is not None:
             spare.birth.close()
 
@@ -142,7 +146,7 @@ class Spares:
         while not self._closed:
             with self._changed:
                 old = self._old()
-                like = None if self._busy() or not self._is_wanted() else self._like
+                like = self._like if self._is_wanted() and not self._is_busy() else None
                 if not old and like is None:
                     self._changed.wait(self._pause())
                     continue
@@ -157,6 +161,9 @@ class Spares:
         if left is not None:
             self._end(left)
 
+    def _is_busy(self) -> bool:
+        return bool(self._busy(time.monotonic() - REST))
+
     def _is_wanted(self) -> bool:
         return self._like is not None and self._waiting is None and not self._named
 
@@ -168,12 +175,12 @@ class Spares:
         return max(0.0, min(spare.at for spare in held) + KEEP - time.monotonic()) if held else None
 
     def _old(self) -> list[Spare]:
-        """Those that have waited long enough, which nobody can take any more. A container that was given one
-        keeps the id, and what is bound to it."""
+        """Those that have waited long enough, which nobody can take any more."""
         last = time.monotonic() - KEEP
         found = [spare for spare in self._given.values() if spare.at <= last]
         for spare in found:
             del self._given[spare.id]
+            self._left.add(spare.id)
         if self._waiting is not None and self._waiting.at <= last and not self._named:
             found.append(self._waiting)
             self._waiting = self._like = None

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime import spares
 from runtime.database import connect
 from runtime.linux import cgroups, mounts
 from runtime.net import addresses, links
@@ -60,6 +61,9 @@ class Inventory:
             for id, network in database.execute("SELECT container, network FROM leases"):
                 found.links.add(addresses.link_name(self.root, id, network))
             found.endpoints = {row[0] for row in database.execute("SELECT container FROM endpoints")}
+        waiting = spares.waiting(self.paths)  # for the next container
+        found.known |= waiting
+        found.running |= waiting
         self.ids |= found.known | set(self._directories())
         return found
 

@@ -65,13 +65,15 @@ class Result:
 class Engine:
     """One runtime. Containers are called t/1, t/2, ... and have no network."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *, stays: bool = False) -> None:
         self.base = base
         self.paths = Paths(base / "root", base / "run")
         base.mkdir(exist_ok=True)
         self.subids = base / "subids"  # both of users and of groups
         self.subids.write_text(SUBIDS)
-        self.runtime = LocalRuntime(self.paths, pool="10.214.0.0/16", subids=(self.subids, self.subids))
+        self.runtime = LocalRuntime(
+            self.paths, pool="10.214.0.0/16", subids=(self.subids, self.subids), stays=stays
+        )
         self._names = (f"t/{number}" for number in itertools.count(1))
         self.runtime.import_image(rootfs(base / "image"), IMAGE)
 
@@ -183,8 +185,8 @@ def rootfs(root: Path) -> Path:
 
 
 @contextmanager
-def engine(base: Path) -> Iterator[Engine]:
-    made = Engine(base)
+def engine(base: Path, *, stays: bool = False) -> Iterator[Engine]:
+    made = Engine(base, stays=stays)
     try:
         yield made
     finally:
