@@ -219,8 +219,7 @@ def test_a_place_waits_for_a_minute_and_a_container_has_its_own_after_that(
     until(lambda: gone(box, id))
     assert spares.waiting(box.paths) == set()
     monkeypatch.setattr(spares, "KEEP", 3.0)
-    box.run("true", source="", command=("true",))
-    id = str(until(lambda: next(iter(spares.waiting(box.paths)), "")))
+    id = warm(box)
     name = box.create("exit 7")
     assert box.id(name) == id
     until(lambda: members(id) == [])
