@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from agent import render
 from runtime.faults import Fault
 from runtime.wishes import ContainerRequest
-from specs.desired import DesiredImage
+from specs.desired import Desired, DesiredImage
 from specs.problems import Problem
 from specs.resolve import resolve
 from specs.values import ImageRef, MountPoint
 
 _FILE, _PROJECT, _NAME = "run.yaml", "run", "new"
+#: How many documents are remembered.
+KNOWN = 32
 #: What a container is on when nothing else is said.
 NETWORK = "bridge"
 #: Words of --network, --pid and --ipc that name another container.
@@ -77,8 +80,8 @@ def request(
     """Fault request-invalid with all that is wrong. `table` has the keys of [container.NAME]."""
     document, back = _document(table, around)
     text = json.dumps(_plain(document)).encode()
-    files = {name: content.encode() for name, content in around.files.items()}
-    desired, problems = resolve({**files, _FILE: text}, source="", variables={})
+    files = tuple((name, content.encode()) for name, content in around.files.items())
+    desired, problems = _resolved((*files, (_FILE, text)))
     if desired is None:
         said = dict.fromkeys(map(_text, problems))
         raise Fault("request-invalid", "create container", name, "; ".join(said))
@@ -95,6 +98,12 @@ def request(
         networks=tuple(replace(one, network=back[one.network]) for one in made.networks),
         mounts=made.mounts + tuple(mount for mount in around.mounts if mount.target not in taken),
     )
+
+
+@lru_cache(maxsize=KNOWN)
+def _resolved(files: tuple[tuple[str, bytes], ...]) -> tuple[Desired | None, tuple[Problem, ...]]:
+    """People run the same again; the name is not in it."""
+    return resolve(dict(files), source="", variables={})
 
 
 def _text(problem: Problem) -> str:
