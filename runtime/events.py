@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 DIRECTORY = "events"
 #: bytes read at once, and of one line
 PIECE, MAX_LINE = 1 << 20, 1 << 16
-#: seconds after which who follows looks although nothing woke him
-LOOK_AGAIN = 5.0
+#: seconds after which who follows looks although nothing woke him, and where inotify is not to be had (its
+#: instances or watches are used up)
+LOOK_AGAIN, POLL = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,8 @@ def follow(
     root: Path, *, replay: bool, left: Callable[[], float | None] = lambda: None
 ) -> Iterator[Happened]:
     """What comes, after all there is with `replay`, until `left()` seconds are over (None: without end)."""
-    import select
-
-    from runtime.linux import inotify
-
-    changes = inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_DELETE
-    reader, watch = _Reader(root), inotify.open_inotify()
+    reader, wake = _Reader(root), _Wake(f"{root}/{DIRECTORY}")
     try:
-        inotify.add_watch(watch, f"{root}/{DIRECTORY}", changes)
         for item in reader.rest():
             if replay:
                 yield item
@@ -85,12 +81,46 @@ def follow(
             seconds = left()
             if seconds is not None and seconds <= 0:
                 return
-            wait = LOOK_AGAIN if seconds is None else min(LOOK_AGAIN, seconds)
-            if select.select([watch], [], [], wait)[0]:
-                inotify.read_events(watch)
+            wake.wait(LOOK_AGAIN if seconds is None else min(LOOK_AGAIN, seconds))
     finally:
-        os.close(watch)
+        wake.close()
         reader.close()
+
+
+class _Wake:
+    """Waits for a change in the directory: inotify(7); by looking, as long as that is not to be had."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory, self._fd = directory, -1
+        self._watch()
+
+    def _watch(self) -> None:
+        from runtime.linux import inotify
+
+        changes = inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_DELETE
+        try:
+            self._fd = inotify.open_inotify()
+            inotify.add_watch(self._fd, self._directory, changes)
+        except OSError as error:
+            self.close()
+            if not inotify.is_exhausted(error):
+                raise
+
+    def wait(self, seconds: float) -> None:
+        import select
+
+        from runtime.linux import inotify
+
+        if self._fd < 0:
+            time.sleep(min(POLL, seconds))
+            self._watch()  # what came before it is read next
+        elif select.select([self._fd], [], [], seconds)[0]:
+            inotify.read_events(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
 
 class _Reader:

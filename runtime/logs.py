@@ -253,10 +253,12 @@ class _Watch:
         import ctypes  # not for who only reads what there is
 
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = int(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._fd = -1
         self._add()
 
     def _add(self) -> None:
+        if self._fd < 0:  # none may have been left before
+            self._fd = int(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         for path in (self._directory, self._directory.parent):
             if self._fd < 0 or path in self._watched:
                 continue

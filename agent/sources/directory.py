@@ -3,7 +3,8 @@
 Changes are told by inotify (watchfiles). After the last of a burst it is quiet for QUIET ms; then everything
 is read, and read again when a file changed while it was read. Every LOOK seconds the root's identity is
 looked at (it may be a symlink that somebody switches, or be replaced by a rename); every RESCAN seconds
-everything is compared, since inotify may lose events.
+everything is compared, since inotify may lose events. Where the machine has no instances or watches left,
+everything is compared every LOOK seconds, until it has.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from agent.sources.revision import (
     digest,
     relevant,
 )
+from runtime.linux import inotify
 
+log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
 
 QUIET = 50  # ms without a change after which a burst has ended
@@ -137,6 +140,7 @@ class DirectorySource:
         self._last: Yield | None = None
         self._signature: Signature | None = None
         self._watched: tuple[str, ...] = ()
+        self._lack = ""  # why changes are not heard of
 
     @property
     def location(self) -> str:
@@ -178,11 +182,15 @@ class DirectorySource:
         )
         following = asyncio.ensure_future(anext(told, None))
         await asyncio.sleep(0)  # now the watches are set
+        lacking, renewed = await asyncio.to_thread(self._lacks, identity[0]), False
         scanned = 0.0
         changes: set[FileChange] | None = set()
         try:
-            while changes is not None and self._identity() == identity and not stop.is_set():
-                if changes or time.monotonic() - scanned >= RESCAN or not scanned:
+            while not (changes is None or renewed or stop.is_set()) and self._identity() == identity:
+                if changes or time.monotonic() - scanned >= (LOOK if lacking else RESCAN) or not scanned:
+                    if scanned:  # directories that came meanwhile want watches, too
+                        before, lacking = lacking, await asyncio.to_thread(self._lacks, identity[0])
+                        renewed = before and not lacking  # all of it is watched anew
                     scanned = time.monotonic()
                     if (found := await asyncio.to_thread(self._read)) is not None:
                         yield found
@@ -192,11 +200,30 @@ class DirectorySource:
                 following = asyncio.ensure_future(anext(told, None))
         except* (FileNotFoundError, RuntimeError):
             # The root went away, or watchfiles was told of a name that is not UTF-8: look again, which misses
-            # nothing. Anything may write below the root, as often as it likes.
-            await _pause(stop, AGAIN)
+            # nothing. Anything may write below the root, as often as it likes. Or inotify is not to be had.
+            await _pause(stop, LOOK if self._lack else AGAIN)
         finally:
-            following.cancel()
+            following.cancel()  # not begun, or done: a call of awatch that is cancelled sets `stop`
             await asyncio.gather(following, return_exceptions=True)
+
+    def _lacks(self, real: str) -> bool:
+        """Whether inotify can take no more. watchfiles passes over directories that it cannot watch for that,
+        without a word."""
+        lack = ""
+        try:
+            fd = inotify.open_inotify()
+            try:
+                inotify.add_watch(fd, real, inotify.IN_DELETE_SELF)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            lack = str(error.strerror) if inotify.is_exhausted(error) else ""
+        if lack and not self._lack:
+            log.warning("cannot watch %s: %s; it is read every %g s instead", self.root, lack, LOOK)
+        if self._lack and not lack:
+            log.warning("%s is watched again", self.root)
+        self._lack = lack
+        return bool(lack)
 
     def _matters(self, change: Change, path: str) -> bool:
         """Directories may come and go whole, with files in them."""

@@ -6,6 +6,7 @@ call by another way finds its event there.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -20,14 +21,32 @@ _SIZE = 65536
 
 
 def open_inotify() -> int:
-    """A close-on-exec descriptor that never blocks."""
-    return libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+    """A close-on-exec descriptor that never blocks. OSError EMFILE at a limit of the user or the process."""
+    try:
+        return libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        text = "too many open files, of this process or of inotify (fs.inotify.max_user_instances)"
+        raise OSError(error.errno, f"inotify_init1: {text}") from None
 
 
 def add_watch(fd: int, path: str, mask: int) -> int:
     """The number that events of `path` have. FileNotFoundError, NotADirectoryError (IN_ONLYDIR), OSError
     ENOSPC at the limit fs.inotify.max_user_watches."""
-    return libc.call("inotify_add_watch", fd, libc.path_bytes(path), mask, subject=path)
+    try:
+        return libc.call("inotify_add_watch", fd, libc.path_bytes(path), mask, subject=path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        text = "inotify_add_watch: no watches are left (fs.inotify.max_user_watches)"
+        raise OSError(error.errno, text, path) from None
+
+
+def is_exhausted(error: OSError) -> bool:
+    """There are no instances, descriptors or watches now, and may be later: not the fault of what was asked
+    for."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
 
 
 def remove_watch(fd: int, number: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from runtime.linux import inotify
 from runtime.net.dns import documents
@@ -17,6 +18,8 @@ from runtime.net.dns.zone import Zone
 
 _FILES = inotify.IN_MOVED_TO | inotify.IN_DELETE | inotify.IN_ONLYDIR
 _DIRECTORIES = inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_DELETE | inotify.IN_ONLYDIR
+#: Seconds between two looks at everything while watches are missing.
+BLIND = 0.1
 
 
 class Watch:
@@ -35,6 +38,9 @@ class Watch:
             self._happened.register(fd, select.POLLIN)
         self._watched: dict[int, str] = {}  # watch -> id of a container
         self._numbers: dict[str, int] = {}
+        self._containers_number = -1
+        self._blind = False  # the machine's watches are used up, and not all is heard of
+        self._looked = 0.0
         self._rescan()
 
     def close(self) -> None:
@@ -47,6 +53,9 @@ class Watch:
         for fd, _ in self._happened.poll(0):
             while events := inotify.read_events(fd):
                 changed = self._take(fd, events) or changed
+        if self._blind and not 0 <= time.monotonic() - self._looked < BLIND:
+            self._rescan()
+            return True
         return changed
 
     def _take(self, fd: int, events: list[tuple[int, int, str]]) -> bool:
@@ -81,13 +90,25 @@ class Watch:
     def _rescan(self) -> None:
         for id in list(self._numbers):
             self._forget(id)
+        self._blind, self._looked = False, time.monotonic()
         try:
-            inotify.add_watch(self.fd, self._own, _FILES)
-            self._containers_number = inotify.add_watch(self.quiet_fd, self._containers, _DIRECTORIES)
+            self._add(self.fd, self._own, _FILES)
+            self._containers_number = self._add(self.quiet_fd, self._containers, _DIRECTORIES)
         except OSError:
             self.gone = True
             return
         self._read_networks(scan=True)
+
+    def _add(self, fd: int, directory: str, mask: int) -> int:
+        """The number of its watch; -1 where none is left, and then everything is looked at again and again
+        until there is. OSError when it is not there."""
+        try:
+            return inotify.add_watch(fd, directory, mask)
+        except OSError as error:
+            if not inotify.is_exhausted(error):
+                raise
+            self._blind = True
+            return -1
 
     def _read_networks(self, *, scan: bool = False) -> bool:
         try:
@@ -108,8 +129,9 @@ class Watch:
         directory = f"{self._containers}/{id}"
         try:
             if id not in self._numbers:
-                self._numbers[id] = inotify.add_watch(self.quiet_fd, directory, _FILES)
-                self._watched[self._numbers[id]] = id
+                number = self._add(self.quiet_fd, directory, _FILES)
+                if number >= 0:
+                    self._numbers[id], self._watched[number] = number, id
             member = documents.decode_member(_read(f"{directory}/{documents.MEMBER}"))
         except (OSError, ValueError):
             return self.zone.drop(id)
