@@ -12,8 +12,10 @@ import contextlib
 import errno
 import grp
 import json
+import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -33,7 +35,13 @@ from runtime.linux.apparmor import AppArmor
 from runtime.observations import ObservedContainer, Phase
 from runtime.paths import Paths
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 64
+#: accept(2): not the fault of who connects
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: seconds between two words about connections that cannot be accepted
+SPACING = 60.0
 #: operations at once, and bytes of one request
 CALLS, MOST = 32, 4 * 1024 * 1024
 
@@ -51,7 +59,7 @@ class Shown(Protocol):
 
 async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
     """Until cancelled. Fault when an address cannot be bound."""
-    listeners = [_unix(paths, settings.listen.group)]
+    loop, listeners = asyncio.get_running_loop(), [_unix(paths, settings.listen.group)]
     pool = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
     try:
         if settings.listen.metrics:
@@ -64,17 +72,36 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
             http="h11",
             ws="none",
             date_header=False,
+            backlog=BACKLOG,
         )
+        loop.set_exception_handler(_Unaccepted())
         server = _Server(config)
         try:
             await server.serve(sockets=listeners)
         finally:
             server.should_exit = True
     finally:
+        loop.set_exception_handler(None)
         for listener in listeners:
             listener.close()
         await asyncio.to_thread(pool.shutdown, cancel_futures=True)  # what was begun is ended, as steps are
         paths.agent_socket.unlink(missing_ok=True)
+
+
+class _Unaccepted:
+    """What asyncio tells of in its loop. Where no descriptor is left it tries to accept as often as `backlog`
+    says, once a second, and would show a traceback for each: this says it once in a while."""
+
+    def __init__(self) -> None:
+        self._said = -SPACING
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if "socket" not in context or not (isinstance(error, OSError) and error.errno in LACKS):
+            loop.default_exception_handler(context)
+        elif time.monotonic() - self._said >= SPACING:
+            self._said = time.monotonic()
+            log.error("cannot accept connections: %s; trying again every second", str(error.strerror).lower())
 
 
 class _Server(uvicorn.Server):

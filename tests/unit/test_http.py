@@ -6,7 +6,9 @@ import asyncio
 import grp
 import http.client
 import json
+import logging
 import os
+import resource
 import socket
 import stat
 import threading
@@ -133,6 +135,28 @@ def test_what_is_no_call_is_refused(served: Served, body: bytes) -> None:
 
 def test_nothing_is_called_over_tcp(served: Served) -> None:
     assert served.post("/v1/call", b'{"op": "stop", "args": {}}')[0] == 404
+
+
+def test_who_comes_while_no_descriptor_is_left_is_answered_later_and_it_is_said_once(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as asker, caplog.at_level(logging.WARNING):
+        asker.settimeout(15)
+        lowest = os.dup(asker.fileno())
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            asker.connect(str(served.paths.agent_socket))
+            asker.sendall(b"GET /v1/status HTTP/1.0\r\n\r\n")
+            until = time.monotonic() + 2.5  # three attempts
+            while time.monotonic() < until:
+                time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert asker.recv(4096).startswith(b"HTTP/1.1 200")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["cannot accept connections: too many open files; trying again every second"]
 
 
 def test_a_group_of_the_settings_may_use_the_socket_and_see_nothing_else(tmp_path: Path) -> None:
