@@ -8,13 +8,15 @@ answers at once. Everything here only reads the records.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from runtime import frozen
 from runtime.database import connect
-from runtime.faults import Fault
+from runtime.faults import Fault, from_oserror
+from runtime.linux.regular import read_regular
 from runtime.paths import Paths
 from runtime.records import ContainerRecord, read_containers
 from runtime.shim import client, messages
@@ -161,8 +163,18 @@ def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) ->
 
 
 def read_config(paths: Paths, record: ContainerRecord) -> dict[str, Any]:
-    """The container's config.json as it was last started."""
-    document: dict[str, Any] = json.loads((paths.container(record.id) / "config.json").read_text())
+    """The container's config.json as it was last started. FileNotFoundError; Fault kernel-error when it
+    cannot be read."""
+    path = paths.container(record.id) / "config.json"
+    try:
+        document: dict[str, Any] = json.loads(read_regular(path))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise from_oserror(error, "read", "config.json of " + record.name) from error
+    except ValueError as error:
+        cause = f"it is not what was written ({path})"
+        raise Fault("kernel-error", "read", "config.json of " + record.name, cause) from error
     return document
 
 
@@ -171,7 +183,6 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
     record = find(paths, name)
     home = paths.container(record.id)
     state = live_state(paths, record) or client.read_exit(home)
-    config = home / "config.json"
     return {
         "id": record.id,
         "name": record.name,
@@ -187,7 +198,7 @@ def inspect_container(paths: Paths, name: str) -> dict[str, Any]:
         "request": json.loads(record.request),
         "ports": read_ports(paths).get(record.id, []),
         "state": messages.state_document(state) if state is not None else None,
-        "config": json.loads(config.read_text()) if config.exists() else None,
+        "config": read_config(paths, record) if os.path.lexists(home / "config.json") else None,
         "paths": {
             "home": str(home),
             "log": str(home / "log"),

@@ -7,6 +7,7 @@ is woken by inotify(7).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.linux.regular import open_regular
 from runtime.shim import chronicle
 
 TYPE_CHECKING = False
@@ -156,9 +158,13 @@ class _Reader:
                 os.close(self._read.pop(number))
         for name in [*chronicle.old_files(self._directory), chronicle.NOW]:
             try:
-                fd = os.open(f"{self._directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_regular(f"{self._directory}/{name}")
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                continue  # nobody can have written to it
             number = os.fstat(fd).st_ino
             if number not in self._read:
                 self._read[number] = fd

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runtime.faults import from_oserror
+from runtime.linux.regular import open_regular
 from runtime.shim.logs import file_numbers
 from runtime.shim.messages import INDEX_RECORD, STDERR, STDOUT
 
@@ -48,7 +50,8 @@ def read(
     `since` and `until` are seconds since the epoch, `tail` a number of lines. `follow` goes on with what
     comes, across rotation, until `ended()` is true (default: the container has an exit record, or its files
     are gone). `raw` yields chunks as they came rather than lines, for terminals; `tail` then counts chunks.
-    `ended` is asked again when the descriptor `wake` becomes readable.
+    `ended` is asked again when the descriptor `wake` becomes readable. Fault kernel-error for files that are
+    none.
     """
     reader = _Reader(Path(log_dir), streams)
     lines = _Lines(raw)
@@ -121,7 +124,7 @@ class _Reader:
         """To the first chunk that came at `since_ns` or later."""
         if since_ns <= 0:
             return
-        for number in file_numbers(self.directory):
+        for number in _numbers(self.directory):
             records = self._records(number)
             self._number = number
             self._position = bisect_left(records, since_ns, key=lambda record: record[5])
@@ -133,7 +136,7 @@ class _Reader:
         first, position = self._number, self._position
         wanted = lines + len(self._streams)  # the window may begin within a line of each stream
         seen = 0
-        for number in reversed([n for n in file_numbers(self.directory) if n >= first]):
+        for number in reversed([n for n in _numbers(self.directory) if n >= first]):
             records = self._records(number)
             start = position if number == first else 0
             with _Data(self.directory, number) as data:
@@ -148,7 +151,7 @@ class _Reader:
     def entries(self) -> Iterator[Entry]:
         """Every chunk from here on to the present end."""
         while True:
-            numbers = file_numbers(self.directory)
+            numbers = _numbers(self.directory)
             if not numbers:
                 return
             if self._number not in numbers:  # not begun, or deleted by rotation before we came to it
@@ -174,7 +177,7 @@ class _Reader:
 
     def _records(self, number: int, first: int = 0) -> list[Record]:
         try:
-            with open(self.directory / f"{number}.idx", "rb") as file:
+            with open(_opened(self.directory, f"{number}.idx"), "rb") as file:
                 file.seek(first * INDEX_RECORD.size)
                 data = file.read()
         except FileNotFoundError:
@@ -183,17 +186,38 @@ class _Reader:
         return list(INDEX_RECORD.iter_unpack(data[:whole]))
 
 
+def _numbers(directory: Path) -> list[int]:
+    """Fault where it is no directory."""
+    try:
+        return file_numbers(directory)
+    except OSError as error:
+        raise from_oserror(error, "read", "log") from error
+
+
+def _opened(directory: Path, name: str) -> int:
+    """FileNotFoundError where rotation deleted it; Fault where it cannot be read."""
+    try:
+        return open_regular(directory / name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise from_oserror(error, "read", "log") from error
+
+
 class _Data:
     """The bytes of one log file; empty when rotation deleted it."""
 
     def __init__(self, directory: Path, number: int) -> None:
         try:
-            self._fd = os.open(directory / f"{number}.log", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._fd = _opened(directory, f"{number}.log")
         except FileNotFoundError:
             self._fd = -1
+        self._size = os.fstat(self._fd).st_size if self._fd >= 0 else 0  # of it, the records were read before
 
     def read(self, record: Record) -> bytes:
-        return b"" if self._fd < 0 else os.pread(self._fd, record[1], record[0])
+        """No more than there is, whatever a damaged record says."""
+        offset, length = record[:2]
+        return b"" if offset >= self._size else os.pread(self._fd, min(length, self._size - offset), offset)
 
     def __enter__(self) -> _Data:
         return self

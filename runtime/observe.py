@@ -18,6 +18,7 @@ from runtime.backups import leftovers as left_backups
 from runtime.backups.holds import Holds
 from runtime.build import leftovers
 from runtime.database import Database
+from runtime.faults import Fault
 from runtime.images.store import ImageStore
 from runtime.inside import same_process
 from runtime.joining import namespace_file
@@ -386,7 +387,7 @@ class Observer:
             return ""
         try:
             lines = list(logs.read(self._paths.container(life.record.id) / "log", tail=TAIL_LINES))
-        except OSError:
+        except (OSError, Fault):
             return ""
         text = b"".join(line for _, _, line in lines)
         return text[-TAIL_BYTES:].decode("utf-8", "replace").rstrip("\n")

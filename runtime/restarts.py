@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.linux.regular import read_regular
 from runtime.shim import client
 
 #: A file of a container's directory, written by its shim.
@@ -44,7 +45,7 @@ def read(live: Path, home: Path, *, goes_on: bool) -> Restarts:
 
 def _document(path: Path) -> Restarts | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_regular(path))
         reasons = {str(reason): int(count) for reason, count in document["restart_reasons"].items()}
         return Restarts(reasons, int(document.get("streak") or 0), int(document.get("attempts") or 0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from runtime.linux.regular import read_regular
 from runtime.paths import Paths
 from runtime.shim import client, rescue
 from runtime.shim.logs import LogWriter
@@ -34,7 +35,7 @@ def salvage(paths: Paths, id: str) -> None:
 def _log_of(home: Path) -> LogWriter | None:
     """None where no output is kept."""
     try:
-        document = json.loads((home / "supervise.json").read_bytes())
+        document = json.loads(read_regular(home / "supervise.json"))
         if (document.get("log") or {}).get("driver") == "none":
             return None
         return LogWriter(f"{home}/log", int(document["log_max_size"]), int(document["log_max_files"]))

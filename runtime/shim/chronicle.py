@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 NOW, OLD = "now.jsonl", "old."
 #: bytes after which a file is done with, and how many of those are kept
 FULL, KEEP = 4 * 1024 * 1024, 3
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+#: O_NONBLOCK: a shim must not wait for who reads a FIFO that something put there
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def tell(directory: str, type: str, action: str, id: str, name: str, **attributes: Any) -> None:

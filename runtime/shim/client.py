@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from runtime.linux import pidfd
+from runtime.linux.regular import open_regular, read_regular
 from runtime.shim import messages
 from runtime.shim.messages import ProbeResult, State
 
@@ -67,7 +68,7 @@ def read_exit(bundle_dir: Path | str) -> State | None:
 
 def _read(path: str) -> State | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         try:
             return messages.state_from(messages.decode(os.read(fd, min(os.fstat(fd).st_size, MAX_STATE))))
         finally:
@@ -225,7 +226,7 @@ def _stop(live_dir: Path, state: State, signal: str, timeout: float | None) -> N
 def grace(state: State) -> float:
     """Seconds that the container is given between its stop signal and SIGKILL."""
     try:
-        document = json.loads((Path(state.bundle) / "supervise.json").read_bytes())
+        document = json.loads(read_regular(f"{state.bundle}/supervise.json"))
         return float(document["stop_timeout"])
     except (OSError, ValueError, KeyError):
         return 10.0

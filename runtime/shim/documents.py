@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.linux.regular import open_regular
 from runtime.shim import messages
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ MAX_DOCUMENT = 16 << 20
 
 def read(bundle: str, name: str) -> dict[str, Any]:
     """OSError, ValueError."""
-    fd = os.open(f"{bundle}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_regular(f"{bundle}/{name}", follow=True)
     try:
         return messages.decode(os.read(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT)))
     finally:

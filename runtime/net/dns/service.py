@@ -201,7 +201,7 @@ def _wait(state: State) -> None:
 def _read(path: Path) -> bytes:
     """Empty when it is not there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return b""
     try:

@@ -153,7 +153,7 @@ def _list(directory: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(fd, min(os.fstat(fd).st_size, documents.MAX_SIZE))
     finally:
