@@ -213,7 +213,7 @@ def _field(text: str, word: str, name: str, low: int, high: int, words: list[str
     found: set[int] = set()
     for part in word.split(","):
         span, slash, step = part.partition("/")
-        if slash and not (step.isascii() and step.isdigit() and 1 <= int(step) <= high):
+        if slash and not (step.isascii() and step.isdigit() and len(step) <= 2 and 1 <= int(step) <= high):
             raise ValueError(f"cannot read schedule {text!r}: {step!r} is no step of the {name}")
         first, dash, last = span.partition("-")
         if span == "*":

@@ -93,6 +93,8 @@ def test_where_the_hour_is_any_the_clock_on_the_wall_is_followed() -> None:
         ("0 3 * foo *", "'foo' is no month; there are 1 to 12 or jan to dec"),
         ("0 5-3 * * *", "'5-3' of the hour ends before it begins"),
         ("*/0 * * * *", "'0' is no step of the minute"),
+        ("*/60 * * * *", "'60' is no step of the minute"),
+        (f"*/{'9' * 5000} * * * *", "is no step of the minute"),
         ("0 0 31 2,4 *", "no month of it has such a day"),
         ("@reboot", "@reboot is none of @hourly"),
         ("@every", "one duration"),
