@@ -59,18 +59,23 @@ class _Arguments(dict[str, Any]):
 def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One operation `op` with `args` on each of `names`, side by side; an answer each, as it crosses the
     socket. The name of a service means its replicas."""
-    names = naming.meant(runtime, [str(name) for name in args["names"]])
+    op, more, asked = args["op"], args.get("args", {}), args["names"]
+    if op == "each":  # its threads would wait for each other
+        raise Fault("request-invalid", "call", "each", "it cannot be done on each")
+    if not isinstance(asked, list) or not isinstance(more, dict):
+        raise Fault("request-invalid", "call", "each", "its names are a list, its args a table")
+    names = naming.meant(runtime, [str(name) for name in asked])
 
     def one(name: str) -> dict[str, Any]:
         try:
-            done = perform(runtime, str(args["op"]), {**args.get("args", {}), "name": name})
+            done = perform(runtime, str(op), {**more, "name": name})
         except Fault as fault:
             return {"name": name, "fault": document(fault)}
         return {"name": name, "result": done}
 
     if len(names) < 2:
         return [one(name) for name in names]
-    first = names if args["op"] not in _RUNS else naming.free(runtime, names)
+    first = names if op not in _RUNS else naming.free(runtime, names)
     found = dict(zip(first, _SIDE_BY_SIDE.map(one, first), strict=True))
     return [found[name] if name in found else one(name) for name in names]
 

@@ -161,7 +161,11 @@ async def _asked(request: Request) -> tuple[str, dict[str, Any]]:
         data += chunk
         if len(data) > MOST:
             raise ValueError(f"more than {MOST} bytes")
-    asked = json.loads(data)
+    try:
+        asked = json.loads(data)
+        json.dumps(asked, ensure_ascii=False).encode()  # no half of a surrogate pair, which is no text
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     op, args = (asked.get("op"), asked.get("args", {})) if isinstance(asked, dict) else (None, None)
     if not isinstance(op, str) or not isinstance(args, dict):
         raise ValueError('write {"op": NAME, "args": {...}}')

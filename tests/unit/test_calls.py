@@ -32,3 +32,9 @@ def test_a_mistake_of_an_operation_is_not_told_as_a_missing_argument(monkeypatch
     monkeypatch.setattr(calls, "OPERATIONS", {"wrong": wrong})
     with pytest.raises(KeyError, match="of its own"):
         calls.perform(NOBODY, "wrong", {})
+
+
+def test_each_takes_a_list_of_names_and_one_operation() -> None:
+    assert "its names are a list" in refused("each", {"op": "stop", "names": 5})
+    assert "its args a table" in refused("each", {"op": "stop", "names": [], "args": [1]})
+    assert "it cannot be done on each" in refused("each", {"op": "each", "names": ["a"]})

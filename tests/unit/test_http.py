@@ -128,7 +128,19 @@ def test_a_call_brings_back_what_it_returns_or_the_same_fault(served: Served) ->
     assert caught.value.code == "container-exists"
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"op": 1}', b'{"op": "x", "args": []}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'{"op": 1}',
+        b'{"op": "x", "args": []}',
+        b"[" * 100_000,
+        b'{"op": "stop", "args": {"name": "\\ud800"}}',
+        b"\xff",
+    ],
+    ids=["half", "list", "number", "arguments", "deep", "surrogate", "bytes"],
+)
 def test_what_is_no_call_is_refused(served: Served, body: bytes) -> None:
     assert served.post("/v1/call", body, unix=True)[0] == 400
 
