@@ -10,7 +10,7 @@ import socket
 import time
 
 from agent.cli import table
-from agent.cli.main import Problem, need_root
+from agent.cli.main import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ WORDS = {
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    need_root()
     found = ask(paths, "/v1/status")
     print(json.dumps(found, indent=1) if options.json else text(found, time.time()))
     return 0 if found["state"] == "converged" and not any(item["errors"] for item in found["sources"]) else 1
@@ -60,6 +59,8 @@ def ask(paths: Paths, path: str) -> Any:
     except (FileNotFoundError, ConnectionError) as error:
         hint = "start it with `systemctl start stead` or `stead agent`; `stead ps` works without it"
         raise Problem(f"no agent runs on {paths.root}: {hint}") from error
+    except PermissionError as error:
+        raise Problem("this needs root, or the group that listen.group names") from error
     except TimeoutError as error:
         cause = f"it said nothing for {TIMEOUT:.0f} s; see its log"
         raise Problem(f"cannot ask the agent on {paths.root}: {cause}") from error

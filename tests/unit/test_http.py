@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import grp
 import http.client
@@ -11,6 +12,7 @@ import os
 import resource
 import socket
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli import calling
+from agent.cli import calling, status
+from agent.cli.main import Problem
 from agent.http import server
 from agent.settings import Settings, parse
 from agent.view import View
@@ -182,6 +185,36 @@ def test_a_group_of_the_settings_may_use_the_socket_and_see_nothing_else(tmp_pat
         assert stat.S_IMODE(os.stat(served.paths.run / "containers").st_mode) == 0o700
     finally:
         served.close()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_member_of_the_group_is_told_the_status_and_nobody_else() -> None:
+    with tempfile.TemporaryDirectory() as base:  # pytest's own is closed to others
+        os.chmod(base, 0o755)
+        served = Served(Path(base), 'group = "daemon"')
+        try:
+            assert _status_as(served.paths, grp.getgrnam("daemon").gr_gid) == 0
+            assert _status_as(served.paths, 65534) == 13
+        finally:
+            served.close()
+
+
+def _status_as(paths: Paths, gid: int) -> int:
+    """The exit code of `stead status` for a person without root's powers; 13: it is not for him."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 99
+    try:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(65534, 65534, 65534)
+        code = status.run(argparse.Namespace(json=True), paths)
+    except Problem as problem:
+        code = 13 if str(problem) == "this needs root, or the group that listen.group names" else 98
+    finally:
+        os._exit(code)
 
 
 def test_a_group_that_is_not_there_is_said(served: Served, tmp_path: Path) -> None:

@@ -65,6 +65,29 @@ def test_a_fixed_time_that_is_jumped_over_is_due_at_the_jump_and_one_that_comes_
     assert schedule.next(first, BERLIN) == at("2026-10-26 02:30", BERLIN)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "zone", "after", "found"),
+    [
+        ("30 2 * * *", "America/New_York", "2026-03-07 12:00", ["2026-03-08 03:00", "2026-03-09 02:30"]),
+        ("30 1 * * *", "America/New_York", "2026-10-31 12:00", ["2026-11-01 01:30", "2026-11-02 01:30"]),
+        # half an hour
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03 12:00", ["2026-10-04 02:30", "2026-10-05 02:15"]),
+        ("45 1 * * *", "Australia/Lord_Howe", "2026-04-04 12:00", ["2026-04-05 01:45", "2026-04-06 01:45"]),
+        # at midnight
+        ("0 0 * * *", "America/Havana", "2026-03-07 12:00", ["2026-03-08 01:00", "2026-03-09 00:00"]),
+        ("30 23 * * *", "America/Santiago", "2026-04-04 12:00", ["2026-04-04 23:30", "2026-04-05 23:30"]),
+        # a whole day, the 30th
+        ("30 12 * * *", "Pacific/Apia", "2011-12-29 13:00", ["2011-12-31 00:00", "2011-12-31 12:30"]),
+        ("0 0 * * *", "Pacific/Apia", "2011-12-29 13:00", ["2011-12-31 00:00", "2012-01-01 00:00"]),
+        ("0 */12 * * *", "Pacific/Apia", "2011-12-29 13:00", ["2011-12-31 00:00", "2011-12-31 12:00"]),
+    ],
+)
+def test_each_day_has_its_one_run_wherever_clocks_jump(
+    schedule: str, zone: str, after: str, found: list[str]
+) -> None:
+    assert following(schedule, after, 2, ZoneInfo(zone)) == found
+
+
 def test_where_the_hour_is_any_the_clock_on_the_wall_is_followed() -> None:
     schedule = Schedule.parse("*/30 * * * *")
     for day in ("2026-03-29", "2026-10-25"):
