@@ -8,6 +8,7 @@ cached build. So a disk that is full or read-only costs entries and nothing else
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.database import from_sqlite, roll_back
+from runtime.database import TIMEOUT, from_sqlite, roll_back, write_ahead
 from runtime.faults import Fault
 
 TYPE_CHECKING = False
@@ -66,6 +67,8 @@ CREATE TABLE IF NOT EXISTS asked (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, at REAL NOT NULL
 ) STRICT;
 """
+#: tables and indices
+MADE = frozenset(re.findall(r"IF NOT EXISTS (\w+)", SCHEMA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,12 +286,13 @@ class Journal:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=TIMEOUT, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(f"BEGIN;{SCHEMA};COMMIT;")  # a reader sees all tables, or none
+        if MADE - {row["name"] for row in connection.execute("SELECT name FROM sqlite_master")}:
+            connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA};COMMIT;")  # a reader sees all tables, or none
     except BaseException:
         connection.close()
         raise
@@ -319,7 +323,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     if not path.exists():
         yield None
         return
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=TIMEOUT)
     connection.row_factory = sqlite3.Row
     try:
         made = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

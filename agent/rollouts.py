@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.planner.updates import Key, Order, Orders, Pin, Spec, Version
-from runtime.database import from_sqlite, roll_back
+from runtime.database import TIMEOUT, from_sqlite, roll_back, write_ahead
 from runtime.faults import Fault
 from runtime.requests import decode, encode
 
@@ -188,13 +188,13 @@ class Rollouts:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=TIMEOUT, check_same_thread=False)
     try:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found > VERSION:
             cause = f"layout {found} is of a newer release, this one knows {VERSION}"
             raise Fault("database-invalid", "open rollouts", str(path), cause)
-        connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
         if found < VERSION:  # who only opens the file does not write: its snapshot could be too old for that
             connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA};PRAGMA user_version={VERSION};COMMIT;")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ else:
 
 #: Newest layout this release understands. A newer file is refused, an older one is migrated step by step.
 VERSION = 6
+#: Seconds for which another process's writing is waited for.
+TIMEOUT = 10.0
 
 
 class NewColumn(NamedTuple):
@@ -109,14 +112,16 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     """
     try:
         if readonly:
-            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10)
+            connection = sqlite3.connect(
+                f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=TIMEOUT
+            )
         else:
-            connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+            connection = sqlite3.connect(path, isolation_level=None, timeout=TIMEOUT, check_same_thread=False)
     except sqlite3.Error as error:
         raise from_sqlite(error, "open database", str(path)) from error
     try:
         if not readonly:
-            connection.execute("PRAGMA journal_mode=WAL")
+            write_ahead(connection)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
         connection.row_factory = sqlite3.Row
@@ -134,6 +139,21 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
             "install the newer release again",
         )
     return connection
+
+
+def write_ahead(connection: sqlite3.Connection, *, timeout: float = TIMEOUT) -> None:
+    """Go over to WAL, where the file is new. Beside another process that does so, or that has begun to write,
+    SQLite refuses it at once and without any wait: <https://sqlite.org/c3ref/busy_handler.html>.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)  # the other one writes a page or two
 
 
 def migrate(connection: sqlite3.Connection, schemas: tuple[str, ...]) -> None:

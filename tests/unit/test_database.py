@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from agent.journal import Journal, read_actions
 from agent.planner.model import Cause, RemoveContainer, Step, Subject
+from agent.rollouts import Rollouts
 from runtime.database import Database
 from runtime.faults import Fault
 
@@ -109,3 +111,19 @@ def test_a_damaged_journal_is_put_aside(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "journal.db") as connection:
         assert connection.execute("SELECT COUNT(*) FROM actions").fetchone() == (1,)
     connection.close()
+
+
+@pytest.mark.parametrize("opened", [Database, Journal, Rollouts])
+def test_a_new_file_that_another_process_is_about_to_begin_is_waited_for(
+    tmp_path: Path, opened: Callable[[Path], Database | Journal | Rollouts]
+) -> None:
+    """SQLite refuses at once to go over to WAL beside a transaction that has begun to write."""
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    ending = threading.Timer(0.2, other.execute, ["COMMIT"])
+    ending.start()
+    opened(path).close()
+    ending.join()
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
