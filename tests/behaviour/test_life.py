@@ -102,12 +102,12 @@ def test_kill_ends_with_137_and_of_what_does_not_run_fails(engine: Engine, name:
 
 
 def test_restart_gives_a_new_process_in_the_same_container(engine: Engine, name: str) -> None:
-    id = _run(engine, name, "echo x >> /runs; echo begun; cat /runs; exec sleep 1000")
+    id = _run(engine, name, "echo x >> /runs; cat /runs; echo begun; exec sleep 1000")
     before = engine.field(name, "{{.State.Pid}}")
     assert engine.do("restart", "-t", "0", name) == name
     after, same = engine.field(name, "{{.State.Pid}} {{.Id}}").split()
     assert after != before and same == id
-    until(lambda: engine.do("logs", name).splitlines() == ["begun", "x", "begun", "x", "x"])
+    until(lambda: engine.do("logs", name).splitlines() == ["x", "begun", "x", "x", "begun"])
 
 
 def test_restart_starts_what_does_not_run(engine: Engine, name: str) -> None:

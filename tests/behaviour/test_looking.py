@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.behaviour.engines import CONFIGURED, IMAGE, Engine
+from tests.behaviour.engines import CONFIGURED, IMAGE, Engine, until
 
 pytestmark = pytest.mark.root
 
@@ -56,6 +56,7 @@ def seen(engine: Engine) -> Iterator[str]:
     words += ["--oom-score-adj", "100", "-e", "SAID=1", "--tmpfs", "/tmp", "-v", "seen-data:/data:ro"]
     script = "echo one; echo two >&2; echo three; exec sleep 1000"
     engine.do("run", "-d", "--name", name, *words, IMAGE, "sh", "-c", script)
+    until(lambda: "three" in engine.do("logs", name))
     yield name
     engine.forget(name)
     engine.call("volume", "rm", "seen-data")

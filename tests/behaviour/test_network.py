@@ -64,7 +64,7 @@ def test_what_is_no_port_is_refused(engine: Engine, text: str) -> None:
 
 def test_a_neighbour_is_found_by_name_and_by_alias(engine: Engine, net: str, server: str) -> None:
     script = "for name in served page; do until wget -qO- http://$name/; do sleep 0.05; done; done"
-    said = engine.call("run", "--rm", "--network", net, IMAGE, "timeout", "15", "sh", "-c", script)
+    said = engine.call("run", "--rm", "--network", net, IMAGE, "timeout", "50", "sh", "-c", script)
     assert said.out == "well\nwell\n"
 
 
@@ -82,7 +82,7 @@ def test_a_network_that_a_container_is_on_cannot_be_removed(engine: Engine, net:
 def test_a_container_can_share_the_network_of_another(engine: Engine, server: str) -> None:
     words = ("run", "--rm", "--network", f"container:{server}", IMAGE)
     script = "until wget -qO- http://127.0.0.1/; do sleep 0.05; done"
-    assert engine.do(*words, "timeout", "15", "sh", "-c", script) == "well"
+    assert engine.do(*words, "timeout", "50", "sh", "-c", script) == "well"
 
 
 def test_a_container_of_the_hosts_network_sees_no_eth0_of_its_own(engine: Engine) -> None:

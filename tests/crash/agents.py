@@ -66,13 +66,15 @@ class Agent:
     # ------------------------------------------------------------ what it says
 
     def status(self) -> dict[str, Any]:
-        """Of no state while it starts."""
+        """Of no state while it starts, or does not answer in time."""
         assert self.process is None or self.process.poll() is None, self.log.read_text()
         try:
             found: dict[str, Any] = ask(self.box.paths, "/v1/status")
             return found
         except (Problem, OSError):
-            return {"state": "", "sources": [], "blocked": [], "error": ""}
+            source = {"revision": "", "seen": "", "fetch_error": "", "errors": []}
+            lists: dict[str, list[Any]] = {key: [] for key in ("blocked", "orphans", "backups", "jobs")}
+            return {"state": "", "sources": [source], "error": "", **lists}
 
     def converged(self, revision: str = "") -> bool:
         """On what its source says now, or on this revision."""
@@ -87,7 +89,7 @@ class Agent:
         return next((item for item in self.status()["blocked"] if item["name"] == name), {})
 
     def scrape(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as answer:
             return str(answer.read().decode())
 
     def metric(self, series: str, **labels: str) -> float:

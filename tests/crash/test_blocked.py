@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,12 +94,21 @@ volumes = [{{ type = "bind", source = "{missing}", target = "/data" }}]
         "bind": ("mount-source-missing", str(missing)),
     }
     agent.start()
-    until(lambda: all(agent.blocked(f"default/{name}") for name in expected), "all five are blocked")
+    told: dict[str, Any] = {}
+
+    def all_blocked() -> bool:
+        """At one moment: each is tried again now and then, and is not blocked meanwhile."""
+        told.clear()
+        told.update({item["name"]: item for item in agent.status()["blocked"]})
+        return all(f"default/{name}" in told for name in expected)
+
+    until(all_blocked, "all five are blocked")
     for name, (code, text) in expected.items():
-        found = agent.blocked(f"default/{name}")
+        found = told[f"default/{name}"]
         assert found["code"] == code and text in found["reason"], found
         assert text in box.well("explain", name)
-        assert agent.metric("stead_blocked", kind="container", code=code) == 1
+        labels = {"kind": "container", "code": code}
+        until(lambda labels=labels: agent.metric("stead_blocked", **labels) == 1, "it is counted")  # type: ignore[misc]
     assert box.ps()["default/well"]["phase"] == "running"
     until(lambda: agent.status()["state"] == "blocked", "between two tries it is blocked")
 
@@ -136,7 +146,7 @@ def test_two_sources_may_want_one_port_and_the_second_waits_for_the_first(box: B
     until(lambda: agent.blocked("other/second"), "the second is blocked")
     found = agent.blocked("other/second")
     assert found["code"] == "port-taken" and "used by container default/first" in found["reason"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
         assert answer.read() == b"well\n"
     (box.specs / "a.toml").write_text("")
     until(agent.converged, "the second takes the port", PATIENCE)

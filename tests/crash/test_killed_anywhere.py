@@ -94,7 +94,7 @@ stop_grace_period = "100ms"
 
 
 def page(port: int) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
         return bytes(answer.read())
 
 

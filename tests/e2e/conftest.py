@@ -80,9 +80,16 @@ command = ["sh", "-c", "trap 'exit 0' TERM; echo begun; while true; do sleep 0.1
         )
 
     def page(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=30) as answer:
             text: str = answer.read().decode()
             return text
+
+    def answers(self) -> bool:
+        """A program that was started anew listens a moment later."""
+        try:
+            return self.page() == "well\n"
+        except OSError:
+            return False
 
 
 @pytest.fixture

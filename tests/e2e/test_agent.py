@@ -71,7 +71,10 @@ class Agent:
     def status(self) -> dict[str, Any]:
         assert self.process is None or self.process.poll() is None, self.log.read_text()
         text = self.node.stead("status", "--json", code=None)
-        return json.loads(text) if text.startswith("{") else {"state": "", "sources": [{"errors": []}]}
+        if text.startswith("{"):
+            return dict(json.loads(text))
+        sources = [{"revision": "", "errors": []}]  # while it starts, or does not answer in time
+        return {"state": "", "sources": sources, "blocked": [], "containers": {}}
 
     def converged(self) -> bool:
         found = self.status()

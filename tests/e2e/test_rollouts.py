@@ -64,7 +64,7 @@ class Cluster:
             found: dict[str, Any] = ask(self.paths, "/v1/status")
             return found
         except (Problem, OSError):
-            return {"state": "", "sources": [], "blocked": []}
+            return {"state": "", "sources": [], "blocked": [], "in_flight": [], "plan": []}
 
     def until(self, met: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         deadline = time.monotonic() + DEADLINE

@@ -130,7 +130,7 @@ def test_frozen_writers_are_read_at_one_moment_and_go_on(box: Engine, data: Path
 
 
 def test_a_frozen_container_is_not_found_ill(box: Engine, data: Path) -> None:
-    probe = ProbeRequest(shell="true", interval=0.05, timeout=0.5, retries=1)
+    probe = ProbeRequest(shell="true", interval=0.05, timeout=1.5, retries=1)
     name = box.start("sleep 1000", mounts=MOUNT, probe=probe, stop_signal="SIGKILL")
     record = attend.find(box.paths, name)
 
@@ -143,8 +143,8 @@ def test_a_frozen_container_is_not_found_ill(box: Engine, data: Path) -> None:
     groups, path = cgroups.detect(), cgroup_path(record.id)
     groups.freeze(path)
     try:
-        for _ in range(20):
-            time.sleep(0.05)  # as long as a few probes would take to fail
+        for _ in range(40):
+            time.sleep(0.05)  # longer than a probe would take to fail
             assert health() == "healthy"
     finally:
         groups.thaw(path)

@@ -169,7 +169,7 @@ def test_who_follows_hears_at_once_and_across_files(box: Engine) -> None:
             began = time.monotonic()
             chronicle.tell(str(box.paths.events), "agent", "mark", "1", "n")
             until(lambda: "mark 1" in heard)
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 4.0, "unheard, it would be read after five seconds"
         finally:
             shown.terminate()
             reader.join()

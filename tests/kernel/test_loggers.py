@@ -274,7 +274,7 @@ def test_syslog_has_these_bytes(tmp_path: Path, scheme: str, text: str, pattern:
     server.bind(str(tmp_path / "log.sock") if scheme == "unix" else ("127.0.0.1", 0))
     if scheme == "tcp":
         server.listen()
-    server.settimeout(5)
+    server.settimeout(30)
     address = (
         f"unix://{tmp_path}/log.sock"
         if scheme == "unix"
@@ -408,14 +408,14 @@ def test_a_request_says_where_output_goes(tmp_path: Path, monkeypatch: pytest.Mo
             path = tmp_path / f"syslog{int(kind)}"
             server = socket.socket(socket.AF_UNIX, kind)
             server.bind(str(path))
-            server.settimeout(5)
+            server.settimeout(30)
             if kind == socket.SOCK_STREAM:
                 server.listen()
             asked = LoggerRequest("syslog", tag="t", address=f"unix://{path}", facility=16)
             made.start("echo hello", logger=asked)
             while kind == socket.SOCK_STREAM:  # the first was a look whether it is there
                 peer, _ = server.accept()
-                peer.settimeout(5)
+                peer.settimeout(30)
                 with peer:
                     if got := peer.recv(4096):
                         break

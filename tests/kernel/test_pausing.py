@@ -111,17 +111,17 @@ def test_other_signals_wait_until_it_goes_on(box: Engine) -> None:
 
 
 def test_probes_rest_while_it_is_paused_and_go_on_afterwards(box: Engine) -> None:
-    probe = ProbeRequest(shell="true", interval=0.05, timeout=0.2, retries=1)
+    probe = ProbeRequest(shell="true", interval=0.05, timeout=1.5, retries=1)
     name = box.start("exec sleep 1000", probe=probe)
     until(lambda: box.state(name).health == "healthy")
     box.runtime.pause_container(name)
     last = time.time()
-    until(lambda: time.time() > last + 1.0)
+    until(lambda: time.time() > last + 2.0)
     state = box.state(name)
     assert (state.health, state.restarts) == ("healthy", 0)
     assert state.health_log[-1].started_at <= last
     box.runtime.unpause_container(name)
-    until(lambda: box.state(name).health_log[-1].started_at > last + 1.0)
+    until(lambda: box.state(name).health_log[-1].started_at > last + 2.0)
     assert box.state(name).health == "healthy"
     box.runtime.remove_container(name)
 

@@ -312,7 +312,7 @@ def test_a_second_shim_of_one_container_takes_over(container: Box) -> None:
 def test_changes_are_announced(container: Box) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as events:
         events.bind(container.supervise["events_socket"])
-        events.settimeout(5)
+        events.settimeout(30)
         container.spawn("exit 4")
         phases = []
         while "exited" not in phases:
@@ -429,7 +429,7 @@ def test_exec_joins_the_container(container: Box) -> None:
         process = container.process("/bin/sh", "-c", "echo $$ $1; cat /proc/1/comm; exit 9", "sh", "word")
         with client.exec_process(container.live, process, stdio=(null.fileno(), writer, writer)) as session:
             os.close(writer)
-            assert session.wait(5) == 9
+            assert session.wait(30) == 9
     text = os.read(reader, 4096).decode()
     os.close(reader)
     assert text.split("\n")[0].split()[1] == "word"
@@ -457,9 +457,9 @@ def test_exec_sessions_get_signals_and_end_with_the_container(container: Box) ->
             ) as second,
         ):
             first.signal("KILL")
-            assert first.wait(5) == 137
+            assert first.wait(30) == 137
             client.stop(container.live, timeout=0)
-            assert second.wait(5) == 137
+            assert second.wait(30) == 137
     finally:
         os.close(null)
 
@@ -472,7 +472,7 @@ def test_exec_with_a_terminal_can_be_resized_and_typed_into(container: Box) -> N
         text = b""
         while b"33 44" not in text:
             text += os.read(session.master, 4096)
-        assert session.wait(5) == 6
+        assert session.wait(30) == 6
 
 
 def test_exec_into_a_container_that_does_not_run_is_refused(container: Box) -> None:
@@ -488,7 +488,7 @@ def test_attach_writes_to_standard_input_and_closes_it(container: Box) -> None:
         os.write(attachment.stdin, b"hello\n")
         until(lambda: container.output() == b"hello\n")
         attachment.close_stdin()
-        assert attachment.wait(5) == 0
+        assert attachment.wait(30) == 0
     assert container.output() == b"hello\ndone\n"
 
 
@@ -499,7 +499,7 @@ def test_attach_to_a_terminal(container: Box) -> None:
         assert attachment.tty
         attachment.resize(20, 30)
         os.write(attachment.stdin, b"word\n")
-        assert attachment.wait(5) == 0
+        assert attachment.wait(30) == 0
     assert b"20 30\r\ngot word\r\n" in container.output()
 
 
@@ -507,7 +507,7 @@ def test_an_unknown_request_is_refused_and_the_shim_lives_on(container: Box) -> 
     state = container.spawn("sleep 1000")
     with client._Connection(container.live) as connection:
         connection._socket.send(b"nonsense")
-        assert connection.receive(5)["ok"] is False
+        assert connection.receive(30)["ok"] is False
         with pytest.raises(client.ShimError, match="unknown to this shim"):
             connection.ask({"op": "fly"})
     assert client.ping(container.live) == state
@@ -530,9 +530,9 @@ def test_a_shim_holds_no_more_descriptors_after_many_runs_and_sessions(container
         with client.exec_process(
             container.live, container.process("/bin/true"), stdio=(null,) * 3
         ) as session:
-            assert session.wait(5) == 0
+            assert session.wait(30) == 0
         with client.exec_process(container.live, container.process("/bin/true"), tty=True) as session:
-            assert session.wait(5) == 0
+            assert session.wait(30) == 0
         client.attach(container.live).close()
         os.kill(before.pid, signal.SIGKILL)
         until(lambda before=before: _runs_again(client.ping(container.live), before))
