@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from runtime.paths import Paths
 from runtime.wishes import Attachment, ContainerRequest, LimitsRequest, NetworkRequest, VolumeRequest
 from specs.values import ImageRef, Keep, MountPoint, parse_ports
 from tests.fake_runtime import FakeRuntime
+from tests.ports import free_port
 
 BUSYBOX = ImageRef.parse("contract/busybox:1")
 DEADLINE = 30.0
@@ -393,9 +392,7 @@ def test_networks_change_in_place(imported: Runtime) -> None:
 
 
 def test_a_port_goes_to_one_container(imported: Runtime) -> None:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     imported.create_network(net())
     ports = parse_ports(f"{port}:80")
     imported.create_container(want("s/a", ports=ports, **on("s/n")))

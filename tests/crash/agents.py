@@ -15,7 +15,7 @@ from typing import Any
 from agent.cli.main import Problem
 from agent.cli.status import ask
 from tests.crash.bomb import REPOSITORY, children
-from tests.crash.box import Box, is_gone, until
+from tests.crash.box import DEADLINE, Box, is_gone, until
 from tests.e2e.conftest import Node
 
 COMMAND = [sys.executable, "-c", "from agent.cli.main import main; raise SystemExit(main())"]
@@ -87,6 +87,17 @@ class Agent:
     def blocked(self, name: str) -> dict[str, Any]:
         """The entry of a container; empty when it is not blocked."""
         return next((item for item in self.status()["blocked"] if item["name"] == name), {})
+
+    def until_blocked(self, *names: str, deadline: float = DEADLINE) -> list[dict[str, Any]]:
+        """The entries of one moment at which all of these had one; what is being tried again has none."""
+        found: list[dict[str, Any]] = []
+
+        def all_are() -> bool:
+            found[:] = filter(None, map({item["name"]: item for item in self.status()["blocked"]}.get, names))
+            return len(found) == len(names)
+
+        until(all_are, f"{', '.join(names)} blocked", deadline)
+        return found
 
     def scrape(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as answer:

@@ -111,10 +111,9 @@ def test_containers_wait_for_room_that_images_and_layers_took(small: tuple[Box, 
     state = client.read_state(box.paths.live(row["id"]))
     assert state is not None
     os.kill(state.shim_pid, signal.SIGKILL)
-    until(lambda: agent.blocked("default/more"), "a start does", PATIENCE)
-    found = agent.blocked("default/more")
+    (found,) = agent.until_blocked("default/more", deadline=PATIENCE)  # a start does
     assert found["code"] == "disk-full" and "no space left" in found["reason"]
-    assert agent.metric("stead_blocked", kind="container", code="disk-full") == 1
+    until(lambda: agent.metric("stead_blocked", kind="container", code="disk-full") == 1, "it is counted")
     ballast.unlink()
     until(lambda: agent.converged() and not agent.status()["error"], "it starts", PATIENCE)
     assert box.ps()["default/more"]["phase"] == "running"

@@ -9,7 +9,6 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -94,17 +93,8 @@ volumes = [{{ type = "bind", source = "{missing}", target = "/data" }}]
         "bind": ("mount-source-missing", str(missing)),
     }
     agent.start()
-    told: dict[str, Any] = {}
-
-    def all_blocked() -> bool:
-        """At one moment: each is tried again now and then, and is not blocked meanwhile."""
-        told.clear()
-        told.update({item["name"]: item for item in agent.status()["blocked"]})
-        return all(f"default/{name}" in told for name in expected)
-
-    until(all_blocked, "all five are blocked")
-    for name, (code, text) in expected.items():
-        found = told[f"default/{name}"]
+    told = agent.until_blocked(*(f"default/{name}" for name in expected))
+    for found, (name, (code, text)) in zip(told, expected.items(), strict=True):
         assert found["code"] == code and text in found["reason"], found
         assert text in box.well("explain", name)
         labels = {"kind": "container", "code": code}
@@ -143,8 +133,7 @@ def test_two_sources_may_want_one_port_and_the_second_waits_for_the_first(box: B
     with agent.settings.open("a") as file:
         file.write(f'[[source]]\nname = "other"\ndirectory = "{other}"\n')
     agent.start()
-    until(lambda: agent.blocked("other/second"), "the second is blocked")
-    found = agent.blocked("other/second")
+    (found,) = agent.until_blocked("other/second")
     assert found["code"] == "port-taken" and "used by container default/first" in found["reason"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
         assert answer.read() == b"well\n"

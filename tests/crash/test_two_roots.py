@@ -120,14 +120,13 @@ def test_a_port_of_the_other_state_directory_is_taken_until_it_is_given_up(sides
     until(left.well, "left converges")
     right.write(left.port)
     right.start()
-    until(lambda: right.blocked("default/web"), "the port is taken")
-    found = right.blocked("default/web")
+    (found,) = right.until_blocked("default/web")
     assert found["code"] == "port-taken" and left.table() in found["reason"]
     assert left.page() == "left"
     left.end()
     left.box.well("down", str(left.box.specs), "--volumes")
     right.port = left.port
-    until(right.well, "right takes the port", 25.0)
+    until(right.well, "right takes the port", 60.0)
 
 
 def test_a_run_directory_of_another_root_is_refused_and_its_containers_live_on(sides: list[Side]) -> None:
@@ -161,12 +160,18 @@ def test_a_subnet_that_was_lost_to_another_is_said_and_taken_back_when_it_is_fre
     until(right.well, "right converges")
     assert set(right.box.inventory.subnets()) == set(left.box.inventory.subnets())
     left.start()
-    until(lambda: left.status()["blocked"], "left is blocked")
-    assert {item["code"] for item in left.status()["blocked"]} == {"subnet-overlap"}
+    codes: set[str] = set()
+
+    def blocked() -> bool:
+        codes.update(item["code"] for item in left.status()["blocked"])
+        return bool(codes)
+
+    until(blocked, "left is blocked")
+    assert codes == {"subnet-overlap"}
     assert right.page() == "right"
     right.end()
     right.box.well("down", str(right.box.specs), "--volumes")
-    until(left.well, "left converges again", 40.0)
+    until(left.well, "left converges again", 90.0)
     assert {name: row["id"] for name, row in left.box.ps().items()} == {
         name: row["id"] for name, row in before.items()
     }

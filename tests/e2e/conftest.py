@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from typing import Any
 import pytest
 
 from runtime.linux import mounts
+from tests import ports
 
 DEADLINE = 30.0
 
@@ -32,17 +31,7 @@ class Node:
         self.specs.mkdir()
         self.port = self.free_port()
 
-    @staticmethod
-    def free_port() -> int:
-        """None of those that the kernel gives to connections: ip(7), ip_local_port_range."""
-        while True:
-            with socket.socket() as free:
-                port = random.randrange(20000, 32000)
-                try:
-                    free.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-                return port
+    free_port = staticmethod(ports.free_port)
 
     def command(self, *words: str) -> list[str]:
         command = [sys.executable, "-c", "from agent.cli.main import entry; entry()"]

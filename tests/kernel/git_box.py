@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
+
 DEADLINE = 30.0
 
 
 @contextmanager
 def served(directory: Path) -> Iterator[str]:
     """The URL below which every repository of `directory` is found."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["git", "daemon", f"--base-path={directory}", "--export-all", "--listen=127.0.0.1"]
     daemon = subprocess.Popen(
         [*words, f"--port={port}", "--reuseaddr", str(directory)],

@@ -27,6 +27,7 @@ from runtime.images.store import IMAGES_SCHEMA, ImageStore, RegistrySettings
 from runtime.linux import mounts, overlay
 from runtime.paths import Paths
 from specs.values import ImageRef
+from tests.ports import free_port
 
 needs_registry = pytest.mark.skipif(
     not (shutil.which("docker-registry") and shutil.which("skopeo")),
@@ -273,9 +274,7 @@ class LocalRegistry:
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         """`tls` is a certificate and its key."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            self.port = probe.getsockname()[1]
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.directory = directory
         directory.mkdir(parents=True)
@@ -319,7 +318,7 @@ class LocalRegistry:
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(30)
         self._log.close()
 
     def get(self, path: str) -> bytes:

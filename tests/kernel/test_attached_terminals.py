@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -120,5 +120,8 @@ def _sockets(box: Hand, name: str) -> int:
     """Those of the container's shim: each client has one."""
     state = client.read_state(box.paths.live(box.row(name)["id"]))
     assert state is not None
-    found = Path(f"/proc/{state.shim_pid}/fd").iterdir()
-    return sum(os.readlink(fd).startswith("socket:") for fd in found)
+    found = 0
+    for fd in Path(f"/proc/{state.shim_pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            found += os.readlink(fd).startswith("socket:")
+    return found

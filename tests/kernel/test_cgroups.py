@@ -380,7 +380,7 @@ def test_a_tree_with_a_fork_bomb_in_it_is_killed_and_removed(path: str) -> None:
 
 
 def test_a_cgroup_whose_process_is_about_to_end_is_waited_for(path: str) -> None:
-    with subprocess.Popen(["sleep", "0.3"]) as process:
+    with subprocess.Popen(["sleep", "1"]) as process:
         HOST.add(path, process.pid)
         began = time.monotonic()
         HOST.remove(path)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ while time.monotonic() < end:
             pass
 """
     with attacker(box, text) as name:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while "met" not in box.output(name) and time.monotonic() < end:
             for _ in range(10):
                 assert box.exec(name, "true").code == 0
@@ -206,7 +207,8 @@ def test_the_hosts_network_has_no_abstract_socket_of_ours(box: Engine) -> None:
     assert {other for other in abstract() if "stead" in other or box.id(name) in other} == set()
     shim, held = box.state(name).shim_pid, set()
     for fd in os.listdir(f"/proc/{shim}/fd"):
-        held.add(os.readlink(f"/proc/{shim}/fd/{fd}"))
+        with suppress(FileNotFoundError):  # closed since
+            held.add(os.readlink(f"/proc/{shim}/fd/{fd}"))
     inodes = {link[8:-1] for link in held if link.startswith("socket:")}
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     ours = [words[7] for words in lines if words[6] in inodes and len(words) > 7]

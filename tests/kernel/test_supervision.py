@@ -158,7 +158,7 @@ def test_the_tries_of_on_failure_are_counted_on_when_the_shim_is_killed(box: Eng
 
 
 def test_a_crash_loop_is_shown_as_such_until_a_run_does_well(box: Engine) -> None:
-    policy = RestartRequest("always", initial=0.05, max=0.4, reset_after=0.8)
+    policy = RestartRequest("always", initial=0.05, max=0.4, reset_after=2.5)
     script = "test -e /tmp/well && exec sleep 1000; echo boom; exit 3"
     name = box.start(script, restart=policy)
     until(lambda: box.runtime.observe().containers[name].crash_loop)

@@ -20,6 +20,7 @@ from runtime.wishes import Attachment, FileRequest, NetworkRequest, VolumeReques
 from specs.values import MountPoint, PortBinding
 from tests.kernel.engine_box import FIRST_ID, IMAGE, SUBIDS, Engine, bind, engine
 from tests.kernel.shim_box import until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -108,9 +109,7 @@ def test_a_log_is_written_by_another_user_inside(box: Engine) -> None:
 @pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables")
 def test_it_is_reached_in_its_network_and_on_its_published_port(box: Engine) -> None:
     box.runtime.create_network(NetworkRequest("t/net", "t", "f"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     request = {"network_mode": "bridge", "networks": (Attachment("t/net"),)}
     serve = "mkdir /www; echo here > /www/index.html; httpd -f -p 80 -h /www"
     with running(box, serve, ports=(PortBinding("127.0.0.1", port, 80),), **request) as name:

@@ -28,6 +28,7 @@ from agent.settings import Settings, parse
 from agent.view import View
 from runtime.faults import Fault
 from runtime.paths import Paths
+from tests.ports import free_port
 
 
 class Agent:
@@ -49,14 +50,12 @@ class Served:
     def __init__(self, base: Path, listen: str = "") -> None:
         self.agent, self.paths = Agent(), Paths(base / "root", base / "run")
         self.paths.make()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         settings = parse(f'[listen]\nmetrics = "127.0.0.1:{self.port}"\n{listen}\n')
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(settings,))
         self._thread.start()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 30
         while not self._answers():
             assert time.monotonic() < deadline
             time.sleep(0.01)  # between two looks
