@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.e2e.conftest import Node
+from tests.e2e.conftest import Node, until
 
 pytestmark = [
     pytest.mark.root,
@@ -30,6 +30,7 @@ stop_grace_period = "100ms"
 """
     )
     node.stead("apply", str(node.specs))
+    until(lambda: "begun" in node.stead("logs", "polite"))  # it has its handler
     before = node.ps()
     assert "ended 2 containers" in node.stead("halt")
     assert set(node.phases().values()) == {"lost"}

@@ -103,7 +103,7 @@ def test_what_was_committed_outlives_whatever_happens_to_the_container(database:
     box, agent = database.box, database.agent
     database.write("one")
     agent.start()
-    until(database.is_ready, "the database is ready", 30.0)
+    until(database.is_ready, "the database is ready", 60.0)
     found = (box.paths.volumes / "shop/data/_data").stat()
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (999, 0o700), "as the image has its directory"
     database.sql("create table rows (id serial primary key, at timestamptz default now())")
@@ -115,17 +115,17 @@ def test_what_was_committed_outlives_whatever_happens_to_the_container(database:
         process, thread = database.writer()
         until(lambda: len(database.committed) > before + 5, "rows are committed")
         happen()
-        process.wait(30)
+        process.wait(60)
         thread.join()
         assert process.stdout is not None
         process.stdout.close()
-        until(database.is_ready, "the database is ready again", 30.0)
+        until(database.is_ready, "the database is ready again", 60.0)
         database.check()
 
     def replaced(level: str) -> None:
         id = box.ps()["shop/db"]["id"]
         database.write(level)
-        until(lambda: box.ps().get("shop/db", {}).get("id", id) != id, "the container is replaced", 30.0)
+        until(lambda: box.ps().get("shop/db", {}).get("id", id) != id, "the container is replaced", 60.0)
 
     def killed() -> None:
         """Agent, shim and container at once, as when the machine loses its power."""

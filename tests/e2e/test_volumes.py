@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.linux import mounts
-from tests.e2e.conftest import Node
+from tests.e2e.conftest import Node, until
 
 pytestmark = [
     pytest.mark.root,
@@ -94,6 +94,7 @@ volumes = ["pictures:/p"]
     found = volumes(node)["pictures"]
     assert (found["Source"], found["Users"]) == ("unmanaged", ["default/web"])
     assert "used by default/web" in node.stead("volume", "rm", "pictures", code=1)
+    until((Path(str(found["Mountpoint"])) / "new").exists)
     node.stead("down", str(node.specs), "--volumes")
     assert (Path(str(found["Mountpoint"])) / "new").exists(), "it is somebody else's"
     node.stead("volume", "rm", "pictures")
@@ -116,16 +117,18 @@ volumes = ["/data", {{ type = "image", source = "tools:1", target = "/tools" }}]
     assert node.stead("plan", str(node.specs)) == "nothing to do\n"
     ((name, before),) = volumes(node).items()
     log = Path(str(before["Mountpoint"])) / "log"
+    until(log.exists)
     assert (before["Anonymous"], before["Container"], before["Source"]) == (True, "default/db", "shop")
     spec.write_text(text.replace('"one"', '"two"'))
     node.stead("apply", str(node.specs))
-    assert list(volumes(node)) == [name] and log.read_text().split() == ["one", "two"]
+    assert list(volumes(node)) == [name]
+    until(lambda: log.read_text().split() == ["one", "two"])
 
     (tools / "bin/busybox").write_text("another")
     node.stead("image", "import", str(tools), "tools:1")
     assert "image tools:1, which it mounts, went from" in node.stead("plan", str(node.specs), code=2)
     node.stead("apply", str(node.specs))
-    assert log.read_text().split() == ["one", "two", "two"]
+    until(lambda: log.read_text().split() == ["one", "two", "two"])
     assert "default/db" in node.stead("image", "rm", "tools:1", code=1)
 
     spec.write_text("[network.other]\n")
