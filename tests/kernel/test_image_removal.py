@@ -21,6 +21,7 @@ from tests.kernel.docker_box import Docker, Said, docker, needs_docker
 from tests.kernel.engine_box import IMAGE, engine
 from tests.kernel.images_box import Layout, LocalRegistry, file, layer, needs_registry, ref
 from tests.kernel.node_box import Node
+from tests.kernel.shim_box import until
 
 pytestmark = [
     pytest.mark.root,
@@ -470,7 +471,8 @@ def test_what_can_be_no_name_is_said_to_be_none(node: Node, text: str) -> None:
 
 def test_an_image_that_a_container_was_committed_to_keeps_the_one_it_was_made_from(tmp_path: Path) -> None:
     with engine(tmp_path) as machine:
-        name = machine.start("echo new > /new; sleep 1000")
+        name = machine.start("echo new > /new; echo done; sleep 1000")
+        until(lambda: machine.output(name))
         node = Node(machine.paths)
         child = node.run("container", "commit", name, "child:1").lines[-1]
         machine.runtime.remove_container(name)

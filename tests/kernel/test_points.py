@@ -18,6 +18,7 @@ from runtime.images.points import DIRECTORIES, FILES, Points
 from runtime.linux import cgroups, overlay
 from specs.values import ImageRef
 from tests.kernel.engine_box import Engine, bind, engine, rootfs
+from tests.kernel.shim_box import until
 
 pytestmark = [
     pytest.mark.root,
@@ -146,8 +147,9 @@ def bare(box: Engine, base: Path, name: str) -> ImageRef:
 
 def test_a_container_writes_nothing_for_what_is_mounted_in_it(box: Engine, tmp_path: Path) -> None:
     ref = bare(box, tmp_path, "nothing")
-    name = box.start("stat -c '%u %g %a' /etc; cat /etc/hostname; mount; sleep 1000", image=ref)
+    name = box.start("stat -c '%u %g %a' /etc; cat /etc/hostname; mount; echo said; sleep 1000", image=ref)
     other = box.start("sleep 1000", image=ref)
+    until(lambda: "said" in box.output(name))
     for one in (name, other):
         assert os.listdir(box.home(one) / "upper") == []
         box.runtime.stop_container(one)
@@ -164,7 +166,8 @@ def test_a_container_writes_nothing_for_what_is_mounted_in_it(box: Engine, tmp_p
 
 def test_what_is_written_beside_such_a_place_is_the_containers(box: Engine, tmp_path: Path) -> None:
     ref = bare(box, tmp_path, "beside")
-    name = box.start("echo x > /etc/mine; chmod 700 /etc; sleep 1000", image=ref)
+    name = box.start("echo x > /etc/mine; chmod 700 /etc; echo done; sleep 1000", image=ref)
+    until(lambda: box.output(name))
     record = attend.find(box.paths, name)
     writings = Writings(box.paths, box.runtime.images, cgroups.detect())
     box.exec(name, "true")

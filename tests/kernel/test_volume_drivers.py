@@ -70,9 +70,10 @@ def refusal(machine: Engine, options: Mapping[str, str], code: str = "volume-ref
 def test_a_tmpfs_is_mounted_at_the_first_use_and_unmounted_after_the_last(machine: Engine) -> None:
     data = volume(machine, TMPFS)
     assert mounted(machine) == [], "it was only tried"
-    one = machine.start("echo one >/home/one; sleep 1000", mounts=HOME)
+    one = machine.start("echo one >/home/one; echo done; sleep 1000", mounts=HOME)
     two = machine.start("sleep 1000", mounts=HOME)
     assert mounted(machine) == [str(data.path)]
+    until(lambda: machine.output(one))
     script = "cat /home/one; stat -c %U /home/web; df -k /home | tail -n 1 | { read a size b; echo $size; }"
     assert machine.exec(two, script).text.split() == ["one", "web", "1024"], "with the image's content"
     machine.runtime.stop_container(one)
@@ -222,7 +223,8 @@ def test_a_mount_that_somebody_takes_away_is_brought_back_with_its_content(
     (tmp_path / "disk").mkdir()
     bound = {"type": "none", "o": "bind", "device": str(tmp_path / "disk")}
     data = volume(machine, bound if options == "bind" else options)
-    name = machine.start("echo mine >/home/mine; sleep 1000", mounts=HOME)
+    name = machine.start("echo mine >/home/mine; echo done; sleep 1000", mounts=HOME)
+    until(lambda: machine.output(name))
     pid = machine.state(name).pid
     subprocess.run(["umount", str(data.path)], check=True)
     (defect,) = machine.runtime.observe().containers[name].defects

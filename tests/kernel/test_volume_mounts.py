@@ -108,7 +108,8 @@ def test_a_part_stays_over_a_restart_and_is_mended(machine: Engine) -> None:
     data = volume(machine)
     (data / "deep").mkdir()
     part = MountPoint("volume", "t/data", "/part", subpath="deep")
-    name = machine.start("echo run >>/part/log; sleep 1000", mounts=(part,))
+    name = machine.start("echo run >>/part/log; echo done; sleep 1000", mounts=(part,))
+    until(lambda: machine.output(name) == "done\n")
     helper = machine.live(name) / "mount-0"
     subprocess.run(["umount", str(helper)], check=True)
     (defect,) = machine.runtime.observe().containers[name].defects
@@ -119,6 +120,7 @@ def test_a_part_stays_over_a_restart_and_is_mended(machine: Engine) -> None:
     machine.runtime.stop_container(name)
     assert not helper.exists()
     machine.runtime.start_container(name)
+    until(lambda: machine.output(name) == "done\n" * 2)
     assert machine.exec(name, "cat /part/log").lines == ["run", "run"]
 
 
