@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.database import TIMEOUT, from_sqlite, roll_back, write_ahead
-from runtime.faults import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # readers (history, explain) need no planner
@@ -319,7 +318,7 @@ def _prune(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """A read-only connection; None when there is no journal yet. Raises Fault database-invalid."""
+    """A read-only connection; None when there is no journal yet. Fault database-invalid or kernel-error."""
     if not path.exists():
         yield None
         return
@@ -329,7 +328,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
         made = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         yield connection if made else None
     except sqlite3.DatabaseError as error:
-        raise Fault("database-invalid", "read journal", str(path), str(error).lower()) from error
+        raise from_sqlite(error, "read journal", str(path)) from error
     finally:
         connection.close()
 

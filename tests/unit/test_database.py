@@ -127,3 +127,21 @@ def test_a_new_file_that_another_process_is_about_to_begin_is_waited_for(
     ending.join()
     assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
+
+
+def test_a_journal_that_somebody_holds_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.journal.TIMEOUT", 0.05)
+    path = tmp_path / "journal.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Fault, match="database is locked") as caught:
+        read_actions(path)
+    assert caught.value.code == "kernel-error"
+    other.close()
+    path.write_bytes(b"nothing of SQLite's" * 1000)
+    with pytest.raises(Fault) as caught:
+        read_actions(path)
+    assert caught.value.code == "database-invalid"
