@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from benchmarks.scenarios import Bench
 
 HUNDRED = 100
+#: seconds between two containers; a command takes a third of that to begin
+PAUSE = 0.2
 #: ends at once when it is asked to
 _OBEYS = ("sh", "-c", "trap 'exit 0' TERM; while true; do sleep 1000 & wait $!; done")
 _TABLE = {"command": ["true"], "restart": "no"}
@@ -44,10 +46,11 @@ def life(bench: Bench) -> None:
         bench.add("stop of a hundred that obey", "stead", "s", [_stop(words)], target=1.5)
     finally:
         bench.stead.stop_agent()
-    with closing(bench.stead.open()) as runtime:
-        _once(runtime)
-        values = [_once(runtime) for _ in range(bench.runs)]
-    bench.add("create, start and remove, in the agent", "stead", "ms", values, target=20)
+    for what, stays in (("", True), (" (no place waits)", False)):
+        with closing(bench.stead.open(stays=stays)) as runtime:
+            _once(runtime)
+            values = [_once(runtime, PAUSE) for _ in range(bench.runs)]
+        bench.add(f"create, start and remove, in the agent{what}", "stead", "ms", values, target=20)
     for rival in bench.rivals:
         environment = rival.environment
 
@@ -75,8 +78,10 @@ def _times(runs: int, words: Sequence[str], environment: Mapping[str, str] | Non
     return found[1:]
 
 
-def _once(runtime: LocalRuntime) -> float:
-    """The agent's part of `run --rm`; that the program ends is not in it."""
+def _once(runtime: LocalRuntime, pause: float = 0.0) -> float:
+    """The agent's part of `run --rm`; that the program ends is not in it. Before it nothing is asked for
+    `pause` seconds."""
+    time.sleep(pause)
     begin = time.perf_counter()
     asked = {"image": IMAGE, "table": _TABLE, "auto_remove": "attended"}
     name = calls.perform(runtime, "create", asked)["id"]

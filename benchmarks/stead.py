@@ -34,9 +34,9 @@ class Stead:
         with LocalRuntime(self.paths) as runtime:
             runtime.import_image(rootfs, ImageRef.parse(IMAGE))
 
-    def open(self) -> LocalRuntime:
-        """In this process, as the agent has it."""
-        runtime = LocalRuntime(self.paths)
+    def open(self, *, stays: bool = False) -> LocalRuntime:
+        """In this process, as the agent has it; `stays`: with places for containers to come, too."""
+        runtime = LocalRuntime(self.paths, stays=stays)
         runtime.create_network(NetworkRequest(NETWORK, "bench", "f"))
         process.settle()
         return runtime

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from runtime import events, restarts
+from runtime import events, restarts, supervising
 from runtime.backups.holds import COPYING, Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
@@ -30,7 +30,7 @@ from runtime.net.ports import published_ports
 from runtime.net.records import Lease, read_leases
 from runtime.observations import HandStop, Phase, retired
 from runtime.paths import Paths, delete_tree
-from runtime.prepare import Preparation, anonymous_of, cgroup_path, will_be_idle
+from runtime.prepare import Preparation, anonymous_of, cgroup_path
 from runtime.records import (
     CREATED,
     RUNNING,
@@ -153,10 +153,11 @@ class Containers:
         goes_on = record.wanted == RUNNING and not (home / "exit.json").exists()
         before = Restarts() if fresh else restarts.read(live, home, goes_on=goes_on)
         if not fresh:
+            self._spares.drop(record.id)
             self._preparation.clear(record.id)
         self._fabric.check_ports(record.id)
         image = self._preparation.image(record)
-        idle, early = will_be_idle(request, image), self._preparation.early(record.id, request)
+        idle, early = supervising.will_be_idle(request, image), self._preparation.early(record.id, request)
         spare = self._spares.claim(record.id, request, early, idle=idle)
         try:
             if spare is None:
@@ -179,10 +180,12 @@ class Containers:
                     birth.start()
                 if self._fabric.is_shared(record.id):  # others have had its connections until now
                     self._fabric.publish(only=record.id)
-            self._spares.like(request, idle=idle)
         except BaseException:
+            if spare is not None:
+                spare.birth.close()
             self._undo(record)
             raise
+        self._spares.like(request, idle=idle)
 
     def _fork(self, record: ContainerRecord, early: Mapping[str, Any] | None, *, idle: bool) -> forking.Birth:
         """The processes of its shim, which wait: they are made while the bundle is."""
@@ -413,9 +416,9 @@ class Containers:
                 self._preparation.limits(record.id, request)
             if before.oom_score_adj != request.oom_score_adj:
                 self._preparation.oom_score(record.id, request)
-            document = self._preparation.supervise(
-                record, request, self._preparation.image(record), Restarts(state.restart_reasons)
-            )
+            image, counts = self._preparation.image(record), Restarts(state.restart_reasons)
+            cgroup = cgroup_path(record.id)
+            document = supervising.document(self._paths, record, request, image, counts, cgroup=cgroup)
             try:
                 client.adjust(live, document)
             except client.ShimError as error:

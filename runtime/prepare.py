@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime import bundle, loggers, machine, secrets
+from runtime import bundle, loggers, machine, secrets, supervising
 from runtime.bundle import Setting, User
 from runtime.confinement import Confinement
 from runtime.faults import Fault, faults
@@ -38,7 +38,7 @@ from runtime.paths import USERNS, Paths, delete_tree, write_atomically
 from runtime.records import ContainerRecord
 from runtime.restarts import NO_RESTARTS, Restarts
 from runtime.salvage import salvage
-from runtime.shim import client, messages
+from runtime.shim import client
 from runtime.users import find_user
 from runtime.volumes import Volumes
 from runtime.volumes.mounting import PREFIX, Mounting, all_mounts, declared_by
@@ -46,7 +46,6 @@ from runtime.volumes.mounting import User as MountUser
 from runtime.wishes import (
     ContainerRequest,
     LimitsRequest,
-    ProbeRequest,
     owner_in,
     owner_of_network,
     shared_namespaces,
@@ -162,7 +161,7 @@ class Preparation:
         given += secrets.lay_out(paths, id, request.files, self._secrets, ids)
         setting = self._setting(record, request, image, tuple(given), joining, ids)
         config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
-        document = self.supervise(record, request, image, restarts)
+        document = supervising.document(paths, record, request, image, restarts, cgroup=cgroup_path(id))
         if log is not None:
             document["log"] = log
         with faults("write bundle of", record.name):
@@ -373,39 +372,6 @@ class Preparation:
         images = self._images.mounted_by(record.id)
         return MountUser(record.id, request, self._paths.rootfs(record.id), declared, images)
 
-    def supervise(
-        self,
-        record: ContainerRecord,
-        request: ContainerRequest,
-        image: StoredImage,
-        restarts: Restarts,
-    ) -> dict[str, Any]:
-        """The content of supervise.json."""
-        config = image.config.get("config") or {}
-        probe = bundle.probe(request, config)
-        return messages.supervise_document(
-            id=record.id,
-            name=record.name,
-            cgroup=cgroup_path(record.id),
-            restart=asdict(request.restart),
-            probe=_probe_document(probe),
-            startup=_probe_document(request.startup),
-            readiness=_probe_document(request.readiness),
-            stop_signal=bundle.stop_signal(request, config),
-            stop_timeout=request.stop_grace_period,
-            log_max_size=request.log_max_size,
-            log_max_files=request.log_max_files,
-            tty=request.tty,
-            stdin_open=request.stdin_open,
-            restarts=restarts.reasons,
-            streak=restarts.streak,
-            attempts=restarts.attempts,
-            events_socket=str(self._paths.events_socket),
-            events_log=str(self._paths.events),
-            oom_score_adj=request.oom_score_adj,
-            brief=bool(request.auto_remove),
-        )
-
     def _setting(
         self,
         record: ContainerRecord,
@@ -561,21 +527,6 @@ class Preparation:
 def _own_capabilities() -> tuple[str, ...]:
     """What the agent may give to others: it never drops any of it."""
     return capabilities.bounding()
-
-
-def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:
-    return None if probe is None else {key: v for key, v in asdict(probe).items() if key != "given"}
-
-
-def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:
-    """Whether the container's shim has nothing to probe, no terminal or input to serve, no strangers' orphans
-    to wait for, and nobody who waits for its end (a whole shim starts sooner). Fault request-invalid for a
-    probe that tests nothing."""
-    if request.tty or request.stdin_open or request.pid_mode == "host" or request.auto_remove == "attended":
-        return False
-    if request.startup is not None or request.readiness is not None or request.logger.driver != "local":
-        return False
-    return bundle.probe(request, image.config.get("config") or {}) is None
 
 
 def anonymous_of(request: ContainerRequest, image: StoredImage) -> dict[str, Mapping[str, str]]:

@@ -80,8 +80,10 @@ class Spares:
         with self._changed:
             self._like = (request, idle)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="stead-spare", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="stead-spare", daemon=True)
+                with suppress(RuntimeError):  # there are as many as there may be
+                    thread.start()
+                    self._thread = thread
             self._changed.notify_all()
 
     @contextmanager
@@ -198,8 +200,8 @@ class Spares:
         early = self._preparation.early(id, request)
         if early is None:
             return None
-        _mark(self._paths, id)
         try:
+            _mark(self._paths, id)
             self._preparation.place(id, rules)
             home, live = self._paths.container(id), self._paths.live(id)
             # a shim that stays what it is would keep what is copied for it
@@ -247,7 +249,8 @@ def _mark(paths: Paths, id: str) -> None:
 
 
 def _unmark(paths: Paths) -> None:
-    (paths.run / MARK).unlink(missing_ok=True)
+    with suppress(OSError):
+        (paths.run / MARK).unlink()
 
 
 def _fits(request: ContainerRequest) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from runtime.faults import Fault
 from runtime.linux import cgroups, mounts, pidfd
 from runtime.prepare import cgroup_path
 from runtime.wishes import LimitsRequest
+from specs.values import PortBinding
 from tests.kernel.engine_box import Engine, Result, engine
 from tests.kernel.shim_box import until
 
@@ -304,3 +306,20 @@ def test_many_at_once_get_one_place_and_no_two_the_same(box: Engine) -> None:
     assert [result.code for result in results] == list(range(16))
     until(lambda: waiting(box) != id)
     assert gone(box, id)
+
+
+def test_a_start_that_fails_before_it_takes_the_place_is_made_up_for(box: Engine) -> None:
+    """Somebody listens on its port; then nobody does."""
+    id = warm(box)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = PortBinding("127.0.0.1", other.getsockname()[1], 80)
+        name = box.create("sleep 100", source="", network_mode="bridge", ports=(port,))
+        assert box.id(name) == id
+        with pytest.raises(Fault):
+            box.runtime.start_container(name)
+    begun = time.monotonic()
+    box.runtime.start_container(name)
+    assert time.monotonic() - begun < 2.0, "nobody waits for a shim that nobody told to end"
+    assert box.state(name).phase == "running"
