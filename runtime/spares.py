@@ -33,7 +33,7 @@ KEEP = 60.0
 #: seconds without an action on any container after which a place is made
 REST = 0.05
 #: bytes; several times of what a first process has before its program
-ROOM = 64 << 20
+ROOM = 16 << 20
 #: the file below `run`
 MARK = "spare"
 
@@ -204,9 +204,7 @@ class Spares:
             _mark(self._paths, id)
             self._preparation.place(id, rules)
             home, live = self._paths.container(id), self._paths.live(id)
-            # a shim that stays what it is would keep what is copied for it
-            waits = "both" if idle or request.auto_remove == "attended" else "first"
-            birth = self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(id), early=early, waits=waits)
+            birth = self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(id), early=early)
             birth.ground()
             return Spare(id, idle, early, rules, birth, time.monotonic())
         except (Fault, OSError, client.ShimError):

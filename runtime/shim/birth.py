@@ -8,7 +8,7 @@ import os
 import time
 
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import libc, memory, pidfd, signals
+from runtime.linux import libc, pidfd, signals
 from runtime.shim import documents, early, keeper, launch, messages, monitor
 
 TYPE_CHECKING = False
@@ -135,8 +135,6 @@ def _await(
     if word == messages.GROUND:
         if first is not None and not first.fork(str(request["bundle"])):
             first = None
-        if request.get(early.WAITS) == early.BOTH:
-            memory.own_all()
         word = os.read(report, messages.MAX_WORD)
     if word == messages.GO:
         if first is not None:

@@ -22,30 +22,17 @@ if TYPE_CHECKING:
 
 #: In a request to the zygote, with `cgroup`: what of config.json is known, the namespaces at least.
 KEY = "early"
-#: In a request as well: who may wait for long, and has its memory copied meanwhile.
-WAITS, FIRST, BOTH = "waits", "first", "both"
 
 
 class Early:
     """`outputs`: the reading ends, with their streams; `gate` gets a byte when the bundle is there, and
     another one when the program may run. `child` and `oom_before` are there with `fork`."""
 
-    __slots__ = (
-        "_cgroup",
-        "_host",
-        "_theirs",
-        "_waits",
-        "child",
-        "gate",
-        "launcher",
-        "oom_before",
-        "outputs",
-    )
+    __slots__ = ("_cgroup", "_host", "_theirs", "child", "gate", "launcher", "oom_before", "outputs")
 
     def __init__(self, request: Mapping[str, Any], host: cgroups.Cgroups) -> None:
         """All that needs nothing but the request. OSError."""
         self._cgroup, self._host = str(request["cgroup"]), host
-        self._waits = WAITS in request
         self.launcher = launch.Launcher(request[KEY], str(request["bundle"]), self._cgroup, host)
         self.child: launch.Child | None = None
         self.oom_before = 0
@@ -63,10 +50,10 @@ class Early:
         """Cgroup and network namespace are there. Whether it could be: else all is closed, and the shim finds
         again, and says, why not when it starts the container itself."""
         null, out, err, hold = self._theirs
-        known, waits = self.launcher.config, self._waits
+        known = self.launcher.config
 
         def program(report: int) -> NoReturn:
-            init.run_early(known, bundle, stdio=(null, out, err), report_fd=report, hold=hold, waits=waits)
+            init.run_early(known, bundle, stdio=(null, out, err), report_fd=report, hold=hold)
 
         try:
             self.oom_before = self._host.oom_kills(self._cgroup)

@@ -41,16 +41,13 @@ class Zygote:
         idle: bool,
         cgroup: str = "",
         early: Mapping[str, Any] | None = None,
-        waits: str = "",
     ) -> Birth:
         """Processes that wait to become the shim: made while the bundle is still being written. Any
         number may wait at once. `idle`: it will have no probe, no terminal and no orphans of others. `early`:
         what is known of config.json, for a first process in `cgroup` with a standard input of /dev/null; see
-        Birth.ground. `waits`: who of them may wait for long ("first", "both"). ShimError."""
+        Birth.ground. ShimError."""
         request = {"op": "keep" if idle else "spawn", "bundle": str(bundle_dir), "live": str(live_dir)}
-        known: dict[str, Any] = {"cgroup": cgroup, "early": early} if early else {}
-        if waits:
-            known["waits"] = waits
+        known = {"cgroup": cgroup, "early": early} if early else {}
         return Birth(self, messages.encode({**request, **known}), live_dir.name, early=bool(early))
 
     def warm(self) -> None:

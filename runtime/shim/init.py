@@ -13,7 +13,7 @@ import errno
 import os
 import sys
 
-from runtime.linux import jsontext, libc, memory, namespaces, signals
+from runtime.linux import jsontext, libc, namespaces, signals
 from runtime.shim import ahead, documents, identity, root, sysctls, tty
 
 TYPE_CHECKING = False
@@ -94,18 +94,16 @@ def run_init(
 
 
 def run_early(
-    known: Config, bundle: str, *, stdio: tuple[int, int, int], report_fd: int, hold: int, waits: bool
+    known: Config, bundle: str, *, stdio: tuple[int, int, int], report_fd: int, hold: int
 ) -> NoReturn:
     """As run_init, by a bundle of our own that is there when a byte comes from `hold`, and of which `known`
-    is known before; the next byte says that the program may run. `waits`: that may take a while."""
+    is known before; the next byte says that the program may run."""
     stage = Stage()
     try:
         _seclude(*stdio, report_fd, hold)
         stage.name = "namespaces"
         made = ahead.Ahead(known)
         stage.name = "begin"
-        if waits:
-            memory.own_all()
         _wait(hold)
         config = documents.read(bundle, "config.json")
         rootfs = os.path.join(bundle, str(config["root"]["path"]))
