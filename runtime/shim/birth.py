@@ -137,6 +137,9 @@ def _await(
             first = None
         word = os.read(report, messages.MAX_WORD)
     if word == messages.GO:
+        if first is not None and first.has_ended():  # killed while it waited: the end of its report would
+            first.abandon()  # say that the program runs
+            first = None
         if first is not None:
             first.go()
         return lock, first

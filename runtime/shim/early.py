@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.linux import signals
+from runtime.linux import pidfd, signals
 from runtime.shim import init, launch, messages, spaces
 
 TYPE_CHECKING = False
@@ -67,6 +67,9 @@ class Early:
     def go(self) -> None:
         """The bundle is there."""
         open_gate(self.gate)
+
+    def has_ended(self) -> bool:
+        return self.child is not None and pidfd.wait(self.child.pidfd, 0)
 
     def abandon(self) -> None:
         """It has ended when this returns. Not for one that somebody watches."""
