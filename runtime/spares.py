@@ -11,8 +11,10 @@ gone or its container is recorded: as long as that process lives, the place is n
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,6 +25,7 @@ from typing import Any
 from runtime import machine
 from runtime.faults import Fault
 from runtime.linux import mounts, pidfd
+from runtime.linux.regular import read_regular
 from runtime.paths import Paths, write_atomically
 from runtime.prepare import Preparation, cgroup_path
 from runtime.shim import client, forking
@@ -36,6 +39,8 @@ REST = 0.05
 ROOM = 16 << 20
 #: the file below `run`
 MARK = "spare"
+#: what must not end the thread: RuntimeError where no thread can be had
+FAILURES = (Fault, OSError, RuntimeError, sqlite3.Error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +159,17 @@ class Spares:
                     continue
                 if like is not None:
                     self._like = None
-            for spare in old:
-                self._end(spare)
+            for spare, given in old:
+                if given:
+                    spare.birth.close()
+                else:
+                    self._clear(spare.id, spare.birth)
             if like is not None:
                 self._keep(self._make(*like))
         with self._changed:
             left, self._waiting = self._waiting, None
         if left is not None:
-            self._end(left)
+            self._clear(left.id, left.birth)
 
     def _is_busy(self) -> bool:
         return bool(self._busy(time.monotonic() - REST))
@@ -173,41 +181,39 @@ class Spares:
         """Seconds until there may be something to do, unless it is told."""
         if self._is_wanted():
             return REST
-        held = [*self._given.values(), *([self._waiting] if self._waiting else [])]
+        held = list(self._given.values())
+        if self._waiting is not None and not self._named:  # else `id` tells
+            held.append(self._waiting)
         return max(0.0, min(spare.at for spare in held) + KEEP - time.monotonic()) if held else None
 
-    def _old(self) -> list[Spare]:
-        """Those that have waited long enough, which nobody can take any more."""
+    def _old(self) -> list[tuple[Spare, bool]]:
+        """Those that have waited long enough, which nobody can take any more; whether they were given to a
+        container."""
         last = time.monotonic() - KEEP
-        found = [spare for spare in self._given.values() if spare.at <= last]
-        for spare in found:
+        found = [(spare, True) for spare in self._given.values() if spare.at <= last]
+        for spare, _ in found:
             del self._given[spare.id]
             self._left.add(spare.id)
         if self._waiting is not None and self._waiting.at <= last and not self._named:
-            found.append(self._waiting)
+            found.append((self._waiting, False))
             self._waiting = self._like = None
         return found
 
-    def _end(self, spare: Spare) -> None:
-        if _marked(self._paths) == spare.id:
-            self._clear(spare.id, spare.birth)
-        else:
-            spare.birth.close()
-
     def _make(self, request: ContainerRequest, idle: bool) -> Spare | None:
         """None where it cannot be made: the next start says why."""
-        id, rules, birth = secrets.token_hex(16), machine.device_rules(request), None
+        id, birth = secrets.token_hex(16), None
         early = self._preparation.early(id, request)
         if early is None:
             return None
         try:
+            rules = machine.device_rules(request)
             _mark(self._paths, id)
             self._preparation.place(id, rules)
             home, live = self._paths.container(id), self._paths.live(id)
             birth = self._zygote.fork(home, live, idle=idle, cgroup=cgroup_path(id), early=early)
             birth.ground()
             return Spare(id, idle, early, rules, birth, time.monotonic())
-        except (Fault, OSError, client.ShimError):
+        except (*FAILURES, client.ShimError):
             self._clear(id, birth)
             return None
 
@@ -219,7 +225,7 @@ class Spares:
         """What cannot be cleared is a leftover from now on."""
         if birth is not None:
             birth.close()
-        with suppress(Fault, OSError):
+        with suppress(*FAILURES):
             self._preparation.clear(id, home=True)
         _unmark(self._paths)
 
@@ -231,14 +237,14 @@ def waiting(paths: Paths) -> set[str]:
     """Ids of places that wait, of a process that lives. To be asked after a look at directories and before
     one at records: a place is marked before it has a directory, and until it has a record."""
     try:
-        id, pid, start = (paths.run / MARK).read_text().split()
+        id, pid, start = read_regular(paths.run / MARK).decode().split()
+        return {id} if pidfd.is_alive(int(pid), int(start)) else set()
     except (FileNotFoundError, ValueError):
         return set()
-    return {id} if pidfd.is_alive(int(pid), int(start)) else set()
-
-
-def _marked(paths: Paths) -> str:
-    return next(iter(waiting(paths)), "")
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR):  # no file of ours
+            return set()
+        raise
 
 
 def _mark(paths: Paths, id: str) -> None:

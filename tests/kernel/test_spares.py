@@ -248,7 +248,13 @@ def _unbind(box: Engine, id: str) -> None:
     mounts.unmount(box.paths.netns(id))
 
 
-@pytest.mark.parametrize("harm", [_kill_shim, _unbind])
+def _kill_first(box: Engine, id: str) -> None:
+    (pid,) = members(id)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: members(id) == [])
+
+
+@pytest.mark.parametrize("harm", [_kill_shim, _kill_first, _unbind])
 def test_a_place_that_was_harmed_while_it_waited_is_made_anew(box: Engine, harm: Any) -> None:
     id = warm(box)
     harm(box, id)
@@ -323,3 +329,44 @@ def test_a_start_that_fails_before_it_takes_the_place_is_made_up_for(box: Engine
     box.runtime.start_container(name)
     assert time.monotonic() - begun < 2.0, "nobody waits for a shim that nobody told to end"
     assert box.state(name).phase == "running"
+
+
+def test_a_place_that_cannot_be_made_is_not_the_end_of_them(
+    box: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its device is gone; there can be no more threads."""
+    monkeypatch.setattr(spares, "REST", 0.5)
+    device = tmp_path / "device"
+    os.mknod(device, 0o020666, os.makedev(1, 3))
+    box.start("sleep 100", source="", devices=((str(device), "/dev/x", "r"),))
+    device.unlink()
+    time.sleep(1.0)
+    assert spares.waiting(box.paths) == set()
+    monkeypatch.setattr(spares, "REST", 0.05)
+    refused: list[str] = []
+
+    def no_thread(id: str, _rules: object) -> None:
+        refused.append(id)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(box.runtime._preparation, "place", no_thread)
+        box.start("sleep 100", source="", command=("sleep", "100"))
+        until(lambda: refused)
+    assert warm(box)
+
+
+def test_a_mark_that_is_damaged_or_no_file_is_none(box: Engine) -> None:
+    mark = box.paths.run / spares.MARK
+    for text in (b"a b c", b"a 1", b"\0" * 50, b"\xff 1 1", b""):
+        mark.write_bytes(text)
+        assert spares.waiting(box.paths) == set()
+        assert box.runtime.observe().leftovers == ()
+    mark.unlink()
+    for make in (os.mkfifo, os.mkdir):
+        make(mark)
+        assert spares.waiting(box.paths) == set()
+        if mark.is_dir():
+            mark.rmdir()
+        else:
+            mark.unlink()
