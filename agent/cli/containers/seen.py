@@ -9,8 +9,9 @@ import json
 from functools import cached_property
 
 from runtime import attend, frozen
+from runtime.faults import Fault
 from runtime.shim import client
-from runtime.shim.supervise import is_crash_loop
+from runtime.shim.supervise import FINAL, is_crash_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ STATES = {
 
 
 class Seen:
-    """One container. `state` is what its shim says or last said; `live`: it has one."""
+    """One container. `state` is what its shim says or last said; `live`: it has one, which has more to say than
+    how it ended."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class Seen:
         self.paths, self.record = paths, record
         self._images = {} if images is None else images
         state = attend.live_state(paths, record)
-        self.live = state is not None
+        self.live = state is not None and state.phase not in FINAL
         self.state = state or client.read_exit(paths.container(record.id))
         self.published = ports
 
@@ -93,10 +95,10 @@ class Seen:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json of the last start; empty before the first."""
+        """config.json of the last start; empty before the first, and where it cannot be read."""
         try:
             return attend.read_config(self.paths, self.record)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, Fault):
             return {}
 
     @cached_property
