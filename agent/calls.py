@@ -60,6 +60,8 @@ def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]
     """One operation `op` with `args` on each of `names`, side by side; an answer each, as it crosses the
     socket. The name of a service means its replicas."""
     op, more, asked = args["op"], args.get("args", {}), args["names"]
+    if not isinstance(op, str):
+        raise Fault("request-invalid", "call", "each", "its op is a word")
     if op == "each":  # its threads would wait for each other
         raise Fault("request-invalid", "call", "each", "it cannot be done on each")
     if not isinstance(asked, list) or not isinstance(more, dict):
@@ -68,7 +70,7 @@ def each(runtime: LocalRuntime, args: Mapping[str, Any]) -> list[dict[str, Any]]
 
     def one(name: str) -> dict[str, Any]:
         try:
-            done = perform(runtime, str(op), {**more, "name": name})
+            done = perform(runtime, op, {**more, "name": name})
         except Fault as fault:
             return {"name": name, "fault": document(fault)}
         return {"name": name, "result": done}

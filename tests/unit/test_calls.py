@@ -38,3 +38,5 @@ def test_each_takes_a_list_of_names_and_one_operation() -> None:
     assert "its names are a list" in refused("each", {"op": "stop", "names": 5})
     assert "its args a table" in refused("each", {"op": "stop", "names": [], "args": [1]})
     assert "it cannot be done on each" in refused("each", {"op": "each", "names": ["a"]})
+    for op in (["stop"], {}, None, 1):
+        assert "its op is a word" in refused("each", {"op": op, "names": ["a", "b"]})
