@@ -37,8 +37,8 @@ STATES = {
 
 
 class Seen:
-    """One container. `state` is what its shim says or last said; `live`: it has one, which has more to say than
-    how it ended."""
+    """One container. `state` is what its shim says or last said; `live`: it has one, and that has
+    more to do than to end."""
 
     def __init__(
         self,
