@@ -272,8 +272,8 @@ class _Watch:
     _EVENTS = 0x2 | 0x100 | 0x80 | 0x200 | 0x400  # MODIFY CREATE MOVED_TO DELETE DELETE_SELF
 
     def __init__(self, directory: Path, wake: int) -> None:
-        self._directory, self._wake = directory, wake
-        self._watched: set[Path] = set()
+        self._wake = wake
+        self._wanted, self._watched = (directory, directory.parent), set[Path]()
         import ctypes  # not for who only reads what there is
 
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -283,17 +283,17 @@ class _Watch:
     def _add(self) -> None:
         if self._fd < 0:  # none may have been left before
             self._fd = int(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-        for path in (self._directory, self._directory.parent):
+        for path in self._wanted:
             if self._fd < 0 or path in self._watched:
                 continue
             if self._libc.inotify_add_watch(self._fd, os.fsencode(path), self._EVENTS) >= 0:
                 self._watched.add(path)
 
     def wait(self) -> None:
-        if self._directory not in self._watched:
-            self._add()
-        if self._directory not in self._watched:
-            time.sleep(POLL)
+        if len(self._watched) < len(self._wanted):
+            self._add()  # of what came before it, it says nothing: so there is another look
+            if len(self._watched) < len(self._wanted):
+                time.sleep(POLL)
             return
         heard = [self._fd] if self._wake < 0 else [self._fd, self._wake]
         if self._fd in select.select(heard, [], [], LOOK_AGAIN)[0]:

@@ -217,7 +217,9 @@ class DirectorySource:
             finally:
                 os.close(fd)
         except OSError as error:
-            lack = str(error.strerror) if inotify.is_exhausted(error) else ""
+            if not inotify.is_exhausted(error):  # the root has gone, which says nothing of it
+                return bool(self._lack)
+            lack = str(error.strerror)
         if lack and not self._lack:
             log.warning("cannot watch %s: %s; it is read every %g s instead", self.root, lack, LOOK)
         if self._lack and not lack:

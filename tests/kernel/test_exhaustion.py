@@ -65,15 +65,28 @@ print(any("inotify" in str(item.resolve()) for item in Path("/proc/self/fd").ite
 @NONE
 def test_a_log_is_followed_without_inotify_and_with_it_later(tmp_path: Path, limits: tuple[str, str]) -> None:
     program = """
-from runtime.logs import _Watch
+from runtime.logs import LOOK_AGAIN, _Watch
 watch = _Watch(where, -1)
 watch.wait()
 print(watch._watched == set())
 limit(9, 100)
-watch.wait()
-print(where in watch._watched)
+began = time.monotonic()
+watch.wait()  # it says nothing of what came before: there is another look at once
+print(where in watch._watched, time.monotonic() - began < LOOK_AGAIN)
 """
-    assert alone(program, tmp_path, limits).split() == ["True", "True"]
+    assert alone(program, tmp_path, limits).split() == ["True", "True", "True"]
+
+
+def test_a_log_whose_end_nobody_can_hear_of_is_looked_at_until_somebody_can(tmp_path: Path) -> None:
+    program = """
+from runtime.logs import _Watch
+watch = _Watch(where, -1)
+print(len(watch._watched))
+limit(9, 100)
+watch.wait()
+print(len(watch._watched))
+"""
+    assert alone(program, tmp_path, ("9", "1")).split() == ["1", "2"]
 
 
 @NONE
@@ -111,6 +124,20 @@ asyncio.run(main())
     assert f"{tmp_path} is watched again" in said
 
 
+def test_a_directory_that_has_gone_is_not_said_to_be_watched_again(tmp_path: Path) -> None:
+    program = """
+from agent.sources.directory import DirectorySource
+source = DirectorySource(where)
+print(source._lacks(str(where)), source._lacks(str(where / "gone")))
+limit(9, 100)
+print(source._lacks(str(where / "gone")), source._lacks(str(where)))
+"""
+    said = alone(program, tmp_path, ("9", "0")).splitlines()
+    assert "; it is read every" in said[0]
+    assert said[1:3] == ["True True", f"{tmp_path} is watched again"]
+    assert said[3:] == ["True False"]
+
+
 def test_names_are_known_of_containers_that_nobody_can_watch(tmp_path: Path) -> None:
     program = """
 from ipaddress import ip_network
@@ -139,6 +166,9 @@ print(len(watch.zone), watch.gone)
 start(6, b"running")
 time.sleep(0.2)  # between two looks
 print(watch.drain(), len(watch.zone))
+start(8, b"running")
+print(watch.drain(), len(watch.zone), watch.drain(whole=True), len(watch.zone))
+(where / "containers" / f"{8:016}" / documents.MEMBER).unlink()
 (where / "containers" / f"{2:016}" / documents.MEMBER).unlink()
 time.sleep(0.2)
 print(watch.drain(), len(watch.zone))
@@ -150,10 +180,10 @@ print(watch.drain())
 start(7, b"running")
 print(watch.drain(), len(watch.zone))
 """
-    wanted = ["4 False", "True 5", "True 4", "True 4", "False", "True 5"]
-    assert alone(program, tmp_path, ("9", "4")).splitlines() == wanted
-    shutil.rmtree(tmp_path / "containers")
-    assert alone(program, tmp_path, ("9", "0")).splitlines() == wanted
+    for watches, new in (("4", "True 6 True 6"), ("0", "False 5 True 6")):
+        wanted = ["4 False", "True 5", new, "True 4", "True 4", "False", "True 5"]
+        assert alone(program, tmp_path, ("9", watches)).splitlines() == wanted
+        shutil.rmtree(tmp_path / "containers")
 
 
 def test_who_cannot_go_on_without_inotify_says_which_limit_it_is(tmp_path: Path) -> None:

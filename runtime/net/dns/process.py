@@ -141,7 +141,7 @@ def _serve(run: str) -> None:
         if serving.retired:
             break
         _unlink(path)  # who starts a container from now on starts another server, which waits for our end
-        followed.drain()
+        followed.drain(whole=True)
         if followed.gone or not len(followed.zone):
             break
         loop.ended = False

@@ -47,13 +47,14 @@ class Watch:
         os.close(self.fd)
         os.close(self.quiet_fd)
 
-    def drain(self) -> bool:
-        """Take in what has changed; whether anything of it matters."""
+    def drain(self, *, whole: bool = False) -> bool:
+        """Take in what has changed; whether anything of it matters. Where watches are missing, what came in
+        the last BLIND seconds may be left out, but for `whole`."""
         changed = False
         for fd, _ in self._happened.poll(0):
             while events := inotify.read_events(fd):
                 changed = self._take(fd, events) or changed
-        if self._blind and not 0 <= time.monotonic() - self._looked < BLIND:
+        if self._blind and (whole or not 0 <= time.monotonic() - self._looked < BLIND):
             self._rescan()
             return True
         return changed
