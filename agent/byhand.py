@@ -22,8 +22,8 @@ from specs.resolve import resolve
 from specs.values import ImageRef, MountPoint
 
 _FILE, _PROJECT, _NAME = "run.yaml", "run", "new"
-#: How many documents are remembered.
-KNOWN = 32
+#: How many documents are remembered, and up to how many bytes with their files: an agent lives long.
+KNOWN, SMALL = 32, 64 * 1024
 #: What a container is on when nothing else is said.
 NETWORK = "bridge"
 #: Words of --network, --pid and --ipc that name another container.
@@ -80,8 +80,9 @@ def request(
     """Fault request-invalid with all that is wrong. `table` has the keys of [container.NAME]."""
     document, back = _document(table, around)
     text = json.dumps(_plain(document)).encode()
-    files = tuple((name, content.encode()) for name, content in around.files.items())
-    desired, problems = _resolved((*files, (_FILE, text)))
+    files = (*((name, content.encode()) for name, content in around.files.items()), (_FILE, text))
+    small = sum(len(content) for _, content in files) <= SMALL
+    desired, problems = (_resolved if small else _resolved.__wrapped__)(files)
     if desired is None:
         said = dict.fromkeys(map(_text, problems))
         raise Fault("request-invalid", "create container", name, "; ".join(said))

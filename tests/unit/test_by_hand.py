@@ -259,3 +259,14 @@ def test_every_option_of_run_is_in_its_help() -> None:
     for action in parser._actions:
         assert action.help or not action.option_strings, action.dest
         assert all(flag in text for flag in action.option_strings)
+
+
+def test_small_documents_are_remembered_and_large_ones_not() -> None:
+    before = byhand._resolved.cache_info()
+    for _ in range(2):
+        request("-e", "A=remembered")
+    after = byhand._resolved.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses + 1)
+    large = "x" * 100_000
+    assert request("-e", f"A={large}").environment["A"] == large
+    assert byhand._resolved.cache_info() == after
