@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 _MAX_EVENTS = 32
+#: Seconds of one wait: epoll_wait(2) has milliseconds as an int, which is less than 25 days.
+_LONGEST = 86400.0
 
 
 class Timer:
@@ -76,7 +78,7 @@ class Loop:
         """Never less than what is left: epoll counts milliseconds, and waking early would spin."""
         if self._timers:
             first = max(0.0, min(timer.at for timer in self._timers) - time.monotonic() + 0.0005)
-            timeout = first if timeout is None else min(first, timeout)
+            timeout = min(first, _LONGEST) if timeout is None else min(first, timeout)
         return timeout
 
     def close(self) -> None:
