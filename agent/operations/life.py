@@ -23,6 +23,8 @@ from runtime.shim.monitor import signal_number
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _LONGEST = 200
+#: Seconds of a grace period: what select(2), and so everybody who waits for it, takes.
+_GRACE = 10**9
 
 
 def start(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
@@ -41,25 +43,22 @@ def stop(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     """Signal, grace, SIGKILL. `signal` and `timeout` (seconds) are its own where left out; `who`, `terminal`
     and `reason` are kept with what a source declares. What is removed by itself is gone when this
     returns."""
-    record = naming.container(runtime, str(args["name"]), "stop container")
+    record, timeout = naming.container(runtime, str(args["name"]), "stop container"), _timeout(args, "stop")
     if record.source:
         said = {key: str(args.get(key) or "") for key in ("who", "terminal", "reason")}
         runtime.containers.stop_by_hand(record.name, HandStop(time.time(), **said))
-    timeout = args.get("timeout")
-    runtime.containers.stop(
-        record.name, signal=_signal(args, record), timeout=None if timeout is None else float(timeout)
-    )
+    runtime.containers.stop(record.name, signal=_signal(args, record), timeout=timeout)
     _remove_by_itself(runtime, record)
     return _who(record)
 
 
 def restart(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     """Stop and start; of what a source declares and a person stopped, that is the end of it."""
-    record = naming.container(runtime, str(args["name"]), "restart container")
-    timeout = args.get("timeout")
-    runtime.containers.stop(
-        record.name, signal=_signal(args, record), timeout=None if timeout is None else float(timeout)
+    record, timeout = (
+        naming.container(runtime, str(args["name"]), "restart container"),
+        _timeout(args, "restart"),
     )
+    runtime.containers.stop(record.name, signal=_signal(args, record), timeout=timeout)
     done = start(runtime, {"name": record.id})
     events.tell_container(runtime.paths.root, "restart", record)
     return done
@@ -139,6 +138,16 @@ def _remove_by_itself(runtime: LocalRuntime, record: ContainerRecord) -> None:
     """One that goes when it has ended, and that nobody waits for."""
     if record.decode().auto_remove == "now":
         runtime.containers.remove(record.name)
+
+
+def _timeout(args: Mapping[str, Any], op: str) -> float | None:
+    """None: the container's own. Raises Fault request-invalid."""
+    found = args.get("timeout")
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= _GRACE:
+        raise Fault("request-invalid", "call", op, f"its timeout is no number of seconds up to {_GRACE}")
+    return float(found)
 
 
 def _signal(args: Mapping[str, Any], record: ContainerRecord) -> str:

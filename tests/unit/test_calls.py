@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from agent import calls
+from agent.operations import naming
 from runtime.faults import Fault
 
 NOBODY = cast(Any, None)  # no runtime: nothing of it is needed for a refusal
@@ -40,3 +42,13 @@ def test_each_takes_a_list_of_names_and_one_operation() -> None:
     assert "it cannot be done on each" in refused("each", {"op": "each", "names": ["a"]})
     for op in (["stop"], {}, None, 1):
         assert "its op is a word" in refused("each", {"op": op, "names": ["a", "b"]})
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -1, 1e300, "soon", [], True])
+@pytest.mark.parametrize("op", ["stop", "restart"])
+def test_a_grace_period_that_is_none_is_refused_before_anything_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, op: str, timeout: object
+) -> None:
+    record = SimpleNamespace(id="a", name="web", source="")
+    monkeypatch.setattr(naming, "container", lambda *_: record)
+    assert "timeout is no number of seconds" in refused(op, {"name": "web", "timeout": timeout})
