@@ -280,12 +280,15 @@ def early_config(request: ContainerRequest, rootfs: str, netns: str | None) -> d
 
 
 def _early_mounts(request: ContainerRequest, own: set[str]) -> list[dict[str, Any]]:
-    """Those that are the container's own, of namespaces that it does not share."""
+    """Those that are the container's own, of namespaces that it does not share, where no other is asked for."""
+    taken = {mount.target for mount in request.mounts}
     needs = {"mqueue": "ipc", "cgroup": "cgroup"}
     return [
         mount
         for mount in _own_mounts(request)
-        if mount["type"] != "bind" and needs.get(mount["type"], "mount") in own
+        if mount["type"] != "bind"
+        and mount["destination"] not in taken
+        and needs.get(mount["type"], "mount") in own
     ]
 
 
