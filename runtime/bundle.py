@@ -280,7 +280,7 @@ def early_config(request: ContainerRequest, rootfs: str, netns: str | None) -> d
 
 
 def _early_mounts(request: ContainerRequest, own: set[str]) -> list[dict[str, Any]]:
-    """Those that are the container's own, of namespaces that it does not share, where no other is asked for."""
+    """Those that are its own, of namespaces that it does not share, where it asks for no others."""
     taken = {mount.target for mount in request.mounts}
     needs = {"mqueue": "ipc", "cgroup": "cgroup"}
     return [
