@@ -323,9 +323,9 @@ def next_look(world: World, want: DesiredContainer) -> float | None:
     times = [item.begin for item in job.queue if item.begin > world.clock]
     if job.run is not None and job.run.began and want.job.deadline:
         times.append(job.run.began + want.job.deadline)
-    if job.next_at is not None:
-        times.append(job.next_at)
     coming = [at for at in times if at > world.clock]
+    if job.next_at is not None:  # it may have come since `note`, which takes it in
+        coming.append(max(job.next_at, world.clock))
     return world.now + min(coming) - world.clock if coming else None
 
 

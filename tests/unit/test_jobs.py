@@ -158,6 +158,16 @@ def test_a_run_that_takes_too_long_is_stopped_and_has_failed() -> None:
     assert bench.look(NOON + HOUR + 602) == ["deadline"]
 
 
+def test_a_time_that_comes_while_the_plan_is_made_is_looked_at_at_once() -> None:
+    """Between the look that did not see it yet and the plan; nothing else would wake the agent for it."""
+    bench = Bench("@every 1s")
+    bench.look(NOON)
+    bench.look(NOON + 0.999)
+    assert bench.job.next_at == NOON + 1.0
+    world = World(bench.wanted, Observed(), Memory(jobs=bench.known), now=7.0, clock=NOON + 1.002)
+    assert jobs.next_look(world, bench.want) == 7.0
+
+
 def test_a_run_that_was_too_long_while_no_agent_looked_has_failed() -> None:
     """Nobody stopped it, and it ended well by itself."""
     bench = Bench(deadline=600.0, retries=1)

@@ -8,8 +8,10 @@ from tests.vm.machine import Node
 
 pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.timeout(1200, func_only=True)]
 
-#: names of directories and rows that must be the same set, one line each: kind, then ids
+#: names of directories and rows that must be the same set, one line each: kind, then ids. A place that waits
+#: for the next container that a person makes is waited for to go.
 INVENTORY = """
+for second in $(seq 120); do [ -e /run/stead/spare ] || break; sleep 1; done
 echo home $(ls /var/lib/stead/containers)
 echo live $(ls /run/stead/containers)
 echo cgroup $(cd /sys/fs/cgroup/stead.slice && ls -d */ | tr -d / | grep -vx -e shims -e names)
