@@ -286,7 +286,9 @@ def test_a_first_process_that_somebody_kills_while_it_waits_is_followed_by_anoth
     container: Box, idle: bool
 ) -> None:
     with born(container, Way(idle, early=True)) as birth:
-        os.kill(waiting(container), signal.SIGKILL)
+        pid = waiting(container)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: ") Z " in Path(f"/proc/{pid}/stat").read_text())
         write(container, "echo up; sleep 1000")
         birth.start()
     until(lambda: container.output() == b"up\n")
