@@ -61,6 +61,9 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
         have = seen.observed.containers.get(name)
         if name in known or have is None or want.desired != "running" or want.job is not None:
             continue
+        if have.busy:  # what was seen may be half of what was done
+            pending.append(f"container {name} was acted on while it was looked at")
+            continue
         first = restarts.setdefault(have.id, have.restarts)
         state, text = _look(want, have, first, now)
         if state == "pending":

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from agent.planner.model import Memory, World
+from agent.planner.model import Memory, Subject, World
 from agent.planner.updates import REVISIONS, VERSIONS, Key, Notice, Spec, Version, Watch
 from runtime.observations import Health, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredImage, Probe
@@ -265,8 +265,16 @@ def did_well(want: DesiredContainer, have: ObservedContainer) -> bool:
     return job and have.phase is Phase.EXITED and have.exit_code == 0 and not have.error
 
 
+def _is_moved(world: World, have: ObservedContainer) -> bool:
+    """Something is done with it, or was while it was looked at: what was seen may be half of that, such as
+    the end of its last run while it is being started. It is looked at again when that is done."""
+    return have.busy or Subject("container", have.name) in world.in_flight
+
+
 def settled(world: World, want: DesiredContainer, have: ObservedContainer) -> bool:
     """It did well for as long as it is to be looked at."""
+    if _is_moved(world, have):
+        return False
     if did_well(want, have):
         return True
     watch = world.memory.watched.get(have.name)
@@ -375,7 +383,7 @@ def failing(world: World, want: DesiredContainer, key: Key) -> str:
     if refused := _refused(world, want):
         return refused
     watch = world.memory.watched.get(want.name)
-    if have is None or watch is None:
+    if have is None or watch is None or _is_moved(world, have):
         return ""
     killed = ", killed because it used too much memory" if have.oom_killed else ""
     if have.phase is Phase.EXITED and not did_well(want, have):
