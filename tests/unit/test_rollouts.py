@@ -13,15 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from agent.converge import Engine, Event
+from agent.converge import Engine, Event, Round
 from agent.planner import versions
-from agent.planner.model import Collecting, Limits
-from agent.planner.updates import Notice, Order, Orders, Pin, Version
+from agent.planner.model import (
+    Cause,
+    Collecting,
+    Limits,
+    Memory,
+    Plan,
+    StartContainer,
+    Step,
+    Subject,
+    World,
+)
+from agent.planner.updates import Key, Notice, Order, Orders, Pin, Version, Watch
 from agent.rollouts import Rollouts
+from agent.verdict import judge
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
-from runtime.observations import Health
-from specs.desired import Attachment, Desired, Probe, Update
+from runtime.observations import Health, Observed, ObservedContainer, Phase
+from specs.desired import Attachment, Desired, Probe, Restart, Update
 from specs.values import MountPoint
 from tests.builders import container, desired, network, volume
 from tests.fake_runtime import FakeRuntime
@@ -216,3 +227,45 @@ def test_a_file_that_somebody_writes_can_be_opened_at_once(tmp_path: Path) -> No
         second.close()
         assert time.monotonic() - begun < 5.0
         other.execute("COMMIT")
+
+
+@pytest.mark.parametrize("how", ["nothing", "busy", "in-flight"])
+def test_the_end_of_the_last_run_is_no_fault_of_a_version_that_is_being_started(how: str) -> None:
+    """A start has said that it is to run and has not yet removed how it ended: a look may fall between."""
+    want = container("s/web")
+    have = ObservedContainer(
+        "1",
+        "s/web",
+        "s",
+        "i",
+        "a",
+        "",
+        "busybox",
+        "sha256:1",
+        Phase.EXITED,
+        exit_code=137,
+        busy=how == "busy",
+    )
+    key = Key.of(have)
+    step = Step(Subject("container", "s/web"), StartContainer("s/web"), Cause("phase", "was stopped"))
+    world = World(
+        {"s": desired("s", want)},
+        Observed(containers={"s/web": have}),
+        Memory(watched={"s/web": Watch("1", key, 0.0, 0.0, None)}),
+        in_flight={step.subject: step} if how == "in-flight" else {},
+    )
+    said = versions.failing(world, want, key)
+    assert said == ("container s/web exited with code 137" if how == "nothing" else "")
+    done = replace(world, observed=Observed(containers={"s/web": replace(have, exit_code=0)}))
+    once = replace(want, restart=Restart("no"))
+    assert versions.settled(done, once, done.observed.containers["s/web"]) == (how == "nothing")
+
+
+def test_a_container_that_was_acted_on_while_it_was_looked_at_is_not_judged_yet() -> None:
+    have = ObservedContainer(
+        "1", "s/web", "s", "", "", "", "busybox", "", Phase.EXITED, exit_code=137, busy=True
+    )
+    seen = Round(Observed(containers={"s/web": have}), Plan(), {}, 0.0)
+    verdict = judge(desired("s", container("s/web")), seen, {}, 1.0)
+    assert verdict.failures == ()
+    assert verdict.pending == ("container s/web was acted on while it was looked at",)
