@@ -29,7 +29,7 @@ from runtime.net.dns.service import NameService
 from runtime.net.fabric import NET_SCHEMA, Fabric
 from runtime.observations import ImageSize, Observed, Sample
 from runtime.observe import Observer
-from runtime.paths import Paths, delete_tree, write_atomically
+from runtime.paths import Paths, delete_tree, remove_temporaries, write_atomically
 from runtime.prepare import Preparation
 from runtime.records import read_container, read_containers
 from runtime.shim import client, forking
@@ -43,8 +43,8 @@ TAIL = 10  # last lines of a build's step that its Fault has
 
 
 class LocalRuntime:
-    """The machine this process runs on. Opening makes the directories and the database, and changes nothing
-    else.
+    """The machine this process runs on. Opening makes the directories and the database, removes what somebody
+    was killed while writing below `run`, and changes nothing else.
 
     `registries` are settings by host, `docker_config` is the config.json that has further credentials,
     `pool` and `pool6` are where networks without a subnet of their own are cut from. The caller holds
@@ -69,6 +69,7 @@ class LocalRuntime:
         `shortcut`: it makes that (net/shortcut.py)."""
         with faults("open state in", str(paths.root)):
             paths.make()
+            remove_temporaries(paths.run)
             _claim(paths)
         self.paths = paths
         self.database = Database(paths.database, SCHEMAS)

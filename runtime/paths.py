@@ -136,6 +136,15 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{get_native_id()}.tmp")
 
 
+def remove_temporaries(directory: Path) -> None:
+    """Those of `beside` whose thread has died with them. Harmless beside others that write."""
+    for name in os.listdir(directory):
+        thread = name.removesuffix(".tmp").rpartition(".")[2]
+        ours = name.startswith(".") and name.endswith(".tmp") and thread.isdigit()
+        if ours and not os.path.exists(f"/proc/{thread}"):
+            directory.joinpath(name).unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory. No reader sees half
     a file. Threads and processes may write the same path at once: the last one holds.

@@ -11,7 +11,7 @@ import pytest
 from runtime.filters import filter_file
 from runtime.images.sinks import written, written_folder
 from runtime.linux import seccomp_compile
-from runtime.paths import write_atomically
+from runtime.paths import beside, remove_temporaries, write_atomically
 
 THREADS = 8
 
@@ -90,3 +90,12 @@ def test_what_a_crash_left_under_the_temporary_name_is_in_nobodys_way(tmp_path: 
         (folder / "whole").write_bytes(b"whole")
     assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
     assert [entry.name for entry in (tmp_path / "it").iterdir()] == ["whole"]
+
+
+def test_temporaries_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    living = beside(tmp_path / "firewall.json")
+    others = [tmp_path / name for name in (".firewall.json.tmp", "a.4999999.tmp", ".b.4999999.json")]
+    for path in (living, *others, tmp_path / ".firewall.json.4999999.tmp"):
+        path.touch()
+    remove_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([living, *others])
