@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.linux import mounts, openat2
+from runtime.linux import mounts
 from runtime.shim import entries
 
 TYPE_CHECKING = False
@@ -65,9 +65,7 @@ def make(entry: Config) -> Made:
 
 def put(root: int, entry: Config, made: Made) -> None:
     """Mount it where `entry` says. It is closed."""
-    target = openat2.make_directory(root, str(entry["destination"]))
-    mounts.attach(made.top, target)
-    os.close(target)
+    entries.put(root, str(entry["destination"]), made.top)
     for name, fd in made.parts.items():
         place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=made.top)
         mounts.attach(fd, place)
@@ -89,20 +87,20 @@ def mount(root: int, entry: Config, *, private: bool) -> None:
     if not hierarchies:
         _mount_v2(root, destination, unified, own, sealed)
         return
-    put(root, {**entry, "options": []}, Made(_new_top(options), {}))
-    place = openat2.open_in_root(root, destination, os.O_PATH | os.O_DIRECTORY)
+    top = _new_top(options)
+    entries.put(root, destination, top)
     seen: set[str] = set()
     for one in hierarchies:
         name = os.path.basename(one.target)
         if name not in seen:
             seen.add(name)
             _bind_own(root, f"{destination}/{name}", one, own, sealed)
-            _link_aliases(name, place)
+            _link_aliases(name, top)
     if unified is not None:
         _mount_v2(root, f"{destination}/unified", unified, own, sealed)
     if "ro" in sealed:
-        mounts.set_attributes(place, set=mounts.MOUNT_ATTR_RDONLY)
-    os.close(place)
+        mounts.set_attributes(top, set=mounts.MOUNT_ATTR_RDONLY)
+    os.close(top)
 
 
 def _new_top(options: list[str]) -> int:
