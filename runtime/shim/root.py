@@ -176,30 +176,24 @@ def _move(root: int) -> None:
 # ---------------------------------------------------------------- /dev
 
 
-def fill_dev(dev: int) -> None:
-    """What a /dev of our own bundles has, in its open directory."""
-    for name, major, minor in NODES:
+def fill_dev(dev: int, *, nodes: bool = True, core: bool = True) -> None:
+    """What every /dev has, in its open directory: links, with `nodes` its nodes, with `core` that link, too."""
+    for name, major, minor in NODES if nodes else ():
         _make(dev, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
     for name, target in LINKS:
-        _point(dev, name, target)
+        if core or name != "core":
+            _point(dev, name, target)
 
 
 def _devices(root: int, config: Config, gates: Gates | None, *, userns: bool, filled: bool) -> None:
     """Nothing where the user mounted a /dev of the host's own; `filled`: it has what it is to have always."""
     over = [entry for entry in config.get("mounts") or () if entry["destination"] == "/dev"]
     own = any(entry.get("type") == "tmpfs" for entry in over)
-    if filled:
-        pass
-    elif own or (gates is not None and not any(entries.is_bind(entry) for entry in over)):
+    if not filled and (own or (gates is not None and not any(entries.is_bind(entry) for entry in over))):
         dev = openat2.make_directory(root, "/dev")
-        for name, major, minor in NODES:
-            if userns:
-                _bind_node(root, f"/dev/{name}", f"/dev/{name}")
-            else:
-                _make(dev, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
-        for name, target in LINKS:
-            if gates is None or name != "core" or os.path.exists(target):  # as runc has it
-                _point(dev, name, target)
+        for name, _, _ in NODES if userns else ():
+            _bind_node(root, f"/dev/{name}", f"/dev/{name}")
+        fill_dev(dev, nodes=not userns, core=gates is None or os.path.exists("/proc/kcore"))  # as runc has it
         os.close(dev)
     devices = _wanted(config) if gates is None else config["linux"].get("devices") or ()
     for device in devices:
