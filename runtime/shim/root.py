@@ -177,7 +177,7 @@ def _move(root: int) -> None:
 
 
 def fill_dev(dev: int, *, nodes: bool = True, core: bool = True) -> None:
-    """What every /dev has, in its open directory: links, with `nodes` its nodes, with `core` that link, too."""
+    """What every /dev has, in its open directory: links; its `nodes`; with `core` that link, too."""
     for name, major, minor in NODES if nodes else ():
         _make(dev, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
     for name, target in LINKS:
