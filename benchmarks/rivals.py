@@ -30,8 +30,8 @@ class Engine:
     plain_http: tuple[str, ...] = ()  # of every pull from a registry without TLS
     supervisor = ""  # comm of the process that stays beside each container
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
+    def __init__(self, base: Path, run: Path | None = None) -> None:
+        self.base, self.state = base, run or base  # what stays over a reboot, and what does not
         self.environment = dict(os.environ)
         self.prefix: list[str] = []
         self._holder: subprocess.Popen[bytes] | None = None
@@ -88,7 +88,7 @@ class Docker(Engine):
     name, supervisor = "docker", "containerd-shim"
 
     def __init__(self, base: Path, image: Path, run: Path | None = None) -> None:
-        super().__init__(base)
+        super().__init__(base, run)
         for program in ("dockerd", "docker", "containerd", "runc", "iptables"):
             if shutil.which(program) is None:
                 raise Unavailable(f"docker: {program} is not installed")
@@ -96,7 +96,7 @@ class Docker(Engine):
         self.environment["DOCKER_HOST"] = f"unix://{base}/docker.sock"
         self.prefix = ["docker"]
         daemon = ["dockerd", "-H", self.environment["DOCKER_HOST"], "--data-root", f"{base}/data"]
-        daemon += ["--exec-root", f"{run or base}/exec", "--pidfile", f"{base}/pid"]
+        daemon += ["--exec-root", f"{self.state}/exec", "--pidfile", f"{base}/pid"]
         daemon += ["--exec-opt", "native.cgroupdriver=cgroupfs", "--config-file", f"{base}/none.json"]
         (base / "none.json").write_text("{}")
         self._hold(*daemon, log=base / "log")
@@ -123,7 +123,7 @@ class Podman(Engine):
     options = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")  # its own need CAP_SYS_RESOURCE
 
     def __init__(self, base: Path, image: Path, run: Path | None = None) -> None:
-        super().__init__(base)
+        super().__init__(base, run)
         for program in ("podman", "conmon", "runc"):
             if shutil.which(program) is None:
                 raise Unavailable(f"podman: {program} is not installed")
@@ -132,8 +132,8 @@ class Podman(Engine):
         assert self._holder is not None
         time.sleep(0.2)  # unshare(1) says nothing when it is done
         self.prefix = ["nsenter", "-t", str(self._holder.pid), "-n", "-m", "podman"]
-        run = run or base
-        self.prefix += ["--root", f"{base}/root", "--runroot", f"{run}/run", "--tmpdir", f"{run}/tmp"]
+        self.prefix += ["--root", f"{base}/root", "--runroot", f"{self.state}/run"]
+        self.prefix += ["--tmpdir", f"{self.state}/tmp"]
         self.prefix += ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
         self.prefix += ["--network-config-dir", f"{base}/networks"]
         self.call("import", str(image), IMAGE)

@@ -153,8 +153,8 @@ def _idle_rival(bench: Bench, rival: Engine) -> None:
 
 
 def _supervisors(rival: Engine) -> list[int]:
-    """The processes that stay beside this engine's containers: their command lines name its directory."""
-    found = []
+    """The processes that stay beside this engine's containers: they name a directory of its own."""
+    found, own = [], {str(rival.base).encode(), str(rival.state).encode()}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -162,8 +162,10 @@ def _supervisors(rival: Engine) -> list[int]:
                 comm = (entry / "comm").read_text().strip()
             except OSError:
                 continue
-            if comm.startswith(rival.supervisor[:15]) and str(rival.base).encode() in words:
+            if comm.startswith(rival.supervisor[:15]) and any(path in words for path in own):
                 found.append(int(entry.name))
+    if not found:
+        raise LookupError(f"no {rival.supervisor} of {rival.name}'s is seen")
     return found
 
 
