@@ -47,7 +47,7 @@ JobItem = Annotated[Annotated[When, Tag("@short")] | Annotated[Job, Tag("@long")
 
 
 def desired_job(item: Schedule | Job | None) -> DesiredJob | None:
-    """ValueError when the time zone is said twice."""
+    """ValueError when the time zone is said twice, or could change nothing."""
     if item is None:
         return None
     if isinstance(item, Schedule):
@@ -69,4 +69,6 @@ def _in_zone(cron: Schedule, zone: str) -> Schedule:
         return cron
     if cron.zone:
         raise ValueError(f"{str(cron)!r} says a time zone as well; leave one out")
+    if cron.every:
+        raise ValueError(f"{str(cron)!r} counts from the time before, in every time zone; leave it out")
     return Schedule.parse(f"CRON_TZ={zone} {cron}")

@@ -287,6 +287,12 @@ C = "container.c"
             f"{C}.schedule.time_zone: 'TZ=UTC @daily' says a time zone as well; leave one out",
         ),
         (
+            'schedule = { cron = "@every 6h", time_zone = "UTC" }',
+            46,
+            f"{C}.schedule.time_zone: '@every 6h' counts from the time before, in every time zone; "
+            "leave it out",
+        ),
+        (
             'schedule = "@daily"\nrestart = "always"',
             1,
             f"{C}.restart: a job runs to its end; schedule.retries says how often it is tried again "
