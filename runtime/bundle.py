@@ -85,6 +85,7 @@ class Setting:
     seccomp: str = "unconfined"  # path of the compiled filter
     seccomp_flags: int = 0  # SECCOMP_FILTER_FLAG_*
     apparmor: str = ""  # name of a loaded profile; empty: none
+    apparmor_source: str = ""  # the file that has it, where it is ours
     joined: Mapping[str, str] = field(default_factory=dict)  # namespace -> file of that of another container
     userns: str = ""  # file of its user namespace; empty: the host's
     ids: tuple[Mapping[str, int], ...] = ()  # what the ids in it are on the host
@@ -108,6 +109,7 @@ def oci_config(request: ContainerRequest, image: ImageConfig, setting: Setting) 
             "stead.name": request.name,
             "stead.seccomp": setting.seccomp,
             **({"stead.seccomp.flags": str(setting.seccomp_flags)} if setting.seccomp_flags else {}),
+            **({"stead.apparmor": setting.apparmor_source} if setting.apparmor_source else {}),
             **request.annotations,
         },
     }

@@ -9,8 +9,8 @@ from pathlib import Path
 from runtime import bundle
 from runtime.faults import Fault, faults
 from runtime.filters import filter_file
-from runtime.linux.apparmor import DEFAULT, UNCONFINED, AppArmor
-from runtime.paths import Paths
+from runtime.linux.apparmor import DEFAULT, PROFILE, UNCONFINED, AppArmor
+from runtime.paths import Paths, write_atomically
 from runtime.wishes import ContainerRequest
 
 
@@ -22,6 +22,7 @@ class Confinement:
         self._apparmor = apparmor or AppArmor()
         self._filters: dict[tuple[tuple[str, ...], str], Path] = {}
         self._loaded = False
+        self._source = paths.run / "apparmor" / DEFAULT
         self._lock = threading.Lock()
 
     def filter(self, request: ContainerRequest, own: tuple[str, ...]) -> str:
@@ -58,12 +59,19 @@ class Confinement:
                 raise _refused(request, wanted, "no such profile is loaded", hint)
         return wanted
 
+    def source(self, profile: str) -> str:
+        """The file of a profile that is loaded, from which a shim loads it again; empty for one of others."""
+        return str(self._source) if profile == DEFAULT else ""
+
     def _load(self) -> None:
         """Ours: anew once in the life of this process, which may be a newer release than the last one, and
         whenever it is gone."""
         with self._lock:
+            if not self._loaded:
+                self._source.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_atomically(self._source, PROFILE.encode(), durable=False)
             if not self._loaded or DEFAULT not in self._apparmor.loaded():
-                self._apparmor.ensure_default()
+                self._apparmor.ensure_default(self._source)
                 self._loaded = True
 
 

@@ -399,7 +399,7 @@ class Preparation:
             for name in ETC
             if f"/etc/{name}" not in taken and os.path.exists(f"{home}/{name}")
         )
-        own = _own_capabilities()
+        own, profile = _own_capabilities(), self._confinement.profile(request)
         return Setting(
             id=record.id,
             rootfs=str(rootfs),
@@ -413,7 +413,8 @@ class Preparation:
             devices=machine.devices(request),
             seccomp=self._confinement.filter(request, own),
             seccomp_flags=flags_of(request.seccomp_profile),
-            apparmor=self._confinement.profile(request),
+            apparmor=profile,
+            apparmor_source=self._confinement.source(profile),
             joined=joining.namespaces,
             shm=joining.shm,
             userns="" if ids is None else str(userns_file(self._paths, record.id)),

@@ -11,11 +11,16 @@ from __future__ import annotations
 import errno
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DEFAULT = "stead-default"
 UNCONFINED = "unconfined"
 SECURITY = "/sys/kernel/security/apparmor"
 ENABLED = "/sys/module/apparmor/parameters/enabled"
 PARSERS = ("/sbin/apparmor_parser", "/usr/sbin/apparmor_parser")
+_REPLACE = ("--replace", "--skip-cache", "--quiet")
 _TIMEOUT = 60.0
 _MAX_PROFILES = 1 << 22
 
@@ -102,17 +107,35 @@ class AppArmor:
             found[name] = mode.rstrip(")")
         return found
 
-    def ensure_default(self) -> None:
-        """Our profile is loaded; one of this name, perhaps of another release, is replaced. OSError EINVAL
-        with the parser's own words."""
+    def ensure_default(self, source: Path) -> None:
+        """Our profile, which is written to `source`, is loaded; one of this name, perhaps of another release,
+        is replaced. OSError EINVAL with the parser's own words."""
         import subprocess
 
-        done = subprocess.run(
-            [self._parser, "--replace", "--skip-cache", "--quiet"],
-            input=PROFILE.encode(),
-            capture_output=True,
-            timeout=_TIMEOUT,
-        )
+        command = [self._parser, *_REPLACE, str(source)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
             raise OSError(errno.EINVAL, f"load AppArmor profile: {words}", DEFAULT)
+
+
+def renew(source: str, security: str = SECURITY, parsers: tuple[str, ...] = PARSERS) -> None:
+    """Our profile, which is in `source`, is loaded again where somebody took it away, as aa-remove-unknown(8)
+    does; where it cannot be, the exec that needs it says so. For a shim: nothing is imported."""
+    try:
+        fd = os.open(f"{security}/profiles", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        found = b"\n"
+        while data := os.read(fd, 65536):
+            found += data
+    finally:
+        os.close(fd)
+    if f"\n{DEFAULT} (".encode() in found:
+        return
+    for parser in parsers:
+        if os.path.exists(parser):
+            pid = os.posix_spawn(parser, [parser, *_REPLACE, source], {})
+            os.waitpid(pid, 0)
+            return

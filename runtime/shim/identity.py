@@ -128,7 +128,12 @@ def assume(
     if keyring:
         _join_keyring()
     for fd, text in labels:
-        os.write(fd, text.encode())
+        try:
+            os.write(fd, text.encode())
+        except FileNotFoundError:
+            raise OSError(
+                errno.ENOENT, f"no profile is loaded that is called {text.removeprefix('exec ')}"
+            ) from None
     if process.keys() & scheduling.KEYS:
         scheduling.apply(process)
     umask = user.get("umask")

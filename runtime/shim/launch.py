@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 
+from runtime.linux import apparmor, fork, jsontext, mounts, namespaces, pidfd, signals
 from runtime.linux import cgroups as cgroup_files
-from runtime.linux import fork, jsontext, mounts, namespaces, pidfd, signals
 from runtime.shim import init, spaces
 
 TYPE_CHECKING = False
@@ -90,6 +90,7 @@ class Launcher:
         self.terminal = bool(config["process"].get("terminal"))
         self.oom_score = int(config["process"].get("oomScoreAdj") or 0)
         self.mounted = mounts.is_mounted(self.rootfs)
+        self._profile = (config.get("annotations") or {}).get("stead.apparmor")
 
     def take_up(self, mounted: bool, own_net: int) -> None:
         """Know what the launcher knew that started the program."""
@@ -116,6 +117,8 @@ class Launcher:
     ) -> Child:
         """Fork the container's first process; `hold` as init has it. OSError when the network namespace is
         gone or no process is to be had."""
+        if self._profile and gates is None:
+            apparmor.renew(self._profile)
         if self.netns:
             self._enter_net()
         try:
@@ -212,6 +215,8 @@ class Launcher:
     ) -> Child:
         """Fork a process that joins the running container; a `reaper` keeps all that it starts below it.
         OSError when the container has ended."""
+        if self._profile and gates is None:
+            apparmor.renew(self._profile)
         try:
             if self.private_pids:
                 namespaces.setns(init_pidfd, namespaces.CLONE_NEWPID)

@@ -15,7 +15,7 @@ import pytest
 
 from runtime.confinement import Confinement
 from runtime.faults import Fault
-from runtime.linux.apparmor import DEFAULT, PROFILE, AppArmor
+from runtime.linux.apparmor import DEFAULT, PROFILE, AppArmor, renew
 from runtime.paths import Paths
 from runtime.wishes import ContainerRequest
 from specs.values import ImageRef
@@ -47,7 +47,7 @@ def host(tmp_path: Path) -> Host:
     )
     parser = tmp_path / "parser"
     parser.write_text(
-        f"#!/bin/sh\necho called >> {tmp_path}/calls\ncat > {tmp_path}/given\n"
+        f"#!/bin/sh\necho called >> {tmp_path}/calls\nfor file; do :; done\ncat $file > {tmp_path}/given\n"
         f"test ! -e {tmp_path}/broken || {{ echo syntax error >&2; exit 1; }}\n"
         f"echo '{DEFAULT} (enforce)' >> {tmp_path}/security/profiles\n"
     )
@@ -69,6 +69,23 @@ def test_containers_have_our_profile_which_is_loaded_once(host: Host) -> None:
     (host.base / "security/profiles").write_text("")  # somebody removed it
     assert confinement.profile(request()) == DEFAULT
     assert host.loads() == 3
+
+
+def test_a_shim_loads_it_again_where_somebody_took_it_away(host: Host) -> None:
+    confinement, module = host.confinement(), host.base / "security"
+    source = confinement.source(confinement.profile(request()))
+    assert confinement.source("web-1") == ""
+    parsers = (str(host.base / "none"), str(host.base / "parser"))
+    renew(source, str(module), parsers)
+    assert host.loads() == 1  # it is there
+    (module / "profiles").write_text(f"/usr/bin/{DEFAULT} (enforce)\n{DEFAULT}-2 (enforce)\n")
+    (host.base / "given").unlink()
+    renew(source, str(module), parsers)
+    assert host.loads() == 2 and DEFAULT in host.module.loaded()
+    assert (host.base / "given").read_text() == PROFILE
+    shutil.rmtree(module)
+    renew(source, str(module), parsers)
+    assert host.loads() == 2
 
 
 def test_no_profile_where_it_is_not_wanted(host: Host) -> None:
