@@ -39,6 +39,10 @@ profile {DEFAULT} flags=(attach_disconnected,mediate_deleted) {{
   signal (send, receive) peer={DEFAULT},
   ptrace (trace, read, tracedby, readby) peer={DEFAULT},
 
+  # kinds of sockets that the filter keeps from others than programs of 32 bits
+  deny network alg,
+  deny network vsock,
+
   deny mount,
   deny remount,
   deny pivot_root,
@@ -81,8 +85,7 @@ class AppArmor:
     def __init__(
         self, security: str = SECURITY, enabled: str = ENABLED, parsers: tuple[str, ...] = PARSERS
     ) -> None:
-        self._security, self._enabled = security, enabled
-        self._parser = next((path for path in parsers if os.path.exists(path)), "")
+        self._security, self._enabled, self._parsers = security, enabled, parsers
 
     def missing(self) -> str:
         """Why containers have no profile here; empty: they have."""
@@ -95,7 +98,7 @@ class AppArmor:
             return "the kernel has no AppArmor, or it is switched off"
         if not os.path.isdir(self._security):
             return f"{self._security} is not mounted"
-        return "" if self._parser else "there is no apparmor_parser (apt-get install apparmor)"
+        return "" if _first(self._parsers) else "there is no apparmor_parser (apt-get install apparmor)"
 
     def loaded(self) -> dict[str, str]:
         """name -> mode (enforce, complain, kill, unconfined) of every profile that is loaded."""
@@ -112,7 +115,7 @@ class AppArmor:
         is replaced. OSError EINVAL with the parser's own words."""
         import subprocess
 
-        command = [self._parser, *_REPLACE, str(source)]
+        command = [_first(self._parsers), *_REPLACE, str(source)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
@@ -134,8 +137,11 @@ def renew(source: str, security: str = SECURITY, parsers: tuple[str, ...] = PARS
         os.close(fd)
     if f"\n{DEFAULT} (".encode() in found:
         return
-    for parser in parsers:
-        if os.path.exists(parser):
-            pid = os.posix_spawn(parser, [parser, *_REPLACE, source], {})
-            os.waitpid(pid, 0)
-            return
+    parser = _first(parsers)
+    if parser:
+        os.waitpid(os.posix_spawn(parser, [parser, *_REPLACE, source], {}), 0)
+
+
+def _first(paths: tuple[str, ...]) -> str:
+    """Looked for whenever it is needed: the package may come while an agent lives."""
+    return next((path for path in paths if os.path.exists(path)), "")
