@@ -302,6 +302,22 @@ def test_the_default_filter_refuses_what_docker_refuses(box: Engine) -> None:
     assert unconfined[-1] == "ok"
 
 
+def test_families_of_sockets_are_refused_whatever_the_upper_half_of_the_register_holds(box: Engine) -> None:
+    """The kernel takes 32 bits of a family, where a filter compares 64."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the number of socket(2) is that of x86_64")
+    text = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+for family in (1, 38, 40):
+    for upper in (0, 1 << 32, -1 << 32):
+        ctypes.set_errno(0)
+        libc.syscall(41, ctypes.c_long(upper | family), ctypes.c_long(1), ctypes.c_long(0))
+        print(family, errno.errorcode.get(ctypes.get_errno(), "ok"))
+"""
+    assert python(box, text) == [*["1 ok"] * 3, *["38 EPERM"] * 3, *["40 EPERM"] * 3]
+
+
 def test_a_program_of_the_other_word_size_is_filtered_too(box: Engine) -> None:
     """Through int 0x80 the numbers of i386 count: unshare is 310 there."""
     if os.uname().machine != "x86_64":
