@@ -19,7 +19,9 @@ def filter_file(run: Path, granted: Iterable[str], profile: str = "") -> Path:
     capabilities. Repeatable. OSError EINVAL for a profile that is none."""
     names = tuple(sorted(set(granted)))
     if not profile:
-        return _once(run, " ".join(names), lambda: seccomp_compile.compile_default(names))
+        # A newer release has another list.
+        digest = hashlib.sha256(seccomp_compile.read_default()).hexdigest()
+        return _once(run, f"{' '.join(names)} {digest}", lambda: seccomp_compile.compile_default(names))
 
     def compile() -> bytes:
         machine = os.uname()

@@ -53,6 +53,8 @@ FLAGS = {
 _COMPARE = {"NE": 1, "LT": 2, "LE": 3, "EQ": 4, "GE": 5, "GT": 6, "MASKED_EQ": 7}
 _ARCHES = {"x86_64": ("x86", "x32"), "aarch64": ("arm",)}
 _MAX_FILTER = 1 << 20
+#: The file with the default filter.
+DEFAULT = os.path.join(os.path.dirname(__file__), "seccomp.json")
 #: seccomp_attr_set(3): the numbers of calls are looked up in a tree instead of one after the other.
 _CTL_OPTIMIZE, _BINARY_TREE = 8, 2
 #: Calls since libseccomp 2.5.1 (Debian 11), by numbers that are the same on every machine.
@@ -113,8 +115,7 @@ def compile_default(capabilities: Sequence[str], *, tree: bool = True) -> bytes:
     """
     import json
 
-    with open(os.path.join(os.path.dirname(__file__), "seccomp.json"), "rb") as file:
-        document = json.load(file)
+    document = json.loads(read_default())
     held = set(capabilities)
     with _Filter(_ERRNO | errno.EPERM, tree=tree) as made:
         for arch in _ARCHES.get(libc.MACHINE, ()):
@@ -125,6 +126,12 @@ def compile_default(capabilities: Sequence[str], *, tree: bool = True) -> bytes:
                 for name in rule["names"]:
                     made.add(action, name, [_default_compare(item) for item in rule.get("arguments") or ()])
         return made.program(unknown=True)
+
+
+def read_default() -> bytes:
+    """The default filter as data."""
+    with open(DEFAULT, "rb") as file:
+        return file.read()
 
 
 def compile_oci(document: Mapping[str, Any], *, tree: bool = True) -> tuple[bytes, int]:

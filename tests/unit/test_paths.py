@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_threads_that_need_the_same_new_filter_all_get_it(tmp_path: Path) -> Non
         at_once(lambda _, run=run: filter_file(run, ["CAP_KILL"]))
         (file,) = (run / "seccomp").iterdir()
         assert file.read_bytes() == wanted
+
+
+def test_a_newer_release_with_another_list_does_not_use_the_filter_of_an_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        first = filter_file(tmp_path, ["CAP_KILL"])
+    except OSError as error:
+        pytest.skip(str(error))
+    document = json.loads(Path(seccomp_compile.DEFAULT).read_bytes())
+    document["rules"].append({"names": ["keyctl"]})
+    newer = tmp_path / "seccomp.json"
+    newer.write_text(json.dumps(document))
+    monkeypatch.setattr(seccomp_compile, "DEFAULT", str(newer))
+    second = filter_file(tmp_path, ["CAP_KILL"])
+    assert second != first
+    assert second.read_bytes() != first.read_bytes()
 
 
 def test_threads_that_write_one_archive_do_not_disturb_each_other(tmp_path: Path) -> None:
