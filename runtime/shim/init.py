@@ -13,7 +13,7 @@ import errno
 import os
 import sys
 
-from runtime.linux import jsontext, libc, namespaces, signals
+from runtime.linux import jsontext, libc, namespaces, openat2, signals
 from runtime.shim import ahead, documents, identity, root, sysctls, tty
 
 TYPE_CHECKING = False
@@ -270,11 +270,14 @@ def _wait(hold: int) -> None:
 
 def _make_directory(path: str) -> None:
     """Docker makes a missing working directory of the first process, as root; that of a further one must be
-    there."""
+    there. None is made behind a magic link of /proc, which leads to the roots of others where the container
+    shares their processes."""
     try:
         os.stat(path)
     except FileNotFoundError:
-        os.makedirs(path, 0o755, exist_ok=True)
+        top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(openat2.make_directory(top, path))
+        os.close(top)
 
 
 def _change_directory(path: str) -> None:

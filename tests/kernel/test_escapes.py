@@ -91,6 +91,15 @@ def test_no_descriptor_of_the_shim_is_a_way_out(box: Engine, kind: str) -> None:
     box.runtime.remove_container(name)
 
 
+def test_no_working_directory_is_made_in_the_root_of_another(box: Engine) -> None:
+    """One whose processes it shares: an image says where its working directory is."""
+    name = box.start("sleep 1000")
+    with pytest.raises(Fault, match="working directory"):
+        box.start("pwd", working_dir="/proc/1/root/made/deep", pid_mode=f"container:{name}")
+    assert "made" not in box.exec(name, "ls /").text
+    box.runtime.remove_container(name)
+
+
 def test_an_exec_that_joins_a_hostile_container_shows_nothing_of_itself(box: Engine) -> None:
     """CVE-2016-9962: between its arrival and its exec the process has the shim's memory and descriptors."""
     text = """
