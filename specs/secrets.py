@@ -14,6 +14,7 @@ from specs.documents import FileMount as FileMountItem
 from specs.limits import Wrong
 from specs.positions import Path
 from specs.problems import Problem
+from specs.values import may_be_covered
 
 KINDS = ("secret", "config")
 _PLACE = {"secret": "/run/secrets", "config": "/"}
@@ -103,6 +104,8 @@ def _mount(
     target = posixpath.normpath(posixpath.join(_PLACE[kind], given.target or name.rpartition("/")[2]))
     if ".." in (given.target or "").split("/") or target == "/":
         wrong((*path, "target"), f"cannot use target {given.target!r}: write the path of a file, without ..")
+    elif not may_be_covered(target):
+        wrong((*path, "target"), f"cannot use target {given.target!r}: it is inside of /proc")
     return FileMount(
         kind,
         full,

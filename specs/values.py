@@ -474,7 +474,23 @@ def parse_target(text: str) -> str:
     target = clean_path(text)
     if target == "/":
         raise ValueError("cannot mount over '/': name a directory below it")
+    if not may_be_covered(target):
+        raise ValueError(f"cannot mount over {target!r}: inside of /proc only {', '.join(COVERED)} can be")
     return target
+
+
+#: Files of /proc that may be mounted over, as runc has it: those that lxcfs gives. What is on a process's
+#: directory goes with the process.
+COVERED = (
+    *(f"/proc/{name}" for name in "cpuinfo diskstats loadavg meminfo slabinfo stat swaps uptime".split()),
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+)
+
+
+def may_be_covered(target: str) -> bool:
+    """Of a clean path."""
+    return not target.startswith("/proc/") or target in COVERED
 
 
 def clean_path(text: str) -> str:

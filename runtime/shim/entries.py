@@ -6,7 +6,9 @@ Mounts are made detached and put on the opened descriptor (move_mount(2)). OCI r
 
 from __future__ import annotations
 
+import errno
 import os
+import posixpath
 import stat
 
 from runtime.linux import mounts, namespaces, openat2
@@ -42,6 +44,14 @@ _BASE = {
     "nostrictatime": (0, _ATIME),
 }
 ATTRIBUTES = {**_BASE, **{f"r{word}": bits for word, bits in _BASE.items()}}
+#: Files of /proc that may be covered: runc's list, which is what lxcfs gives.
+COVERED = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo diskstats loadavg meminfo slabinfo stat swaps uptime sys/crypto/fips_enabled"
+        " sys/kernel/ns_last_pid"
+    ).split()
+)
 #: Words that ask for what is the case anyway, or that are handled apart.
 WORDS = frozenset(
     ("bind", "rbind", "defaults", "remount", "tmpcopyup", "idmap", "ridmap", "loud", "silent", "async")
@@ -99,12 +109,24 @@ def mount(root: int, entry: Config, fd: int = -1, *, kind: str = "rprivate") -> 
 
 
 def put(root: int, destination: str, fd: int, *, directory: bool = True) -> None:
-    """A detached mount on its place, which is made where it is missing."""
+    """A detached mount on its place, which is made where it is missing. OSError EINVAL inside of /proc."""
+    path = "/" + posixpath.normpath(destination).lstrip("/")
+    if path.startswith("/proc/") and path not in COVERED:
+        raise OSError(errno.EINVAL, "it is inside of /proc")
     target = openat2.make_target(root, destination, directory=directory)
     try:
+        if _is_of_a_process(root, target):
+            raise OSError(errno.EINVAL, "it leads to a process's directory in /proc")
         mounts.attach(fd, target)
     finally:
         os.close(target)
+
+
+def _is_of_a_process(root: int, target: int) -> bool:
+    """What is mounted there would be gone with the process, and is under no name but its number."""
+    top, path = (os.readlink(f"/proc/self/fd/{fd}") for fd in (root, target))
+    first, _, rest = path.removeprefix(top).strip("/").partition("/")
+    return first == "proc" and rest.partition("/")[0].isdigit()
 
 
 # ---------------------------------------------------------------- what the host has

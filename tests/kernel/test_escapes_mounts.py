@@ -17,7 +17,9 @@ import pytest
 
 from runtime.faults import Fault
 from runtime.linux import namespaces
+from runtime.shim import entries
 from runtime.wishes import VolumeRequest
+from specs import values
 from specs.values import ImageRef, MountPoint
 from tests.kernel.engine_box import Engine, bind, engine, rootfs
 from tests.kernel.hostile import attacker
@@ -224,6 +226,30 @@ def test_hosts_files_that_are_links_are_mounted_where_they_lead_inside(box: Engi
     with pytest.raises(Fault, match="symbolic links"):
         box.run("true", image=image(box, magic, "magic"))
     assert host() == before
+
+
+@pytest.mark.parametrize(
+    "target", ["/proc/1", "/proc/self/fd/5", "/proc/self/attr", "/proc/version", "//proc/acpi"]
+)
+def test_nothing_is_mounted_inside_of_proc_by_name(box: Engine, tmp_path: Path, target: str) -> None:
+    """A directory of a process is gone with the process, and what is mounted there with it."""
+    with pytest.raises(Fault, match="it is inside of /proc"):
+        box.run("true", mounts=(bind(str(tmp_path), target),))
+
+
+def test_no_link_leads_a_mount_to_a_process(box: Engine, tmp_path: Path) -> None:
+    root = rootfs(tmp_path / "image")
+    (root / "data").symlink_to("/proc/self")
+    ref = image(box, root, "self")
+    with pytest.raises(Fault, match="it leads to a process's directory in /proc"):
+        box.run("true", image=ref, mounts=(bind(str(tmp_path), "/data"),))
+
+
+def test_what_lxcfs_gives_is_mounted_inside_of_proc(box: Engine, tmp_path: Path) -> None:
+    assert set(values.COVERED) == entries.COVERED
+    (tmp_path / "uptime").write_text("1.00 2.00\n")
+    result = box.run("cat /proc/uptime", mounts=(bind(str(tmp_path / "uptime"), "/proc/uptime"),))
+    assert result.text == "1.00 2.00\n"
 
 
 def strangers(box: Engine, lines: list[str]) -> list[str]:

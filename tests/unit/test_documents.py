@@ -125,6 +125,11 @@ C = "container.c"
         ('tmpfs = ["/x", "/x"]', 9, f"{C}.tmpfs: something is mounted on '/x' already"),
         ('tmpfs = ["/x:sise=1"]', 10, f"{C}.tmpfs[0]: unknown tmpfs option 'sise' (did you mean 'size'?)"),
         ('tmpfs = "x"', 9, f"{C}.tmpfs: cannot read mount target 'x': write an absolute path"),
+        (
+            'volumes = ["/srv/data:/proc/1/fd"]',
+            12,
+            f"{C}.volumes[0]: cannot mount over '/proc/1/fd': inside of /proc only /proc/cpuinfo, ",
+        ),
         ('networks = ["a", "a"]', 18, f"{C}.networks[1]: 'a' stands here twice"),
         ('networks = ["back"]', 13, f"{C}.networks[0]: no network 'back' (declare [network.back])"),
         ("networks = { back = {} }", 14, f"{C}.networks.back: no network 'back' (declare [network.back])"),

@@ -47,6 +47,10 @@ def test_where_it_appears_and_whose_it_is(line: str, expected: FileMount) -> Non
         ('secrets = ["s", "s"]', "secrets[1]: something is mounted on '/run/secrets/s' already"),
         ('configs = ["c"]\ntmpfs = "/c"', "configs[0]: something is mounted on '/c' already"),
         ('secrets = [{ source = "s", uid = "root" }]', "secrets[0].uid: cannot use 'root': write a number"),
+        (
+            'secrets = [{ source = "s", target = "/proc/1/x" }]',
+            "secrets[0].target: cannot use target '/proc/1/x'",
+        ),
         ('secrets = [{ source = "s", target = "../x" }]', "secrets[0].target: cannot use target '../x'"),
     ],
 )
