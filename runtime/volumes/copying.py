@@ -1,7 +1,8 @@
 """Effects: one tree of files copied to another place, with all that belongs to it; and made durable there.
 
 Owner, mode, times in ns, xattrs (ACLs and capabilities among them), hard links, devices, pipes. Sockets are
-left out: nobody listens behind the copy. No link is followed.
+left out: nobody listens behind the copy. No link is followed, nor one that somebody puts into the copy while
+it is made: a volume that is a file system of its own is in the hands of the containers that have it.
 """
 
 from __future__ import annotations
@@ -11,55 +12,67 @@ import os
 import stat
 from pathlib import Path
 
-from runtime.metadata import copy_metadata
+from runtime.linux import openat2
+from runtime.metadata import copy_metadata, give_metadata
 
 _CHUNK = 16 * 1024 * 1024
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def sync(path: Path) -> None:
     """Everything below is on the disk afterwards: files first, then the directories that name them."""
-    for directory, _, names in os.walk(path, topdown=False):
+    for _, _, names, directory in os.fwalk(path, topdown=False):
         for name in names:
-            file = os.path.join(directory, name)
-            if stat.S_ISREG(os.lstat(file).st_mode):
-                _fsync(file, os.O_RDONLY)
-        _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _fsync(path: str, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+            if stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode):
+                fd = os.open(name, _READ | os.O_NONBLOCK, dir_fd=directory)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        os.fsync(directory)
 
 
 def copy_tree(source: Path, to: Path, status: os.stat_result) -> None:
     """Make `to` what the directory `source` (or a link of /proc/self/fd) with this `status` is."""
-    _copy_directory(source, to, status, {})
+    _copy_directory(source, to, status, _Linked())
 
 
-def _copy_directory(
-    source: Path, to: Path, status: os.stat_result, linked: dict[tuple[int, int], Path]
-) -> None:
+class _Linked:
+    """Files with several names, by device and number: where the first one was made, below `top`."""
+
+    def __init__(self) -> None:
+        self.top = -1
+        self.first: dict[tuple[int, int], str] = {}
+
+
+def _copy_directory(source: Path, to: Path, status: os.stat_result, linked: _Linked, below: str = "") -> None:
+    """`below` is its name in the copy. All that is made in it is made by its descriptor."""
     os.mkdir(to, 0o700)
-    with os.scandir(source) as entries:
-        for entry in entries:
-            _copy_entry(Path(entry.path), to / entry.name, entry.stat(follow_symlinks=False), linked)
-    copy_metadata(source, to, status)
+    made = os.open(to, _READ | os.O_DIRECTORY)
+    try:
+        if linked.top < 0:
+            linked.top = made
+        place = Path(f"/proc/self/fd/{made}")
+        with os.scandir(source) as entries:
+            for entry in entries:
+                own, name = entry.stat(follow_symlinks=False), f"{below}/{entry.name}"
+                _copy_entry(Path(entry.path), place / entry.name, own, linked, name)
+        give_metadata(source, made, status)
+    finally:
+        os.close(made)
 
 
-def _copy_entry(source: Path, to: Path, status: os.stat_result, linked: dict[tuple[int, int], Path]) -> None:
+def _copy_entry(source: Path, to: Path, status: os.stat_result, linked: _Linked, below: str) -> None:
     mode = status.st_mode
     if stat.S_ISDIR(mode):
-        _copy_directory(source, to, status, linked)
+        _copy_directory(source, to, status, linked, below)
         return
     if stat.S_ISSOCK(mode):
         return
     if status.st_nlink > 1:
-        first = linked.setdefault((status.st_dev, status.st_ino), to)
-        if first is not to:
-            os.link(first, to, follow_symlinks=False)
+        first = linked.first.setdefault((status.st_dev, status.st_ino), below)
+        if first is not below:
+            _link(linked.top, first, to)
             return
     if stat.S_ISLNK(mode):
         os.symlink(os.readlink(source), to)
@@ -70,8 +83,17 @@ def _copy_entry(source: Path, to: Path, status: os.stat_result, linked: dict[tup
     copy_metadata(source, to, status)
 
 
+def _link(top: int, first: str, to: Path) -> None:
+    parent, _, name = first.rpartition("/")
+    where = openat2.open_in_root(top, parent or ".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.link(name, to, src_dir_fd=where, follow_symlinks=False)
+    finally:
+        os.close(where)
+
+
 def _copy_content(source: Path, to: Path) -> None:
-    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    reading = os.open(source, _READ)
     try:
         writing = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -7,16 +7,19 @@ have it mounted. The two lie beside the volume's directory; in it, where that is
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from runtime.linux import openat2
-from runtime.metadata import copy_metadata
+from runtime.metadata import give_metadata
 from runtime.volumes.copying import copy_tree, sync
 
 #: What mkfs leaves at the root of a file system.
 _FOUND = "lost+found"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
@@ -24,9 +27,9 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
     begun. False when nothing was there to be copied, so that another user may fill it later."""
     parent, mark = (data, ".stead") if mounted else (data.parent, "")
     copying, copied = parent / f"{mark}_copy", parent / f"{mark}_copied"
-    if copying.exists():
-        shutil.rmtree(copying)
-    if not copied.exists():
+    _remove(copying)
+    whole = _open_copy(copied)
+    if whole is None:
         if not is_empty(data, mounted=mounted):
             return True
         try:
@@ -36,16 +39,54 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
             shutil.rmtree(copying, ignore_errors=True)  # a disk may be full of it
             raise
         os.rename(copying, copied)
-    status = os.lstat(copied)  # its time is that of the image, until something is moved out of it
-    for entry in os.listdir(copied):
-        os.rename(copied / entry, data / entry)
-    if mounted:
-        _drop_found(data)
-    copy_metadata(copied, data, status)
-    os.rmdir(copied)
-    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+        whole = os.open(copied, _DIRECTORY)
+    try:
+        status = os.fstat(whole)  # its time is that of the image, until something is moved out of it
+        _take(whole, data, status, mounted=mounted)
+        os.rmdir(copied)
+        os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+    finally:
+        os.close(whole)
     sync(data)
     return True
+
+
+def _remove(path: Path) -> None:
+    """Whatever is there: containers that have the volume may have made it."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _open_copy(path: Path) -> int | None:
+    """The copy that is complete; None where there is none. What is no directory is no copy and goes."""
+    try:
+        return os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+    os.unlink(path)
+    return None
+
+
+def _take(copied: int, data: Path, status: os.stat_result, *, mounted: bool) -> None:
+    """Everything in the open directory into the volume, whose own metadata become those of it."""
+    to = os.open(data, _DIRECTORY)
+    try:
+        for entry in os.listdir(copied):
+            os.rename(entry, entry, src_dir_fd=copied, dst_dir_fd=to)
+        if mounted:
+            _drop_found(data)
+        give_metadata(Path(f"/proc/self/fd/{copied}"), to, status)
+    finally:
+        os.close(to)
 
 
 def is_empty(data: Path, *, mounted: bool) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from runtime.faults import Fault
 from runtime.linux import namespaces
 from runtime.shim import entries
+from runtime.volumes import filling
 from runtime.wishes import VolumeRequest
 from specs import values
 from specs.values import ImageRef, MountPoint
@@ -168,6 +170,56 @@ def test_a_part_of_a_volume_is_found_within_it_while_links_are_swapped(box: Engi
             except Fault as fault:
                 assert fault.code == "mount-source-missing"
     assert started
+
+
+def test_a_volume_is_filled_within_it_while_its_copy_is_swapped_for_a_link(
+    box: Engine, tmp_path: Path
+) -> None:
+    """What an image has at the volume's place is copied within the volume, where that is a file system of its
+    own, and another container has it already."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    root = rootfs(tmp_path / "image")
+    (root / "data").mkdir()
+    for number in range(300):
+        (root / "data" / f"file{number}").write_text("of the image")
+    ref = image(box, root, "filled")
+    memory = {"type": "tmpfs", "device": "tmpfs"}
+    box.runtime.create_volume(VolumeRequest("t/shared", "test", "f", options=memory))
+    attack = f"""
+os.mkdir("/x/lost+found")
+os.symlink({str(outside)!r}, "/x/lost+found/way")
+while time.monotonic() < end:
+    try:
+        exchange("/x/lost+found/way", "/x/.stead_copy")
+    except OSError:
+        continue
+    print("swapped", flush=True)
+    break
+time.sleep(1000)
+"""
+    with attacker(box, attack, mounts=(MountPoint("volume", "t/shared", "/x"),)) as name:
+        for _ in range(VICTIMS):
+            with suppress(Fault):
+                box.run("true", image=ref, mounts=(MountPoint("volume", "t/shared", "/data"),))
+            if "swapped" in box.output(name):
+                break
+        assert "swapped" in box.output(name), "the race was not run"
+    assert os.listdir(outside) == []
+
+
+@pytest.mark.parametrize("left", [".stead_copy", ".stead_copied"])
+def test_what_containers_leave_where_a_volume_is_filled_is_not_followed(tmp_path: Path, left: str) -> None:
+    outside, data, root = tmp_path / "outside", tmp_path / "data", tmp_path / "root"
+    for directory in (outside, data, root / "data"):
+        directory.mkdir(parents=True)
+    (outside / "file").touch()
+    (root / "data" / "own").touch()
+    (data / "lost+found").mkdir()
+    (data / left).symlink_to(outside)
+    filling.fill(data, root, "/data", mounted=True)
+    assert os.listdir(outside) == ["file"]
+    assert not os.path.lexists(data / ".stead_copied")
 
 
 # ---------------------------------------------------------------- images
