@@ -41,8 +41,11 @@ def clear(volume: Volume) -> None:
     if is_cut_off(volume):
         cause, hint = "a restore of it was cut off in the middle", "restore it again, or remove it"
         raise Fault("volume-refused", "mount volume", volume.name, cause, hint)
-    if (volume.path / INSIDE).exists():
-        shutil.rmtree(volume.path / INSIDE)
+    left = volume.path / INSIDE
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left)
+    elif os.path.lexists(left):  # of a container: nothing of ours
+        left.unlink()
 
 
 def found(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> set[str]:

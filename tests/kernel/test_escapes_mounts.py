@@ -25,6 +25,7 @@ from specs import values
 from specs.values import ImageRef, MountPoint
 from tests.kernel.engine_box import Engine, bind, engine, rootfs
 from tests.kernel.hostile import attacker
+from tests.kernel.shim_box import until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -206,6 +207,18 @@ time.sleep(1000)
                 break
         assert "swapped" in box.output(name), "the race was not run"
     assert os.listdir(outside) == []
+
+
+@pytest.mark.parametrize("left", [".stead_copy", ".stead_copied", ".stead_restore"])
+def test_a_link_where_a_volume_is_worked_on_keeps_nobody_from_starting(box: Engine, left: str) -> None:
+    name = f"t/{left.replace('.stead_', '')}"
+    memory = {"type": "tmpfs", "device": "tmpfs"}
+    box.runtime.create_volume(VolumeRequest(name, "test", "f", options=memory))
+    mounts = (MountPoint("volume", name, "/x"),)
+    holder = box.start(f"ln -s /etc /x/{left}; sleep 1000", mounts=mounts)
+    until(lambda: left in box.exec(holder, "ls -a /x").text)
+    assert box.run("echo started", mounts=mounts).lines == ["started"]
+    box.runtime.remove_container(holder)
 
 
 @pytest.mark.parametrize("left", [".stead_copy", ".stead_copied"])
