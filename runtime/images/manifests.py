@@ -354,7 +354,7 @@ def _is_command(value: Any) -> bool:
 
 
 def _is_set(value: Any) -> bool:
-    return isinstance(value, dict)
+    return isinstance(value, dict) and all(map(_is_text, value))
 
 
 def _is_table(value: Any) -> bool:

@@ -351,6 +351,7 @@ def test_an_answer_without_a_token_is_refused(body: bytes) -> None:
         {"User": 0},
         {"WorkingDir": ["/"]},
         {"Volumes": ["/data"]},
+        {"Volumes": {"/a\0b": {}}},
         {"ExposedPorts": "80"},
         {"Labels": {"a": 5}},
         {"Labels": "a=b"},
