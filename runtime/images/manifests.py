@@ -340,8 +340,13 @@ def parse_config(data: bytes, subject: str) -> ImageConfig:
     return ImageConfig(config_platform(value), diff_ids, _text(value.get("created")), value)
 
 
+#: NUL, and halves of characters as JSON can spell them; those that stand for a byte which is no UTF-8
+#: (os.fsencode) are what a Dockerfile with such a byte gives.
+_NO_TEXT = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+
+
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    return isinstance(value, str) and not _NO_TEXT.search(value)
 
 
 def _is_texts(value: Any) -> bool:
@@ -358,7 +363,7 @@ def _is_set(value: Any) -> bool:
 
 
 def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) and all(one is None or _is_text(one) for one in value.values())
+    return _is_set(value) and all(one is None or _is_text(one) for one in value.values())
 
 
 def _is_number(value: Any) -> bool:

@@ -355,6 +355,8 @@ def test_an_answer_without_a_token_is_refused(body: bytes) -> None:
         {"ExposedPorts": "80"},
         {"Labels": {"a": 5}},
         {"Labels": "a=b"},
+        {"Labels": {"\ud800": "b"}},
+        {"Env": ["A=\udfff"]},
         {"Healthcheck": ["CMD", "x"]},
         {"Healthcheck": {"Test": "x"}},
         {"Healthcheck": {"Test": ["CMD", "x"], "Interval": "5s"}},
