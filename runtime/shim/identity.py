@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
 
-from runtime.linux import capabilities, libc, seccomp
+from runtime.linux import capabilities, libc, openat2, seccomp
 from runtime.shim import scheduling
 
 TYPE_CHECKING = False
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _PR_SET_NO_NEW_PRIVS = 38
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _MAX_FILTER = 1 << 20
+#: Bytes of a passwd file of a container that are looked at.
+_MAX_PASSWD = 1 << 20
 _RLIMIT_LOCKS = 10  # Python has no name for it
 _NO_ID = (1 << 32) - 1  # "leave it as it is", which is root: setresuid(2)
 
@@ -58,6 +61,24 @@ def outside(config: dict[str, Any], process: dict[str, Any]) -> int:
         if item["containerID"] <= uid < item["containerID"] + item["size"]:
             return int(item["hostID"]) + uid - int(item["containerID"])
     return -1
+
+
+def home_of(uid: int) -> str:
+    """By /etc/passwd of the root that this process has, which may be anything: `/` where it does not say."""
+    top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = openat2.open_in_root(top, "/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(fd, "rb", buffering=0) as file:
+            data = file.read(_MAX_PASSWD) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return "/"
+    finally:
+        os.close(top)
+    for line in (data or b"").split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) > 5 and fields[2] == b"%d" % uid:
+            return os.fsdecode(fields[5]) or "/"
+    return "/"
 
 
 def become_root() -> None:

@@ -245,6 +245,8 @@ def _become(
     words = [str(word) for word in process["args"]]
     environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
     if gates is not None:
+        if not environment.get("HOME"):  # as runc has it; our own bundles say it
+            environment["HOME"] = identity.home_of(int(process["user"].get("uid") or 0))
         stage.name = "exec"
         gates.ready(_find(words[0], environment), stage, report_fd)
     if hold is not None:

@@ -134,6 +134,32 @@ def test_a_container_of_the_hosts_pid_namespace_ends_as_a_whole(shop: Workshop) 
     shop.stead.well("delete", bundle.id)
 
 
+def test_home_is_that_of_the_containers_passwd_unless_it_is_said(shop: Workshop) -> None:
+    """docker leaves it to the runtime. What the file is, or where it leads, is up to the image."""
+    passwd = shop.rootfs / "etc" / "passwd"
+    kept = passwd.read_text()
+    script = "echo $HOME"
+    try:
+        for oci in shop.runtimes():
+            said = []
+            passwd.write_text(f"{kept}web:x:7:7::/srv/web:/bin/sh\nnone:x:8:8:::\n")
+            for uid, env in ((0, []), (7, []), (8, []), (9, []), (7, ["HOME="]), (7, ["HOME=/own"])):
+                bundle = shop.bundle(script)
+                bundle.process.update(user={"uid": uid, "gid": 0}, env=["PATH=/bin", *env])
+                said.append(bundle.run(oci).out.strip())
+            bundle = shop.bundle("exec sleep 1000")
+            bundle.start(oci)
+            said.append(oci.well("exec", "--user", "7", bundle.id, "sh", "-c", script).strip())
+            oci.well("delete", "--force", bundle.id)
+            assert said[:2] == ["/", "/srv/web"] and said[3:] == ["/", "/srv/web", "/own", "/srv/web"]
+        passwd.unlink()
+        os.mkfifo(passwd)
+        assert shop.bundle(script).run(shop.stead).out == "/\n"
+    finally:
+        passwd.unlink()
+        passwd.write_text(kept)
+
+
 # ---------------------------------------------------------------- hooks
 
 
