@@ -97,6 +97,9 @@ class Gate:
         if not os.read(self._start, 1):
             self._end()
         os.close(self._start)
+
+    def assumed(self, stage: Stage) -> None:
+        """A hook in the container may be a file of the image: it has the rights of the program, no others."""
         wanted = (self._config.get("hooks") or {}).get("startContainer") or ()
         if wanted:
             stage.name = "hooks"
@@ -123,3 +126,6 @@ class ExecGate:
 
     def ready(self, program: str, stage: Stage, report: int) -> None:
         """It goes on at once."""
+
+    def assumed(self, stage: Stage) -> None:
+        """A process that joins has no hooks."""

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
             """All is mounted in the open directory `root`, which is not the root yet."""
 
         def ready(self, program: str, stage: Stage, report: int) -> None:
-            """Only the exec of `program` is left to do; what fails from now on is written to `report`."""
+            """The rights and the exec of `program` are left; what fails now is written to `report`."""
+
+        def assumed(self, stage: Stage) -> None:
+            """The process has no rights but those of the program; only the exec is left to do."""
 
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -261,6 +264,8 @@ def _become(
     keyring = gates is None or gates.keyring
     flags = gates.filter_flags if gates is not None else identity.filter_flags(config)
     identity.assume(process, program_filter, labels, keyring=keyring, flags=flags)
+    if gates is not None:
+        gates.assumed(stage)
     stage.name = "exec"
     _execute(words, environment)
 

@@ -207,6 +207,32 @@ def test_a_hook_that_fails_ends_the_container_and_says_so(shop: Workshop, tmp_pa
     assert left(shop, bundle) == []
 
 
+def test_a_hook_in_the_container_has_the_rights_of_the_program_only(shop: Workshop) -> None:
+    """Its file may be the image's own."""
+    for oci in shop.runtimes():
+        bundle = shop.bundle("cat /data/rights; rm /data/rights")
+        script = "{ id -u; id -g; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; } > /data/rights"
+        bundle.config["hooks"] = {
+            "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]
+        }
+        bundle.config["mounts"].append(
+            {"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["uid=7"]}
+        )
+        bundle.process.update(
+            user={"uid": 7, "gid": 8},
+            noNewPrivileges=True,
+            capabilities={"bounding": ["CAP_KILL"], "permitted": [], "effective": []},
+        )
+        bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+        said = bundle.run(oci)
+        assert said.code == 0, said.errors
+        assert said.lines[:2] == ["7", "8"]
+        found = dict(line.split(":", 1) for line in said.lines[2:])
+        assert int(found["CapBnd"], 16) == 1 << 5
+        assert int(found["CapPrm"], 16) == int(found["CapEff"], 16) == 0
+        assert (found["NoNewPrivs"].strip(), found["Seccomp"].strip()) == ("1", "2")
+
+
 def test_a_hook_has_its_timeout_and_a_failed_poststart_is_a_warning(shop: Workshop, tmp_path: Path) -> None:
     bundle = shop.bundle("echo ran")
     slow = {"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}
