@@ -20,7 +20,8 @@ def decode(data: bytes) -> Any:
         value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except (ImportError, AttributeError, TypeError, StopIteration):
+    except (ImportError, AttributeError, TypeError, StopIteration, SystemError):
+        # SystemError: the C code looks for the exception in `json`, and does not load that
         import json
 
         return json.loads(text)

@@ -445,6 +445,28 @@ def test_sizes_of_update_have_units(shop: Workshop, running: Bundle) -> None:
     assert "cannot use standard input: resources.memory.limit: a whole number is expected" in said.errors
 
 
+@pytest.mark.parametrize("text", ["{bad", "{", '{"a" 1}', '{"a": "\n"}', "[1 2]", ""])
+def test_what_is_no_json_is_told_in_the_log(
+    shop: Workshop, running: Bundle, tmp_path: Path, text: str
+) -> None:
+    log, broken = tmp_path / "log", shop.stead.root / "broken"
+    words = ("--log", str(log), "--log-format", "json")
+    said = [shop.stead(*words, "update", "--resources", "-", running.id, stdin=text)]
+    broken.mkdir()
+    (broken / "state.json").write_text(text)
+    try:
+        said += [shop.stead(*words, "state", "broken"), shop.stead("list", "--quiet")]
+    finally:
+        (broken / "state.json").unlink()
+        broken.rmdir()
+    assert [one.code for one in said] == [1, 1, 0]
+    assert running.id in said[2].lines
+    assert not any("Traceback" in one.errors for one in said)
+    messages = [json.loads(line)["msg"] for line in log.read_text().splitlines()]
+    assert messages[0].startswith("cannot read resources from -: ")
+    assert messages[1].startswith(f"cannot read {broken}/state.json: ")
+
+
 def test_signal_0_asks_whether_it_runs(shop: Workshop) -> None:
     for oci in shop.runtimes():
         bundle = shop.bundle("exec sleep 1000")
