@@ -82,10 +82,8 @@ def delete(
     except OSError as error:
         raise OciFailure(f"cannot delete container {record.id}: {explain(error)}") from None
     wanted = (record.config.get("hooks") or {}).get("poststop") or ()
-    try:
-        hooks.run("poststop", wanted, {**records.state_for_hooks(record), "pid": 0, "status": "stopped"})
-    except OciFailure as failed:
-        warn(failed.message)
+    told = {**records.state_for_hooks(record), "pid": 0, "status": "stopped"}
+    hooks.run_all("poststop", wanted, told, warn)
     record.remove()
 
 

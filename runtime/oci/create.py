@@ -257,10 +257,7 @@ def start(record: records.Record, host: cgroups.Cgroups, warn: Callable[[str], N
         failure = launch.Failure(report["stage"], report["message"], int(report["exit_code"]))
         raise OciFailure(explain_failure(failure, record.config["process"]))
     wanted = (record.config.get("hooks") or {}).get("poststart") or ()
-    try:
-        hooks.run("poststart", wanted, {**records.state_for_hooks(record), "status": "running"})
-    except OciFailure as failed:
-        warn(failed.message)
+    hooks.run_all("poststart", wanted, {**records.state_for_hooks(record), "status": "running"}, warn)
 
 
 def _read_all(fd: int) -> bytes:

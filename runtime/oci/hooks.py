@@ -13,7 +13,7 @@ from runtime.oci.failure import OciFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
 KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -23,11 +23,24 @@ _SAID = 4096
 
 def run(kind: str, hooks: Sequence[dict[str, Any]], state: dict[str, Any]) -> None:
     """In their order; OciFailure at the first that fails or does not end in time."""
+    for problem in _problems(kind, hooks, state):
+        raise OciFailure(problem)
+
+
+def run_all(
+    kind: str, hooks: Sequence[dict[str, Any]], state: dict[str, Any], warn: Callable[[str], None]
+) -> None:
+    """In their order, each of them: life goes on as if none had failed."""
+    for problem in _problems(kind, hooks, state):
+        warn(problem)
+
+
+def _problems(kind: str, hooks: Sequence[dict[str, Any]], state: dict[str, Any]) -> Iterator[str]:
     data = jsontext.encode(state)
     for at, hook in enumerate(hooks):
         problem = _run(hook, data)
         if problem:
-            raise OciFailure(f"error running {kind} hook #{at} ({hook['path']}): {problem}")
+            yield f"error running {kind} hook #{at} ({hook['path']}): {problem}"
 
 
 def _run(hook: dict[str, Any], data: bytes) -> str:

@@ -236,8 +236,14 @@ def test_a_hook_in_the_container_has_the_rights_of_the_program_only(shop: Worksh
 def test_a_hook_has_its_timeout_and_a_failed_poststart_is_a_warning(shop: Workshop, tmp_path: Path) -> None:
     bundle = shop.bundle("echo ran")
     slow = {"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}
-    bundle.config["hooks"] = {"poststart": [slow], "poststop": [{"path": "/nowhere"}]}
+    seen = {kind: hook(tmp_path, kind) for kind in ("poststart", "poststop")}
+    bundle.config["hooks"] = {
+        "poststart": [slow, seen["poststart"]],
+        "poststop": [{"path": "/nowhere"}, seen["poststop"]],
+    }
     said = bundle.run(shop.stead)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["poststart", "poststop"]
     assert (said.code, said.out) == (0, "ran\n")
     assert (
         "error running poststart hook #0 (/bin/sleep): it did not end within its timeout of 1 s"
