@@ -64,7 +64,8 @@ def _changed(process: Process, options: dict[str, Any], words: list[str]) -> Pro
         uid, colon, gid = str(options["user"]).partition(":")
         user.update(uid=_id("user", uid), **({"gid": _id("user", gid)} if colon else {}))
     if options.get("additional-gids"):
-        user["additionalGids"] = [_id("additional-gids", group) for group in options["additional-gids"]]
+        more = [_id("additional-gids", group) for group in options["additional-gids"]]
+        user["additionalGids"] = [*(user.get("additionalGids") or ()), *more]
     process["user"] = user
     return process
 

@@ -296,6 +296,16 @@ def test_options_of_exec_change_the_process(shop: Workshop, running: Bundle) -> 
     assert int(found["CapBnd"], 16) >> 19 & 1
 
 
+def test_groups_of_an_exec_are_added_to_the_containers(shop: Workshop) -> None:
+    for oci in shop.runtimes():
+        bundle = shop.bundle("exec sleep 1000")
+        bundle.process["user"] = {"uid": 7, "gid": 8, "additionalGids": [9]}
+        bundle.start(oci)
+        said = oci.well("exec", "-g", "11", "-g", "12", bundle.id, "grep", "Groups", "/proc/self/status")
+        assert said.split() == ["Groups:", "9", "11", "12"]
+        oci.well("delete", "--force", bundle.id)
+
+
 BAD_EXEC: dict[str, tuple[list[str], str]] = {
     "an id that is none": (["-u", "4294967295"], "process.user.uid: a number from 0 to 2147483647"),
     "a negative id": (["-u", "-1"], "process.user.uid: a number from 0 to 2147483647"),
