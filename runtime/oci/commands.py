@@ -136,7 +136,7 @@ def update(record: records.Record, host: cgroups.Cgroups, change: dict[str, Any]
     record.save(config={**record.config, "linux": {**linux, "resources": merged}})
 
 
-def change_of(options: dict[str, Any]) -> dict[str, Any]:
+def change_of(options: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
     """The options of `update` as the object that --resources takes."""
     if "resources" in options:
         path = options["resources"]
@@ -147,7 +147,8 @@ def change_of(options: dict[str, Any]) -> dict[str, Any]:
             raise OciFailure(f"cannot read resources from {path}: {error}") from None
         from runtime.oci import fields
 
-        fields.check_resources(document, "standard input" if path == "-" else str(path))
+        for warning in fields.check_resources(document, "standard input" if path == "-" else str(path)):
+            warn(warning)
         return document  # type: ignore[no-any-return]
     for name in ("l3-cache-schema", "mem-bw-schema"):
         if options.get(name):

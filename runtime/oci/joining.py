@@ -13,6 +13,7 @@ from runtime.shim import launch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from runtime.linux.cgroups import Cgroups
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     Process = dict[str, Any]
 
 
-def process_of(record: records.Record, options: dict[str, Any], words: list[str]) -> Process:
+def process_of(
+    record: records.Record, options: dict[str, Any], words: list[str], warn: Callable[[str], None]
+) -> Process:
     """The container's own process with what the options change, or the file that --process names."""
     if options.get("process"):
         try:
@@ -35,7 +38,8 @@ def process_of(record: records.Record, options: dict[str, Any], words: list[str]
     process["user"] = process.get("user") or {}
     process["cwd"] = process.get("cwd") or "/"
     try:
-        fields.check_process(process, str(options.get("process") or "the options"))
+        for warning in fields.check_process(process, str(options.get("process") or "the options")):
+            warn(warning)
     except OciFailure as failed:
         raise OciFailure(f"exec failed: {failed.message}", 255) from None
     for key in ("personality", "oomScoreAdj"):

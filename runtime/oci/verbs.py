@@ -97,7 +97,7 @@ def run_exec(call: Call, root: str, systemd: bool, warn: Warn) -> int:
     from runtime.oci import create, foreground, joining
 
     options, record = call.options, records.load(root, call.words[0])
-    process = joining.process_of(record, options, call.words[1:])
+    process = joining.process_of(record, options, call.words[1:], warn)
     socket, detached = str(options.get("console-socket") or ""), bool(options.get("detach"))
     _check_console(bool(process.get("terminal")), socket, detached=detached)
     console, shown = None, None
@@ -204,7 +204,7 @@ def run_resume(call: Call, root: str, systemd: bool, warn: Warn) -> int:
 def run_update(call: Call, root: str, systemd: bool, warn: Warn) -> int:
     from runtime.oci import commands
 
-    change = commands.change_of(call.options)
+    change = commands.change_of(call.options, warn)
     commands.update(records.load(root, call.words[0]), cgroups.detect(), change)
     return 0
 

@@ -306,6 +306,18 @@ def test_groups_of_an_exec_are_added_to_the_containers(shop: Workshop) -> None:
         oci.well("delete", "--force", bundle.id)
 
 
+def test_what_is_passed_over_is_said(shop: Workshop, running: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "process.json"
+    path.write_text(json.dumps({"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "nosuch": 1}))
+    said = shop.stead("exec", "--process", str(path), running.id)
+    assert said.code == 0 and f"{path}: process.nosuch is unknown and passed over" in said.errors
+    said = shop.stead("exec", "--cap", "CAP_NOSUCH", running.id, "true")
+    assert said.code == 0 and "process.capabilities.bounding: CAP_NOSUCH: unknown, not given" in said.errors
+    said = shop.stead("update", "--resources", "-", running.id, stdin='{"memory": {"limits": 1}}')
+    assert said.code == 0
+    assert "standard input: resources.memory.limits is unknown and passed over" in said.errors
+
+
 BAD_EXEC: dict[str, tuple[list[str], str]] = {
     "an id that is none": (["-u", "4294967295"], "process.user.uid: a number from 0 to 2147483647"),
     "a negative id": (["-u", "-1"], "process.user.uid: a number from 0 to 2147483647"),
