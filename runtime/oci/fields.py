@@ -267,8 +267,9 @@ def _check_names(config: Config, spaces: dict[str, str]) -> None:
     propagation = config["linux"].get("rootfsPropagation")
     if propagation and propagation not in mounts.PROPAGATION:
         raise _refused("linux.rootfsPropagation", f"{propagation}: no such kind")
-    domain = (config["linux"].get("personality") or {}).get("domain")
-    if domain and domain not in scheduling.DOMAINS:
+    personality = config["linux"].get("personality") or {}
+    domain = personality.get("domain") or "none"
+    if personality and domain not in scheduling.DOMAINS:
         raise _refused("linux.personality.domain", f"{domain}: it is neither LINUX nor LINUX32")
 
 
@@ -321,6 +322,9 @@ def _check_scheduling(process: Config) -> None:
     priority = process.get("ioPriority") or {}
     if priority and priority.get("class") not in scheduling.CLASSES:
         raise _refused("process.ioPriority.class", f"{priority.get('class')}: no such class")
+    if priority and not 0 <= (priority.get("priority") or 0) < scheduling.LEVELS:
+        text = f"{priority['priority']}: it is none of 0 to {scheduling.LEVELS - 1}"
+        raise _refused("process.ioPriority.priority", text)
     for key, text in (process.get("execCPUAffinity") or {}).items():
         try:
             scheduling.cpus(str(text))

@@ -40,6 +40,8 @@ FLAGS = {
     "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }
 CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+#: Of a class; the bits above are the kernel's hints of other kinds (linux/ioprio.h).
+LEVELS = 8
 DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}
 _IOPRIO_WHO_PROCESS, _CLASS_SHIFT = 1, 13
 _LAST_CPU = 0xFFFF
