@@ -1,7 +1,7 @@
 """Decisions: the command line of runc, as engines call it: global options, a command, its options, its words.
 
-Options end at the first word that is none, as Go's cli package has it; `--name value`, `--name=value`, `-n
-value`.
+Options may follow a command's words, as Go's cli package has it, but not where these are a program's; `--name
+value`, `--name=value`, `-n value`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def parse(arguments: Sequence[str]) -> Call:
         raise OciFailure(f"cannot {command} a container: this runtime does not use CRIU")
     if command not in COMMANDS:
         raise OciFailure(f"cannot run {command}: no such command; see stead oci --help")
-    options, words = _options(rest, COMMANDS[command], command)
+    options, words = _options(rest, COMMANDS[command], command, mixed=WORDS[command][1] >= 0)
     if options.get("help"):
         return Call({**general, "help": True}, command, {}, [])
     fewest, most = WORDS[command]
@@ -165,10 +165,17 @@ def parse(arguments: Sequence[str]) -> Call:
     return Call(general, command, options, words)
 
 
-def _options(words: list[str], known: Options, command: str) -> tuple[dict[str, Any], list[str]]:
+def _options(
+    words: list[str], known: Options, command: str, *, mixed: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """The options, and the words behind them; with `mixed` those between them, too."""
     found: dict[str, Any] = {}
-    while words and words[0].startswith("-") and words[0] != "-":
+    plain: list[str] = []
+    while words and (mixed or _is_option(words[0])):
         word = words.pop(0)
+        if not _is_option(word):
+            plain.append(word)
+            continue
         if word == "--":
             break
         name, given, value = word.lstrip("-").partition("=")
@@ -188,7 +195,11 @@ def _options(words: list[str], known: Options, command: str) -> tuple[dict[str, 
             found.setdefault(name, []).append(value)
         else:
             found[name] = {NUMBER: _number, SIZE: _size}.get(kind, _text)(word, value)
-    return found, words
+    return found, [*plain, *words]
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-"
 
 
 def _text(word: str, text: str) -> str:

@@ -41,6 +41,18 @@ def test_a_short_f_is_the_force_of_one_command_and_the_format_of_another() -> No
     assert arguments.parse(["list", "-f", "json"]).options == {"format": "json"}
 
 
+def test_options_may_follow_words_but_not_those_of_a_program() -> None:
+    call = arguments.parse(["delete", "a", "--force"])
+    assert (call.options, call.words) == ({"force": True}, ["a"])
+    call = arguments.parse(["run", "-d", "a", "--bundle", "/b"])
+    assert (call.options, call.words) == ({"detach": True, "bundle": "/b"}, ["a"])
+    call = arguments.parse(["kill", "--all", "--", "-a", "9"])
+    assert (call.options, call.words) == ({"all": True}, ["-a", "9"])
+    call = arguments.parse(["exec", "-t", "a", "ls", "-d", "--", "x"])
+    assert (call.options, call.words) == ({"tty": True}, ["a", "ls", "-d", "--", "x"])
+    assert arguments.parse(["ps", "a", "-ef"]).words == ["a", "-ef"]
+
+
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
