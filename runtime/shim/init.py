@@ -297,7 +297,7 @@ def _change_directory(path: str) -> None:
 
 
 def _candidates(name: str, environment: dict[str, str]) -> list[str]:
-    if "/" in name:
+    if "/" in name or not name:
         return [name]
     return [f"{place or '.'}/{name}" for place in environment.get("PATH", "").split(":")]
 

@@ -106,6 +106,16 @@ def test_states_and_exit_codes_are_those_of_runc(shop: Workshop) -> None:
     assert said[-1] == said[0]
 
 
+def test_a_program_without_a_name_is_one_that_is_not_found(shop: Workshop) -> None:
+    """Engines tell by the words: 127, not 126."""
+    for oci in shop.runtimes():
+        bundle = shop.bundle()
+        bundle.process["args"] = [""]
+        said = bundle.run(oci)
+        assert said.code == 1
+        assert re.search(r'exec: .".": executable file not found in \$PATH', said.errors)
+
+
 def test_killing_who_creates_leaves_nothing_that_delete_does_not_find(shop: Workshop) -> None:
     """At any point: the record is there before anything else, and what waits ends with who let it wait."""
     for delay in range(6):
