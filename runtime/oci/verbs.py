@@ -32,9 +32,22 @@ def _order(call: Call, root: str, systemd: bool) -> Order:
         console=None,
         pivots=not options.get("no-pivot"),
         keyring=not options.get("no-new-keyring"),
-        preserved=int(options.get("preserve-fds") or 0),
+        preserved=_preserved(call),
         systemd=systemd,
     )
+
+
+def _preserved(call: Call) -> int:
+    """How many descriptors from 3 on go to the program: all of them are open."""
+    number = int(call.options.get("preserve-fds") or 0)
+    if number < 0:
+        raise OciFailure(f"cannot preserve {number} descriptors")
+    for fd in range(3, 3 + number):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise OciFailure(f"cannot preserve {number} descriptors: {fd} is not open") from None
+    return number
 
 
 def _check_console(wanted: bool, socket: str, *, detached: bool) -> None:
@@ -116,7 +129,7 @@ def run_exec(call: Call, root: str, systemd: bool, warn: Warn) -> int:
             process,
             root,
             console=console,
-            preserved=int(options.get("preserve-fds") or 0),
+            preserved=_preserved(call),
             groups_below=list(options.get("cgroup") or ()),
             ignore_paused=bool(options.get("ignore-paused")),
         )

@@ -398,6 +398,21 @@ def test_descriptors_are_preserved_on_request_and_no_other_is(
     assert (tmp_path / "three").read_text() == "x\n"
 
 
+@pytest.mark.parametrize("number", ["1", "99", "-1", "-3"])
+def test_descriptors_that_are_not_open_are_not_preserved(
+    shop: Workshop, running: Bundle, number: str
+) -> None:
+    bundle = shop.bundle("echo ran").write()
+    words = ("--preserve-fds", number)
+    for said, code in (
+        (shop.stead("create", *words, "--bundle", str(bundle.path), bundle.id), 1),
+        (shop.stead("exec", *words, running.id, "echo", "ran"), 255),
+    ):
+        assert (said.code, said.out) == (code, "")
+        assert f"cannot preserve {number} descriptors" in said.errors
+    assert left(shop, bundle) == []
+
+
 # ---------------------------------------------------------------- terminals
 
 
