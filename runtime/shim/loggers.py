@@ -211,7 +211,7 @@ class Forwarding(LogWriter):
         if self._queue.lost:
             self.dropped, self._queue.lost = self.dropped + self._queue.lost, 0
         self.full = self._blocking and not self._absent and waits > self._limit
-        if self.on_room is not None and self._queue.size <= self._limit // 2:
+        if self.on_room is not None and (self._absent or self._queue.size <= self._limit // 2):
             call, self.on_room = self.on_room, None
             self.full = False
             call()

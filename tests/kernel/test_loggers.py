@@ -169,6 +169,22 @@ def test_a_slow_logger_makes_the_writer_wait_and_loses_nothing(tmp_path: Path, j
     writer.close()
 
 
+def test_a_writer_that_waits_goes_on_when_the_logger_goes_away(tmp_path: Path, journald: Journald) -> None:
+    writer = Writer(tmp_path / "log", journald.document())
+    while not writer.log.full:
+        writer.log.write(b"x" * 1000 + b"\n", STDOUT)
+    called = []
+    writer.log.on_room = lambda: called.append(True)
+    for _ in range(300):  # it took some, and not as much as makes room
+        journald.socket.recv(1 << 18)
+        writer.turn()
+    assert not called
+    journald.socket.close()
+    until(lambda: writer.turn() and called)
+    assert not writer.log.full
+    writer.close()
+
+
 def test_in_non_blocking_mode_the_oldest_give_way_and_are_counted(tmp_path: Path, journald: Journald) -> None:
     document = journald.document(mode="non-blocking", buffer=16384)
     writer = Writer(tmp_path / "log", document)
