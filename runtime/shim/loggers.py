@@ -100,9 +100,9 @@ class Forwarding(LogWriter):
             self._timer = loop.after(0, self._again)
 
     def limit(self, max_size: int, max_files: int) -> None:
-        """What waits must lie in files that rotation leaves alone."""
-        super().limit(max_size, max_files)
-        self._limit = min(self._asked, self._max_size * max(1, self._max_files - 1) // 2)
+        """What waits must lie in files that rotation leaves alone: one of two at least."""
+        super().limit(max_size, max(2, max_files))
+        self._limit = min(self._asked, self._max_size * (self._max_files - 1) // 2)
 
     def splice(self, pipe: int, stream: int) -> bool:
         before = self.taken

@@ -185,6 +185,27 @@ def test_a_writer_that_waits_goes_on_when_the_logger_goes_away(tmp_path: Path, j
     writer.close()
 
 
+def test_of_two_files_one_is_left_for_the_logger(tmp_path: Path, journald: Journald) -> None:
+    """One file, and a chunk that fills it: rotation must not take it before it is sent."""
+    writer = Writer(tmp_path / "log", journald.document(), max_size=1 << 12, files=1)
+    reader, pipe = os.pipe2(os.O_NONBLOCK)
+    expected = [b"line %04d" % number for number in range(2000)]
+    os.write(pipe, b"\n".join([*expected, b""]))
+    os.close(pipe)
+
+    def all_is_taken() -> bool:
+        writer.turn()
+        journald.read()
+        return not writer.log.full and not writer.log.splice(reader, STDOUT)
+
+    until(all_is_taken)
+    until(lambda: writer.turn() and journald.read()[-1:] == expected[-1:])
+    assert journald.read() == expected
+    assert writer.log.dropped == 0
+    os.close(reader)
+    writer.close()
+
+
 def test_in_non_blocking_mode_the_oldest_give_way_and_are_counted(tmp_path: Path, journald: Journald) -> None:
     document = journald.document(mode="non-blocking", buffer=16384)
     writer = Writer(tmp_path / "log", document)
