@@ -347,6 +347,8 @@ class Queue:
             self._number, self._at = numbers[-1], self._count(numbers[-1])
             self._save()
             return
+        if number >= numbers[-1]:  # a power cut may leave a newer state than what it tells of
+            number, self._at = numbers[-1], min(self._at, self._count(numbers[-1]))
         self._number = number
         for later in (one for one in numbers if one >= number):
             self.put += self._length(later, self._at if later == number else 0)

@@ -21,8 +21,9 @@ from runtime.faults import Fault
 from runtime.linux import pidfd
 from runtime.shim import client
 from runtime.shim.loggers import SENT, open_log
+from runtime.shim.logs import file_numbers
 from runtime.shim.loop import Loop
-from runtime.shim.messages import STDERR, STDOUT
+from runtime.shim.messages import INDEX_RECORD, STDERR, STDOUT
 from runtime.wishes import LoggerRequest
 from tests.kernel.engine_box import engine
 from tests.kernel.shim_box import Box, box, spawn, until
@@ -266,6 +267,32 @@ def test_a_successor_goes_on_where_the_killed_one_was(tmp_path: Path, journald: 
     until(lambda: writer.turn() and journald.read()[-1:] == expected[-1:])
     got = journald.read()
     assert list(dict.fromkeys(got)) == expected
+    writer.close()
+
+
+@pytest.mark.parametrize("files", [0, 2])
+def test_after_a_power_cut_all_that_is_new_is_sent(tmp_path: Path, journald: Journald, files: int) -> None:
+    """What was sent is on disk; of the log, the last part or the last `files` are not."""
+    writer = Writer(tmp_path / "log", journald.document(), max_size=1 << 12)
+    for number in range(1500):
+        writer.log.write(b"line %04d\n" % number, STDOUT)
+        journald.read()
+    writer.close()
+    numbers = file_numbers(tmp_path / "log")
+    for number in numbers[len(numbers) - files :]:
+        (tmp_path / f"log/{number}.log").unlink()
+        (tmp_path / f"log/{number}.idx").unlink()
+    if not files:
+        os.truncate(tmp_path / f"log/{numbers[-1]}.idx", INDEX_RECORD.size)
+        os.truncate(tmp_path / f"log/{numbers[-1]}.log", len(b"line 0000\n"))
+    journald.entries.clear()
+    writer = Writer(tmp_path / "log", journald.document(), max_size=1 << 12)
+    expected = [b"new %d" % number for number in range(5)]
+    for line in expected:
+        writer.log.write(line + b"\n", STDOUT)
+    until(lambda: writer.turn() and journald.read()[-1:] == expected[-1:])
+    assert journald.read() == expected
+    assert writer.log.dropped == 0
     writer.close()
 
 
