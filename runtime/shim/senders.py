@@ -63,6 +63,7 @@ class Sender:
         data = self._encode(message)
         try:
             if self._kind == socket.SOCK_STREAM:
+                _see_that_it_stays(line)
                 self._rest = data[line.send(data) :]
             else:
                 self._datagram(line, data)
@@ -116,6 +117,15 @@ class Sender:
                 line.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
             finally:
                 os.close(fd)
+
+
+def _see_that_it_stays(line: socket.socket) -> None:
+    """OSError when the other side has closed the connection: TCP would take one more message, for nobody."""
+    try:
+        if not line.recv(1, socket.MSG_PEEK):
+            raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+    except BlockingIOError:
+        pass
 
 
 class Journal:

@@ -371,6 +371,36 @@ def test_syslog_has_these_bytes(tmp_path: Path, scheme: str, text: str, pattern:
     server.close()
 
 
+def test_a_syslog_that_is_restarted_misses_no_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        writer = Writer(tmp_path / "log", {"driver": "syslog", "address": address, "tag": "web"})
+        writer.log.write(b"one\n", STDOUT)
+        peer, _ = server.accept()
+        with peer:
+            until(lambda: writer.turn() and peer.recv(4096, socket.MSG_DONTWAIT).endswith(b": one\n"))
+        for line in (b"two\n", b"three\n"):
+            writer.log.write(line, STDOUT)
+        server.setblocking(False)
+        found = []
+
+        def comes() -> bool:
+            writer.turn()
+            try:
+                found.append(server.accept()[0])
+            except BlockingIOError:
+                pass
+            return bool(found)
+
+        until(comes)
+        writer.close()
+        with found[0] as peer:
+            peer.setblocking(True)
+            got = b"".join(iter(lambda: peer.recv(4096), b""))
+    assert [line.rpartition(b": ")[2] for line in got.splitlines()] == [b"two", b"three"]
+
+
 # ---------------------------------------------------------------- under a shim
 
 
