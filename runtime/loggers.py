@@ -65,12 +65,16 @@ def _tag(template: str, request: ContainerRequest, id: str, image_id: str) -> st
 
 
 def _connect(name: str, path: str, what: str, hint: str) -> bool:
-    """Whether the socket is one of datagrams; else it is one of streams."""
+    """Whether the socket is one of datagrams; else it is one of streams. One that takes no more
+    connections for now is there: it is the shim that waits."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with socket.socket(socket.AF_UNIX, kind) as probe:
+            probe.setblocking(False)
             try:
                 probe.connect(path)
                 return kind == socket.SOCK_DGRAM
+            except BlockingIOError:
+                return False
             except OSError as error:
                 if error.errno != errno.EPROTOTYPE or kind == socket.SOCK_STREAM:
                     cause = f"{what} does not answer at {path}: {(error.strerror or '').lower()}"

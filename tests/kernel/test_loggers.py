@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from runtime import logs
 from runtime.faults import Fault
 from runtime.linux import pidfd
+from runtime.loggers import _syslog_address
 from runtime.shim import client
 from runtime.shim.loggers import SENT, open_log
 from runtime.shim.logs import file_numbers
@@ -399,6 +401,20 @@ def test_a_syslog_that_is_restarted_misses_no_line(tmp_path: Path) -> None:
             peer.setblocking(True)
             got = b"".join(iter(lambda: peer.recv(4096), b""))
     assert [line.rpartition(b": ")[2] for line in got.splitlines()] == [b"two", b"three"]
+
+
+def test_a_syslog_that_takes_no_connection_holds_up_no_start(tmp_path: Path) -> None:
+    path, found = str(tmp_path / "log.sock"), list[str]()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(0)
+        for count in range(1, 4):
+            look = threading.Thread(
+                target=lambda: found.append(_syslog_address("web", f"unix://{path}")), daemon=True
+            )
+            look.start()
+            look.join(10)
+            assert found == [f"unix-stream://{path}"] * count
 
 
 # ---------------------------------------------------------------- under a shim
