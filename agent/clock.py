@@ -6,6 +6,7 @@ import os
 import time
 import zoneinfo
 from datetime import UTC, tzinfo
+from functools import lru_cache
 from typing import Protocol
 
 #: localtime(5): the zone of this machine
@@ -33,11 +34,23 @@ class SystemClock:
 
 
 def local_zone() -> tzinfo:
-    """Where this machine's clock hangs: TZ where that names a zone, else /etc/localtime, else UTC."""
+    """Where this machine's clock hangs: TZ where that names a zone, else /etc/localtime, else UTC. The same
+    object until that is changed."""
     try:
-        if name := os.environ.get("TZ", "").removeprefix(":"):
+        found = os.stat(LOCALTIME)
+        seen: tuple[int, ...] = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    except OSError:
+        seen = ()
+    return _read_zone(os.environ.get("TZ", "").removeprefix(":"), LOCALTIME, seen)
+
+
+@lru_cache(maxsize=1)
+def _read_zone(name: str, path: str, seen: tuple[int, ...]) -> tzinfo:
+    """`seen` is what the file is known by."""
+    try:
+        if name:
             return zoneinfo.ZoneInfo(name)
-        with open(LOCALTIME, "rb") as file:
+        with open(path, "rb") as file:
             return zoneinfo.ZoneInfo.from_file(file, "local time")
     except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
         return UTC

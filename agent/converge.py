@@ -260,6 +260,7 @@ class Engine:
     def round(self) -> Round:
         """Observe, plan, start what is ready. Raises Fault when the machine cannot be observed."""
         begin = self._clock.monotonic()
+        self._zone = local_zone()  # somebody may have moved the machine
         self._woken.clear()
         self._collect()
         with self._lock:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from agent import runs
+from agent import clock, runs
+from agent.converge import Engine
 from agent.journal import Journal
 from agent.planner.runs import Due, Ended, Job, Run
 from agent.runs import JobBook
+from specs.desired import DesiredJob
+from specs.schedule import Schedule
+from tests.builders import container, desired
+from tests.fake_runtime import FakeRuntime
 
 LINE = Ended("s/job", "s", 10.0, "schedule", 1, 10.5, 12.5, 3, "failed", "text")
 JOB = Job(
@@ -92,3 +98,26 @@ def test_what_another_release_wrote_is_as_if_it_were_not_there(journal: Journal,
 def test_without_a_journal_there_are_no_jobs(tmp_path: Path) -> None:
     assert runs.read_jobs(tmp_path / "journal.db") == {}
     assert runs.read_runs(tmp_path / "journal.db", "s/job") == []
+
+
+def test_schedules_follow_a_machine_whose_time_zone_is_changed(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "localtime"
+    monkeypatch.setattr(clock, "LOCALTIME", str(place))
+    monkeypatch.delenv("TZ", raising=False)
+    place.symlink_to("/usr/share/zoneinfo/Asia/Tokyo")
+    engine = Engine(FakeRuntime(), journal)
+    engine.keep_schedules()
+    engine.want(desired("s", container("s/job", job=DesiredJob(Schedule.parse("30 3 * * *")))))
+
+    def next_hour() -> int:
+        (job,) = engine.round().jobs
+        assert job.next_at is not None
+        return datetime.fromtimestamp(job.next_at, UTC).hour
+
+    assert next_hour() == (3 - 9) % 24
+    place.unlink()
+    place.symlink_to("/usr/share/zoneinfo/UTC")
+    assert next_hour() == 3
+    engine.close()
