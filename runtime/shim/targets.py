@@ -70,10 +70,16 @@ def target(probe: Mapping[str, Any], hosts: Mapping[str, str]) -> Target:
     if method in ("POST", "PUT", "PATCH"):
         lines["content-length"] = "Content-Length: 0"
     request = "\r\n".join((f"{method} /{path} HTTP/1.1", *lines.values(), "", "")).encode()
-    tls = (name.rpartition(":")[0] or name) if scheme == "https" else ""
+    tls = _host(name) if scheme == "https" else ""
     return Target(
         address, port, request, tls, statuses(probe.get("expect_status")), bool(probe.get("tls_verify"))
     )
+
+
+def _host(name: str) -> str:
+    """Of "host:port", "[::1]:port" or without a port; addresses have no brackets in TLS."""
+    host, colon, port = name.rpartition(":")
+    return (host if colon and "]" not in port else name).strip("[]")
 
 
 def statuses(text: object) -> Sequence[tuple[int, int]]:

@@ -28,6 +28,19 @@ def test_probes_say_where_to_connect(probe: dict[str, Any], address: str, port: 
     assert (found.address, found.port) == (address, port)
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://web", "web"),
+        ("https://:8443/up", "127.0.0.1"),
+        ("https://[::1]:8443/up", "::1"),
+        ("https://[::1]/up", "::1"),
+    ],
+)
+def test_a_certificate_is_asked_for_by_name_without_the_port(url: str, name: str) -> None:
+    assert target({"http": url}, HOSTS).tls == name
+
+
 def test_an_http_request_has_these_bytes() -> None:
     found = target({"http": "http://web:8080/health?x=1"}, HOSTS)
     assert found.request == (
