@@ -15,7 +15,7 @@ LOCALTIME = "/etc/localtime"
 
 class Clock(Protocol):
     def monotonic(self) -> float:
-        """Seconds since some fixed point; never jumps. For waiting and backoff."""
+        """Seconds since boot; never jumps. For waiting and backoff."""
         ...
 
     def time(self) -> float:

@@ -297,9 +297,8 @@ class Engine:
         asked = self._book.asked()
         with self._lock:
             wanted = {name: item.desired for name, item in self._state.wanted.items()}
-            noted = jobs.note(
-                wanted, observed, self.memory.jobs, self._flights, self._clock.time(), self._zone, asked
-            )
+            known, clock, uptime = self.memory.jobs, self._clock.time(), self._clock.monotonic()
+            noted = jobs.note(wanted, observed, known, self._flights, clock, self._zone, asked, uptime)
             self.memory = replace(self.memory, jobs=noted.jobs)
         histories = {
             container.name: container.job.history

@@ -110,7 +110,7 @@ def _job(state: dict[str, Any]) -> Job:
             "queue": tuple(Due(**item) for item in state["queue"]),
             "results": tuple((str(result), int(count)) for result, count in state["results"]),
         },
-        run=None if run is None else Run(Due(**run["due"]), run["began"]),
+        run=None if run is None else Run(**{**run, "due": Due(**run["due"])}),
         last=None if last is None else Ended(**last),
     )
 

@@ -47,6 +47,11 @@ QUEUED = 10
 GRACE = 90.0
 #: seconds by which the clock may be set back without times coming again
 JUMP = 3 * 3600.0
+#: seconds by which the clock may wander during a run (and the process be there before its program) before it
+#: is taken to have been set
+WANDER = 10.0
+#: ticks in a second of times in /proc: sysconf(3), _SC_CLK_TCK
+TICKS = 100.0
 #: the longest pause before a retry, in seconds
 RETRY_MAX = 3600.0
 _NOBODY: Mapping[str, Sequence[float]] = MappingProxyType({})
@@ -66,9 +71,11 @@ def note(
     clock: float,
     zone: tzinfo,
     asked: Mapping[str, Sequence[float]] = _NOBODY,
+    uptime: float = 0.0,
 ) -> Noted:
-    """What is known of every job after a look at `clock`; `asked` is when somebody asked for a run. Jobs that
-    their source no longer declares are forgotten; those of other sources stay."""
+    """What is known of every job after a look at `clock`, which is `uptime` seconds after the machine's boot
+    (0.0: nobody knows); `asked` is when somebody asked for a run. Jobs that their source no longer declares
+    are forgotten; those of other sources stay."""
     found = {name: job for name, job in jobs.items() if job.source not in desired}
     ended: list[Ended] = []
     for source, wanted in desired.items():
@@ -76,7 +83,7 @@ def note(
             have = observed.containers.get(name)
             if want.job is None or (have is not None and have.source != source):
                 continue
-            work = _Note(want, want.job, source, jobs.get(name), have, clock, zone)
+            work = _Note(want, want.job, source, jobs.get(name), have, clock, zone, uptime)
             work.wanted = want.desired == "running" and not want.suspend and name not in observed.hand_stops
             found[name] = work.run(asked.get(name, ()), look=Subject("container", name) not in flying)
             ended += work.ended
@@ -104,9 +111,10 @@ class _Note:
         have: ObservedContainer | None,
         clock: float,
         zone: tzinfo,
+        uptime: float,
     ) -> None:
         self.want, self.plan, self.source, self.have = want, plan, source, have
-        self.clock, self.zone = clock, zone
+        self.clock, self.zone, self.uptime = clock, zone, uptime
         self.job = job or Job(
             _first(have, clock), seen=0.0 if have is None or _busy(have) else have.started_at
         )
@@ -161,6 +169,14 @@ class _Note:
             self._end("lost", None, self.clock, "its supervisor was killed, or the machine went down")
         elif have.phase in (Phase.EXITED, Phase.STOPPED):
             self._end(self._result(have), have.exit_code, have.finished_at or self.clock, have.error)
+        elif have.started_ticks and self.uptime:
+            self._clock_set(have.started_at, self.uptime - have.started_ticks / TICKS)
+
+    def _clock_set(self, began: float, age: float) -> None:
+        """The kernel knows how long it runs, whatever was done to the clock."""
+        run, by = self.job.run, self.clock - age - began
+        if run is not None and abs(by - run.clock_set) > WANDER:
+            self.job = replace(self.job, run=replace(run, clock_set=by))
 
     def _unknown(self, began: float) -> tuple[Due]:
         """A run that nobody remembers: the agent ended after it began one, or somebody started it by hand."""
@@ -173,7 +189,7 @@ class _Note:
     def _result(self, have: ObservedContainer) -> str:
         run, deadline = self.job.run, self.plan.deadline
         ended = have.finished_at or self.clock
-        late = run is not None and deadline and ended >= run.began + deadline
+        late = run is not None and deadline and run.age(ended) >= deadline
         if have.phase is Phase.EXITED and (have.exit_code or not late):
             return "failed" if have.exit_code else "ok"
         if late:
@@ -322,7 +338,7 @@ def next_look(world: World, want: DesiredContainer) -> float | None:
         return None
     times = [item.begin for item in job.queue if item.begin > world.clock]
     if job.run is not None and job.run.began and want.job.deadline:
-        times.append(job.run.began + want.job.deadline)
+        times.append(world.clock - job.run.age(world.clock) + want.job.deadline)
     coming = [at for at in times if at > world.clock]
     if job.next_at is not None:  # it may have come since `note`, which takes it in
         coming.append(max(job.next_at, world.clock))
@@ -330,8 +346,8 @@ def next_look(world: World, want: DesiredContainer) -> float | None:
 
 
 def _why_it_ends(plan: DesiredJob, job: Job, clock: float) -> str:
-    began = job.run.began if job.run is not None else 0.0
-    if plan.deadline and began and clock >= began + plan.deadline:
+    run = job.run
+    if plan.deadline and run is not None and run.began and run.age(clock) >= plan.deadline:
         return f"runs for longer than {plan.deadline:g} s"
     if plan.concurrency_policy == "replace" and job.run is not None and job.queue:
         return "the next run takes its place"

@@ -17,10 +17,16 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One that has begun. `began` 0.0: its start succeeded, and nobody has seen it yet."""
+    """One that has begun. `began` 0.0: its start succeeded, and nobody has seen it yet. `clock_set`: by how
+    many seconds the machine's clock was set forward since."""
 
     due: Due
     began: float = 0.0
+    clock_set: float = 0.0
+
+    def age(self, clock: float) -> float:
+        """Seconds that it has run for at `clock`."""
+        return clock - self.began - self.clock_set
 
 
 #: How runs end: with exit code 0, with another one, at their deadline, for the sake of the next one, on

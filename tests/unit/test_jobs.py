@@ -44,12 +44,12 @@ class Bench:
     def job(self) -> Job:
         return self.known["s/job"]
 
-    def look(self, at: float | None = None, *asked: float) -> list[str]:
+    def look(self, at: float | None = None, *asked: float, uptime: float = 0.0) -> list[str]:
         """At `at`; the results that were noted."""
         self.clock = self.clock if at is None else at
         observed = Observed(containers={"s/job": self.have})
         waiting = {"s/job": asked} if asked else {}
-        noted = jobs.note(self.wanted, observed, self.known, (), self.clock, self.zone, waiting)
+        noted = jobs.note(self.wanted, observed, self.known, (), self.clock, self.zone, waiting, uptime)
         self.known = dict(noted.jobs)
         self.told += noted.ended
         return [line.result for line in noted.ended]
@@ -156,6 +156,27 @@ def test_a_run_that_takes_too_long_is_stopped_and_has_failed() -> None:
     assert "stop container s/job: runs for longer than 600 s" in bench.next()
     bench.ends(137, Phase.STOPPED, at=NOON + HOUR + 601)
     assert bench.look(NOON + HOUR + 602) == ["deadline"]
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR])
+def test_a_deadline_is_of_the_run_and_not_of_the_clock(by: float) -> None:
+    """As where a machine without a clock of its own learns the time after its jobs have begun."""
+    bench = Bench(deadline=600.0)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.have = replace(bench.have, started_ticks=5000)
+    bench.look(NOON + HOUR + 10, uptime=60.0)
+    bench.look(NOON + HOUR + by + 20, uptime=70.0)
+    assert bench.next() == ""
+    bench.look(NOON + HOUR + by + 599, uptime=649.0)
+    assert bench.next() == ""
+    world = World(bench.wanted, Observed(), Memory(jobs=bench.known), now=7.0, clock=bench.clock)
+    assert jobs.next_look(world, bench.want) == 8.0
+    bench.look(NOON + HOUR + by + 600, uptime=650.0)
+    assert "stop container s/job: runs for longer than 600 s" in bench.next()
+    bench.ends(137, Phase.STOPPED, at=NOON + HOUR + by + 601)
+    assert bench.look(NOON + HOUR + by + 602, uptime=652.0)[-1:] == ["deadline"]
 
 
 def test_a_time_that_comes_while_the_plan_is_made_is_looked_at_at_once() -> None:

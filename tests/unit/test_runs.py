@@ -25,7 +25,7 @@ JOB = Job(
     "s",
     seen=10.5,
     queue=(Due(11.0, "schedule", 2, 20.0),),
-    run=Run(Due(10.0, "hand"), 10.5),
+    run=Run(Due(10.0, "hand"), 10.5, 3600.0),
     schedule="@daily",
     next_at=30.0,
     last=LINE,
