@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Done = Callable[[int, str], None]  # exit code (0: healthy, -1: no answer in time or not runnable), output
 
 NO_ANSWER = -1
+#: What is said of a connection that was closed at once.
+NOTHING = "the connection was closed without an answer"
 
 
 #: Control characters but those of lines: in JSON each would be six bytes, and on a terminal an order.
@@ -200,9 +202,10 @@ class Connection(Probe):
             self._finish(1, (error.strerror or "").lower())
             return
         self._keep(data)
-        if data and b"\r\n\r\n" not in self._output and len(self._output) < messages.HEALTH_LOG_BYTES:
+        answer = bytes(self._output)
+        if data and targets.END not in targets.final(answer) and len(answer) < messages.HEALTH_LOG_BYTES:
             return
-        self._finish(0 if self._target.is_well(bytes(self._output)) else 1)
+        self._finish(0 if self._target.is_well(answer) else 1, "" if answer else NOTHING)
 
     def _end(self) -> None:
         super()._end()
@@ -269,7 +272,7 @@ def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> 
         plain.connect((target.address, target.port))
         with context.wrap_socket(plain, server_hostname=target.tls) as connection:
             connection.sendall(target.request)
-            while b"\r\n\r\n" not in answer and len(answer) < messages.HEALTH_LOG_BYTES:
+            while targets.END not in targets.final(answer) and len(answer) < messages.HEALTH_LOG_BYTES:
                 data = connection.recv(messages.HEALTH_LOG_BYTES)
                 answer += data
                 if not data:
@@ -277,7 +280,7 @@ def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> 
     except OSError as error:
         os.write(writer, (error.strerror or str(error)).lower().encode())
         return 1
-    os.write(writer, answer[: messages.HEALTH_LOG_BYTES])
+    os.write(writer, answer[: messages.HEALTH_LOG_BYTES] or NOTHING.encode())
     return 0 if target.is_well(answer) else 1
 
 

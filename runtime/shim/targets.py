@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Ranges of HTTP statuses that are well where the probe does not say: as Kubernetes has it.
 STATUSES = ((200, 399),)
+#: The end of an answer's head; and the status after which the protocol is another one: it is the last.
+END, SWITCHES = b"\r\n\r\n", 101
 _LOCAL = ("", "localhost", "0.0.0.0", "[::]")
 
 
@@ -47,7 +49,8 @@ class Target:
 
     def is_well(self, answer: bytes) -> bool:
         """A redirection is an answer like others: nobody follows it."""
-        return any(low <= status_code(answer) <= high for low, high in self.statuses)
+        code = status_code(final(answer))
+        return any(low <= code <= high for low, high in self.statuses)
 
 
 def target(probe: Mapping[str, Any], hosts: Mapping[str, str]) -> Target:
@@ -91,6 +94,13 @@ def statuses(text: object) -> Sequence[tuple[int, int]]:
         low, _, high = part.partition("-")
         found.append((int(low), int(high or low)))
     return found
+
+
+def final(answer: bytes) -> bytes:
+    """Without answers that only say that another one follows: RFC 9110, section 15.2."""
+    while END in answer and 100 <= (code := status_code(answer)) < 200 and code != SWITCHES:
+        answer = answer.partition(END)[2]
+    return answer
 
 
 def status_code(answer: bytes) -> int:
