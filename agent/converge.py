@@ -330,7 +330,7 @@ class Engine:
             return
         self._orders = self._rollouts.orders()
         with self._lock:
-            self.memory = replace(self.memory, versions=self._rollouts.versions())
+            self.memory = versions.reread(self.memory, self._rollouts.versions())
 
     def _learned(self, world: World) -> World:
         """With what this look teaches of versions, which is written down before anything is done about it."""

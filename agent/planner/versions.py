@@ -183,6 +183,26 @@ def look(world: World) -> Memory:
     return replace(memory, versions=versions) if versions != memory.versions else memory
 
 
+def reread(memory: Memory, known: Mapping[str, tuple[Version, ...]]) -> Memory:
+    """`memory` with the versions that another process left. What a person released is judged by what it does
+    from now on, and tried at once."""
+    bad = {(service, one.key) for service, kept in memory.versions.items() for one in kept if one.bad}
+    freed = {
+        want.name
+        for service, kept in known.items()
+        for one in kept
+        if not one.bad and (service, one.key) in bad
+        for want in one.spec.containers
+    }
+    attempts = {
+        key: one
+        for key, one in memory.attempts.items()
+        if one.subject.kind != "container" or one.subject.name not in freed
+    }
+    watched = {name: watch for name, watch in memory.watched.items() if name not in freed}
+    return replace(memory, versions=known, attempts=attempts, watched=watched)
+
+
 def _is_gone(world: World, known: tuple[Version, ...]) -> bool:
     """Nothing is left of a service that nothing declares."""
     names = {want.name for version in known for want in version.spec.containers}
@@ -240,7 +260,8 @@ def news(before: Mapping[str, tuple[Version, ...]], after: Mapping[str, tuple[Ve
 def _is_newest(known: tuple[Version, ...], version: Version) -> bool:
     """Whether it came after another one, and is not what one that was bad went back to."""
     others = [other for other in known if other.key != version.key]
-    return bool(others) and all(other.bad_at < version.at for other in others)
+    last = all(other.number < version.number for other in others)  # also what was released has no time
+    return bool(others) and (last or all(other.bad_at < version.at for other in others))
 
 
 def _fell(known: tuple[Version, ...], bad: Version) -> Notice:

@@ -126,6 +126,33 @@ def test_what_was_released_is_tried_again(runtime: FakeRuntime, store: Rollouts,
     engine.close()
 
 
+def test_a_paused_rollout_that_was_cured_goes_on_when_it_is_released(
+    runtime: FakeRuntime, store: Rollouts, tmp_path: Path
+) -> None:
+    def pair(color: str) -> Desired:
+        said = Update(monitor=0.1, failure_action="pause")
+        made = [
+            container(name, env={"COLOR": color}, probe=PROBE, update=said, service="s/web")
+            for name in ("s/web-1", "s/web-2")
+        ]
+        return desired("s", *made)
+
+    notices: list[Notice] = []
+    engine, doctor = engine_of(runtime, store, notices), Doctor(runtime, "green")
+    assert engine.apply(pair("blue"), "1", on_event=doctor, timeout=10).ok
+    assert not engine.apply(pair("green"), "2", on_event=doctor, timeout=10).ok
+    doctor.ill = ()
+    for _ in range(versions.LOOP):  # by its shim, and the last time did help
+        runtime.restart("s/web-1")
+    runtime.set_health("s/web-1", Health.HEALTHY)
+    assert not engine.apply(pair("green"), "2", on_event=doctor, timeout=10).ok
+    with closing(Rollouts(tmp_path / "rollouts.db")) as other:
+        assert other.release("s/web") == ("bad version",)
+    assert engine.apply(pair("green"), "2", on_event=doctor, timeout=10).ok
+    assert [one.kind for one in notices] == ["paused", "updated"]
+    engine.close()
+
+
 def test_a_rollback_needs_no_registry_and_its_image_is_kept(runtime: FakeRuntime, store: Rollouts) -> None:
     doctor = Doctor(runtime, "green")
     engine = engine_of(runtime, store)
