@@ -181,7 +181,12 @@ def _state(world: World, choice: Choice, count: _Count, going: bool) -> Blocked 
         return Blocked(subject, reason, None, code, choice.source)
 
     if choice.version is not None and choice.pinned:
+        if count.moving:
+            done = f"{len(count.done)} of {count.total} are back"
+            text = f"goes back to {named(choice.version.revision)}, {done}: {choice.pinned} said so"
+            return told("rolling", text)
         text = f"{named(choice.version.revision)} is kept in force by {choice.pinned}"
+        text += f" and fails: {_some(count.failed)}" if count.failed else ""
         return told("pinned", f"{text}, whatever its specs say, until: {cure}")
     if choice.version is not None and declared is not None:
         back, bad = names(choice.version, declared)

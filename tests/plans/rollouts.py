@@ -230,6 +230,15 @@ def pinned_by_hand() -> Scene:
     return scene
 
 
+def pinned_by_hand_and_on_its_way() -> Scene:
+    """Which is no matter for a person, until it is back."""
+    return pinned_by_hand().converge()
+
+
+def pinned_by_hand_and_at_fault() -> Scene:
+    return failed(pinned_by_hand_and_on_its_way())
+
+
 def suspended_by_hand() -> Scene:
     scene = change(runs(1), "green", 1)
     scene.orders = Orders(suspended={"s/web": Order(1.0, "root", "the night", until=101.0)})
@@ -279,6 +288,8 @@ SCENES = [
     rollback_that_fails,
     rolled_back_to_an_image_whose_name_is_another_ones,
     pinned_by_hand,
+    pinned_by_hand_and_on_its_way,
+    pinned_by_hand_and_at_fault,
     suspended_by_hand,
     suspended_source,
     suspension_that_ended,
