@@ -379,11 +379,12 @@ class Observer:
         ]
 
     def _tail(self, life: _Life) -> str:
-        """The last output of a container that failed; empty while all is well."""
+        """The last output of a container that failed, or ends again and again; empty while all is well."""
         state = life.state
-        if state is None or not state.exit_code:
+        if state is None:
             return ""
-        if life.phase not in (Phase.BACKOFF, Phase.EXITED) and not is_crash_loop(life.phase, state.streak):
+        failed = state.exit_code and life.phase in (Phase.BACKOFF, Phase.EXITED)
+        if not failed and not is_crash_loop(life.phase, state.streak):
             return ""
         try:
             lines = list(logs.read(self._paths.container(life.record.id) / "log", tail=TAIL_LINES))

@@ -120,7 +120,10 @@ def _crash_loop(item: Any, now: float) -> str:
     )
     said = item["log_tail"].rpartition("\n")[2]
     tail = f"; its last output: {said[:200]}" if said else ""
-    return f"crash loop: container {item['name']}: {end}, {item['restarts']} restarts, {again}{tail}"
+    restarts = f"{item['restarts']} restarts"
+    if item.get("unhealthy"):
+        restarts += f" ({item['unhealthy']} by its probes: stead inspect {item['name']} has what they said)"
+    return f"crash loop: container {item['name']}: {end}, {restarts}, {again}{tail}"
 
 
 def _ended(item: Any, now: float) -> str:

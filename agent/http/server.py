@@ -204,6 +204,7 @@ def status_document(view: View) -> dict[str, Any]:
                 "oom_killed": item.oom_killed,
                 "error": item.error,
                 "restarts": item.restarts,
+                "unhealthy": dict(item.restart_reasons).get("unhealthy", 0),
                 "next_start_at": item.next_start_at,
                 "log_tail": item.log_tail,
             }

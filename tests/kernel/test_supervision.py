@@ -177,6 +177,15 @@ def test_a_crash_loop_is_shown_as_such_until_a_run_does_well(box: Engine) -> Non
     box.runtime.remove_container(name)
 
 
+def test_the_last_output_of_what_ends_well_again_and_again_is_there(box: Engine) -> None:
+    name = box.start("echo done", restart=RestartRequest("always", initial=0.05, max=0.4))
+    until(lambda: box.runtime.observe().containers[name].crash_loop)
+    until(lambda: box.runtime.observe().containers[name].phase == "backoff")
+    seen = box.runtime.observe().containers[name]
+    assert (seen.exit_code, seen.log_tail.splitlines()[-1]) == (0, "done")
+    box.runtime.remove_container(name)
+
+
 # ---------------------------------------------------------------- stop
 
 

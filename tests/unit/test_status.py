@@ -148,3 +148,17 @@ def test_an_end_that_nothing_follows_is_told_with_its_cause() -> None:
         "ended: container s/hog exited with code 137, killed because it used too much memory, 1m ago",
         "ended: container s/unstarted: no such program, 1m ago",
     ]
+
+
+def test_restarts_by_probes_are_told_apart_from_ends() -> None:
+    """By its exit code it would look as if the program had ended by itself, and well."""
+    sick = ObservedContainer("1", "s/sick", "s", "", "", "", "busy:1", "", Phase.RUNNING, exit_code=0)
+    reasons = (("success", 1), ("unhealthy", 6))
+    sick = replace(sick, restarts=7, restart_reasons=reasons, crash_loop=True, log_tail="one\ntwo")
+    shown = status.text(status_document(View(observed=Observed(containers={"s/sick": sick}))), 100.0)
+    line = next(line for line in shown.splitlines() if line.startswith("crash loop"))
+    assert line == (
+        "crash loop: container s/sick: exit code 0,"
+        " 7 restarts (6 by its probes: stead inspect s/sick has what they said),"
+        " just started; its last output: two"
+    )
