@@ -1,5 +1,5 @@
-"""Effects: `stead explain NAME`: from the journal, what was done to a thing and why (newest last), and what
-keeps it from being done.
+"""Effects: `stead explain NAME`: from the journal, what was done to a thing and why (newest last), what
+became of its updates, and what keeps it from being done.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from specs.values import ImageRef
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from agent.journal import Entry
+    from agent.journal import Entry, Reason
     from agent.planner.runs import Ended
     from runtime.paths import Paths
 
@@ -50,15 +50,32 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         print(f"the journal knows nothing of {name}")
         return 1
     now = time.time()
-    print("\n".join(line(entry, now) for entry in sorted(actions, key=lambda entry: entry.id)))
+    for entry in sorted(actions, key=lambda entry: entry.id):
+        print(line(entry, now))
     for item in reversed(runs):
         print(of_job(item, now))
+    for past in verdicts(reasons, now):
+        print(past)
     for reason in reasons:
         if reason.until is None:
             print(f"{table.age(now - reason.at)} ago: blocked: {reason.reason} [{reason.code}]")
     if stop is not None:
         print(held(stop, now))
     return 0
+
+
+def verdicts(reasons: Sequence[Reason], now: float) -> list[str]:
+    """What became of updates that is not so any more, oldest first; `reasons` are newest first."""
+    found: dict[str, str] = {}
+    still = {reason.reason for reason in reasons if reason.until is None}
+    for reason in reversed(reasons):
+        if reason.kind != "rollout" or reason.code == "rolling" or reason.reason in still:
+            continue
+        if reason.until is not None:
+            found.pop(reason.reason, None)  # it was told before, with a step in between
+            lasted = f"{table.age(now - reason.at)} ago until {table.age(now - reason.until)} ago"
+            found[reason.reason] = f"{lasted}: {reason.reason} [{reason.code}]"
+    return list(found.values())
 
 
 def held(stop: Mapping[str, Any], now: float) -> str:
