@@ -198,7 +198,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         if found < VERSION:  # who only opens the file does not write: its snapshot could be too old for that
             connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA};PRAGMA user_version={VERSION};COMMIT;")
-        path.chmod(0o600)
+        if path.stat().st_mode & 0o777 != 0o600:  # as it is on a read-only disk, who only looks needs no more
+            path.chmod(0o600)
     except BaseException:
         connection.close()
         raise

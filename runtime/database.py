@@ -11,6 +11,7 @@ every older release are brought here by all the steps from theirs.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -201,12 +202,20 @@ def statements(script: str) -> Iterator[str]:
             text = ""
 
 
+def _is_read_only(path: str) -> bool:
+    """A database with a log cannot even be read there, unless somebody else has it open."""
+    try:
+        return bool(os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def from_sqlite(error: sqlite3.Error, operation: str, subject: str) -> Fault:
     """Who must act: a disk that is full or read-only is the machine's matter, a damaged file a person's."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # of an extended code, the primary one
     if code == sqlite3.SQLITE_FULL:
         return Fault("disk-full", operation, subject, "no space left on device")
-    if code == sqlite3.SQLITE_READONLY:
+    if code == sqlite3.SQLITE_READONLY or (code == sqlite3.SQLITE_CANTOPEN and _is_read_only(subject)):
         hint = "mount its file system writable"
         return Fault("kernel-error", operation, subject, "it is on a read-only file system", hint)
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:

@@ -182,6 +182,14 @@ def _is_full(error: OSError) -> bool:
     return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def _is_of_disk(error: OSError) -> bool:
+    """Whether a file system takes nothing, which no release of ours could help."""
+    import errno
+
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    return error.filename is not None and error.errno in full
+
+
 def _refused(error: OSError) -> int:
     print(f"stead: cannot write output: {error.strerror}", file=sys.stderr)
     _silence()
@@ -214,9 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence()
         return 0
     except OSError as error:
-        if not _is_full(error):
+        if _is_full(error):
+            return _refused(error)
+        if not _is_of_disk(error):
             raise
-        return _refused(error)  # what else is full is a Fault with its place
+        print(f"stead: cannot write {error.filename}: {str(error.strerror).lower()}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agent import __version__
+from agent.machine import open_runtime
+from agent.rollouts import opened
+from agent.settings import Settings
+from runtime.paths import Paths
 
 ENTRY = "from agent.cli.main import entry; entry()"
 CLOSED = ["sh", "-c", f"exec '{sys.executable}' -c '{ENTRY}' --version >&-"]
@@ -101,3 +106,28 @@ def test_the_end_that_has_a_text_is_said() -> None:
     code = "from agent.cli import main\ndef work(): raise SystemExit('no')\nmain.main = work\nmain.entry()"
     done = command(code=code)
     assert (done.returncode, done.stderr) == (1, "no\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_a_state_directory_that_takes_nothing_is_one_line_for_people_and_can_be_looked_at(
+    tmp_path: Path,
+) -> None:
+    paths = Paths(tmp_path / "root", tmp_path / "run")
+    specs = tmp_path / "specs"
+    specs.mkdir()
+    with closing(open_runtime(paths, Settings())), opened(paths.rollouts):
+        pass
+    prepare = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    unshared = ["unshare", "--mount", "sh", "-c", prepare, "sh", str(paths.root)]
+    stead = [sys.executable, "-c", ENTRY, "--root", str(paths.root), "--run", str(paths.run)]
+
+    def done(*words: str) -> tuple[int, str]:
+        ended = subprocess.run([*unshared, *stead, *words], capture_output=True, text=True, timeout=60)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    cause = "it is on a read-only file system (mount its file system writable)"
+    assert done("agent") == (1, f"stead: cannot open database {paths.database}: {cause}\n")
+    with closing(open_runtime(paths, Settings())), opened(paths.rollouts):  # as an agent has them
+        assert done("release", "web") == (1, f"stead: cannot release {paths.rollouts}: {cause}\n")
+        assert done("down", str(specs)) == (1, f"stead: cannot write {paths.lock}: read-only file system\n")
+        assert done("plan", str(specs)) == (0, "nothing to do\n")
