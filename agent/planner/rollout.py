@@ -157,7 +157,7 @@ def _due(world: World, want: DesiredContainer, have: ObservedContainer) -> float
         return None
     if watch.since is not None:
         return watch.since + want.update.monitor
-    return watch.at + patience(want) if have.phase in (Phase.RUNNING, Phase.STARTING) else None
+    return watch.at + patience(want, have) if have.phase in (Phase.RUNNING, Phase.STARTING) else None
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

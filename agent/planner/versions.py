@@ -414,15 +414,16 @@ def failing(world: World, want: DesiredContainer, key: Key) -> str:
     if have.health is Health.UNHEALTHY or _unhealthy(have) > watch.unhealthy:
         return f"{name} is unhealthy"
     up = have.phase in (Phase.RUNNING, Phase.STARTING)
-    if up and not is_ready(have) and world.now - watch.at >= patience(want):
-        return f"{name} was not ready within {Duration(patience(want))}"
+    if up and not is_ready(have) and world.now - watch.at >= patience(want, have):
+        return f"{name} was not ready within {Duration(patience(want, have))}"
     return ""
 
 
-def patience(want: DesiredContainer) -> float:
+def patience(want: DesiredContainer, have: ObservedContainer) -> float:
     """Seconds after its start within which a container must be ready: what its probes may take, and `monitor`
-    besides."""
-    probes = (want.probe or Probe(), want.startup, want.readiness)
+    besides. Its image may have a probe, too, of which only its health tells."""
+    plain = have.phase is Phase.RUNNING and have.health is Health.NONE and want.readiness is not None
+    probes = (want.probe or (None if plain else Probe()), want.startup, want.readiness)
     return want.update.monitor + sum(
         probe.start_period + (probe.interval + probe.timeout) * probe.retries
         for probe in probes

@@ -159,6 +159,22 @@ def update_that_is_never_ready() -> Scene:
     return scene
 
 
+def update_whose_readiness_probe_alone_never_succeeds() -> Scene:
+    """It has that probe only: no time of one that it does not have counts."""
+
+    def gated(color: str) -> Desired:
+        wanted = replicas(color, 1, None)
+        return desired("s", *(replace(one, readiness=PROBE) for one in wanted.containers.values()))
+
+    scene = Scene(revisions={"s": "blue"}).want(gated("blue")).converge()
+    scene.runtime.set_ready("s/web-1", True)
+    scene = _ran(scene)
+    scene.revisions = {"s": "green"}
+    scene.want(gated("green")).converge().plan()
+    scene.now += 8.0
+    return scene
+
+
 def update_that_cannot_be_started() -> Scene:
     scene = change(runs(1), "green", 1)
     scene.do("remove container s/web-1").do("create container s/web-1")
@@ -277,6 +293,7 @@ SCENES = [
     update_that_was_corrected,
     update_that_exits,
     update_that_is_never_ready,
+    update_whose_readiness_probe_alone_never_succeeds,
     update_that_cannot_be_started,
     update_that_the_machine_cannot_start,
     update_that_is_paused,
