@@ -47,9 +47,9 @@ QUEUED = 10
 GRACE = 90.0
 #: seconds by which the clock may be set back without times coming again
 JUMP = 3 * 3600.0
-#: seconds by which the clock may wander during a run (and the process be there before its program) before it
-#: is taken to have been set
-WANDER = 10.0
+#: seconds by which the clock may wander during a run before it is taken to have been set, and by which the
+#: first process may be there before its program: it may have waited for its container (runtime/spares.py)
+WANDER, AHEAD = 10.0, 60.0
 #: ticks in a second of times in /proc: sysconf(3), _SC_CLK_TCK
 TICKS = 100.0
 #: the longest pause before a retry, in seconds
@@ -175,7 +175,7 @@ class _Note:
     def _clock_set(self, began: float, age: float) -> None:
         """The kernel knows how long it runs, whatever was done to the clock."""
         run, by = self.job.run, self.clock - age - began
-        if run is not None and abs(by - run.clock_set) > WANDER:
+        if run is not None and not -AHEAD - WANDER < by - run.clock_set < WANDER:
             self.job = replace(self.job, run=replace(run, clock_set=by))
 
     def _unknown(self, began: float) -> tuple[Due]:

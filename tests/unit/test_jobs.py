@@ -179,6 +179,18 @@ def test_a_deadline_is_of_the_run_and_not_of_the_clock(by: float) -> None:
     assert bench.look(NOON + HOUR + by + 602, uptime=652.0)[-1:] == ["deadline"]
 
 
+def test_a_process_that_waited_for_its_program_is_no_older_than_that() -> None:
+    """One in a place that had been made ahead: runtime/spares.py."""
+    bench = Bench(deadline=600.0)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.have = replace(bench.have, started_ticks=100)
+    for after in (10, 300, 599):
+        bench.look(NOON + HOUR + after, uptime=60.0 + after)
+        assert bench.next() == ""
+
+
 def test_a_time_that_comes_while_the_plan_is_made_is_looked_at_at_once() -> None:
     """Between the look that did not see it yet and the plan; nothing else would wake the agent for it."""
     bench = Bench("@every 1s")
