@@ -18,7 +18,7 @@ from runtime.database import connect
 from runtime.faults import Fault, from_oserror
 from runtime.linux.regular import read_regular
 from runtime.paths import Paths
-from runtime.records import ContainerRecord, read_containers
+from runtime.records import RUNNING, ContainerRecord, read_containers
 from runtime.shim import client, messages
 
 TYPE_CHECKING = False
@@ -121,6 +121,14 @@ def live_state(paths: Paths, record: ContainerRecord) -> client.State | None:
     """What a living shim last said, None when there is none."""
     state = client.read_state(paths.live(record.id))
     return state if state is not None and client.is_alive(state) else None
+
+
+def is_up(paths: Paths, record: ContainerRecord) -> bool:
+    """Whether it runs, or is about to run again: not where its shim has said its last word and is about to
+    go."""
+    if record.wanted != RUNNING or client.read_exit(paths.container(record.id)) is not None:
+        return False
+    return live_state(paths, record) is not None
 
 
 def exec_process(paths: Paths, record: ContainerRecord, options: ExecOptions) -> dict[str, Any]:

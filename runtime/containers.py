@@ -1,10 +1,8 @@
 """Effects: the life of one container, one method an action. No method decides whether it should happen.
 
 Every method is an ensure: it looks at what is there and does what is missing, so that it may be repeated
-after a
-crash at any line. The order of writes is what makes that true: `wanted` is recorded before the world is
-changed
-towards it, a record is deleted after the things it names are gone from the kernel.
+after a crash at any line. The order of writes is what makes that true: `wanted` is recorded before the world
+is changed towards it, a record is deleted after the things it names are gone from the kernel.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from runtime import events, restarts, supervising
+from runtime import attend, events, restarts, supervising
 from runtime.backups.holds import COPYING, Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
@@ -131,20 +129,30 @@ class Containers:
     def start(self, name: str) -> None:
         """From any phase to running; nothing to do where the program runs already."""
         with self._alone(name):
-            record = self.record(name, "start container")
-            state = client.read_state(self._paths.live(record.id))
-            if state is not None and client.is_alive(state):
-                if state.phase not in (*supervise.FINAL, Phase.LOST):
-                    return
-                with _started(record):  # it has ended just now
-                    client.wait_gone(state)
-            request = record.decode()
-            volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
-            volumes.update(read_anonymous(self._database.read(), name).values())
-            volumes.add(f"{COPYING}{record.id}")
-            with self._holds.starting(volumes, name):
-                self._start(record, request)
-            self._tell_networks("connect", record)
+            self._begin(self.record(name, "start container"))
+
+    def restart(self, name: str, *, signal: str = "", timeout: float | None = None) -> None:
+        """`stop` and `start` with nobody between: who waits for its end, to remove it, finds it running."""
+        with self._alone(name):
+            record = self.record(name, "restart container")
+            self._want(record.id, STOPPED)
+            self._halt(record, signal=signal, timeout=timeout)
+            self._begin(self.record(name, "restart container"))
+
+    def _begin(self, record: ContainerRecord) -> None:
+        state = client.read_state(self._paths.live(record.id))
+        if state is not None and client.is_alive(state):
+            if state.phase not in (*supervise.FINAL, Phase.LOST):
+                return
+            with _started(record):  # it has ended just now
+                client.wait_gone(state)
+        request = record.decode()
+        volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
+        volumes.update(read_anonymous(self._database.read(), record.name).values())
+        volumes.add(f"{COPYING}{record.id}")
+        with self._holds.starting(volumes, record.name):
+            self._start(record, request)
+        self._tell_networks("connect", record)
 
     def _start(self, record: ContainerRecord, request: ContainerRequest) -> None:
         fresh = record.id in self._fresh
@@ -325,16 +333,28 @@ class Containers:
         if changed:
             update_request(connection, record.id, replace(request, **changed))
 
-    def remove(self, name: str, *, replaced: bool = False, volumes: bool = True, kill: bool = False) -> None:
+    def remove(
+        self,
+        name: str,
+        *,
+        replaced: bool = False,
+        volumes: bool = True,
+        kill: bool = False,
+        ended: bool = False,
+    ) -> None:
         """Everything of the container goes; repeating it for a name that is gone is harmless.
 
         `kill`: it is given no time to end. `replaced`: one of its name follows and takes its anonymous
-        volumes over. Else they go with it if `volumes` says so, or are nobody's from now on.
+        volumes over. Else they go with it if `volumes` says so, or are nobody's from now on. `ended`: only
+        where it is not up; else Fault container-running.
         """
         with self._alone(name):
             record = read_container(self._database.read(), name)
             if record is None:
                 return
+            if ended and attend.is_up(self._paths, record):
+                hint = f"stop it with `stead stop {name}`, or remove it with -f"
+                raise Fault("container-running", "remove container", name, "it is running", hint)
             self._fresh.discard(record.id)
             self._despite_full_disk(record, lambda: self._want(record.id, STOPPED, durable=False))
             self._halt(record, signal="SIGKILL" if kill else "", timeout=0.0 if kill else None, home=True)

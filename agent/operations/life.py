@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.operations import naming
-from runtime import events
+from runtime import attend, events
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 from runtime.observations import HandStop
-from runtime.records import RUNNING, ContainerRecord
-from runtime.shim import client
+from runtime.records import ContainerRecord
 from runtime.shim.monitor import signal_number
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
@@ -58,10 +57,12 @@ def restart(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         naming.container(runtime, str(args["name"]), "restart container"),
         _timeout(args, "restart"),
     )
-    runtime.containers.stop(record.name, signal=_signal(args, record), timeout=timeout)
-    done = start(runtime, {"name": record.id})
+    signal = _signal(args, record)
+    if record.source:
+        runtime.containers.hand_back(record.name)
+    runtime.containers.restart(record.name, signal=signal, timeout=timeout)
     events.tell_container(runtime.paths.root, "restart", record)
-    return done
+    return _who(record)
 
 
 def kill(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
@@ -72,7 +73,7 @@ def kill(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     """
     record = naming.container(runtime, str(args["name"]), "kill container")
     signal = _signal({"signal": args.get("signal") or "KILL"}, record)
-    if signal_number(signal) == 9 and not record.source and is_up(runtime, record):
+    if signal_number(signal) == 9 and not record.source and attend.is_up(runtime.paths, record):
         runtime.containers.stop(record.name, signal="SIGKILL", timeout=0.0)
         _remove_by_itself(runtime, record)
     else:
@@ -104,10 +105,7 @@ def remove(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     if record.source and not force:
         hint = "take it out of the spec; -f removes it all the same, and it is made anew"
         raise Fault("request-invalid", "remove container", record.name, declared(record), hint)
-    if not force and is_up(runtime, record):
-        hint = f"stop it with `stead stop {record.name}`, or remove it with -f"
-        raise Fault("container-running", "remove container", record.name, "it is running", hint)
-    runtime.containers.remove(record.name, volumes=bool(args.get("volumes")), kill=force)
+    runtime.containers.remove(record.name, volumes=bool(args.get("volumes")), kill=force, ended=not force)
     return _who(record)
 
 
@@ -119,15 +117,6 @@ def discard(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         if fault.code != "container-not-found" or "fit" in fault.cause:
             raise
         return {}
-
-
-def is_up(runtime: LocalRuntime, record: ContainerRecord) -> bool:
-    """Whether it runs, or is about to run again: not where its shim has said its last word and is about to
-    go."""
-    if client.read_exit(runtime.paths.container(record.id)) is not None:
-        return False
-    state = client.read_state(runtime.paths.live(record.id))
-    return record.wanted == RUNNING and state is not None and client.is_alive(state)
 
 
 def declared(record: ContainerRecord) -> str:

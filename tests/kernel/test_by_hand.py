@@ -207,6 +207,27 @@ def test_with_rm_it_goes_when_it_ends_whoever_waits(box: Hand) -> None:
     assert box.phase("brief") == "gone"
 
 
+def test_a_restart_with_rm_is_not_the_end_of_it(box: Hand) -> None:
+    """Who waits for it, to remove it, has seen the end of one run."""
+    client = box.popen(
+        "run",
+        "--rm",
+        "--name",
+        "again",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "echo begun; exec sleep 1000",
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdout is not None and client.stdout.readline() == b"begun\n"
+    box.do("restart", "-t", "0", "again")
+    client.communicate(timeout=30)
+    assert client.returncode == 137 and box.phase("again") == "running"
+    box.do("stop", "-t", "0", "again")
+    until(lambda: box.phase("again") == "gone")
+
+
 def test_a_client_that_is_killed_ends_nobody(box: Hand) -> None:
     client = box.popen(
         "run", "--name", "lives", BUSYBOX, "sh", "-c", "echo begun; exec sleep 1000", stdout=subprocess.PIPE

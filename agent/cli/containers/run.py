@@ -97,11 +97,11 @@ def _started(
 
 
 def remove(paths: Paths, id: str) -> None:
-    """Harmless where the agent was quicker."""
+    """What has ended. Harmless where the agent was quicker, or somebody has started it again."""
     try:
-        calling.call(paths, "remove", name=id, force=True, volumes=True)
+        calling.call(paths, "remove", name=id, volumes=True)
     except Fault as fault:
-        if fault.code != "container-not-found":
+        if fault.code not in ("container-not-found", "container-running"):
             raise
 
 
