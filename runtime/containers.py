@@ -402,47 +402,51 @@ class Containers:
 
     # ------------------------------------------------------------ adjust, repair
 
-    def update(self, request: ContainerRequest) -> None:
-        """As `adjust`, but when the kernel does not take the limits, nothing has changed. Faults
-        limit-unsupported, request-invalid when it uses more memory now than it is to have."""
-        record = self.record(request.name, "update container")
-        before = record.decode()
-        state = client.read_state(self._paths.live(record.id))
-        if before.limits != request.limits and state is not None and client.is_alive(state):
-            with self._alone(request.name):
+    def update(self, name: str, change: Callable[[ContainerRequest], ContainerRequest]) -> None:
+        """As `adjust` for what `change` makes of its request, which nobody else changes meanwhile; when the
+        kernel does not take the limits, nothing has changed. Faults limit-unsupported, request-invalid when
+        it uses more memory now than it is to have, and those of `change`."""
+        with self._alone(name):
+            record = self.record(name, "update container")
+            before = record.decode()
+            request = change(before)
+            state = client.read_state(self._paths.live(record.id))
+            if before.limits != request.limits and state is not None and client.is_alive(state):
                 self._preparation.try_limits(record.id, request, before)
-        self.adjust(request)
+            self._adjust(record, request)
 
     def adjust(self, request: ContainerRequest) -> None:
         """Limits, supervision, published ports, networks and labels change; the process goes on."""
         with self._alone(request.name):
-            record = self.record(request.name, "adjust container")
-            before = record.decode()
-            with self._database.write() as connection:
-                update_request(connection, record.id, request)
-                config = self._preparation.image(record).config
-                ports = published_ports(request, config)
-                if frozenset(published_ports(before, config)) != frozenset(ports):
-                    self._fabric.set_ports(connection, record.id, request.name, ports)
-                gone = self._settle(connection, record, before, request)
-            self._follow(record, before, request, gone)
-            self._fabric.publish()
-            self._fabric.tell(record.id, request)
-            live = self._paths.live(record.id)
-            state = client.read_state(live)
-            if state is None or not client.is_alive(state):
-                return
-            if before.limits != request.limits:
-                self._preparation.limits(record.id, request)
-            if before.oom_score_adj != request.oom_score_adj:
-                self._preparation.oom_score(record.id, request)
-            image, counts = self._preparation.image(record), Restarts(state.restart_reasons)
-            cgroup = cgroup_path(record.id)
-            document = supervising.document(self._paths, record, request, image, counts, cgroup=cgroup)
-            try:
-                client.adjust(live, document)
-            except client.ShimError as error:
-                raise Fault("shim-unreachable", "adjust container", request.name, error.message) from error
+            self._adjust(self.record(request.name, "adjust container"), request)
+
+    def _adjust(self, record: ContainerRecord, request: ContainerRequest) -> None:
+        before = record.decode()
+        with self._database.write() as connection:
+            update_request(connection, record.id, request)
+            config = self._preparation.image(record).config
+            ports = published_ports(request, config)
+            if frozenset(published_ports(before, config)) != frozenset(ports):
+                self._fabric.set_ports(connection, record.id, request.name, ports)
+            gone = self._settle(connection, record, before, request)
+        self._follow(record, before, request, gone)
+        self._fabric.publish()
+        self._fabric.tell(record.id, request)
+        live = self._paths.live(record.id)
+        state = client.read_state(live)
+        if state is None or not client.is_alive(state):
+            return
+        if before.limits != request.limits:
+            self._preparation.limits(record.id, request)
+        if before.oom_score_adj != request.oom_score_adj:
+            self._preparation.oom_score(record.id, request)
+        image, counts = self._preparation.image(record), Restarts(state.restart_reasons)
+        cgroup = cgroup_path(record.id)
+        document = supervising.document(self._paths, record, request, image, counts, cgroup=cgroup)
+        try:
+            client.adjust(live, document)
+        except client.ShimError as error:
+            raise Fault("shim-unreachable", "adjust container", request.name, error.message) from error
 
     def _settle(
         self,

@@ -12,7 +12,7 @@ from runtime import events
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
 from runtime.records import ContainerRecord
-from runtime.wishes import LimitsRequest
+from runtime.wishes import ContainerRequest, LimitsRequest
 from specs.values import ImageRef
 
 #: limits that can be asked for; all others stay
@@ -30,8 +30,13 @@ def update(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         hint = f"change it there: {place(runtime, record)}"
         cause = f"source {record.source} declares it, and would change it back"
         raise Fault("request-invalid", "update container", record.name, cause, hint)
-    before = record.decode()
     table: dict[str, Any] = dict(args["table"])
+    runtime.containers.update(record.name, lambda before: _changed(record, before, table))
+    events.tell_container(runtime.paths.root, "update", record)
+    return {"id": record.id, "name": record.name}
+
+
+def _changed(record: ContainerRecord, before: ContainerRequest, table: Mapping[str, Any]) -> ContainerRequest:
     have = {key: getattr(before.limits, key) for key in KEYS}
     asked = {
         **{key: value for key, value in have.items() if value},
@@ -45,10 +50,7 @@ def update(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         raise Fault(fault.code, "update container", record.name, fault.cause, fault.hint) from None
     limits = replace(before.limits, **{key: getattr(parsed.limits, key) for key in KEYS})
     _check(limits, record)
-    restart = parsed.restart if "restart" in table else before.restart
-    runtime.containers.update(replace(before, limits=limits, restart=restart))
-    events.tell_container(runtime.paths.root, "update", record)
-    return {"id": record.id, "name": record.name}
+    return replace(before, limits=limits, restart=parsed.restart if "restart" in table else before.restart)
 
 
 def _check(limits: LimitsRequest, record: ContainerRecord) -> None:

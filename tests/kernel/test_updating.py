@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from agent.calls import perform
 from agent.cli.main import main
 from runtime.linux import cgroups
 from runtime.shim import client
@@ -68,6 +70,20 @@ def test_limits_change_while_the_program_runs_on(box: Engine, stead: Stead) -> N
     stead("update", "-m", "96m", name)
     box.runtime.start_container(name)
     assert limits(box, name).memory == 96 * MIB
+    box.runtime.remove_container(name)
+
+
+def test_updates_at_one_time_change_what_each_says(box: Engine) -> None:
+    name = box.start("exec sleep 1000", source="")
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(1, 11):
+            asked = {"cpus": number / 10}, {"memory": number * MIB + 64 * MIB}, {"pids": 100 + number}
+            calls = [{"name": name, "table": table} for table in asked]
+            list(pool.map(lambda args: perform(box.runtime, "update", args), calls))
+            found = box.runtime.containers.record(name, "look at").decode().limits
+            said = [value for table in asked for value in table.values()]
+            assert [found.cpus, found.memory, found.pids] == said
+            assert limits(box, name).pids == 100 + number
     box.runtime.remove_container(name)
 
 
