@@ -43,6 +43,11 @@ def call(paths: Paths, op: str, /, *, meanwhile: Callable[[], None] | None = Non
 
     Raises Problem where neither an agent answers nor this process may do it.
     """
+    try:
+        json.dumps(args, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        wrong = error.object[error.start : error.end].encode(errors="surrogateescape")
+        raise Problem(f"cannot {op}: what it is told has bytes that are no UTF-8: {wrong!r}") from None
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -105,6 +110,8 @@ def _ask(
             raise _Unanswered(str(error)) from error
     finally:
         sock.close()
+    if status == 400:
+        raise Problem(f"cannot {op}: the agent {data.decode(errors='replace')}")
     if status != 200:
         raise Problem(f"cannot {op}: the agent answered {status}: is it of an older release?")
     found: dict[str, Any] = json.loads(data)

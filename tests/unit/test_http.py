@@ -130,6 +130,13 @@ def test_a_call_brings_back_what_it_returns_or_the_same_fault(served: Served) ->
     assert caught.value.code == "container-exists"
 
 
+def test_what_is_no_text_or_too_long_is_said_as_that(served: Served) -> None:
+    with pytest.raises(Problem, match=r"cannot create: .* no UTF-8: b'.xff'"):
+        calling.call(served.paths, "create", table={"command": ["echo", "a\udcff"]})
+    with pytest.raises(Problem, match="cannot create: the agent cannot read request: more than"):
+        calling.call(served.paths, "create", table={"command": ["x" * server.MOST]})
+
+
 @pytest.mark.parametrize(
     "body",
     [
