@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 _AGAIN = 0.02
 #: what may be asked again where the agent ended before it answered
-_REPEATABLE = frozenset({"start", "stop", "discard", "pause", "unpause"})
+_REPEATABLE = frozenset({"start", "stop", "restart", "discard", "pause", "unpause"})
 #: bytes of an answer
 _MOST = 64 * 1024 * 1024
 

@@ -133,15 +133,16 @@ def test_wait_tells_codes_before_and_after_the_end_and_over_another_agent(box: H
     box.do("volume", "rm", "gate")
 
 
-def test_a_stop_goes_on_where_the_agent_ends_meanwhile(box: Hand) -> None:
+@pytest.mark.parametrize(("verb", "phase"), [("stop", "stopped"), ("restart", "running")])
+def test_a_stop_goes_on_where_the_agent_ends_meanwhile(box: Hand, verb: str, phase: str) -> None:
     box.do("run", "-d", "--network", "none", "--name", "slow", BUSYBOX, "sleep", "1000")  # deaf to SIGTERM
-    stop = box.popen("stop", "-t", "5", "slow", stdout=subprocess.PIPE)
+    stop = box.popen(verb, "-t", "5", "slow", stdout=subprocess.PIPE)
     until(lambda: box.phase("slow") == "stopping")
     box.end_agent()
     assert stop.communicate(timeout=30)[0] == b"slow\n" and stop.returncode == 0
-    assert box.phase("slow") == "stopped"
+    assert box.phase("slow") == phase
     box.start_agent()
-    box.do("rm", "slow")
+    box.do("rm", "-f", "slow")
 
 
 def test_several_are_stopped_side_by_side_and_one_that_is_not_there_keeps_none(box: Hand) -> None:
