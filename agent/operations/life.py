@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from agent.operations import naming
 from runtime import attend, events
 from runtime.faults import Fault
 from runtime.local import LocalRuntime
-from runtime.observations import HandStop
+from runtime.observations import HandStop, Phase
 from runtime.records import ContainerRecord
 from runtime.shim.monitor import signal_number
 
@@ -46,7 +47,10 @@ def stop(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     if record.source:
         said = {key: str(args.get(key) or "") for key in ("who", "terminal", "reason")}
         runtime.containers.stop_by_hand(record.name, HandStop(time.time(), **said))
-    runtime.containers.stop(record.name, signal=_signal(args, record), timeout=timeout)
+    signal = _signal(args, record)
+    if timeout == 0:
+        _hurry(runtime, record)
+    runtime.containers.stop(record.name, signal=signal, timeout=timeout)
     _remove_by_itself(runtime, record)
     return _who(record)
 
@@ -105,6 +109,8 @@ def remove(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     if record.source and not force:
         hint = "take it out of the spec; -f removes it all the same, and it is made anew"
         raise Fault("request-invalid", "remove container", record.name, declared(record), hint)
+    if force:
+        _hurry(runtime, record)
     runtime.containers.remove(record.name, volumes=bool(args.get("volumes")), kill=force, ended=not force)
     return _who(record)
 
@@ -121,6 +127,14 @@ def discard(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
 
 def declared(record: ContainerRecord) -> str:
     return f"source {record.source} declares it"
+
+
+def _hurry(runtime: LocalRuntime, record: ContainerRecord) -> None:
+    """The grace period of a stop that is under way is no one's who gives none."""
+    state = attend.live_state(runtime.paths, record)
+    if state is not None and state.phase == Phase.STOPPING:
+        with suppress(Fault):  # it has ended meanwhile
+            runtime.containers.kill(record.name, "SIGKILL")
 
 
 def _remove_by_itself(runtime: LocalRuntime, record: ContainerRecord) -> None:

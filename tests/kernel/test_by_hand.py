@@ -145,6 +145,16 @@ def test_a_stop_goes_on_where_the_agent_ends_meanwhile(box: Hand, verb: str, pha
     box.do("rm", "-f", "slow")
 
 
+@pytest.mark.parametrize("words", [("kill",), ("stop", "-t", "0"), ("rm", "-f")])
+def test_a_stop_with_patience_keeps_nobody_who_has_none(box: Hand, words: tuple[str, ...]) -> None:
+    box.do("run", "-d", "--network", "none", "--name", "slow", BUSYBOX, "sleep", "1000")  # deaf to SIGTERM
+    stop = box.popen("stop", "-t", "1000", "slow", stdout=subprocess.PIPE)
+    until(lambda: box.phase("slow") == "stopping")
+    box.do(*words, "slow")
+    assert stop.communicate(timeout=30)[0] == b"slow\n"
+    box.do("rm", "-f", "slow")
+
+
 def test_several_are_stopped_side_by_side_and_one_that_is_not_there_keeps_none(box: Hand) -> None:
     names = [f"one{number}" for number in range(4)]
     for name in names:
