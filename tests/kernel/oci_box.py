@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.linux import cgroups
+
 STEAD = Path(__file__).resolve().parents[2] / "contrib" / "bin" / "stead-oci"
 RUNC = shutil.which("runc")
 APPLETS = (
@@ -180,3 +182,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def left(shop: Workshop, bundle: Bundle) -> list[Path]:
+    """What there is of a container outside of its bundle."""
+    found = [shop.stead.root / bundle.id] if (shop.stead.root / bundle.id).exists() else []
+    return [
+        *found,
+        *(Path(root) / bundle.id for root in cgroups.detect().roots() if (Path(root) / bundle.id).exists()),
+    ]
