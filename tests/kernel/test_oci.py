@@ -1,4 +1,5 @@
-"""The low-level runtime by itself: the life of a container, its records, and runc's command line. Needs root."""
+"""The low-level runtime by itself: the life of a container, its records, and runc's command line.
+Needs root."""
 
 from __future__ import annotations
 
