@@ -257,6 +257,25 @@ def test_a_rollback_by_hand_goes_to_the_good_one_before(
     assert (found.revision if found else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [((), "c"), (("c",), "b"), (("b", "c"), "a"), (("a", "b", "c"), "c")],
+)
+def test_a_source_goes_back_past_revisions_of_which_something_was_bad(
+    tmp_path: Path, bad: tuple[str, ...], expected: str
+) -> None:
+    """Unless each of them is."""
+    paths = Paths(tmp_path / "root", tmp_path / "run")
+    for id in "abcd":
+        Shelf(paths, "s").put(Revision(id, "", {"a.toml": b"x"}, "/specs"))
+    known = tuple(version(number, id, bad="ill" if id in bad else "") for number, id in enumerate("abcd"))
+    other = replace(version(1, "c", bad="ill"), service="t/web", source="t")
+    with opened(tmp_path / "rollouts.db") as rollouts:
+        rollouts.keep({}, {"s/web": known, "t/web": (other,)})
+        rollback.source(paths, rollouts, "s", "", Order(1.0, "root", ""))
+        assert rollouts.orders().sources["s"].revision == expected
+
+
 def test_ten_revisions_of_a_source_are_kept(tmp_path: Path) -> None:
     shelf = Shelf(Paths(tmp_path / "root", tmp_path / "run"), "shop")
     for number in range(HISTORY + 3):

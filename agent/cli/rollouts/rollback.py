@@ -55,11 +55,19 @@ def source(paths: Paths, rollouts: Rollouts, name: str, to: str, order: Order) -
             kept = ", ".join(id[:12] for id in ids) or "none"
             raise Problem(f"source {name}: {len(fits)} revisions begin with {to}; kept are {kept}")
     else:
-        fits = ids[: ids.index(now)][-1:] if now in ids else []
+        earlier = ids[: ids.index(now)] if now in ids else []
+        bad = _bad_revisions(rollouts, name)
+        fits = ([id for id in earlier if id not in bad] or earlier)[-1:]
         if not fits:
             raise Problem(f"source {name}: no revision before {now[:12] or 'the one in force'} was kept")
     rollouts.pin_source(name, Pin(order.at, order.who, order.reason, None, fits[0]))
     return f"source {name} goes back to revision {fits[0][:12]} until: stead release {name}"
+
+
+def _bad_revisions(rollouts: Rollouts, name: str) -> set[str]:
+    """Those of a source in which a version of a container did badly and was not released."""
+    known = (version for versions in rollouts.versions().values() for version in versions)
+    return {id for version in known if version.source == name and version.bad for id in version.revisions}
 
 
 def service(rollouts: Rollouts, name: str, to: str, order: Order) -> str:
