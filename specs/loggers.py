@@ -59,6 +59,8 @@ def _check(driver: str, options: LogOptions, wrong: Wrong) -> None:
             wrong(_path(key), f"the driver is {driver}, not syslog", at_key=True)
     if options.tag is not None and driver in ("local", "none"):
         wrong(_path("tag"), f"output of the driver {driver} has no tag", at_key=True)
+    if not (options.tag or "").isprintable():
+        wrong(_path("tag"), "a tag is one line without control characters")
     unknown = [word for word in re.findall(r"\{\{.*?\}\}", options.tag or "") if word[3:-2] not in TAG_WORDS]
     if unknown:
         wrong(_path("tag"), f"cannot use {unknown[0]}: it may be {', '.join(map(_word, TAG_WORDS))}")

@@ -106,6 +106,26 @@ def test_a_signal_reaches_the_program_and_its_restart_policy_decides(box: Hand) 
     box.do("rm", "sig")
 
 
+def test_wait_tells_of_one_that_was_removed_while_another_one_was_waited_for(box: Hand) -> None:
+    for name in ("first", "gone"):
+        box.do("run", "-d", "--name", name, BUSYBOX, "sleep", "1000")
+    waiting = box.popen("wait", "first", "gone", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def waits() -> bool:
+        with suppress(OSError):  # descriptors come and go
+            own = Path(f"/proc/{waiting.pid}/fd")
+            return any(os.readlink(fd).startswith("socket:") for fd in own.iterdir())
+        return False
+
+    until(waits)
+    box.do("rm", "-f", "gone")
+    box.do("kill", "first")
+    said, errors = waiting.communicate(timeout=30)
+    assert (said, waiting.returncode) == (b"137\n", 1)
+    assert b"there is no container of this name" in errors
+    box.do("rm", "first")
+
+
 def test_wait_tells_codes_before_and_after_the_end_and_over_another_agent(box: Hand) -> None:
     box.do("run", "-d", "--name", "slow", BUSYBOX, "sh", "-c", "exit 3")
     assert box.do("wait", "slow") == "3"

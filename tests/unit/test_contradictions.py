@@ -54,6 +54,10 @@ AROUND = '[volume.v]\n[network.n]\nsubnet = "10.1.0.0/24"\n[container.d]\nimage 
             "{{.ImageID}}, {{.ImageFullID}}, {{.ImageName}}, {{.DaemonName}}",
         ),
         (
+            'logging = { driver = "syslog", options = { tag = "a\\nb" } }',
+            "logging.options.tag: a tag is one line without control characters",
+        ),
+        (
             'logging.options.max-buffer-size = "1m"',
             "logging.options.max-buffer-size: it has no effect without mode non-blocking",
         ),

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     for record in records:
         try:
             print(code_of(paths, record), flush=True)
-        except Problem as problem:
+        except (Problem, Fault) as problem:
             wrong.append(str(problem))
     for text in wrong:
         print(f"stead: {text}", file=sys.stderr)
@@ -41,7 +41,8 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def code_of(paths: Paths, record: ContainerRecord) -> int:
-    """Of the last run, once it has ended for good. One that never ran has 0, as docker says."""
+    """Of the last run, once it has ended for good. One that never ran has 0, as docker says. Fault for one
+    that is removed before anybody could see its end."""
     if attend.live_state(paths, record) is not None:
         try:
             with client.attach(paths.live(record.id), stdin=False) as attached:
@@ -52,4 +53,6 @@ def code_of(paths: Paths, record: ContainerRecord) -> int:
             if client.read_exit(paths.container(record.id)) is None:
                 raise Problem(f"cannot wait for {record.name}: {error.message}") from error
     state = client.read_exit(paths.container(record.id))
+    if state is None:
+        attend.find(paths, record.id)
     return 0 if state is None or state.exit_code is None else int(state.exit_code)
