@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -108,6 +110,7 @@ class Shelf:
         self._file = self.directory / "good.json"
         self._before = self.directory / "previous.json"
         self._history = self.directory / "history"
+        self._converged = self.directory / "converged"  # empty: its time says when
 
     def put(self, revision: Revision, *, anew: bool = True) -> None:
         """Durable when it returns. What was kept until now is the previous one, if it is another."""
@@ -172,6 +175,19 @@ class Shelf:
         """Of the secrets and configs of every revision that is kept."""
         kept = (self.get(), self.previous(), *self.history())
         return {digest for one in kept if one is not None for digest in one.secrets.values()}
+
+    def converged_at(self) -> float:
+        """When all that the source declares was last seen converged, as far as it was noted; 0.0: never."""
+        try:
+            return self._converged.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def note_converged(self, at: float) -> None:
+        """A disk that is full or read-only loses it."""
+        with suppress(OSError):
+            self._converged.touch(mode=0o600)
+            os.utime(self._converged, (at, at))
 
     def drop(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -18,6 +18,9 @@ from agent.view import SourceView
 from runtime.paths import Paths
 from specs.desired import Desired
 
+#: seconds after which it is noted once more that a source is converged
+NOTED = 300.0
+
 
 class AnySource(Protocol):
     """What the loop needs of a source."""
@@ -58,7 +61,8 @@ class Feed:
         self.waiting: Revision | None = None  # the newest one, where it is held back
         self.lock = asyncio.Lock()  # one revision at a time is taken
         kind = "directory" if settings.directory else "git"
-        self.view = SourceView(self.name, kind, self.source.location)
+        self._noted = self.shelf.converged_at()
+        self.view = SourceView(self.name, kind, self.source.location, last_success=self._noted)
 
     def resolve(self, revision: Revision, *, kept: bool = False) -> Resolved:
         return resolve(self.name, revision, self.around, kept=kept)
@@ -74,6 +78,16 @@ class Feed:
             return False
         last, self.secrets = self.secrets, signature(self.desired, self.taken, self.around.keys)
         return bool(self.secrets) and self.secrets != last
+
+    def judged(self, now: float, *, converged: bool) -> None:
+        """What a look has shown. When it was well is kept over the end of this process: now and then, and as
+        soon as it is not any more."""
+        if converged:
+            self.view = replace(self.view, last_success=now)
+        last = self.view.last_success
+        if last != self._noted and not (converged and 0 <= last - self._noted < NOTED):
+            self._noted = last
+            self.shelf.note_converged(last)
 
     def previous(self) -> Desired | None:
         """What was in force before what the shelf has."""

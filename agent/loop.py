@@ -168,6 +168,7 @@ class Agent:
                 task.cancel()
             for feed in self._feeds:
                 feed.source.abort()
+                feed.judged(0.0, converged=False)
             await asyncio.to_thread(self.runtime.interrupt)
             results = await asyncio.gather(rounds, *tasks, return_exceptions=True)
             await asyncio.to_thread(self._engine.close)
@@ -495,10 +496,10 @@ class Agent:
         pids = {done.observed.names_pid, *(item.shim_pid for item in containers)}
         self._deaths.watch(pids - {0})
         for feed in self._feeds:
-            if feed.desired is not None and not feed.view.errors:
-                verdict = judge(feed.desired, done, {}, now)
-                if not verdict.pending and not verdict.failures:
-                    feed.view = replace(feed.view, last_success=now)
+            if feed.desired is not None:
+                verdict = None if feed.view.errors else judge(feed.desired, done, {}, now)
+                well = verdict is not None and not verdict.pending and not verdict.failures
+                feed.judged(now, converged=well)
         self._view = picture.with_round(
             replace(
                 self._view,

@@ -95,6 +95,29 @@ def wait(met: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+def test_when_a_source_was_converged_is_known_to_the_next_agent(house: House) -> None:
+    """Also where that one never gets so far: an alert about it must not end by a restart."""
+    times = []
+
+    def act(agent: Agent) -> None:
+        until(agent, converged)
+        house.runtime.available.clear()
+        house.write("red")
+        (house.specs / "more.toml").write_text('project = "b"\n[container.other]\nimage = "nowhere"\n')
+        view = until(agent, lambda view: view.blocked)
+        times.append(view.sources[0].last_success)
+
+    house.write("blue")
+    house.run(act)
+    assert times[0] > 0
+
+    def again(agent: Agent) -> None:
+        view = until(agent, lambda view: view.blocked)
+        assert abs(view.sources[0].last_success - times[0]) < 0.001
+
+    house.run(again)
+
+
 def converged(view: View) -> bool:
     return view.state == "converged" and bool(view.observed.containers) and view.sources[0].last_success > 0
 
