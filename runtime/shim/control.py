@@ -11,6 +11,7 @@ import array
 import os
 import signal
 
+from runtime.linux import pidfd
 from runtime.shim import launch, messages, supervise
 from runtime.shim.loop import Loop
 
@@ -27,6 +28,7 @@ MAX_CLIENTS = 64  # connections that may do everything
 MAX_BRIEF = 8  # further ones, which may not stay: the newest are served, so that a stop always gets through
 MAX_SESSIONS = 64  # exec'ed processes, whether their clients are still there or not
 MAX_DESCRIPTORS = 3
+END = 1.0  # seconds that a killed process may take to end
 MAX_WORDS = 1000  # characters of a command that events show
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
@@ -283,8 +285,8 @@ class Client:
             return
         if wait:
             session.signal(signal.SIGKILL)
-            os.waitid(os.P_PIDFD, session.pidfd, os.WEXITED | os.WNOWAIT)
-        code = launch.exit_code(session)
+            pidfd.wait(session.pidfd, END)
+        code = launch.ended(self._loop, session, self._session_exited)
         if code is None:
             return
         self._session_reported()

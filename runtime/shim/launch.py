@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from runtime.shim.loop import Loop
     from runtime.shim.root import Prepared
 
     Config = dict[str, Any]
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 #: Exit codes of a start that failed, as Docker has them.
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 MAX_REPORT = 65536
+#: Seconds until a dead child that is traced is asked for again.
+AGAIN = 0.2
 
 
 class Child:
@@ -79,6 +82,7 @@ class Launcher:
             self._flags |= namespaces.CLONE_NEWNET
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.left: list[int] = []  # pidfds of children that were killed and could not be waited for
         self.own_net = -1  # the container's network namespace, should its name go while it runs
         self.read(config)
 
@@ -250,6 +254,24 @@ class Launcher:
         """Every process of the container, by its number on the host."""
         return self._host.pids(self._cgroup)
 
+    def leave(self, loop: Loop, child: Child) -> None:
+        """It was killed, and is to be waited for later: a pid namespace does not end before."""
+        self.left.append(os.dup(child.pidfd))
+        if len(self.left) == 1:
+            loop.after(AGAIN, lambda: self._reap_left(loop))
+
+    def _reap_left(self, loop: Loop) -> None:
+        for fd in list(self.left):
+            try:
+                if pidfd.reap(fd) is None:
+                    continue
+            except ChildProcessError:
+                pass
+            self.left.remove(fd)
+            os.close(fd)
+        if self.left:
+            loop.after(AGAIN, lambda: self._reap_left(loop))
+
     def in_network(self, call: Callable[[], Any]) -> Any:
         """Run a short call, such as socket(), in the container's network namespace."""
         if not self.netns:
@@ -385,3 +407,13 @@ def read_report(child: Child) -> Failure | None:
 def exit_code(child: Child) -> int | None:
     """Reap it: 0 to 255, 128 + signal for one that was killed; None while it runs."""
     return pidfd.reap(child.pidfd)
+
+
+def ended(loop: Loop, child: Child, call: Callable[[], object]) -> int | None:
+    """The exit code of a watched child whose pidfd is readable. None: it is dead, and its tracer's until that
+    waits or ends (ptrace(2)); it is watched no more, and `call` comes again after a while."""
+    code = exit_code(child)
+    if code is None:
+        loop.forget(child.pidfd)
+        loop.after(AGAIN, call)
+    return code

@@ -276,7 +276,7 @@ class Monitor:
     def _exited(self) -> None:
         child = self.child
         assert child is not None
-        code = launch.exit_code(child)
+        code = launch.ended(self.loop, child, self._exited)
         if code is None:
             return
         if not self._execed_at and self._failure is None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 
+from runtime.linux import pidfd
 from runtime.shim import launch, messages, targets
 from runtime.shim.loop import READ, WRITE, Loop
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     Done = Callable[[int, str], None]  # exit code (0: healthy, -1: no answer in time or not runnable), output
 
 NO_ANSWER = -1
+#: Seconds that a killed process may take to end, and how many may be left that cannot be waited for yet.
+END, MOST_LEFT = 1.0, 16
 #: What is said of a connection that was closed at once.
 NOTHING = "the connection was closed without an answer"
 
@@ -115,7 +118,7 @@ class Program(Probe):
         child = self.child
         if child is None:
             return
-        code = launch.exit_code(child)
+        code = launch.ended(self._loop, child, self._ended)
         if code is None:
             return
         if self._pipe >= 0:
@@ -135,7 +138,9 @@ class Program(Probe):
         if child is not None:
             kill_tree(self._launcher.pids, child.pid)
             child.signal(signal.SIGKILL)
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)  # it was killed: this is immediate
+            pidfd.wait(child.pidfd, END)
+            if launch.exit_code(child) is None:  # a traced one is its tracer's, also when dead: ptrace(2)
+                self._launcher.leave(self._loop, child)
             self._forget()
         self._close_pipe()
 
@@ -234,6 +239,8 @@ def begin(
 ) -> Probe:
     """Start the probe that the document asks for. OSError or ValueError when it cannot be started."""
     command = targets.words(probe)
+    if len(launcher.left) >= MOST_LEFT:
+        raise ValueError(f"{MOST_LEFT} processes of earlier probes do not end: are they traced?")
     if command:
         process = {**launcher.config["process"], "args": command, "terminal": False}
 
