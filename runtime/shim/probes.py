@@ -306,11 +306,29 @@ def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -
             if not found:
                 break
             known |= found
-        for pid in known:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
+        for pid in known - {root}:
+            _signal(pid, number, root, known)
+        try:
+            os.kill(
+                root, number
+            )  # a child of ours, so that its number is its own; last, for it is the reaper
+        except ProcessLookupError:
+            pass
+
+
+def _signal(pid: int, number: int, root: int, known: set[int]) -> None:
+    """Held first, then looked at again: a number that was recycled meanwhile is a stranger's."""
+    try:
+        fd = pidfd.open_pidfd(pid)
+    except OSError:
+        return
+    try:
+        if _belongs(pid, root, known):
+            pidfd.send_signal(fd, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def _belongs(pid: int, root: int, known: set[int]) -> bool:
