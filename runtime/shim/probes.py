@@ -309,9 +309,7 @@ def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -
         for pid in known - {root}:
             _signal(pid, number, root, known)
         try:
-            os.kill(
-                root, number
-            )  # a child of ours, so that its number is its own; last, for it is the reaper
+            os.kill(root, number)  # a child of ours: its number is its own. The last, for it is the reaper
         except ProcessLookupError:
             pass
 
