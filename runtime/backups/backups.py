@@ -32,7 +32,7 @@ from runtime.halt import end
 from runtime.images.blobs import CHUNK, sync_directory
 from runtime.linux import libc, mounts
 from runtime.linux.cgroups import Cgroups
-from runtime.metadata import copy_metadata
+from runtime.metadata import give_metadata
 from runtime.paths import Paths, write_atomically
 from runtime.pausing import paused
 from runtime.records import ContainerRecord, read_containers
@@ -46,6 +46,7 @@ from specs.volumes import backing
 FREEZE, STOP, NONE = "freeze", "stop", "none"
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARALLEL = 8  # containers that are started at a time
 
 Start = Callable[[str], None]
@@ -289,8 +290,9 @@ class Backups:
         home = volume.path.parent
         new = home / RESTORING
         try:
-            self._unpack(new, file, summary, "restore volume", volume.name)
-            _sync(new)
+            made = self._unpack(new, file, summary, "restore volume", volume.name)
+            with _closed(made):
+                _sync(made)
             exchange(new, volume.path)
             sync_directory(home)
         finally:
@@ -298,38 +300,48 @@ class Backups:
 
     def _replace_inside(self, volume: Volume, file: BinaryIO, summary: Summary) -> None:
         """As `_replace`, of a file system of its own: what is unpacked in it takes the place of the rest,
-        entry by entry. Until that is done no container gets the volume (`leftovers.clear`)."""
+        entry by entry. Until that is done no container gets the volume (`leftovers.clear`).
+
+        Others may have the same file system elsewhere (a bind of the directory, the server of it), and put
+        a link at any path in it: all goes by descriptors."""
         data = volume.path
         new, mark = data / leftovers.INSIDE, volume.home / leftovers.CUT_OFF
         try:
-            self._unpack(new, file, summary, "restore volume", volume.name)
-            _sync(new)
-            write_atomically(mark, b"")
-            for name in set(os.listdir(data)) - {new.name}:
-                remove(data / name)
-            for name in os.listdir(new):
-                os.rename(new / name, data / name)
-            status = os.lstat(new)
-            copy_metadata(new, data, status)
-            os.rmdir(new)
-            os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
-            _sync(data)
+            made = self._unpack(new, file, summary, "restore volume", volume.name)
+            with _closed(made), _closed(os.open(data, _DIRECTORY)) as to:
+                _sync(made)
+                write_atomically(mark, b"")
+                for name in set(os.listdir(to)) - {new.name}:
+                    remove(data / name)
+                for name in os.listdir(made):
+                    os.rename(name, name, src_dir_fd=made, dst_dir_fd=to)
+                status = os.fstat(made)
+                give_metadata(Path(f"/proc/self/fd/{made}"), to, status)
+                os.rmdir(new)
+                os.utime(to, ns=(status.st_atime_ns, status.st_mtime_ns))
+                _sync(to)
             mark.unlink()
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
-    def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> None:
-        """At `new`. Fault disk-full before it begins where there is no room."""
-        if new.exists():
-            shutil.rmtree(new)
+    def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> int:
+        """At `new`, which is returned open. Fault disk-full before it begins where there is no room."""
+        if os.path.lexists(new):
+            remove(new)
         status = os.statvfs(new.parent)
         free = status.f_bavail * status.f_frsize
         if summary.tar > free:
             cause = f"{summary.tar} bytes are needed, {free} are free"
             raise Fault("disk-full", operation, subject, cause)
         new.mkdir(mode=0o700)
-        words = (str(new), file.fileno(), summary.archive, summary.tar)
-        process.run(operation, subject, "unpack", *words, fds=(file.fileno(),), cancelled=self.closing)
+        made = os.open(new, _DIRECTORY)
+        try:
+            words, fds = (made, file.fileno(), summary.archive, summary.tar), (made, file.fileno())
+            process.run(operation, subject, "unpack", *words, fds=fds, cancelled=self.closing)
+        except BaseException:
+            os.close(made)
+            raise
+        return made
 
     # ------------------------------------------------------------ drill
 
@@ -349,7 +361,7 @@ class Backups:
             self._verify(file, summary, operation)
             place.parent.mkdir(mode=0o700, exist_ok=True)
             try:
-                self._unpack(place, file, summary, operation, volume)
+                os.close(self._unpack(place, file, summary, operation, volume))
                 self._compare(place, file, summary, volume)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
@@ -395,13 +407,18 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def _sync(path: Path) -> None:
-    """All of its file system is on the disk: syncfs(2)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def _closed(fd: int) -> Iterator[int]:
+    """The descriptor, which is closed at the end of the block."""
     try:
-        libc.call("syncfs", fd, subject=str(path))
+        yield fd
     finally:
         os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    """All of its file system is on the disk: syncfs(2)."""
+    libc.call("syncfs", fd, subject=f"descriptor {fd}")
 
 
 def exchange(one: Path, other: Path) -> None:

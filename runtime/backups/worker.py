@@ -107,12 +107,12 @@ def _at_most(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         yield piece
 
 
-def unpack(root: str, file: int, archive: int, plain: int) -> dict[str, object]:
-    """The archive becomes the empty directory `root`."""
+def unpack(root: int, file: int, archive: int, plain: int) -> dict[str, object]:
+    """The archive becomes the empty directory that is open as `root`."""
     os.umask(0)
     load("zstd")
-    os.chroot(root)
-    os.chdir("/")
+    os.fchdir(root)
+    os.chroot(".")
     unpacker = Unpacker(exact=True)
     try:
         pieces = Pieces(_at_most(_limited(file, 0, archive), plain))
@@ -183,7 +183,7 @@ def main(arguments: list[str]) -> int:
         if verb == "write":
             found = write(*map(int, words))
         elif verb == "unpack":
-            found = unpack(words[0], *map(int, words[1:]))
+            found = unpack(*map(int, words))
         else:
             found = compare(*map(int, words))
     except (Unwritable, Refused, TarError, CompressionError) as error:

@@ -332,3 +332,37 @@ def host() -> tuple[object, ...]:
     targets = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
     mounts = sorted(target for target in targets if not target.startswith(("/tmp", "/run", "/work")))
     return (*found, *mounts, Path("/etc/hosts").read_text(), sorted(os.listdir("/dev")))
+
+
+def test_a_link_put_in_the_place_of_what_is_restored_is_not_entered(box: Engine, tmp_path: Path) -> None:
+    """A volume that is a bind of a directory is restored within it, and another container has the same
+    directory."""
+    outside, disk, to = tmp_path / "outside", tmp_path / "disk", tmp_path / "to"
+    for directory in (outside, disk, to):
+        directory.mkdir()
+    options = {"type": "none", "o": "bind", "device": str(disk)}
+    box.runtime.create_volume(VolumeRequest("t/restored", "test", "f", options=options))
+    for number in range(300):
+        (disk / f"file{number}").write_text("of the backup")
+    made = box.runtime.backups.backup("t/restored", to, now=1.0, quiesce="none")
+    (disk / "way").symlink_to(outside)
+    attack = """
+while time.monotonic() < end:
+    try:
+        exchange("/x/way", "/x/.stead_restore")
+    except OSError:
+        continue
+    print("swapped", flush=True)
+    break
+time.sleep(1000)
+"""
+    with attacker(box, attack, mounts=(bind(str(disk), "/x", read_only=False),)) as name:
+        for _ in range(VICTIMS):
+            with suppress(Fault, OSError):
+                box.runtime.backups.restore("t/restored", made.path, force=True)
+            if "swapped" in box.output(name):
+                break
+            (disk / "way").unlink(missing_ok=True)
+            (disk / "way").symlink_to(outside)
+        assert "swapped" in box.output(name), "the race was not run"
+    assert os.listdir(outside) == []
