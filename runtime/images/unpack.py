@@ -378,7 +378,7 @@ class Unpacker:
         for path in sorted(self._directories, reverse=True):
             metadata = self._directories[path]
             self._name = path or b"."
-            fd = os.open(b"/" + path, _OPEN_DIRECTORY)
+            fd = self._again(path)
             try:
                 if metadata is None:
                     self._imply(path, fd)
@@ -388,6 +388,14 @@ class Unpacker:
                     os.setxattr(fd, OPAQUE, b"y")
             finally:
                 os.close(fd)
+
+    def _again(self, path: bytes) -> int:
+        """The directory, which the caller closes. What is `exact` may be in others' hands, too: step by step,
+        so that a link in the place of a parent is not followed, nor its `..` out of what was moved away."""
+        if not self._exact:
+            return os.open(b"/" + path, _OPEN_DIRECTORY)
+        self._trim()
+        return os.dup(self._directory(path))
 
     def _imply(self, path: bytes, fd: int) -> None:
         """A directory that no entry describes is as in the lower layers, else root's and 0755."""

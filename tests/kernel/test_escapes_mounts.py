@@ -8,8 +8,11 @@ old root.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import stat
+import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import Fault
+from runtime.images.tarstream import Pieces, Reader
+from runtime.images.unpack import Unpacker
 from runtime.linux import namespaces
 from runtime.shim import entries
 from runtime.volumes import filling
@@ -366,3 +371,30 @@ time.sleep(1000)
             (disk / "way").symlink_to(outside)
         assert "swapped" in box.output(name), "the race was not run"
     assert os.listdir(outside) == []
+
+
+def test_a_link_in_the_place_of_a_restored_directory_gets_nothing_of_it(tmp_path: Path) -> None:
+    """Directories get what belongs to them at the end, when somebody may have exchanged their parents."""
+    root = tmp_path / "root"
+    (root / "other" / "own").mkdir(parents=True)
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        for name in ("a", "a/own"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode, entry.uid = tarfile.DIRTYPE, 0o777, 1234
+            archive.addfile(entry)
+    pid = os.fork()
+    if not pid:
+        with suppress(BaseException):
+            os.chroot(root)
+            os.chdir("/")
+            unpacker = Unpacker(exact=True)
+            unpacker.take(Reader(Pieces(iter([written.getvalue()]))))
+            os.rename("a", "moved")
+            os.symlink("other", "a")
+            unpacker.finish()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.lstat(root / "a").st_uid == 0 and (root / "moved" / "own").is_dir()
+    status = (root / "other" / "own").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o755)
