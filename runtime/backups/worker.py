@@ -111,9 +111,10 @@ def unpack(root: int, file: int, archive: int, plain: int) -> dict[str, object]:
     """The archive becomes the empty directory that is open as `root`."""
     os.umask(0)
     load("zstd")
+    fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fchdir(root)
     os.chroot(".")
-    unpacker = Unpacker(exact=True)
+    unpacker = Unpacker(exact=True, fds=fds)
     try:
         pieces = Pieces(_at_most(_limited(file, 0, archive), plain))
         unpacker.take(Reader(pieces))

@@ -24,8 +24,8 @@ _IN_PLACE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Over(Unpacker):
     """`owner` is whose all becomes; None: whose the archive says."""
 
-    def __init__(self, owner: tuple[int, int] | None) -> None:
-        super().__init__(exact=True)
+    def __init__(self, owner: tuple[int, int] | None, fds: int) -> None:
+        super().__init__(exact=True, fds=fds)
         self._owner = owner
 
     def _take(self, entry: Entry, source: Source | Pieces) -> None:

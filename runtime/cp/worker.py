@@ -171,7 +171,7 @@ def _answer(entered: Entered, request: dict[str, Any], data: int, fds: int) -> d
     try:
         if op == "pack":
             return {"bytes": _pack(entered, request, data, fds)}
-        return {"bytes": _unpack(entered, request, data)}
+        return {"bytes": _unpack(entered, request, data, fds)}
     finally:
         os.close(data)
 
@@ -185,7 +185,7 @@ def _pack(entered: Entered, request: dict[str, Any], data: int, fds: int) -> int
     return packer.bytes
 
 
-def _unpack(entered: Entered, request: dict[str, Any], data: int) -> int:
+def _unpack(entered: Entered, request: dict[str, Any], data: int, fds: int) -> int:
     directory = place.open_at(entered.root, request["directory"], follow=True)
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     own = os.fstat(fd).st_dev == os.fstat(entered.root).st_dev
@@ -194,7 +194,7 @@ def _unpack(entered: Entered, request: dict[str, Any], data: int) -> int:
     os.fchdir(fd)
     os.chroot(".")
     owner = request["owner"]
-    over = Over(tuple(owner) if owner is not None else None)
+    over = Over(tuple(owner) if owner is not None else None, fds)
     source = Source(data)
     try:
         over.take(Reader(source))

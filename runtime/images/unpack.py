@@ -62,11 +62,12 @@ class Unpacker:
     """Unpacks one archive into the process's root directory: `take`, then `finish`.
 
     `exact`: it is no layer, but a tree that must become what it was: no name means a whiteout, and an
-    attribute that cannot be kept is Refused.
+    attribute that cannot be kept is Refused. `fds`: an open /proc/self/fd, where others may change names
+    meanwhile.
     """
 
-    def __init__(self, *, exact: bool = False) -> None:
-        self._exact = exact
+    def __init__(self, *, exact: bool = False, fds: int = -1) -> None:
+        self._exact, self._fds = exact, fds
         self._lowers: Lowers | None = None
         self._open = {b"": os.open("/", _OPEN_DIRECTORY)}
         self._directories: dict[bytes, Metadata | None] = {b"": None}  # made by this layer; None: implied
@@ -229,12 +230,23 @@ class Unpacker:
         if entry.uid or entry.gid:
             os.chown(name, entry.uid, entry.gid, dir_fd=where, follow_symlinks=False)
             if kind != SYMLINK and mode & _SPECIAL_BITS:
-                os.chmod(name, mode, dir_fd=where)
+                self._chmod(where, name, mode)
         if entry.xattrs:
             os.fchdir(where)
             _set_xattrs(name, entry.xattrs, self._exact)
             os.chdir("/")
         os.utime(name, ns=_times(entry.mtime), dir_fd=where, follow_symlinks=False)
+
+    def _chmod(self, where: int, name: bytes, mode: int) -> None:
+        """Never what a link leads to: fchmodat(2) itself follows it."""
+        if self._fds < 0:
+            os.chmod(name, mode, dir_fd=where)
+            return
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+        try:
+            os.chmod(b"%d" % fd, mode, dir_fd=self._fds)
+        finally:
+            os.close(fd)
 
     # ------------------------------------------------------------ directories
 

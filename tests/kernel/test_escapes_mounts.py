@@ -398,3 +398,36 @@ def test_a_link_in_the_place_of_a_restored_directory_gets_nothing_of_it(tmp_path
     assert os.lstat(root / "a").st_uid == 0 and (root / "moved" / "own").is_dir()
     status = (root / "other" / "own").stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o755)
+
+
+def test_a_link_in_the_place_of_a_restored_pipe_changes_no_mode(tmp_path: Path) -> None:
+    """The pipe's directory is moved out of what is unpacked, where `..` leads on, before its mode is set."""
+    root, victim = tmp_path / "root", tmp_path / "victim"
+    (root / "a").mkdir(parents=True)
+    victim.touch(mode=0o600)
+    pipe = tarfile.TarInfo("a/pipe")
+    pipe.type, pipe.mode, pipe.uid = tarfile.FIFOTYPE, 0o4777, 1
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        archive.addfile(pipe)
+    outside = os.open(tmp_path, os.O_RDONLY)
+    make = os.mknod
+
+    def made(name: bytes, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        os.rename("/a", "moved", dst_dir_fd=outside)
+        os.unlink(name, dir_fd=dir_fd)
+        os.symlink("../victim", name, dir_fd=dir_fd)
+
+    pid = os.fork()
+    if not pid:
+        with suppress(BaseException):
+            os.mknod = made  # type: ignore[assignment]
+            fds = os.open("/proc/self/fd", os.O_RDONLY)
+            os.chroot(root)
+            os.chdir("/")
+            Unpacker(exact=True, fds=fds).take(Reader(Pieces(iter([written.getvalue()]))))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (tmp_path / "moved" / "pipe").is_symlink(), "the race was not run"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
