@@ -37,6 +37,7 @@ from runtime.paths import Paths, write_atomically
 from runtime.pausing import paused
 from runtime.records import ContainerRecord, read_containers
 from runtime.volumes import Volume, Volumes
+from runtime.volumes.copying import remove
 from runtime.volumes.filling import is_empty
 from runtime.volumes.records import read_claims
 from runtime.wishes import VolumeRequest
@@ -326,8 +327,7 @@ class Backups:
 
     def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> int:
         """At `new`, which is returned open. Fault disk-full before it begins where there is no room."""
-        if os.path.lexists(new):
-            remove(new)
+        remove(new)
         status = os.statvfs(new.parent)
         free = status.f_bavail * status.f_frsize
         if summary.tar > free:
@@ -397,14 +397,6 @@ def _mounts(record: ContainerRecord, volume: str, *, writers: bool) -> bool:
         mount.kind == "volume" and mount.source == volume and not (writers and mount.read_only)
         for mount in record.decode().mounts
     )
-
-
-def remove(path: Path) -> None:
-    """A file, a link or a whole directory."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 @contextmanager

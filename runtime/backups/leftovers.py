@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.backups.holds import DRILLING, Holds
 from runtime.faults import Fault, faults
 from runtime.paths import Paths
+from runtime.volumes.copying import remove
 from runtime.volumes.records import Volume
 
 #: Beside a volume's data: what is to become them.
@@ -41,11 +42,7 @@ def clear(volume: Volume) -> None:
     if is_cut_off(volume):
         cause, hint = "a restore of it was cut off in the middle", "restore it again, or remove it"
         raise Fault("volume-refused", "mount volume", volume.name, cause, hint)
-    left = volume.path / INSIDE
-    if left.is_dir() and not left.is_symlink():
-        shutil.rmtree(left)
-    elif os.path.lexists(left):  # of a container: nothing of ours
-        left.unlink()
+    remove(volume.path / INSIDE)
 
 
 def found(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def sync(path: Path) -> None:
                 finally:
                     os.close(fd)
         os.fsync(directory)
+
+
+def remove(path: Path) -> None:
+    """Whatever is there, if anything: containers that have the volume may have made it."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def copy_tree(source: Path, to: Path, status: os.stat_result) -> None:

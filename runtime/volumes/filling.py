@@ -10,12 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 from pathlib import Path
 
 from runtime.linux import openat2
 from runtime.metadata import give_metadata
-from runtime.volumes.copying import copy_tree, sync
+from runtime.volumes.copying import copy_tree, remove, sync
 
 #: What mkfs leaves at the root of a file system.
 _FOUND = "lost+found"
@@ -27,7 +26,7 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
     begun. False when nothing was there to be copied, so that another user may fill it later."""
     parent, mark = (data, ".stead") if mounted else (data.parent, "")
     copying, copied = parent / f"{mark}_copy", parent / f"{mark}_copied"
-    _remove(copying)
+    remove(copying)
     whole = _open_copy(copied)
     if whole is None:
         if not is_empty(data, mounted=mounted):
@@ -49,18 +48,6 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
         os.close(whole)
     sync(data)
     return True
-
-
-def _remove(path: Path) -> None:
-    """Whatever is there: containers that have the volume may have made it."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
 
 
 def _open_copy(path: Path) -> int | None:
