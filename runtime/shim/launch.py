@@ -121,8 +121,7 @@ class Launcher:
     ) -> Child:
         """Fork the container's first process; `hold` as init has it. OSError when the network namespace is
         gone or no process is to be had."""
-        if self._profile and gates is None:
-            apparmor.renew(self._profile)
+        self._renew_profile(gates)
         if self.netns:
             self._enter_net()
         try:
@@ -219,8 +218,7 @@ class Launcher:
     ) -> Child:
         """Fork a process that joins the running container; a `reaper` keeps all that it starts below it.
         OSError when the container has ended."""
-        if self._profile and gates is None:
-            apparmor.renew(self._profile)
+        self._renew_profile(gates)
         try:
             if self.private_pids:
                 namespaces.setns(init_pidfd, namespaces.CLONE_NEWPID)
@@ -240,6 +238,11 @@ class Launcher:
             return self._fork(program)
         finally:
             self._return()
+
+    def _renew_profile(self, gates: init.Gates | None) -> None:
+        """Ours, for one of our own bundles that is to have it."""
+        if self._profile and gates is None:
+            apparmor.renew(self._profile)
 
     def aside(self, program: Callable[[], int]) -> Child:
         """Fork a process that is not the container's: in the shim's own namespaces and cgroup."""
