@@ -44,14 +44,14 @@ def call(paths: Paths, op: str, /, *, meanwhile: Callable[[], None] | None = Non
     Raises Problem where neither an agent answers nor this process may do it.
     """
     try:
-        json.dumps(args, ensure_ascii=False).encode()
+        body = json.dumps({"op": op, "args": args}, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         wrong = error.object[error.start : error.end].encode(errors="surrogateescape")
         raise Problem(f"cannot {op}: what it is told has bytes that are no UTF-8: {wrong!r}") from None
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            answer = _ask(paths, op, args, meanwhile)
+            answer = _ask(paths, op, body, meanwhile)
         except _Unanswered as error:
             what = args.get("op") if op == "each" else op
             if what not in _REPEATABLE or time.monotonic() > deadline:
@@ -90,15 +90,14 @@ def _here(paths: Paths, op: str, args: dict[str, Any]) -> Any:
 
 
 def _ask(
-    paths: Paths, op: str, args: dict[str, Any], meanwhile: Callable[[], None] | None = None
+    paths: Paths, op: str, body: bytes, meanwhile: Callable[[], None] | None = None
 ) -> dict[str, Any] | None:
-    """The agent's answer; None where none listens. Raises _Unanswered where it ended before it answered: what
-    it did is not known."""
+    """The agent's answer to a request of this body; None where none listens. Raises _Unanswered where it
+    ended before it answered: what it did is not known."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         if not _connect(sock, paths):
             return None
-        body = json.dumps({"op": op, "args": args}).encode()
         lines = ("POST /v1/call HTTP/1.1", "host: agent", "connection: close", f"content-length: {len(body)}")
         head = "\r\n".join((*lines, "", ""))
         try:
