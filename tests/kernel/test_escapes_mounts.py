@@ -57,6 +57,20 @@ while time.monotonic() < end:
 """
 
 
+def swapping_once(path: str, place: str) -> str:
+    """An attack: `path` changes places with `place` as soon as that is there, which is told."""
+    return f"""
+while time.monotonic() < end:
+    try:
+        exchange({path!r}, {place!r})
+    except OSError:
+        continue
+    print("swapped", flush=True)
+    break
+time.sleep(1000)
+"""
+
+
 def mounted(lines: list[str]) -> dict[str, list[str]]:
     """target -> file system and its options, of a mountinfo."""
     return {line.split()[4]: line.partition(" - ")[2].split() for line in lines}
@@ -195,14 +209,7 @@ def test_a_volume_is_filled_within_it_while_its_copy_is_swapped_for_a_link(
     attack = f"""
 os.mkdir("/x/lost+found")
 os.symlink({str(outside)!r}, "/x/lost+found/way")
-while time.monotonic() < end:
-    try:
-        exchange("/x/lost+found/way", "/x/.stead_copy")
-    except OSError:
-        continue
-    print("swapped", flush=True)
-    break
-time.sleep(1000)
+{swapping_once("/x/lost+found/way", "/x/.stead_copy")}
 """
     with attacker(box, attack, mounts=(MountPoint("volume", "t/shared", "/x"),)) as name:
         for _ in range(VICTIMS):
@@ -351,16 +358,7 @@ def test_a_link_put_in_the_place_of_what_is_restored_is_not_entered(box: Engine,
         (disk / f"file{number}").write_text("of the backup")
     made = box.runtime.backups.backup("t/restored", to, now=1.0, quiesce="none")
     (disk / "way").symlink_to(outside)
-    attack = """
-while time.monotonic() < end:
-    try:
-        exchange("/x/way", "/x/.stead_restore")
-    except OSError:
-        continue
-    print("swapped", flush=True)
-    break
-time.sleep(1000)
-"""
+    attack = swapping_once("/x/way", "/x/.stead_restore")
     with attacker(box, attack, mounts=(bind(str(disk), "/x", read_only=False),)) as name:
         for _ in range(VICTIMS):
             with suppress(Fault, OSError):
