@@ -59,12 +59,18 @@ class Child:
 
 
 class Failure:
-    """Why a program was not started: `stage` of the start, an exit code of 125 to 127, a text for people."""
+    """Why a program was not started: `stage` of the start, an exit code of 125 to 127, a text for people, and
+    the errno of what failed (0: it has none)."""
 
-    __slots__ = ("exit_code", "message", "stage")
+    __slots__ = ("exit_code", "message", "number", "stage")
 
-    def __init__(self, stage: str, message: str, exit_code: int = FAILED) -> None:
-        self.stage, self.message, self.exit_code = stage, message, exit_code
+    def __init__(self, stage: str, message: str, exit_code: int = FAILED, number: int = 0) -> None:
+        self.stage, self.message, self.exit_code, self.number = stage, message, exit_code, number
+
+    @property
+    def lost_profile(self) -> bool:
+        """The AppArmor profile was taken away between the look at it and the exec: the next try loads it."""
+        return self.stage == "identity" and self.number == errno.ENOENT
 
 
 class Launcher:
@@ -404,6 +410,7 @@ def read_report(child: Child) -> Failure | None:
         str(report.get("stage") or "unknown"),
         str(report.get("message") or "cannot start"),
         int(report.get("exit_code") or FAILED),
+        int(report.get("errno") or 0),
     )
 
 

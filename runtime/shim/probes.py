@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 NO_ANSWER = -1
 #: Seconds that a killed process may take to end, and how many may be left that cannot be waited for yet.
 END, MOST_LEFT = 1.0, 16
+#: How often a probe is started whose profile somebody takes away meanwhile: that says nothing of the program.
+STARTS = 5
 #: What is said of a connection that was closed at once.
 NOTHING = "the connection was closed without an answer"
 
@@ -85,19 +87,25 @@ class Program(Probe):
         fork: Callable[[int], launch.Child],
     ) -> None:
         super().__init__(loop, launcher, timeout, done)
+        self._fork, self._starts, self._pipe = fork, 0, -1
+        try:
+            self._start()
+        except OSError:
+            self.cancel()
+            raise
+
+    def _start(self) -> None:
+        self._starts += 1
         self._failure: launch.Failure | None = None
         self._pipe, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._pipe, False)
         try:
-            self.child = child = fork(writer)
-        except OSError:
-            self.cancel()
-            raise
+            self.child = child = self._fork(writer)
         finally:
             os.close(writer)
-        loop.watch(self._pipe, self._read)
-        loop.watch(child.report, self._reported)
-        loop.watch(child.pidfd, self._ended)
+        self._loop.watch(self._pipe, self._read)
+        self._loop.watch(child.report, self._reported)
+        self._loop.watch(child.pidfd, self._ended)
 
     def _read(self) -> None:
         try:
@@ -111,7 +119,10 @@ class Program(Probe):
 
     def _reported(self) -> None:
         assert self.child is not None
-        self._failure = launch.read_report(self.child)
+        try:
+            self._failure = launch.read_report(self.child)
+        except BlockingIOError:  # meant was an earlier child, whose number the descriptor had
+            return
         self._loop.forget(self.child.report)
 
     def _ended(self) -> None:
@@ -130,7 +141,17 @@ class Program(Probe):
                 pass
         self._forget()
         failure = self._failure
-        self._finish(code, failure.message if failure is not None else "")
+        if failure is not None and failure.lost_profile and self._starts < STARTS:
+            self._start_again()
+        else:
+            self._finish(code, failure.message if failure is not None else "")
+
+    def _start_again(self) -> None:
+        self._close_pipe()
+        try:
+            self._start()
+        except OSError as error:
+            self._finish(NO_ANSWER, str(error))
 
     def _end(self) -> None:
         super()._end()

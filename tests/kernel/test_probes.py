@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from runtime.linux import namespaces
 from runtime.net.dns import documents
-from runtime.shim import client
+from runtime.shim import client, init, launch, probes
+from runtime.shim.loop import Loop
 from runtime.wishes import LimitsRequest, ProbeRequest, RestartRequest
 from tests.kernel.certificates import Authority
 from tests.kernel.engine_box import Engine, engine
@@ -40,6 +43,59 @@ def inside(box: Engine, name: str, path: str) -> Path:
 def standing(box: Engine, name: str) -> tuple[bool, bool]:
     """What the name server makes of the container: has it names, and before others."""
     return documents.standing((box.live(name) / documents.STATE).read_bytes())
+
+
+class Bare:
+    """Of a launcher what a probe that does not come to its exec asks of it."""
+
+    @staticmethod
+    def pids() -> list[int]:
+        return []
+
+
+def forking(failures: int, begun: list[int]) -> Callable[[int], launch.Child]:
+    """Programs of which the first so many report as one does whose AppArmor profile was taken away."""
+
+    def fork(writer: int) -> launch.Child:
+        begun.append(len(begun))
+        reader, report = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            if len(begun) > failures:
+                os.write(writer, b"asked")
+                os._exit(0)
+            stage = init.Stage()
+            stage.name = "identity"
+            error = OSError(errno.ENOENT, "no profile is loaded that is called stead-default")
+            init.report(report, stage, error)
+        os.close(report)
+        os.set_blocking(reader, False)
+        return launch.Child(pid, reader)
+
+    return fork
+
+
+@pytest.mark.parametrize(
+    ("failures", "starts", "result"),
+    [
+        (0, 1, (0, "asked")),
+        (2, 3, (0, "asked")),
+        (99, probes.STARTS, (125, "identity: no profile is loaded that is called stead-default")),
+    ],
+)
+def test_a_profile_taken_away_before_the_exec_is_not_the_programs_failure(
+    failures: int, starts: int, result: tuple[int, str]
+) -> None:
+    loop, begun, results = Loop(), list[int](), list[tuple[int, str]]()
+
+    def done(code: int, output: str) -> None:
+        results.append((code, output))
+
+    probes.Program(loop, cast(launch.Launcher, Bare()), 20.0, done, forking(failures, begun))
+    loop.run()
+    loop.close()
+    assert results == [result]
+    assert len(begun) == starts
 
 
 # ---------------------------------------------------------------- three kinds

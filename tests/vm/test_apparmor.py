@@ -73,6 +73,22 @@ def test_the_low_level_runtime_gives_the_profile_that_a_bundle_names(armoured: N
     assert "no profile is loaded that is called nope" in said
 
 
+def test_a_profile_taken_away_at_any_moment_fails_no_probe(armoured: Node) -> None:
+    """Between the look at the profile and the exec of the probe, too: twenty times in each interval."""
+    node = armoured
+    probe = f"--health-cmd '{LABEL}' --health-interval 1s --health-retries 1"
+    node.run(f"stead run -d --restart always --name hunted {probe} busy:1 sleep 1000")
+    shown = "stead inspect --format '{{.State.Health.Status}} {{.RestartCount}}' hunted"
+    try:
+        node.until(lambda: node.run(shown).split()[0] == "healthy", "it is healthy")
+        remove = "printf stead-default > /sys/kernel/security/apparmor/.remove 2>/dev/null || true"
+        node.run(f"for i in $(seq 200); do {remove}; sleep 0.05; done")
+        assert node.run(shown).split() == ["healthy", "0"]
+        node.until(lambda: node.run(f"stead exec hunted {LABEL}").strip() == OURS, "it has its profile")
+    finally:
+        node.run("stead rm -f hunted")
+
+
 def test_a_profile_that_was_taken_away_keeps_no_container_from_healing(armoured: Node) -> None:
     """aa-remove-unknown(8) takes away what /etc/apparmor.d does not have, here while no agent lives."""
     node = armoured
