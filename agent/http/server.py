@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import calls, metrics
+from agent.http.bounds import Bounded
 from agent.settings import Settings
 from agent.view import CRASH_LOOP, View
 from runtime.faults import Fault
@@ -69,7 +70,7 @@ async def serve(agent: Shown, paths: Paths, settings: Settings) -> None:
             log_config=None,
             access_log=False,
             lifespan="off",
-            http="h11",
+            http=Bounded,
             ws="none",
             date_header=False,
             backlog=BACKLOG,

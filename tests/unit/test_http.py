@@ -23,7 +23,7 @@ import pytest
 
 from agent.cli import calling, status
 from agent.cli.main import Problem
-from agent.http import server
+from agent.http import bounds, server
 from agent.settings import Settings, parse
 from agent.view import View
 from runtime.faults import Fault
@@ -178,6 +178,52 @@ def test_who_comes_while_no_descriptor_is_left_is_answered_later_and_it_is_said_
         assert asker.recv(4096).startswith(b"HTTP/1.1 200")
     said = [record.getMessage() for record in caplog.records]
     assert said == ["cannot accept connections: too many open files; trying again every second"]
+
+
+def test_who_asks_nothing_does_not_keep_others_from_the_metrics(served: Served) -> None:
+    idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(bounds.MOST + 16)]
+    try:
+        assert served.get("/metrics")[0] == 200
+        ended = 0
+        for connection in idle:
+            connection.setblocking(False)
+            try:
+                ended += connection.recv(1) == b""
+            except ConnectionResetError:
+                ended += 1
+            except BlockingIOError:
+                pass
+        assert len(idle) - ended < bounds.MOST
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\n"])
+def test_a_stranger_who_never_ends_a_request_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, served: Served, said: bytes
+) -> None:
+    monkeypatch.setattr(bounds, "PATIENCE", 0.2)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(said)
+        try:
+            while connection.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+
+
+def test_who_is_on_the_unix_socket_has_time(monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
+    monkeypatch.setattr(bounds, "PATIENCE", 0.01)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(served.paths.agent_socket))
+        connection.settimeout(0.5)
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n")
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.sendall(b"Host: x\r\n\r\n")
+        connection.settimeout(20)
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_group_of_the_settings_may_use_the_socket_and_see_nothing_else(tmp_path: Path) -> None:
