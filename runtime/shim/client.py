@@ -140,11 +140,18 @@ class _Connection:
             raise ShimError("unreachable", text) from error
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        data, file = messages.encode(message), -1
         try:
-            self._socket.sendmsg([messages.encode(message)], ancillary if descriptors else [])
+            if len(data) > messages.BULKY:
+                file = _file_of(data)
+                data, descriptors = messages.encode({"in_file": True}), [*descriptors, file]
+            ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+            self._socket.sendmsg([data], ancillary if descriptors else [])
         except OSError as error:
             raise ShimError("unreachable", f"cannot ask supervisor: {error.strerror}".lower()) from error
+        finally:
+            if file >= 0:
+                os.close(file)
 
     def receive(self, timeout: float | None) -> Message:
         """The next packet. ShimError when the shim hung up or says nothing in time."""
@@ -177,6 +184,15 @@ class _Connection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _file_of(data: bytes) -> int:
+    """A descriptor of a file without a name. OSError."""
+    fd = os.memfd_create("request", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
 
 
 def _ask(live_dir: Path, message: Mapping[str, Any]) -> Message:

@@ -27,10 +27,10 @@ NAME = "shim.sock"
 MAX_CLIENTS = 64  # connections that may do everything
 MAX_BRIEF = 8  # further ones, which may not stay: the newest are served, so that a stop always gets through
 MAX_SESSIONS = 64  # exec'ed processes, whether their clients are still there or not
-MAX_DESCRIPTORS = 3
+MAX_DESCRIPTORS = 4
 END = 1.0  # seconds that a killed process may take to end
 MAX_WORDS = 1000  # characters of a command that events show
-_S_IFMT, _S_IFDIR = 0o170000, 0o040000
+_S_IFMT, _S_IFDIR, _S_IFREG = 0o170000, 0o040000, 0o100000
 
 
 class Refused(Exception):
@@ -130,7 +130,10 @@ class Client:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds += array.array("i", content[: len(content) - len(content) % size])
         try:
-            answer = self._answer(messages.decode(data), fds)
+            request = messages.decode(data)
+            if request.get("in_file") and fds:
+                request = _request_of(fds)
+            answer = self._answer(request, fds)
         except (Refused, OSError, ValueError, TypeError, KeyError) as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             answer = {"ok": False, "error": text}
@@ -296,6 +299,20 @@ class Client:
         session.close()
         self.session = None
         self._send({"event": "exited", "exit_code": code})
+
+
+def _request_of(fds: list[int]) -> Message:
+    """The request that is in the last file, which is taken from them. Refused, ValueError."""
+    fd = fds.pop()
+    try:
+        found = os.fstat(fd)
+        if found.st_mode & _S_IFMT != _S_IFREG:
+            raise Refused("cannot read request: it is in no regular file")
+        if found.st_size > messages.MAX_FILE:
+            raise Refused(f"cannot read request: more than {messages.MAX_FILE} bytes")
+        return messages.decode(os.pread(fd, found.st_size, 0))
+    finally:
+        os.close(fd)
 
 
 def _signal(request: Message) -> int:

@@ -16,6 +16,9 @@ packet `{"v":1,"ok":true,...}` or `{"v":1,"ok":false,"error":text}`:
     exec   process, tty   fds 0 1 2  -> "pid"; later an event packet {"v":1,"event":"exited","exit_code":n};
                           or console    meanwhile `signal` and number may be sent on the same connection
     attach close_stdin    fd  stdin  -> "tty"; an event packet `ended` when the container is gone for good
+
+A request of more than BULKY bytes is in a file, whose descriptor is the last one of a packet that is no more
+than {"v":1,"in_file":true}.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ MAX_WORD = 16
 KEEP = b'"op":"keep"'
 #: One packet on shim.sock, and a report of the zygote, are never larger (bytes).
 MAX_PACKET = 200_000
+#: A request of more bytes goes in a file, of MAX_FILE bytes at most.
+BULKY, MAX_FILE = 100_000, 16 << 20
 #: Results of probes that a state record keeps, and bytes of output kept of each.
 HEALTH_LOG_ENTRIES = 5
 HEALTH_LOG_BYTES = 4096

@@ -133,6 +133,24 @@ def test_the_command_line_copies_all_that_goes_in_and_comes_out(box: Engine) -> 
     box.runtime.remove_container(name)
 
 
+def test_a_command_may_be_as_long_as_the_kernel_takes_it(box: Engine) -> None:
+    """Longer than a packet of the shim's socket; execve(2) takes 2 MiB, of strings of 128 KiB."""
+    name = box.start("sleep 1000", environment={f"V{number}": "x" * 100_000 for number in range(3)})
+    script = 'echo "$*" | wc -c; env | wc -c'
+    command = box.stead("exec", "-e", "W=" + "y" * 100_000, name, "sh", "-c", script)
+    words = ["a" * 100_000, "b" * 100_000, "c" * 100_000]
+    done = subprocess.run([*command, "sh", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown, environment = map(int, done.stdout.split())
+    assert shown == 300_003 and environment > 400_000
+    done = subprocess.run(
+        [*box.stead("exec", name, "true"), *(18 * ["a" * 100_000])], capture_output=True, text=True
+    )
+    assert (done.returncode, "exec true: argument list too long" in done.stderr) == (126, True)
+    assert box.exec(name, "echo lives").lines == ["lives"]
+    box.runtime.remove_container(name)
+
+
 def test_exec_is_refused_where_nothing_runs(box: Engine) -> None:
     created = box.create("true")
     with pytest.raises(Fault, match="it is not running"):
