@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from agent import secrets
 from agent.secrets import Keys
 from agent.sources import directory
 from agent.sources.revision import Revision
+from runtime.linux import trees
 from runtime.paths import Paths, write_atomically
 from specs.desired import Desired
 from specs.ignore import LOCK_FILE
@@ -190,7 +190,7 @@ class Shelf:
             os.utime(self._converged, (at, at))
 
     def drop(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        trees.remove(self.directory, ignore_errors=True)
 
 
 def _read(file: Path) -> Revision | None:

@@ -19,7 +19,7 @@ from runtime.build.config import HealthcheckConfig, History, ImageConfig, write_
 from runtime.build.config import read_config as read_image_config
 from runtime.build.values import replace
 from runtime.faults import Fault, faults
-from runtime.images.changes import write_everything
+from runtime.images.changes import Unwritable, write_everything
 from runtime.images.compose import CopiedLayer
 from runtime.images.difference import Change, Stack
 from runtime.images.store import ImageStore, StoredImage
@@ -61,9 +61,14 @@ class Writings:
             return tuple(stack.changes(stack.mountpoints(self._destinations(record))))
 
     def export(self, record: ContainerRecord) -> Iterator[bytes]:
-        """The container's file system as one tar, without what is mounted in it."""
-        with faults("export container", record.name), self._shown(record) as root:
-            yield from write_everything(root)
+        """The container's file system as one tar, without what is mounted in it. Fault layer-invalid for what
+        no tar of ours has: directories too deep."""
+        operation = "export container"
+        with faults(operation, record.name), self._shown(record) as root:
+            try:
+                yield from write_everything(root)
+            except Unwritable as error:
+                raise Fault("layer-invalid", operation, record.name, str(error)) from error
 
     @contextmanager
     def _stack(self, record: ContainerRecord) -> Iterator[Stack | None]:

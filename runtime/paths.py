@@ -173,15 +173,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: boo
 
 def delete_tree(path: Path) -> None:
     """`rm -r`; what another thread removes meanwhile is not missed, what it adds meanwhile goes as well."""
-    import shutil  # not for commands that only read
-
-    def gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
-        if not isinstance(info[1], FileNotFoundError):
-            raise info[1]
+    from runtime.linux import trees  # not for commands that only read
 
     for last in (False, False, True):
         try:
-            shutil.rmtree(path, onerror=gone)
+            trees.remove(path)
+            return
+        except FileNotFoundError:
             return
         except OSError as error:
             if last or error.errno != errno.ENOTEMPTY:

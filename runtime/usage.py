@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.linux import trees
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
@@ -137,24 +139,20 @@ def _mounts(paths: Paths) -> Path:
 
 
 def tree_size(path: Path) -> int:
-    """Bytes of the files below `path`, without what is mounted there; 0 where it is not."""
+    """Bytes of the files below `path`, without what is mounted there; 0 where it is not. Of a tree whose
+    directories are moved about meanwhile, what was seen before."""
     total, seen = 0, set[int]()
     try:
-        device = os.lstat(path).st_dev
+        for fd, names in trees.walk(path):
+            for name in names:
+                status = _status(name, fd)
+                if status is None or not stat.S_ISREG(status.st_mode) or status.st_ino in seen:
+                    continue
+                if status.st_nlink > 1:
+                    seen.add(status.st_ino)
+                total += status.st_size
     except OSError:
-        return 0
-    for _, directories, files, fd in os.fwalk(path, follow_symlinks=False):
-        for name in list(directories):
-            status = _status(name, fd)
-            if status is None or status.st_dev != device:
-                directories.remove(name)
-        for name in files:
-            status = _status(name, fd)
-            if status is None or not stat.S_ISREG(status.st_mode) or status.st_ino in seen:
-                continue
-            if status.st_nlink > 1:
-                seen.add(status.st_ino)
-            total += status.st_size
+        pass
     return total
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import filecmp
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from runtime.linux import trees
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -98,7 +99,7 @@ def _discard(directory: int, name: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        shutil.rmtree(name, dir_fd=directory)
+        trees.remove(name, dir_fd=directory)
 
 
 @contextmanager

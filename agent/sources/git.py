@@ -13,7 +13,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -36,7 +35,7 @@ from agent.sources.revision import (
     Yield,
     relevant,
 )
-from runtime.linux import libc
+from runtime.linux import libc, trees
 
 TIMEOUT = 300.0  # s for one git command
 MAX_TREE_BYTES = 256 << 20  # of a commit's whole tree, checked out for relative bind mounts
@@ -150,7 +149,7 @@ class GitSource:
         except GitFailed:
             if self._aborted:
                 return False
-            shutil.rmtree(self._mirror, ignore_errors=True)
+            trees.remove(self._mirror, ignore_errors=True)
             return True
         return False
 
@@ -168,7 +167,7 @@ class GitSource:
     def fetch(self) -> str:
         """Bring the mirror up to date. Returns the commit that `ref` names. Raises GitFailed."""
         if not (self._mirror / "HEAD").exists():
-            shutil.rmtree(self._mirror, ignore_errors=True)
+            trees.remove(self._mirror, ignore_errors=True)
             self._mirror.mkdir(parents=True, mode=0o700)
             self._git("init", "--quiet", "--bare", ".")
         if self._interrupted:
@@ -213,14 +212,14 @@ class GitSource:
         target = self._directory / "trees" / self._tree_name(commit)
         self._ship_all()
         partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        trees.remove(partial, ignore_errors=True)
         files: dict[str, bytes] = {}
         with self._process_of(["archive", "--format=tar", tree]) as output:
             with tarfile.open(fileobj=output, mode="r|") as tar:
                 files = unpack(tar, partial)
             output.read()  # the padding at the end
         if target.is_dir():  # whole, since it was renamed
-            shutil.rmtree(partial)
+            trees.remove(partial)
         else:
             _sync(partial)
             partial.rename(target)
@@ -260,7 +259,7 @@ class GitSource:
     def _drop_trees(self, keep: set[str]) -> None:
         for tree in (self._directory / "trees").iterdir():
             if tree.name not in keep:
-                shutil.rmtree(tree, ignore_errors=True)
+                trees.remove(tree, ignore_errors=True)
 
     def _git(self, *arguments: str) -> str:
         return self._run(list(arguments), 1 << 20).decode("utf-8", "replace").strip()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -30,7 +29,7 @@ from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.halt import end
 from runtime.images.blobs import CHUNK, sync_directory
-from runtime.linux import libc, mounts
+from runtime.linux import libc, mounts, trees
 from runtime.linux.cgroups import Cgroups
 from runtime.metadata import give_metadata
 from runtime.paths import Paths, write_atomically
@@ -297,7 +296,7 @@ class Backups:
             exchange(new, volume.path)
             sync_directory(home)
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            trees.remove(new, ignore_errors=True)
 
     def _replace_inside(self, volume: Volume, file: BinaryIO, summary: Summary) -> None:
         """As `_replace`, of a file system of its own: what is unpacked in it takes the place of the rest,
@@ -323,7 +322,7 @@ class Backups:
                 _sync(to)
             mark.unlink()
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            trees.remove(new, ignore_errors=True)
 
     def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> int:
         """At `new`, which is returned open. Fault disk-full before it begins where there is no room."""
@@ -364,7 +363,7 @@ class Backups:
                 os.close(self._unpack(place, file, summary, operation, volume))
                 self._compare(place, file, summary, volume)
             finally:
-                shutil.rmtree(place, ignore_errors=True)
+                trees.remove(place, ignore_errors=True)
         return Drilled(found[-1].path, summary, time.monotonic() - begin)
 
     def _compare(self, place: Path, file: BinaryIO, summary: Summary, volume: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runtime.backups.holds import DRILLING, Holds
 from runtime.faults import Fault, faults
+from runtime.linux import trees
 from runtime.paths import Paths
 from runtime.volumes.copying import remove
 from runtime.volumes.records import Volume
@@ -57,7 +57,7 @@ def sweep(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> list[str]:
     for what, hold, path in _left(paths, volumes):
         try:
             with holds.hold(hold, "being swept"), faults("sweep", what):
-                shutil.rmtree(path, ignore_errors=True)
+                trees.remove(path, ignore_errors=True)
         except Fault as fault:
             if fault.code != "volume-in-use":
                 raise

@@ -7,7 +7,6 @@ ends."""
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -49,6 +48,7 @@ from runtime.images.compose import Composer
 from runtime.images.emulation import check_runs
 from runtime.images.layers import LayerStore
 from runtime.images.manifests import Platform, host_platform
+from runtime.linux import trees
 from runtime.paths import Paths
 from specs.values import ImageRef
 
@@ -161,7 +161,7 @@ class Builder:
             work = stack.enter_context(Workspace(self.paths, self.paths.layers))
             secrets = self.paths.run / DIRECTORY / work.id
             secrets.mkdir(mode=0o700, parents=True)
-            stack.callback(shutil.rmtree, secrets, ignore_errors=True)
+            stack.callback(trees.remove, secrets, ignore_errors=True)
         teller = Teller(progress)
         sources = Sources(self.paths, request, self.cache, work)
         stack.callback(sources.close)

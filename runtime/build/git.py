@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from runtime.build.archive import unpack
 from runtime.build.remote import Repository
 from runtime.build.workspace import Workspace
 from runtime.faults import Fault
+from runtime.linux import trees
 
 #: Seconds for one git command.
 TIMEOUT = 600.0
@@ -149,7 +149,7 @@ def _forget(place: Path) -> None:
     this name."""
     for folder, folders, files in os.walk(place):
         if ".git" in folders:
-            shutil.rmtree(os.path.join(folder, ".git"))
+            trees.remove(os.path.join(folder, ".git"))
             folders.remove(".git")
         if ".git" in files:
             os.unlink(os.path.join(folder, ".git"))

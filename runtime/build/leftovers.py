@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from runtime.build.workspace import DIRECTORY, KEPT, LOCK, SLICE, mark_of
 from runtime.faults import faults
+from runtime.linux import trees
 from runtime.paths import Paths
 
 #: Seconds that a build has between its directory and its lock.
@@ -41,7 +41,7 @@ def sweep(paths: Paths, release: Callable[[str], None]) -> list[str]:
                 _end_processes(id)
                 release(mark_of(id))
                 for directory in (paths.run / DIRECTORY / id, paths.root / DIRECTORY / id):
-                    shutil.rmtree(directory, ignore_errors=True)
+                    trees.remove(directory, ignore_errors=True)
                 removed.append(f"build {id}")
     return removed
 

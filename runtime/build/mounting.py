@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import select
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from runtime.build.mounts import RunMount
 from runtime.build.request import BuildRequest
 from runtime.build.selection import Source, pick
 from runtime.build.workspace import Workspace
+from runtime.linux import trees
 from runtime.paths import write_atomically
 
 TYPE_CHECKING = False
@@ -192,7 +192,7 @@ class Mounting:
             if data.exists():
                 return
             fresh = home / "new"
-            shutil.rmtree(fresh, ignore_errors=True)  # a crash left it
+            trees.remove(fresh, ignore_errors=True)  # a crash left it
             fresh.mkdir(mode=0o755)
             if origin is not None:
                 root = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

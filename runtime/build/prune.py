@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime.build.cache import LIMIT, Cache, Step, surplus
 from runtime.build.workspace import DIRECTORY
+from runtime.linux import trees
 from runtime.paths import Paths
 
 #: The part of the file system that the cache may have: with LIMIT, the smaller of both.
@@ -45,7 +45,7 @@ def prune(
         _mounts(paths.root / DIRECTORY / "git", before)
         if before is None:
             for name in ("sums", "recipes"):
-                shutil.rmtree(paths.root / DIRECTORY / name, ignore_errors=True)
+                trees.remove(paths.root / DIRECTORY / name, ignore_errors=True)
     gone = surplus(cache.steps(), limit=limit, before=before)
     cache.remove(gone)
     return gone, mounts
@@ -57,7 +57,7 @@ def _mounts(parent: Path, before: float | None) -> list[str]:
         place = parent / name
         if before is not None and place.stat().st_mtime >= before:
             continue
-        if _alone(place, lambda place=place: shutil.rmtree(place, ignore_errors=True)):  # type: ignore[misc]
+        if _alone(place, lambda place=place: trees.remove(place, ignore_errors=True)):  # type: ignore[misc]
             removed.append(name)
     return removed
 

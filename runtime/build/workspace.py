@@ -13,7 +13,6 @@ import fcntl
 import itertools
 import os
 import secrets
-import shutil
 import stat
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faults import faults
+from runtime.linux import trees
 from runtime.paths import Paths
 
 LOCK = "lock"
@@ -138,7 +138,7 @@ class Workspace:
         for fd in self._bases.values():
             os.close(fd)
         self._bases.clear()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        trees.remove(self.directory, ignore_errors=True)
         os.close(self._lock)
         self._lock = -1
 

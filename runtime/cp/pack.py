@@ -84,7 +84,9 @@ class Packer:
                         self._entry(found, inner)
                         continue
                     if len(stack) >= MAX_DEPTH:
-                        raise OSError(errno.ELOOP, f"more than {MAX_DEPTH} directories in each other", inner)
+                        raise OSError(
+                            errno.ELOOP, f"more than {MAX_DEPTH} directories in each other", inner[:200]
+                        )
                     below = os.open(
                         b"%d" % found, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fds
                     )

@@ -379,4 +379,6 @@ def _changed(path: bytes) -> str:
 
 
 def show(path: bytes) -> str:
-    return repr(os.fsdecode(path.rstrip(b"/") or b"/"))
+    """Of a path that is longer than people read, the beginning."""
+    path = path.rstrip(b"/") or b"/"
+    return repr(os.fsdecode(path[:200])) + ("..." if len(path) > 200 else "")

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -35,7 +34,7 @@ from runtime.images.manifests import (
     parse_config,
     parse_manifest,
 )
-from runtime.linux import libc
+from runtime.linux import libc, trees
 from specs.values import ImageRef
 
 COMPOSE_SCHEMA = """
@@ -160,7 +159,7 @@ class Composer:
                 os.rename(upper, final)
                 sync_directory(self._layers.directory)
                 return
-        shutil.rmtree(upper)
+        trees.remove(upper)
 
     def _chain(self, top: str) -> list[str]:
         """Chain ids down from `top`. Fault layer-invalid where the store does not know what is below."""
@@ -379,7 +378,7 @@ def _locked(layers: LayerStore, chain_id: str) -> Iterator[None]:
                 try:
                     yield
                 finally:
-                    shutil.rmtree(hidden)
+                    trees.remove(hidden)
                 return
         finally:
             os.close(fd)

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from typing import Any
 
 from runtime.faults import Fault, faults
 from runtime.images.blobs import sync_directory
-from runtime.linux import libc
+from runtime.linux import libc, trees
 
 PIPE_SIZE = 1024 * 1024  # bytes; what an unprivileged pipe may have (fs.pipe-max-size)
 MAX_REPORT = 64 * 1024  # bytes that a worker may say
@@ -110,7 +109,7 @@ class LayerStore:
                     if not _is_still(fd, temporary):
                         continue
                     if final.exists() or os.listdir(temporary):
-                        shutil.rmtree(temporary)
+                        trees.remove(temporary)
                         continue
                     return self._make(job, subject, fd, temporary, final)
                 finally:
@@ -124,7 +123,7 @@ class LayerStore:
             os.rename(temporary, final)
             sync_directory(self.directory)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            trees.remove(temporary, ignore_errors=True)
             raise
         return size
 
@@ -159,7 +158,7 @@ class LayerStore:
                 self._run(job, subject, temporary)
                 yield temporary
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                trees.remove(temporary, ignore_errors=True)
                 os.close(fd)
 
     def set_aside(self, chain_id: str) -> None:
@@ -177,7 +176,7 @@ class LayerStore:
         for name in os.listdir(self._rotten) if self._rotten.exists() else ():
             layer, boot = name.split(".")[:2]
             if boot != _boot() or f"sha256:{layer}" not in mounted:
-                shutil.rmtree(self._rotten / name, ignore_errors=True)
+                trees.remove(self._rotten / name, ignore_errors=True)
 
     def hide(self, chain_id: str) -> Path | None:
         """Out of sight at once, under a name that nothing else ever has, for `discard`; None: it is not here.
@@ -192,7 +191,7 @@ class LayerStore:
     @staticmethod
     def discard(hidden: Path) -> None:
         """Off the disk, which may take as long as there are many files."""
-        shutil.rmtree(hidden, ignore_errors=True)
+        trees.remove(hidden, ignore_errors=True)
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half-unpacked and nobody is working on."""
@@ -207,7 +206,7 @@ class LayerStore:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                trees.remove(path, ignore_errors=True)
                 removed.append(f"half-unpacked layer {name[1:13]}")
             except BlockingIOError:
                 pass

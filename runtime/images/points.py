@@ -10,14 +10,13 @@ attributes, since the topmost of several counts (Documentation/filesystems/overl
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 from runtime.images.lowers import Found, Lowers
-from runtime.linux import overlay
+from runtime.linux import overlay, trees
 from runtime.metadata import copy_metadata
 from runtime.paths import beside
 
@@ -59,20 +58,20 @@ class Points:
         with suppress(FileNotFoundError):
             for name in os.listdir(self._directory):
                 if name not in kept:
-                    shutil.rmtree(self._directory / name, ignore_errors=True)
+                    trees.remove(self._directory / name, ignore_errors=True)
                     self._known.pop(name, None)
 
     def _make(self, place: Path, layers: Sequence[Path]) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         new = beside(place)
-        shutil.rmtree(new, ignore_errors=True)
+        trees.remove(new, ignore_errors=True)
         try:
             with closing(Lowers(-1, [str(layer) for layer in reversed(layers)])) as below:
                 _directory(os.fsencode(new), below.lookup(b""))
                 _fill(os.fsencode(new), below)
             os.rename(new, place)
         except OSError:
-            shutil.rmtree(new, ignore_errors=True)
+            trees.remove(new, ignore_errors=True)
             if not place.is_dir():  # another one was faster
                 raise
 

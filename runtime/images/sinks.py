@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from typing import BinaryIO, Protocol
 from runtime.images.blobs import CHUNK
 from runtime.images.tarstream import DIRECTORY, FILE
 from runtime.images.tarwriter import END, header, padding
-from runtime.linux import libc
+from runtime.linux import libc, trees
 from runtime.paths import beside
 
 
@@ -146,7 +145,7 @@ def written_folder(path: Path) -> Iterator[Path]:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     try:
         if temporary.is_dir():  # a crash left it
-            shutil.rmtree(temporary)
+            trees.remove(temporary)
         temporary.mkdir()
         yield temporary
         fd = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -156,5 +155,5 @@ def written_folder(path: Path) -> Iterator[Path]:
             os.close(fd)
         os.rename(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        trees.remove(temporary, ignore_errors=True)
         raise

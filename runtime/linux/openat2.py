@@ -12,7 +12,10 @@ import stat
 
 from runtime.linux import libc
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 _MAX_TRIES = 10
 #: Links to nothing followed in one path, as many as the kernel follows: path_resolution(7).
@@ -27,7 +30,16 @@ class OpenHow(ctypes.Structure):
 
 def open_in_root(rootfd: int, path: str, flags: int, mode: int = 0) -> int:
     """Open `path` as if `rootfd` were the root directory. Magic links of /proc are never followed."""
-    how = OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return _open(rootfd, path, flags, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def open_beneath(fd: int, path: str, flags: int) -> int:
+    """Open what is below the directory `fd`, by no link and within its mount: OSError ELOOP, EXDEV."""
+    return _open(fd, path, flags, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
+
+
+def _open(rootfd: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for attempt in range(_MAX_TRIES):
         try:
             return libc.syscall(

@@ -90,9 +90,9 @@ def _forget_volatile(work: StrPath) -> None:
     nothing that lasts, and was taken down by us: what is there can be used."""
     mark = os.path.join(work, "work", "incompat", "volatile")
     if os.path.isdir(mark):
-        import shutil
+        from runtime.linux import trees
 
-        shutil.rmtree(mark)
+        trees.remove(mark)
 
 
 def _mount_one_by_one(

@@ -11,6 +11,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from runtime.linux import trees
+
 ENFORCE = Path("/sys/fs/selinux/enforce")
 _XATTR = "security.selinux"
 _TYPE = "system_u:object_r:container_file_t:s0"
@@ -39,16 +41,18 @@ def label(owner: str) -> str:
 
 
 def relabel(path: str, text: str) -> None:
-    """Give `path`, and all below it on the same file system, this label. OSError(EPERM) for a directory of
+    """Give `path`, and all below it but what is mounted there, this label. OSError(EPERM) for a directory of
     the system; file systems without labels are left as they are."""
     if os.path.realpath(path) in PROTECTED:
         raise OSError(errno.EPERM, "a directory of the system is not relabelled", path)
-    _set(path, text, follow=True)
-    device = os.stat(path).st_dev
-    for directory, names, files in os.walk(path):
-        for name in (*names, *files):
-            _set(os.path.join(directory, name), text)
-        names[:] = [name for name in names if os.lstat(os.path.join(directory, name)).st_dev == device]
+    if not os.path.isdir(path):
+        _set(path, text, follow=True)
+    else:
+        for directory, names in trees.walk(os.path.realpath(path)):
+            place = f"/proc/self/fd/{directory}"
+            _set(place, text, follow=True)
+            for name in names:
+                _set(f"{place}/{name}", text)
 
 
 def _set(path: str, text: str, *, follow: bool = False) -> None:

@@ -11,14 +11,16 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.faults import Fault, faults
-from runtime.linux import mounts, quota
+from runtime.linux import mounts, quota, trees
 from specs.volumes import Backing
 
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: Seconds for a mount, and for making a file system; a server that does not answer is tried again later.
 MOUNT_TIMEOUT = 60.0
 MKFS_TIMEOUT = 300.0
@@ -169,9 +171,7 @@ def limit(home: Path, size: int, name: str) -> None:
         quota.set_limit(fd, project, size)
         if quota.project_of(fd) != project:
             quota.set_project(fd, project)
-            for entry in os.scandir(home):  # made before the directory had its project
-                if entry.is_dir(follow_symlinks=False):
-                    _adopt(entry.path, project)
+            _adopt(home, project)
     except OSError as error:
         cause = f"the file system of {home.parent} has no project quotas ({error.strerror})".lower()
         hint = 'mount it with prjquota, or write loop = "ext4"'
@@ -212,12 +212,18 @@ def _free_project(fd: int, home: Path) -> int:
     raise OSError(errno.ENOSPC, f"no free project after {_TRIES} tries")
 
 
-def _adopt(path: str, project: int) -> None:
-    """What is there already counts, too."""
-    for directory, _, files in os.walk(path):
-        regular = (f"{directory}/{name}" for name in files if os.path.isfile(f"{directory}/{name}"))
-        for entry in (directory, *(name for name in regular if not os.path.islink(name))):
-            fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _adopt(home: Path, project: int) -> None:
+    """What was made before the directory had its project counts, too, and nothing that a container shows
+    instead: a file of the host below a link."""
+    for directory, names in trees.walk(home):
+        quota.set_project(directory, project)
+        for name in names:
+            try:
+                if not stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode):
+                    continue
+                fd = os.open(name, _FILE, dir_fd=directory)
+            except FileNotFoundError:
+                continue
             try:
                 quota.set_project(fd, project)
             finally:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 
-from runtime.linux import openat2
+from runtime.linux import openat2, trees
 from runtime.metadata import copy_metadata, give_metadata
 
 _CHUNK = 16 * 1024 * 1024
@@ -21,8 +20,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def sync(path: Path) -> None:
-    """Everything below is on the disk afterwards: files first, then the directories that name them."""
-    for _, _, names, directory in os.fwalk(path, topdown=False):
+    """Everything below is on the disk afterwards."""
+    for directory, names in trees.walk(path):
         for name in names:
             if stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode):
                 fd = os.open(name, _READ | os.O_NONBLOCK, dir_fd=directory)
@@ -40,7 +39,7 @@ def remove(path: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
-        shutil.rmtree(path)
+        trees.remove(path)
     else:
         os.unlink(path)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from pathlib import Path
 
-from runtime.linux import openat2
+from runtime.linux import openat2, trees
 from runtime.metadata import give_metadata
 from runtime.volumes.copying import copy_tree, remove, sync
 
@@ -35,7 +34,7 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
             if not _copy_from_image(rootfs, target, copying):
                 return False
         except BaseException:
-            shutil.rmtree(copying, ignore_errors=True)  # a disk may be full of it
+            trees.remove(copying, ignore_errors=True)  # a disk may be full of it
             raise
         os.rename(copying, copied)
         whole = os.open(copied, _DIRECTORY)

@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import secrets
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.inside import clone_mount, same_process
-from runtime.linux import mounts, pidfd
+from runtime.linux import mounts, pidfd, trees
 from runtime.paths import Paths
 from runtime.usage import tree_size
 from runtime.volumes import backing as backings
@@ -195,7 +194,10 @@ class Volumes:
     def _discard(self, aside: Path) -> None:
         """Another process may be at it, too."""
         while aside.exists():
-            shutil.rmtree(aside, onerror=_unless_gone)
+            try:
+                trees.remove(aside)
+            except FileNotFoundError:
+                pass
         _remove_if_empty(aside.parent)
 
     # ------------------------------------------------------------ anonymous volumes

@@ -1,0 +1,158 @@
+"""Directory trees of any depth, that change meanwhile, and with mounts in them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.linux import mounts, trees
+
+#: More than Python calls itself, and more than a path of four bytes a level has room for.
+DEPTH = 3000
+
+
+def dig(top: Path, depth: int = DEPTH, name: str = "deep") -> None:
+    """A chain of directories, each with a file of three bytes in it, but for the first one."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+        file = os.open("file", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
+        os.write(file, b"abc")
+        os.close(file)
+    os.close(fd)
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Iterator[Path]:
+    top = tmp_path / "top"
+    top.mkdir()
+    yield top
+    if top.exists():
+        trees.remove(top)
+
+
+def test_every_directory_of_a_deep_tree_is_seen(top: Path) -> None:
+    dig(top)
+    (top / "side").mkdir()
+    os.symlink("/etc", top / "link")
+    held = len(os.listdir("/proc/self/fd"))
+    seen, most = [], 0
+    for fd, names in trees.walk(top):
+        most = max(most, len(os.listdir("/proc/self/fd")))
+        seen.append(sorted(names))
+        assert all(os.stat(name, dir_fd=fd, follow_symlinks=False) for name in names)
+    assert seen[0] == ["link"]
+    assert seen.count(["file"]) == DEPTH and seen.count([]) == 1
+    assert most <= held + 2
+    assert len(os.listdir("/proc/self/fd")) == held
+
+
+def test_a_deep_tree_is_removed(top: Path) -> None:
+    dig(top)
+    dig(top / "deep", name="second")
+    outside = top.with_name("outside")
+    outside.write_text("stays")
+    os.symlink(outside, top / "link")
+    os.mkfifo(top / "pipe")
+    held = len(os.listdir("/proc/self/fd"))
+    trees.remove(top)
+    assert not top.exists()
+    assert outside.read_text() == "stays"
+    assert len(os.listdir("/proc/self/fd")) == held
+    with pytest.raises(FileNotFoundError):
+        trees.remove(top)
+    trees.remove(top, ignore_errors=True)
+
+
+def test_a_link_is_not_followed_to_what_is_to_be_removed(top: Path) -> None:
+    (top / "kept").mkdir()
+    link = top.with_name("link")
+    os.symlink(top, link)
+    with pytest.raises(NotADirectoryError):
+        trees.remove(link)
+    assert (top / "kept").exists()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
+@pytest.mark.parametrize("ignore_errors", [False, True])
+def test_what_is_mounted_stays_and_the_rest_goes(top: Path, ignore_errors: bool) -> None:
+    """A bind mount has the device of the tree it is in."""
+    other = top.with_name("other")
+    other.mkdir()
+    (other / "kept").write_text("kept")
+    for name in ("a/b", "a/mounted", "z/y"):
+        (top / name).mkdir(parents=True)
+        (top / name / "file").touch()
+    mounts.bind(other, top / "a/mounted")
+    try:
+        assert sum(len(names) for _, names in trees.walk(top)) == 2
+        if ignore_errors:
+            trees.remove(top, ignore_errors=True)
+        else:
+            with pytest.raises(OSError) as caught:
+                trees.remove(top)
+            assert caught.value.errno == errno.EBUSY
+        assert (other / "kept").read_text() == "kept"
+        assert os.listdir(top) == ["a"] and os.listdir(top / "a") == ["mounted"]
+    finally:
+        mounts.unmount(top / "a/mounted")
+
+
+def test_two_that_remove_one_tree_both_succeed(top: Path) -> None:
+    for number in range(50):
+        (top / f"{number}/a/b").mkdir(parents=True)
+        (top / f"{number}/a/b/file").touch()
+    errors: list[OSError] = []
+
+    def run() -> None:
+        try:
+            trees.remove(top)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not top.exists()
+    assert all(isinstance(error, FileNotFoundError) for error in errors)
+
+
+def test_a_directory_that_is_moved_out_of_the_tree_leads_nobody_out(top: Path) -> None:
+    """`..` of it is another directory then, of which nothing is touched."""
+    outside = top.with_name("outside")
+    (outside / "precious").mkdir(parents=True)
+    (top / "a/b/c").mkdir(parents=True)
+    steps = trees.walk(top)
+    while not os.readlink(f"/proc/self/fd/{next(steps)[0]}").endswith("/c"):
+        pass
+    os.rename(top / "a/b", outside / "b")
+    os.rename(outside / "b/c", outside / "c")
+    with pytest.raises(OSError) as caught:
+        next(steps)
+    assert caught.value.errno == errno.ESTALE
+    assert (outside / "precious").exists()
+
+
+def test_a_directory_that_became_a_link_is_not_entered(top: Path) -> None:
+    outside = top.with_name("outside")
+    outside.mkdir()
+    (outside / "file").touch()
+    (top / "a").mkdir()
+    (top / "a/inner").touch()
+    steps = trees.walk(top)
+    next(steps)
+    shutil.rmtree(top / "a")
+    os.symlink(outside, top / "a")
+    assert list(steps) == []
