@@ -7,6 +7,7 @@ while that is unchanged, the file is not read again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from runtime.build import places
 from runtime.build.watch import settled
+from runtime.images.changes import MAX_DEPTH
 from runtime.paths import write_atomically
 
 TYPE_CHECKING = False
@@ -45,7 +47,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def walk(root: int, start: str, seen: Filter | None = None, watch: Watch | None = None) -> list[Entry]:
     """Everything below the directory `start`, parents first, names in order; paths are relative to `start`.
     A directory that is excluded is there for what is in it and not excluded. `watch` is told all of them, and
-    where it was looked for more."""
+    where it was looked for more. OSError ELOOP for one that is deeper than a layer may be."""
     found: list[Entry] = []
     noted = {} if watch is None else watch.seen
     _walk(places.open_directory(root, start), start, "", seen, found, noted)
@@ -74,6 +76,9 @@ def _walk(
             found.append((below + name, status))
             noted[above + name] = status
             if folder:
+                if path.count("/") >= MAX_DEPTH:
+                    cause = f"more than {MAX_DEPTH} directories in each other; .dockerignore leaves out"
+                    raise OSError(errno.ELOOP, cause, f"{above[:100]}...")
                 before = len(found)
                 _walk(_enter(name, directory), above + name, below + name, seen, found, noted)
                 if hidden and len(found) == before:

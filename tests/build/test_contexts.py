@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from runtime.linux.trees import remove
 from tests.build import trees
 from tests.build.cases import archive
 from tests.build.engines import Built, Engine, Stead
 from tests.build.workshop import Workshop
+from tests.deep import dig
 
 pytestmark = pytest.mark.root
 
@@ -134,6 +136,23 @@ def test_a_named_context_takes_the_place_of_an_image_and_of_a_stage(shop: Worksh
 def test_a_context_that_is_not_there_is_said(shop: Workshop) -> None:
     done = shop.engine.stead("build", "-t", "never", str(shop.context / "none"))
     assert done.code == 1 and "none" in done.output and "Traceback" not in done.output
+
+
+def test_what_is_too_deep_for_a_layer_is_said_with_its_place_unless_it_is_left_out(shop: Workshop) -> None:
+    (shop.context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    (shop.context / "a").write_text("a")
+    dig(shop.context, 3000, "d")
+    try:
+        done = shop.engine.stead("build", "-t", "deep", str(shop.context))
+        assert done.code == 1
+        assert "Dockerfile:2:1: COPY . /: more than 256 directories in each other" in done.output
+        assert "Traceback" not in done.output
+        (shop.context / ".dockerignore").write_text("d\nDockerfile\n.dockerignore\n")
+        done = shop.engine.stead("build", "-t", "deep", str(shop.context))
+        assert done.code == 0, done.output
+        assert files(shop, "deep") == {"a": "a"}
+    finally:
+        remove(shop.context)
 
 
 def test_a_link_to_a_context_is_that_context(shop: Workshop, tmp_path: Path) -> None:

@@ -12,23 +12,10 @@ from pathlib import Path
 import pytest
 
 from runtime.linux import mounts, trees
+from tests.deep import dig
 
 #: More than Python calls itself, and more than a path of four bytes a level has room for.
 DEPTH = 3000
-
-
-def dig(top: Path, depth: int = DEPTH, name: str = "deep") -> None:
-    """A chain of directories, each with a file of three bytes in it, but for the first one."""
-    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    for _ in range(depth):
-        os.mkdir(name, dir_fd=fd)
-        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
-        os.close(fd)
-        fd = below
-        file = os.open("file", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
-        os.write(file, b"abc")
-        os.close(file)
-    os.close(fd)
 
 
 @pytest.fixture
@@ -41,7 +28,7 @@ def top(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_every_directory_of_a_deep_tree_is_seen(top: Path) -> None:
-    dig(top)
+    dig(top, DEPTH)
     (top / "side").mkdir()
     os.symlink("/etc", top / "link")
     held = len(os.listdir("/proc/self/fd"))
@@ -57,8 +44,8 @@ def test_every_directory_of_a_deep_tree_is_seen(top: Path) -> None:
 
 
 def test_a_deep_tree_is_removed(top: Path) -> None:
-    dig(top)
-    dig(top / "deep", name="second")
+    dig(top, DEPTH)
+    dig(top / "deep", DEPTH, "second")
     outside = top.with_name("outside")
     outside.write_text("stays")
     os.symlink(outside, top / "link")
