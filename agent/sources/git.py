@@ -39,7 +39,7 @@ from runtime.linux import libc, trees
 
 TIMEOUT = 300.0  # s for one git command
 MAX_TREE_BYTES = 256 << 20  # of a commit's whole tree, checked out for relative bind mounts
-MAX_TREE_ENTRIES = 100_000
+MAX_TREE_ENTRIES, MAX_TREE_DEPTH = 100_000, 256
 LOCAL_POLL = 1.0  # s between two looks at a repository on this machine
 RETRY = 5.0  # s after a failure, doubled up to the interval (at least 60 s)
 
@@ -447,6 +447,8 @@ def unpack(tar: tarfile.TarFile, target: Path) -> dict[str, bytes]:
         parts = Path(member.name).parts
         if member.name.startswith("/") or ".." in parts:
             raise GitFailed(f"cannot read {member.name}: the name leaves the tree")
+        if len(parts) > MAX_TREE_DEPTH:
+            raise GitFailed(f"cannot read {member.name[:100]}...: deeper than {MAX_TREE_DEPTH} directories")
         path = target / member.name
         if member.isdir():
             path.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -13,6 +13,7 @@ import pytest
 
 from agent.sources.git import GitFailed, GitSettings, GitSource, unpack
 from agent.sources.revision import Failure
+from runtime.linux.trees import remove
 from tests.kernel.test_sources import checkout, commit, follow
 
 
@@ -98,6 +99,35 @@ def test_nothing_is_made_below_a_link_of_a_tree(tmp_path: Path) -> None:
     with tarfile.open(fileobj=data) as tar, pytest.raises(GitFailed, match="below a link"):
         unpack(tar, tmp_path / "tree")
     assert os.listdir(outside) == []
+
+
+def test_a_tree_that_is_too_deep_is_refused_until_it_is_mended(tmp_path: Path) -> None:
+    """As deep as paths are long: a level for two bytes."""
+    work = checkout(tmp_path)
+    commit(work, {"a.toml": "one"})
+    fd = os.open(work, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    commit(work, {"b.toml": "two"})
+
+    def act(take: Callable[..., Any]) -> None:
+        found = take()
+        assert isinstance(found, Failure) and "deeper than 256 directories" in found.text
+        assert len(found.text) < 300
+        remove(work / "d")
+        commit(work, {"b.toml": "three"})
+        assert take().files == {"a.toml": b"one", "b.toml": b"three"}
+
+    try:
+        follow(GitSource(GitSettings(str(work)), tmp_path / "mine"), act)
+    finally:
+        if (work / "d").exists():
+            remove(work / "d")
 
 
 def test_a_tree_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
