@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.database import TIMEOUT, from_sqlite, roll_back, write_ahead
+from runtime.database import TIMEOUT, check, from_sqlite, put_aside, roll_back, write_ahead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # readers (history, explain) need no planner
@@ -126,13 +126,11 @@ class Journal:
         self._path = path
         self.trouble = ""
         try:
-            self._connection = connect(path)
+            self._connection = connect(path, whole=True)
         except sqlite3.OperationalError as error:
             raise from_sqlite(error, "open journal", str(path)) from error
         except sqlite3.DatabaseError:  # damaged: nothing depends on it, so begin a new one
-            path.replace(path.with_suffix(".damaged"))
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            put_aside(path)
             self._connection = connect(path)
         running = "UPDATE actions SET result = 'interrupted' WHERE result = 'running'"
         self.write(lambda connection: connection.execute(running))
@@ -284,12 +282,15 @@ class Journal:
             return _remembered(self._connection, kind)
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, *, whole: bool = False) -> sqlite3.Connection:
+    """`whole`: raises sqlite3.DatabaseError, too, when only a part of it is damaged."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=TIMEOUT, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
         write_ahead(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        if whole:
+            check(connection)
         if MADE - {row["name"] for row in connection.execute("SELECT name FROM sqlite_master")}:
             connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA};COMMIT;")  # a reader sees all tables, or none
     except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, replace
+from typing import TypeVar
 
 from agent.clock import Clock
 from agent.execute import Outcome
@@ -19,6 +20,7 @@ LOOK, BUILT, COLLECTED = "look", "built", "collected"
 
 
 Remembered = Callable[[str], Mapping[str, tuple[str, float]]]
+T = TypeVar("T")
 
 
 def recall(remembered: Remembered, clock: Clock, memory: Memory) -> Memory:
@@ -29,11 +31,22 @@ def recall(remembered: Remembered, clock: Clock, memory: Memory) -> Memory:
         return monotonic - max(0.0, now - at)
 
     looks = {name: Look(when(at), digest) for name, (digest, at) in remembered(LOOK).items()}
-    built = {name: Built(*json.loads(value)) for name, (value, _) in remembered(BUILT).items()}
-    backups = {name: Backup(*json.loads(value)) for name, (value, _) in remembered(BACKUP).items()}
+    built = _read(Built, remembered(BUILT))
+    backups = _read(Backup, remembered(BACKUP))
     collected = [when(at) for _, at in remembered(COLLECTED).values()]
     memory = replace(memory, looks=looks, built=built, backups=backups)
     return replace(memory, collected=max(collected, default=None))
+
+
+def _read(kind: type[T], kept: Mapping[str, tuple[str, float]]) -> dict[str, T]:
+    """What no release can read any more is left out."""
+    found = {}
+    for name, (value, _) in kept.items():
+        try:
+            found[name] = kind(*json.loads(value))
+        except (ValueError, TypeError):
+            continue
+    return found
 
 
 def keep(journal: Journal, clock: Clock, memory: Memory, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ command returns; a version that cannot be written down is kept in memory, and `t
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.planner.updates import Key, Order, Orders, Pin, Spec, Version
-from runtime.database import TIMEOUT, from_sqlite, roll_back, write_ahead
+from runtime.database import TIMEOUT, check, from_sqlite, put_aside, roll_back, write_ahead
 from runtime.faults import Fault
 from runtime.requests import decode, encode
+
+log = logging.getLogger("stead")
 
 #: newest layout that this release understands
 VERSION = 1
@@ -58,10 +61,9 @@ class Rollouts:
             self._connection = _connect(path)
         except sqlite3.OperationalError as error:
             raise from_sqlite(error, "open rollouts", str(path)) from error
-        except sqlite3.DatabaseError:  # damaged: begin a new one, as is done with the journal
-            path.replace(path.with_suffix(".damaged"))
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        except sqlite3.DatabaseError as error:  # begin a new one, as is done with the journal
+            put_aside(path)
+            log.error("rollouts were damaged (%s): what was ordered by hand is to be ordered again", error)
             self._connection = _connect(path)
         self._seen = -1
 
@@ -196,6 +198,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise Fault("database-invalid", "open rollouts", str(path), cause)
         write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
+        check(connection)
         if found < VERSION:  # who only opens the file does not write: its snapshot could be too old for that
             connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA};PRAGMA user_version={VERSION};COMMIT;")
         if path.stat().st_mode & 0o777 != 0o600:  # as it is on a read-only disk, who only looks needs no more
@@ -228,7 +231,7 @@ def _versions(connection: sqlite3.Connection) -> dict[str, tuple[Version, ...]]:
         service, number, source, key, revisions, at, good, standing, bad, bad_at, spec = row
         try:
             kept = decode(Spec, json.loads(spec))
-            named = Key(*json.loads(key))
+            named, ids = Key(*json.loads(key)), tuple(json.loads(revisions))
         except (ValueError, TypeError, KeyError):  # of a release that meant something else by it
             continue
         version = Version(
@@ -237,7 +240,7 @@ def _versions(connection: sqlite3.Connection) -> dict[str, tuple[Version, ...]]:
             named,
             kept,
             number,
-            tuple(json.loads(revisions)),
+            ids,
             at,
             bool(good),
             bool(standing),
@@ -255,9 +258,12 @@ def _orders(connection: sqlite3.Connection) -> Orders:
     for kind, name, at, who, reason, until, revision, key in connection.execute("SELECT * FROM orders"):
         if kind == SUSPEND:
             suspended[name] = Order(at, who, reason, until)
-        else:
+            continue
+        try:
             pin = Pin(at, who, reason, until, revision, Key(*json.loads(key)))
-            (pins if kind == PIN else sources)[name] = pin
+        except (ValueError, TypeError):  # as above
+            continue
+        (pins if kind == PIN else sources)[name] = pin
     approved = connection.execute("SELECT source, revision FROM approved")
     return Orders(suspended, pins, sources, frozenset((row[0], row[1]) for row in approved))
 

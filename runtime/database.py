@@ -179,6 +179,20 @@ def migrate(connection: sqlite3.Connection, schemas: tuple[str, ...]) -> None:
         raise
 
 
+def check(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError when a page is damaged: opening a file reads the first one only."""
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
+def put_aside(path: Path) -> None:
+    """A damaged file makes room for a new one, and is kept beside it for people to look at."""
+    path.replace(path.with_suffix(".damaged"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from agent.journal import Journal, read_actions
-from agent.planner.model import Cause, RemoveContainer, Step, Subject
+from agent.clock import SystemClock
+from agent.journal import BACKUP, Journal, read_actions
+from agent.planner.model import Cause, Memory, RemoveContainer, Step, Subject
+from agent.planner.updates import Key, Orders, Pin
+from agent.recall import recall
 from agent.rollouts import Rollouts
 from runtime.database import Database
 from runtime.faults import Fault
@@ -145,3 +149,52 @@ def test_a_journal_that_somebody_holds_is_not_called_damaged(
     with pytest.raises(Fault) as caught:
         read_actions(path)
     assert caught.value.code == "database-invalid"
+
+
+@pytest.mark.parametrize("table", ["actions", "jobs", "remembered", "runs_by_name"])
+def test_a_journal_of_which_one_page_is_damaged_is_put_aside(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "journal.db"
+    Journal(path).close()
+    damage(path, table)
+    journal = Journal(path)
+    journal.plan("anew", 1.0)
+    assert (tmp_path / "journal.damaged").exists() and not journal.trouble
+    journal.close()
+
+
+@pytest.mark.parametrize("table", ["versions", "orders", "approved"])
+def test_rollouts_of_which_one_page_is_damaged_are_put_aside(
+    tmp_path: Path, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rollouts.db"
+    Rollouts(path).close()
+    damage(path, table)
+    rollouts = Rollouts(path)
+    assert (tmp_path / "rollouts.damaged").exists() and rollouts.orders() == Orders()
+    assert "ordered again" in caplog.text
+    rollouts.close()
+
+
+def test_a_row_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    rollouts = Rollouts(tmp_path / "rollouts.db")
+    for name in ("s/good", "s/bad"):
+        rollouts.pin(name, Pin(1.0, "root", revision="r", key=Key("i", "a", "image")))
+    rollouts._connection.execute("UPDATE orders SET key = '[\"other\"]' WHERE name = 's/bad'")
+    assert list(rollouts.orders().pins) == ["s/good"]
+    rollouts.close()
+    journal = Journal(tmp_path / "journal.db")
+    journal.remember(BACKUP, "s/newer", json.dumps([1.0, 2.0, 3, "path", 0.0, 0.0, 0.0, "more"]), 1.0)
+    journal.remember(BACKUP, "s/ours", json.dumps([1.0, 2.0, 3, "path", 0.0, 0.0, 0.0]), 1.0)
+    assert list(recall(journal.remembered, SystemClock(), Memory()).backups) == ["s/ours"]
+    journal.close()
+
+
+def damage(path: Path, table: str) -> None:
+    """Fill its first page with what SQLite never writes."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
