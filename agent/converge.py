@@ -340,7 +340,7 @@ class Engine:
             self.memory = replace(self.memory, versions=seen.versions, watched=seen.watched)
         if self._rollouts is not None and seen.versions is not before:
             self._rollouts.keep(before, seen.versions)
-        for notice in versions.news(before, seen.versions):
+        for notice in versions.news(before, seen.versions, world.observed.image_ids):
             self.tally.notice(notice)
             if self._journal is not None:
                 about = {"source": notice.source, "revision": notice.revision, "instead": notice.instead}

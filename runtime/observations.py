@@ -200,6 +200,7 @@ class Observed:
     """One snapshot, read from kernel, disk and shims. All sources' things are in it."""
 
     images: Mapping[str, ObservedImage] = field(default_factory=dict)  # by every canonical reference
+    image_ids: frozenset[str] = frozenset()  # of every image, also of those that have no name
     networks: Mapping[str, ObservedNetwork] = field(default_factory=dict)
     volumes: Mapping[str, ObservedVolume] = field(default_factory=dict)
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)

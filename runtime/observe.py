@@ -155,6 +155,7 @@ class Observer:
         containers = {life.record.name: self._container(life, seen) for life in lives}
         return Observed(
             images=_by_reference(images, broken),
+            image_ids=frozenset(broken),
             networks={item.name: item for item in net.networks},
             volumes=self._observed_volumes(records, claims),
             containers=containers,

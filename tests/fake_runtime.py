@@ -128,6 +128,7 @@ class FakeRuntime(FakeWorld):
             by_id = {id: self._observed_image(id, sorted(names)) for id, names in images.items()}
             return Observed(
                 images={name: by_id[id] for name, id in self._images.items()},
+                image_ids=frozenset(self._ids),
                 networks={name: self._observed_network(n) for name, n in self._networks.items()},
                 volumes={name: self._observed_volume(v) for name, v in self._volumes.items()},
                 containers={name: self._observed_container(c) for name, c in self._containers.items()},

@@ -343,6 +343,9 @@ def _make(
     until the new one is ready (_retired)."""
     name = want.name
     after, waits = _prerequisites(source, want, ground)
+    if want.image_id and want.image_id not in world.observed.image_ids:
+        reason = f"waits for image {short(want.image_id)}, which it was made from, and which was removed"
+        waits = Blocked(Subject("container", name), reason, None, "image-not-found", source)
     if waits:
         replacing = "its replacement " if have else ""
         return Decision(

@@ -22,7 +22,7 @@ then its shim heals it, as long as it takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.planner.model import Memory, Subject, World
@@ -105,7 +105,7 @@ def _choice(world: World, asked: Choice, known: list[Version]) -> Choice:
             return replace(asked, version=version, pinned=source.who)
     if declared is None or not declared.bad or asked.wants[0].update.failure_action != "rollback":
         return asked
-    return replace(asked, version=before(known, declared))
+    return replace(asked, version=before(known, declared, world.observed.image_ids))
 
 
 def _of_revision(asked: Choice, known: list[Version], revision: str) -> Version | None:
@@ -115,10 +115,10 @@ def _of_revision(asked: Choice, known: list[Version], revision: str) -> Version 
     return next((v for v in reversed(ours) if v.key[:2] == (want.identity, want.adjustable)), None)
 
 
-def before(known: Iterable[Version], bad: Version) -> Version | None:
-    """What to go back to from `bad`."""
+def before(known: Iterable[Version], bad: Version, images: Collection[str]) -> Version | None:
+    """What to go back to from `bad`. Of one whose image is not among `images` (ids) nothing can be made."""
     others = [version for version in known if version.key != bad.key and not version.bad]
-    others.sort(key=lambda version: (version.good, version.at, version.number))
+    others.sort(key=lambda v: (v.key.image in images, v.good, v.at, v.number))
     return others[-1] if others else None
 
 
@@ -243,15 +243,19 @@ def _unhealthy(have: ObservedContainer) -> int:
     return dict(have.restart_reasons).get("unhealthy", 0)
 
 
-def news(before: Mapping[str, tuple[Version, ...]], after: Mapping[str, tuple[Version, ...]]) -> list[Notice]:
-    """What became of updates between two looks."""
+def news(
+    before: Mapping[str, tuple[Version, ...]],
+    after: Mapping[str, tuple[Version, ...]],
+    images: Collection[str],
+) -> list[Notice]:
+    """What became of updates between two looks, of which the later one saw `images` (ids)."""
     found: list[Notice] = []
     for service, known in after.items():
         last = {version.key: version for version in before.get(service, ())}
         for version in known:
             was = last.get(version.key)
             if version.bad and not (was is not None and was.bad):
-                found.append(_fell(known, version))
+                found.append(_fell(known, version, images))
             elif version.standing and was is not None and not was.standing and _is_newest(known, was):
                 found.append(Notice("updated", service, version.source, version.revision))
     return found
@@ -264,9 +268,9 @@ def _is_newest(known: tuple[Version, ...], version: Version) -> bool:
     return bool(others) and (last or all(other.bad_at < version.at for other in others))
 
 
-def _fell(known: tuple[Version, ...], bad: Version) -> Notice:
+def _fell(known: tuple[Version, ...], bad: Version, images: Collection[str]) -> Notice:
     action = bad.spec.containers[0].update.failure_action
-    good = before(known, bad)
+    good = before(known, bad, images)
     if action == "rollback" and good is not None:
         return Notice("rolled-back", bad.service, bad.source, bad.revision, good.revision, bad.bad)
     kind = "paused" if good is not None else "failed"

@@ -238,11 +238,38 @@ def rolled_back_to_an_image_whose_name_is_another_ones() -> Scene:
     return failed(scene)
 
 
+def rolled_back_past_an_image_that_is_gone() -> Scene:
+    """A person removed the image of the last good version: the one before it is better than nothing."""
+    scene = runs(1)
+    scene.runtime.put_image("busybox", "sha256:newer")
+    scene.plan()
+    scene = settle(scene.converge())
+    scene.runtime.put_image("busybox", "sha256:newest")
+    scene = change(scene, "green", 1)
+    scene.plan()
+    scene.converge()
+    scene.runtime._ids.discard("sha256:newer")
+    return failed(scene).converge()
+
+
 def pinned_by_hand() -> Scene:
     scene = change(runs(1), "green", 1).converge()
     scene = settle(scene)
     blue = next(version for version in scene.memory.versions["s/web"] if version.revision == "blue")
     scene.orders = Orders(pins={"s/web": Pin(1.0, "root", revision="blue", key=Key(*blue.key))})
+    return scene
+
+
+def pinned_by_hand_to_an_image_that_is_gone() -> Scene:
+    """What runs is not removed for it."""
+    scene = runs(1)
+    scene.runtime.put_image("busybox", "sha256:newer")
+    scene.plan()
+    scene = settle(scene.converge())
+    scene.plan()
+    old = scene.memory.versions["s/web"][0]
+    scene.orders = Orders(pins={"s/web": Pin(1.0, "root", revision="blue", key=old.key)})
+    scene.runtime._ids.discard(old.key.image)
     return scene
 
 
@@ -304,7 +331,9 @@ SCENES = [
     rollback_that_is_under_way,
     rollback_that_fails,
     rolled_back_to_an_image_whose_name_is_another_ones,
+    rolled_back_past_an_image_that_is_gone,
     pinned_by_hand,
+    pinned_by_hand_to_an_image_that_is_gone,
     pinned_by_hand_and_on_its_way,
     pinned_by_hand_and_at_fault,
     suspended_by_hand,
