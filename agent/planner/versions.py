@@ -3,7 +3,8 @@
 What is learned at each look, for the version V that is to be in force of a service (rollout.py replaces the
 containers; this file only judges):
 
-    all of its replicas are ready, and did well for `monitor`     V stands, is good, and is not bad any more
+    all of its replicas are ready, and did well for `monitor`,    V stands, is good, and is not bad any more
+    but for max_failure_ratio of them, which fail
     V does not stand yet, and more than max_failure_ratio of its
     replicas fail (failing() says what that is):
         failure_action rollback or pause                          V is bad
@@ -373,9 +374,11 @@ def _target(world: World, choice: Choice, wants: tuple[DesiredContainer, ...], v
         return version
     have = {want.name: world.observed.containers.get(want.name) for want in active}
     ours = {name: item for name, item in have.items() if item is not None and Key.of(item) == version.key}
-    if len(ours) == len(active) and all(settled(world, want, ours[want.name]) for want in active):
-        return replace(version, standing=True, good=True, bad="", bad_at=0.0, at=world.clock)
     action, ratio = wants[0].update.failure_action, wants[0].update.max_failure_ratio
+    others = [w for w in active if w.name not in ours or not settled(world, w, ours[w.name])]
+    tolerated = len(others) < len(active) and len(others) <= ratio * len(active)
+    if tolerated and all(failing(world, want, version.key) for want in others):  # none is on its way
+        return replace(version, standing=True, good=True, bad="", bad_at=0.0, at=world.clock)
     if choice.version is not None or version.bad or action == "continue":
         return version
     failed = [text for want in active if (text := failing(world, want, version.key))]

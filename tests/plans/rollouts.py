@@ -215,6 +215,16 @@ def update_of_which_one_may_fail() -> Scene:
     return failed(scene)
 
 
+def update_of_which_one_failed_and_another_one_later() -> Scene:
+    """It was done when the second one failed: that is no fault of the update any more."""
+    scene = update_of_which_one_may_fail()
+    for name in ("s/web-2", "s/web-3"):
+        scene.plan()
+        scene = settle(scene.converge(), name)
+    scene.plan()
+    return failed(scene, "s/web-2")
+
+
 def first_deployment_that_fails() -> Scene:
     scene = Scene(revisions={"s": "blue"}).want(replicas("blue", 1)).converge()
     return failed(scene)
@@ -327,6 +337,7 @@ SCENES = [
     update_that_is_paused_and_looked_at_by_a_new_agent,
     update_that_goes_on_all_the_same,
     update_of_which_one_may_fail,
+    update_of_which_one_failed_and_another_one_later,
     first_deployment_that_fails,
     rollback_that_is_under_way,
     rollback_that_fails,
