@@ -18,6 +18,7 @@ from specs.desired import (
     DesiredVolume,
     Limits,
     Place,
+    Restart,
     Update,
 )
 from specs.values import ImageRef, MountPoint, PortBinding, parse_ports
@@ -64,6 +65,8 @@ def container(
         "mounts": [str(m) for m in mounts],
         **{key: str(value) for key, value in extra.items()},
     }
+    if more.get("job") is not None:
+        more.setdefault("restart", Restart("no"))
     adjustable = {"memory": str(memory), "ports": [str(p) for p in bindings]}
     return DesiredContainer(
         name=name,

@@ -197,7 +197,7 @@ def _declared(
 ) -> Decision:
     if have is None:
         return _make(world, source, want, Cause("missing", "does not exist", want.place), None, ground)
-    if cause is not None and want.job is not None and have.phase in jobs.BUSY:
+    if cause is not None and want.job is not None and have.phase in jobs.BUSY and not jobs.is_service(have):
         found, waits = jobs.outlived(world, source, want, have, str(cause))
         decision = Decision(blocked=waits) if waits is not None else chain(world, *found)
         return replace(decision, next_look=jobs.next_look(world, want))
@@ -304,6 +304,8 @@ def _stale(world: World, want: DesiredContainer, have: ObservedContainer, ground
         return Cause("changed", text, want.place)
     if have.identity != want.identity and (holder := _holder(world, want)):
         return Cause("changed", f"{changes(have.facets, want.facets)} ({holder} has the address)", want.place)
+    if want.job is not None and jobs.is_service(have):
+        return Cause("changed", "is a job now", want.place)
     image = world.observed.images.get(want.image)
     id = want.image_id or (image.id if image is not None else "")
     if id and id != have.image_id:

@@ -83,6 +83,8 @@ def note(
             have = observed.containers.get(name)
             if want.job is None or (have is not None and have.source != source):
                 continue
+            if have is not None and is_service(have):
+                have = None  # it is to be replaced, and no run
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone, uptime)
             work.wanted = want.desired == "running" and not want.suspend and name not in observed.hand_stops
             found[name] = work.run(asked.get(name, ()), look=Subject("container", name) not in flying)
@@ -262,6 +264,11 @@ class _Note:
             self.job = replace(job, queue=(*queue, due))
         else:
             self._line(due, "skipped", text="another run had not ended")
+
+
+def is_service(have: ObservedContainer) -> bool:
+    """Whether it was made before its specs gave it a schedule: it need not come to an end by itself."""
+    return have.restart_policy in ("always", "unless-stopped", "on-failure")
 
 
 def _busy(have: ObservedContainer) -> bool:

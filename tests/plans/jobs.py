@@ -87,6 +87,19 @@ def job_that_runs_when_its_spec_changes() -> Scene:
     return running().want(desired("s", volume("s/data"), job("2")))
 
 
+def service_that_becomes_a_job() -> Scene:
+    """Its program need not come to an end: it is replaced at once, and the job is not due."""
+    service = container("s/job", env={"V": ""}, volumes={"s/data": "/data"}, line=4)
+    scene = Scene(clock=NOON).want(desired("s", volume("s/data"), service)).converge()
+    return look(scene.want(desired("s", volume("s/data"), job())), NOON + 5401)
+
+
+def service_that_became_a_job() -> Scene:
+    scene = service_that_becomes_a_job()
+    scene.converge()
+    return look(scene, NOON + 5402)
+
+
 def job_that_has_ended_when_its_spec_changed() -> Scene:
     scene = job_that_runs_when_its_spec_changes()
     scene.runtime.exit("s/job", 0)
@@ -122,6 +135,8 @@ SCENES = [
     job_that_takes_too_long,
     job_that_gives_way_to_its_next_run,
     job_that_runs_when_its_spec_changes,
+    service_that_becomes_a_job,
+    service_that_became_a_job,
     job_that_has_ended_when_its_spec_changed,
     job_that_runs_while_its_dependency_is_restarted,
     job_that_was_lost,
