@@ -137,7 +137,7 @@ def _suspended(world: World, name: str, source: str, want: DesiredContainer | No
     reason = suspension(world.orders, want, name, source, world.clock)
     if not reason:
         return None
-    end = suspended_until(world.orders, world.clock)
+    end = suspended_until(world.orders, want, name, source, world.clock)
     until = None if end is None else world.now + end - world.clock
     return Blocked(Subject("container", name), reason, until, "suspended", source)
 

@@ -133,20 +133,28 @@ NONE = Orders()
 
 def suspension(orders: Orders, want: DesiredContainer | None, name: str, source: str, clock: float) -> str:
     """Why nothing is done to container `name`, as a person ordered; empty when nobody did."""
-    project = want.project if want is not None else name.partition("/")[0]
-    service = want.service if want is not None else ""
-    for key in (name, service, project, f"source:{source}"):
-        order = orders.suspended.get(key) if key else None
-        if order is not None and order.holds(clock):
-            scope = "" if key in (name, service) else f" with all of {key.replace(':', ' ')}"
-            return f"suspended by {order.who}{scope}: {order.reason or 'no reason given'}"
+    for key, order in _suspensions(orders, want, name, source, clock):
+        scope = "" if "/" in key else f" with all of {key.replace(':', ' ')}"
+        return f"suspended by {order.who}{scope}: {order.reason or 'no reason given'}"
     return ""
 
 
-def suspended_until(orders: Orders, clock: float) -> float | None:
-    """When the next suspension ends by itself."""
-    ends = [o.until for o in orders.suspended.values() if o.until is not None and o.until > clock]
-    return min(ends, default=None)
+def suspended_until(
+    orders: Orders, want: DesiredContainer | None, name: str, source: str, clock: float
+) -> float | None:
+    """When the last suspension of container `name` ends by itself; None: it has none, or one does not."""
+    ends = [order.until for _, order in _suspensions(orders, want, name, source, clock)]
+    return None if None in ends else max((end for end in ends if end is not None), default=None)
+
+
+def _suspensions(
+    orders: Orders, want: DesiredContainer | None, name: str, source: str, clock: float
+) -> list[tuple[str, Order]]:
+    """Those that hold, the narrowest first."""
+    project = want.project if want is not None else name.partition("/")[0]
+    service = want.service if want is not None else ""
+    found = [(key, orders.suspended.get(key)) for key in (name, service, project, f"source:{source}") if key]
+    return [(key, order) for key, order in found if order is not None and order.holds(clock)]
 
 
 def images_of_rollbacks(versions: Mapping[str, tuple[Version, ...]], orders: Orders) -> frozenset[str]:

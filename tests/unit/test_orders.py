@@ -13,7 +13,7 @@ from agent.cli.rollouts import naming, rollback
 from agent.desired import HISTORY, Shelf
 from agent.loop import Agent
 from agent.planner.guard import Guard, approved, held
-from agent.planner.updates import Key, Order, Orders, Spec, Version, suspension
+from agent.planner.updates import Key, Order, Orders, Spec, Version, suspended_until, suspension
 from agent.rollouts import opened
 from agent.sources.revision import Revision
 from agent.view import View
@@ -343,3 +343,33 @@ def test_a_suspension_is_of_a_container_a_project_or_a_source_and_ends() -> None
         assert "why" in suspension(orders, one, one.name, "git", 9.0)
         assert not suspension(orders, one, one.name, "git", 10.0)
         assert not suspension(orders, container("other/web"), "other/web", "dir", 9.0)
+
+
+def test_a_suspension_that_lasts_for_no_time_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = ["--root", str(tmp_path / "root"), "--run", str(tmp_path / "run")]
+    assert main([*roots, "suspend", "source:a", "--for", "0s"]) == 2
+    assert "--for is 0s: say how long" in capsys.readouterr().err
+
+
+def test_a_suspended_container_goes_on_when_the_last_of_its_own_suspensions_ends() -> None:
+    one = container("shop/web-1", service="shop/web")
+    ends = {"shop/web": 10.0, "source:git": 20.0, "other": 5.0}
+    orders = Orders(suspended={key: Order(0.0, "root", until=end) for key, end in ends.items()})
+    assert suspended_until(orders, one, one.name, "git", 1.0) == 20.0
+    assert suspended_until(orders, one, one.name, "dir", 1.0) == 10.0
+    assert suspended_until(orders, one, one.name, "dir", 11.0) is None
+    forever = Orders(suspended={**orders.suspended, "shop": Order(0.0, "root")})
+    assert suspended_until(forever, one, one.name, "git", 1.0) is None
+
+
+def test_what_is_resumed_after_its_suspension_ended_goes_on_since_then(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.paths.make()
+    with opened(house.paths.rollouts) as rollouts:
+        rollouts.suspend("shop/web", Order(0.0, "root", until=1.0))
+    assert stead(house, "resume", "shop/web") == 0
+    assert "its suspension had ended by itself" in capsys.readouterr().out
+    assert stead(house, "resume", "shop/web") == 1

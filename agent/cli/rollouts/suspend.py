@@ -27,9 +27,12 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         from specs.values import Duration
 
         try:
-            until = time.time() + float(Duration.parse(options.time))
+            lasts = float(Duration.parse(options.time))
         except ValueError as error:
             raise Problem(f"cannot read --for: {error}", 2) from error
+        if not lasts:
+            raise Problem("--for is 0s: say how long, or leave it out for until `stead resume`", 2)
+        until = time.time() + lasts
     with naming.opened(paths) as rollouts:
         key, called = naming.scope(paths, rollouts, options.name)
         rollouts.suspend(key, naming.order(options.reason, until))
