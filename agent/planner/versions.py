@@ -27,6 +27,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.planner.model import Memory, Subject, World
+from agent.planner.ownership import claims
 from agent.planner.updates import REVISIONS, VERSIONS, Key, Notice, Spec, Version, Watch
 from runtime.observations import Health, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredImage, Probe
@@ -82,10 +83,13 @@ def key_of(world: World, want: DesiredContainer) -> Key | None:
 
 
 def choices(world: World) -> dict[str, Choice]:
-    """By service, for every source that is planned."""
+    """By service, for every source that is planned; of a name that several of them declare, for the one that
+    it belongs to."""
     found: dict[str, Choice] = {}
     for source, desired in sorted(world.desired.items()):
         for service, wants in services(desired).items():
+            if service in found and claims(world, "container")[0].get(wants[0].name) != source:
+                continue
             known = [v for v in world.memory.versions.get(service, ()) if v.source == source]
             key = key_of(world, wants[0])
             declared = next((version for version in known if version.key == key), None)

@@ -131,6 +131,13 @@ def update_that_is_rolled_back() -> Scene:
     return failed(rollout_waits_for_what_is_on_its_way())
 
 
+def update_of_a_name_that_another_source_declares_too() -> Scene:
+    """It is rolled back all the same: the name is not that source's."""
+    scene = runs(1)
+    scene.want(desired("z", replace(replicas("red", 1).containers["s/web-1"], place=None)))
+    return failed(change(scene, "green", 1).converge())
+
+
 def update_that_was_rolled_back() -> Scene:
     return settle(update_that_is_rolled_back().converge())
 
@@ -325,6 +332,7 @@ SCENES = [
     rollout_after_a_reboot,
     rollout_passes_by_what_is_stopped,
     update_that_is_rolled_back,
+    update_of_a_name_that_another_source_declares_too,
     update_that_was_rolled_back,
     update_that_was_rolled_back_comes_again,
     update_that_was_corrected,
