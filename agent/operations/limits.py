@@ -50,7 +50,11 @@ def _changed(record: ContainerRecord, before: ContainerRequest, table: Mapping[s
         raise Fault(fault.code, "update container", record.name, fault.cause, fault.hint) from None
     limits = replace(before.limits, **{key: getattr(parsed.limits, key) for key in KEYS})
     _check(limits, record)
-    return replace(before, limits=limits, restart=parsed.restart if "restart" in table else before.restart)
+    restart = parsed.restart if "restart" in table else before.restart
+    if before.auto_remove and restart.policy != "no":  # as `run --rm --restart` is refused
+        cause = f"it is removed when it has ended (--rm): it cannot have the restart policy {restart.policy}"
+        raise Fault("request-invalid", "update container", record.name, cause)
+    return replace(before, limits=limits, restart=restart)
 
 
 def _check(limits: LimitsRequest, record: ContainerRecord) -> None:

@@ -147,6 +147,15 @@ def test_cp_of_a_directory_goes_into_one_that_is_there_and_becomes_one_that_is_n
     assert (tmp_path / "file").read_text() == "seed\n" and (tmp_path / "deep").is_dir()
 
 
+@pytest.mark.differs("an empty path is its working directory", "podman")
+def test_cp_takes_no_empty_path_of_a_container(engine: Engine, name: str, tmp_path: Path) -> None:
+    engine.do("create", "--name", name, IMAGE, "true")
+    engine.fails("cp", f"{name}:", str(tmp_path / "out"), code=1)
+    (tmp_path / "file").write_text("")
+    engine.fails("cp", str(tmp_path / "file"), f"{name}:", code=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_cp_of_what_is_not_there_fails_on_both_sides(engine: Engine, box: str, tmp_path: Path) -> None:
     engine.fails("cp", f"{box}:/not/there", str(tmp_path))
     engine.fails("cp", str(tmp_path / "missing"), f"{box}:/tmp")

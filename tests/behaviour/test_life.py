@@ -266,6 +266,19 @@ def test_rm_and_a_restart_policy_exclude_each_other(engine: Engine) -> None:
     engine.fails("run", "--rm", "--restart", "always", IMAGE, "true", code=125)
 
 
+@pytest.mark.differs("podman 4 has no update --restart", "podman")
+def test_what_goes_with_its_end_gets_no_restart_policy_later(engine: Engine, name: str) -> None:
+    _run(engine, name, "exec sleep 1000", "--rm")
+    engine.fails("update", "--restart", "always", name, code=1)
+    assert engine.field(name, "{{.HostConfig.RestartPolicy.Name}}") == "no"
+
+
+@pytest.mark.differs("podman warns and looks", "podman")
+def test_attach_to_a_terminal_needs_one_here(engine: Engine, name: str) -> None:
+    _run(engine, name, "exec sleep 1000", "-i", "-t")
+    engine.fails("attach", name, code=1)
+
+
 def test_a_process_that_loses_its_parent_goes_with_the_container(engine: Engine, name: str) -> None:
     _run(engine, name, "sh -c 'sleep 1000 &'; exit 0")
     assert engine.do("wait", name) == "0"

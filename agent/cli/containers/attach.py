@@ -4,6 +4,7 @@ typed."""
 from __future__ import annotations
 
 import json
+import os
 import time
 
 from agent.cli.containers import leaving, session
@@ -32,6 +33,9 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
             f"cannot attach to {record.name}: it is not running; start it with `stead start -ai`", 1
         )
     request = json.loads(record.request)
+    if request.get("tty") and not options.no_stdin and not os.isatty(0):
+        # as docker: a script would wait for ever for a shell that nobody types in
+        raise Problem("standard input is not a terminal; look only with --no-stdin", 1)
     code = session.Session(
         paths,
         record.id,

@@ -34,6 +34,9 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     if not source[0] and not destination[0]:
         raise Problem("must specify at least one container source", 1)
     name = source[0] or destination[0]
+    for one, path in (source, destination):
+        if one and not path:  # `web:$DIR` of a script whose variable is empty: never the whole root
+            raise Problem(f"cannot copy with container {one}: its path is empty; write {one}:/", 1)
     size = _copy(options, paths, name, source[1], destination[1], out=bool(source[0]))
     if not options.quiet and sys.stderr.isatty() and options.destination != "-":
         print(f"Successfully copied {formatting.size(size)} to {options.destination}", file=sys.stderr)
