@@ -145,6 +145,7 @@ def showing(form: str) -> Callable[[Happened], str]:
     if form == "json":
         return lambda item: json.dumps(document(item), separators=(",", ":"), ensure_ascii=False)
     from agent.cli.template import Open, Template, TemplateError
+    from agent.cli.template_functions import Written
 
     try:
         template = Template.read(form)
@@ -166,7 +167,7 @@ def showing(form: str) -> Callable[[Happened], str]:
             "TimeNano": item.at,
         }
         try:
-            return template.render(fields)
+            return template.render(Written(fields, found))
         except TemplateError as error:
             raise Problem(f"cannot read format {form!r}: {error}", 2) from error
 

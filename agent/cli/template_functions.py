@@ -199,10 +199,21 @@ def _printf(form: Any, *values: Any) -> str:
     return text
 
 
+class Written(dict[str, Any]):
+    """Fields of a template that `json` shows as another `document`: docker's fields and the keys of its JSON
+    differ, and a field that is always there may have no key."""
+
+    def __init__(self, fields: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.document = document
+
+
 def _plain(value: Any) -> Any:
     match value:
         case NoList() | NoMap():
             return None
+        case Written():
+            return _plain(value.document)
         case Mapping():
             return {key: _plain(item) for key, item in value.items()}
         case list() | tuple():

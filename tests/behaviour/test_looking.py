@@ -137,6 +137,12 @@ def test_inspect_templates_know_conditions_and_ranges(engine: Engine, seen: str)
     assert engine.field(seen, template) in ("yes empty;tier;", "yes tier;empty;")
 
 
+def test_a_template_may_ask_for_the_health_of_what_has_no_probe(engine: Engine, seen: str) -> None:
+    template = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
+    assert engine.field(seen, template).startswith("none")
+    assert engine.field(seen, "{{if .Config.Healthcheck}}some{{else}}none{{end}}") == "none"
+
+
 def test_inspect_of_several_goes_on_after_one_that_is_not_there(engine: Engine, seen: str) -> None:
     said = engine.call("inspect", "-f", "{{.State.Status}}", "nobody-here", seen)
     assert said.code != 0 and said.out.split() == ["running"] and "nobody-here" in said.errors

@@ -117,6 +117,24 @@ def test_events_of_a_container_are_in_order(engine: Engine, name: str) -> None:
     assert seen.index("create") < seen.index("start")
 
 
+@pytest.mark.differs("podman has keys of its own", "podman")
+def test_an_event_as_json_has_dockers_keys_by_a_template_too(engine: Engine, name: str) -> None:
+    engine.do("create", "--name", name, "--network", "none", IMAGE, "true")
+    words = ("events", "--since", "5m", "--until", "0s", "--filter", f"container={name}", "--format")
+    until(lambda: engine.do(*words, "{{.ID}}") != "")  # docker takes until for whole seconds
+    (row,) = (json.loads(line) for line in engine.do(*words, "{{json .}}").splitlines())
+    assert (row["status"], row["Action"], row["scope"]) == ("create", "create", "local")
+    assert {"id", "from", "Type", "Actor", "time", "timeNano"} <= set(row)
+    assert engine.do(*words, "{{.Status}} {{.Scope}}") == "create local"
+
+
+@pytest.mark.differs("podman 4 has none in inspect", "podman")
+def test_a_range_of_exposed_ports_is_shown_one_by_one(engine: Engine, name: str) -> None:
+    engine.do("create", "--name", name, "--expose", "90-91/udp", "--expose", "81", IMAGE, "true")
+    ports = json.loads(engine.field(name, "{{json .Config.ExposedPorts}}"))
+    assert sorted(ports) == ["81/tcp", "90/udp", "91/udp"]
+
+
 def test_prune_takes_what_has_ended_and_leaves_what_runs(engine: Engine, server: str, name: str) -> None:
     engine.do("create", "--name", name, "--network", "none", "-l", "prune=me", IMAGE, "true")
     engine.do("container", "prune", "-f", "--filter", "label=prune=me")

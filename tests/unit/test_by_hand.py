@@ -180,6 +180,7 @@ def test_the_volumes_of_others_do_not_hide_its_own() -> None:
     [
         ("--link db", "find each other by name"),
         ("--volume-driver nfs", "there is local only"),
+        ("--gpus all", "cannot use --gpus"),
         ("-v a/b:/d", "a path begins with"),
         ("--mount type=bind,sauce=/a", "there is no 'sauce'"),
         ("--mount type=bind,source=/a", "target is missing"),

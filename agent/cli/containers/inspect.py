@@ -60,15 +60,18 @@ def show(documents: list[dict[str, Any]], form: str) -> None:
 
 
 def _open(item: dict[str, Any]) -> dict[str, Any]:
-    """Keys that users choose may be asked for whether they are there or not."""
+    """Keys that users choose may be asked for whether they are there or not, and as with docker what a probe
+    says: `{{if .State.Health}}`."""
     from agent.cli.template import Open
+    from agent.cli.template_functions import Written
 
-    config, network = dict(item["Config"]), dict(item["NetworkSettings"])
+    config, network = {"Healthcheck": None, **item["Config"]}, dict(item["NetworkSettings"])
     for key in ("Labels", "ExposedPorts", "Volumes"):
         config[key] = Open(config.get(key) or {})
     for key in ("Ports", "Networks"):
         network[key] = Open(network[key])
-    return {**item, "Config": config, "NetworkSettings": network}
+    state = Written({"Health": None, **item["State"]}, item["State"])
+    return {**item, "State": state, "Config": Written(config, item["Config"]), "NetworkSettings": network}
 
 
 def document(paths: Paths, name: str, *, size: bool = False) -> dict[str, Any]:

@@ -40,6 +40,7 @@ _MANY = (
     ("--security-opt", "OPTION", "no-new-privileges, seccomp=..."),
     ("--log-opt", "KEY=VALUE", "option of the log driver"),
     ("-a --attach", "stdin|stdout|stderr", "what of it is attached; all of them unless said"),
+    ("--gpus", "DEVICES", "refused: use --device"),
     ("--link", "NAME", "refused: containers of one network find each other by name"),
 )
 #: (flags, metavar, help) of options with one value

@@ -175,8 +175,14 @@ class Seen:
     @property
     def exposed(self) -> list[str]:
         """ "80/tcp", of the image, of `expose`, and what is published."""
+        from specs.values import parse_port_range
+
         asked = [str(port) for port in self.request.get("expose") or ()]
-        found = {port if "/" in port else f"{port}/tcp" for port in asked}
+        found = {
+            f"{number}/{protocol or 'tcp'}"
+            for span, _, protocol in (port.partition("/") for port in asked)
+            for number in parse_port_range(span)
+        }
         found |= set(self.image_config.get("ExposedPorts") or ())
         return sorted(found, key=_port_key)
 

@@ -74,6 +74,8 @@ def table(
     if options.link:
         text = "cannot use --link: containers of one network find each other by name; use --network"
         raise Problem(text, 125)
+    if options.gpus:
+        raise Problem("cannot use --gpus: no driver brings its files in; use --device and -v", 125)
     if options.volume_driver not in (None, "", "local"):
         raise Problem(f"cannot use --volume-driver {options.volume_driver}: there is local only", 125)
     found: dict[str, Any] = {
