@@ -53,12 +53,16 @@ class Writings:
 
     # ------------------------------------------------------------ look
 
-    def diff(self, record: ContainerRecord) -> tuple[Change, ...]:
-        """What differs from the image, sorted by path."""
-        with faults("compare container", record.name), self._stack(record) as stack:
+    def diff(self, record: ContainerRecord) -> Iterator[Change]:
+        """What differs from the image, sorted by path. Fault layer-invalid: paths too long to be told."""
+        operation = "compare container"
+        with faults(operation, record.name), self._stack(record) as stack:
             if stack is None:
-                return ()
-            return tuple(stack.changes(stack.mountpoints(self._destinations(record))))
+                return
+            try:
+                yield from stack.changes(stack.mountpoints(self._destinations(record)))
+            except Unwritable as error:
+                raise Fault("layer-invalid", operation, record.name, str(error)) from error
 
     def export(self, record: ContainerRecord) -> Iterator[bytes]:
         """The container's file system as one tar, without what is mounted in it. Fault layer-invalid for what

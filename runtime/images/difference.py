@@ -7,17 +7,22 @@ anybody wanted. Reads only, and follows no link out of the layers.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.images.changes import Unwritable, show
 from runtime.images.lowers import OPAQUE, Found, Lowers, is_whiteout
+from runtime.linux import openat2
 
 MAX_LINKS = 40  # followed in one path, as many as the kernel follows: path_resolution(7)
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: What was there a moment ago is there no longer, or is something else.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,13 @@ class Stack:
         names = [str(layer) for layer in reversed(layers)]
         self.below = Lowers(-1, names)
         self.top = Lowers(-1, [str(upper)])
+        self._root = os.open(upper, _OPEN_DIRECTORY)
         self._all = Lowers(-1, [str(upper), *names])
 
     def close(self) -> None:
         for item in (self.below, self.top, self._all):
             item.close()
+        os.close(self._root)
 
     def hides(self, path: bytes) -> bool:
         """Whether the layers below show a directory there, which an opaque one hides."""
@@ -56,10 +63,18 @@ class Stack:
         """Paths in the upper directory that are nothing but places where something was mounted."""
         found: set[bytes] = set()
         for path in sorted((self._resolve(item) for item in destinations), key=lambda p: (-p.count(b"/"), p)):
-            while path and path not in found and self._is_leftover(path, found):
+            while path and path not in found and self._is_still_leftover(path, found):
                 found.add(path)
                 path = path.rpartition(b"/")[0]
         return frozenset(found)
+
+    def _is_still_leftover(self, path: bytes, omitted: Collection[bytes]) -> bool:
+        try:
+            return self._is_leftover(path, omitted)
+        except OSError as error:
+            if error.errno in _GONE:  # the container moves it about meanwhile
+                return False
+            raise
 
     def _is_leftover(self, path: bytes, omitted: Collection[bytes]) -> bool:
         own = self.top.lookup(path)
@@ -71,7 +86,8 @@ class Stack:
             if any(path + b"/" + name not in omitted for name in self._children(path)):
                 return False
             own = self.top.lookup(path)
-            assert own is not None
+            if own is None:
+                return False
             if below is not None:
                 return _same_directory(own, below)
             return _is_plain(status, 0o755) and not _xattrs(own)
@@ -86,14 +102,8 @@ class Stack:
             os.close(fd)
 
     def _open_upper(self, path: bytes) -> int:
-        fd = os.open(self.upper, _OPEN_DIRECTORY)
-        for name in path.split(b"/") if path else ():
-            try:
-                inner = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = inner
-        return fd
+        """OSError: ENAMETOOLONG, where no program can name it either."""
+        return openat2.open_beneath(self._root, os.fsdecode(path) or ".", _OPEN_DIRECTORY)
 
     def _resolve(self, destination: str) -> bytes:
         """Where the path leads to in the container, whose links are followed as in a chroot."""
@@ -121,39 +131,53 @@ class Stack:
     # ------------------------------------------------------------ all changes
 
     def changes(self, omit: Collection[bytes] = ()) -> Iterator[Change]:
-        """Sorted by path, each directory before what is in it."""
+        """Sorted by path, each directory before what is in it. What goes meanwhile is left out. Unwritable:
+        what is in a directory has paths longer than any that the kernel takes."""
         stack = [iter(self._entries(b""))]
         while stack:
-            for path, status in stack[-1]:
+            for path, kind in stack[-1]:
                 if path in omit:
                     continue
-                if status is None:
-                    yield Change("D", "/" + os.fsdecode(path))
-                    continue
-                known = bool(self.below) and self.below.lookup(path) is not None
-                yield Change("C" if known else "A", "/" + os.fsdecode(path))
-                if stat.S_ISDIR(status.st_mode):
+                known = kind != 0 and bool(self.below) and self.below.lookup(path) is not None
+                yield Change("D" if kind == 0 else "C" if known else "A", "/" + os.fsdecode(path))
+                if kind == stat.S_IFDIR:
                     stack.append(iter(self._entries(path)))
                     break
             else:
                 stack.pop()
 
-    def _entries(self, path: bytes) -> list[tuple[bytes, os.stat_result | None]]:
-        """What the upper directory has at `path`; None: it takes it away."""
-        fd = self._open_upper(path)
+    def _entries(self, path: bytes) -> list[tuple[bytes, int]]:
+        """What the upper directory has at `path`, with its type as stat(2) has it; 0: it takes it away."""
         try:
-            found = {os.fsencode(name): _status(name, fd) for name in os.listdir(fd)}
+            fd = self._open_upper(path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise Unwritable(f"{show(path)} is a path too long to go on") from error
+            if error.errno in _GONE:
+                return []
+            raise
+        try:
+            with os.scandir(fd) as entries:
+                found = {os.fsencode(entry.name): kind for entry in entries if (kind := _kind(entry)) >= 0}
             if _is_opaque(fd) and self.hides(path):
-                found.update((name, None) for name in self.below.names(path) if name not in found)
+                found.update((name, 0) for name in self.below.names(path) if name not in found)
         finally:
             os.close(fd)
         prefix = path + b"/" if path else b""
         return [(prefix + name, found[name]) for name in sorted(found)]
 
 
-def _status(name: str, fd: int) -> os.stat_result | None:
-    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-    return None if is_whiteout(status) else status
+def _kind(entry: os.DirEntry[str]) -> int:
+    """-1: it has gone."""
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return -1
+    return 0 if is_whiteout(status) else stat.S_IFMT(status.st_mode)
 
 
 def _is_opaque(fd: int) -> bool:

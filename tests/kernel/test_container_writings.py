@@ -99,6 +99,23 @@ def test_diff_says_what_was_added_changed_and_deleted(box: Engine) -> None:
     ]
 
 
+def test_what_goes_while_it_is_compared_is_left_out(box: Engine) -> None:
+    name = box.start("mkdir -p /a/in /b/in; echo made; exec sleep 1000")
+    until(lambda: "made" in box.output(name))
+    changes = writings(box).diff(record(box, name))
+    assert str(next(changes)) == "A /a"
+    assert box.exec(name, "rm -r /a /b; touch /b").code == 0
+    assert [str(change) for change in changes] == ["A /b"]
+    box.runtime.remove_container(name)
+
+
+def test_a_changed_name_is_one_line_that_no_terminal_obeys(box: Engine) -> None:
+    name = ended(box, r"""cd /tmp; touch "$(printf 'a\nA etc\033[2J\377\302\233')" """)
+    done = subprocess.run(box.stead("diff", name), capture_output=True, check=True)
+    assert done.stdout.splitlines() == [b"C /tmp", rb"A /tmp/a\nA etc\x1b[2J\udcff\x9b"]
+    box.runtime.remove_container(name)
+
+
 def test_what_is_mounted_is_no_difference_also_behind_links(box: Engine, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/inside").write_text("x")

@@ -54,6 +54,7 @@ def test_a_containers_deep_files_are_counted_and_removed(box: Engine) -> None:
     deep = "has more than 256 directories above it"
     assert deep in stead(box, "export", "-o", str(box.paths.run / "out.tar"), name, code=1)
     assert deep in stead(box, "commit", name, "t/deep:1", code=1)
+    assert stead(box, "diff", name, code=1).endswith("... is a path too long to go on\n")
     said = stead(box, "cp", f"{name}:/deep", str(box.paths.run / "copy"), code=1)
     assert "more than 256 directories in each other" in said
     stead(box, "rm", "-f", name)

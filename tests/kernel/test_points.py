@@ -157,7 +157,7 @@ def test_a_container_writes_nothing_for_what_is_mounted_in_it(box: Engine, tmp_p
     assert " on /etc/hosts type" in box.output(name) and " on /proc type" in box.output(name)
     writings = Writings(box.paths, box.runtime.images, cgroups.detect())
     record = attend.find(box.paths, name)
-    assert writings.diff(record) == ()
+    assert list(writings.diff(record)) == []
     made = writings.commit(record, CommitRequest(created="2030-01-02T03:04:05Z"))
     chain = box.runtime.images.get(made).chain_ids  # type: ignore[union-attr]
     places = [place for one in chain for place in box.runtime.images.layers.path(one).rglob("*")]
