@@ -53,21 +53,42 @@ def _open(rootfd: int, path: str, flags: int, mode: int, resolve: int) -> int:
 
 def make_directory(rootfd: int, path: str, mode: int = 0o755, *, links: int = _MAX_LINKS) -> int:
     """An O_PATH descriptor of the directory `path`, made with its parents where it is missing. A link to
-    nothing is followed: what it names is made."""
+    nothing is followed: what it names is made. It may name as many directories as a path has room for."""
     path = "/" + path.strip("/")
+    missing: list[str] = []  # the last one first
+    while (fd := _directory(rootfd, path)) < 0:
+        above, _, name = path.rpartition("/")
+        path = above or "/"
+        missing.append(name)
+    for name in reversed(missing):
+        path = f"{path.rstrip('/')}/{name}"
+        try:
+            inner = _make(rootfd, fd, path, mode, links)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
+
+
+def _directory(rootfd: int, path: str) -> int:
+    """-1: there is nothing."""
     try:
         return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
-        above, _, name = path.rpartition("/")
-    parent = make_directory(rootfd, above, mode, links=links)
+        if path == "/":
+            raise
+        return -1
+
+
+def _make(rootfd: int, parent: int, path: str, mode: int, links: int) -> int:
+    """An O_PATH descriptor of the directory `path`, which is to be made in the open directory `parent`."""
+    name = path.rpartition("/")[2]
     try:
         os.mkdir(name, mode, dir_fd=parent)
     except FileExistsError:
         # made by somebody meanwhile, or a link to nothing
         if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return make_directory(rootfd, _pointed(parent, path, links), mode, links=links - 1)
-    finally:
-        os.close(parent)
     return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
 
 

@@ -24,6 +24,12 @@ dig() { mkdir -p /deep/$1; cd /deep/$1; i=0; while [ $i -lt 2000 ]; do mkdir d; 
 dig b; echo abc >file; dig a; mv /deep/b .; echo dug
 """
 
+#: The second time the volume is where the link leads.
+LINK = """
+cd /srv/x/in; if [ -e file ]; then echo made; exit; fi; echo abc >file; cd /
+mv /srv /was; p=/new; while [ ${#p} -lt 2400 ]; do p=$p/a; done; ln -s $p /srv
+"""
+
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
@@ -71,6 +77,14 @@ def test_a_volumes_deep_files_are_counted_and_removed(box: Engine) -> None:
     stead(box, "run", "--rm", "-v", "deeper:/deep", "tests/busybox:1", "sh", "-c", DIG)
     assert "deeper" in stead(box, "volume", "prune", "-af")
     assert os.listdir(box.paths.volumes) in ([], [".removed"])
+
+
+def test_a_destination_behind_a_link_to_deep_nothing_is_made(box: Engine) -> None:
+    stead(box, "volume", "create", "linked")
+    stead(box, "run", "--name", "linked", "-v", "linked:/srv/x/in", "tests/busybox:1", "sh", "-c", LINK)
+    stead(box, "cp", "linked:/srv/x/in/file", str(box.paths.run / "copy"))
+    assert "made" in stead(box, "start", "-a", "linked")
+    stead(box, "rm", "-fv", "linked")
 
 
 @pytest.mark.parametrize(
