@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX = 65536  # bytes of one message
+_KILLED = "the process that copies was killed"
 
 
 class Failed(Exception):
@@ -81,20 +82,29 @@ class Worker:
 
     def begin(self, op: str, **args: Any) -> None:
         """`pack` (path, follow, name) or `unpack` (directory, owner): `end` waits for it."""
-        self._sock.send(json.dumps({"op": op, **args}).encode())
+        self._send({"op": op, **args})
 
     def end(self) -> int:
         """Bytes of files. Raises Failed."""
         return int(self._answer()["bytes"])
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        self._sock.send(json.dumps(request).encode())
+        self._send(request)
         return self._answer()
 
+    def _send(self, request: dict[str, Any]) -> None:
+        try:
+            self._sock.send(json.dumps(request).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            raise Failed(_KILLED) from None
+
     def _answer(self) -> dict[str, Any]:
-        data = self._sock.recv(_MAX)
+        try:
+            data = self._sock.recv(_MAX)
+        except ConnectionResetError:  # with a request that it had not read
+            data = b""
         if not data:
-            raise Failed("the process that copies was killed")
+            raise Failed(_KILLED)
         found: dict[str, Any] = json.loads(data)
         if error := found.pop("error", ""):
             raise Failed(error, found.get("errno", 0))
