@@ -77,7 +77,7 @@ def _leaves(path: Path, depth: int) -> bool:
 
 def _replace(target: int, name: str, source: Path) -> None:
     fresh = f".{name[:50]}.stead-new"
-    _discard(target, fresh)
+    trees.discard(fresh, dir_fd=target)
     status = source.lstat()
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(source), fresh, dir_fd=target)
@@ -89,17 +89,8 @@ def _replace(target: int, name: str, source: Path) -> None:
     try:
         os.rename(fresh, name, src_dir_fd=target, dst_dir_fd=target)
     except IsADirectoryError:
-        _discard(target, name)
+        trees.discard(name, dir_fd=target)
         os.rename(fresh, name, src_dir_fd=target, dst_dir_fd=target)
-
-
-def _discard(directory: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    except IsADirectoryError:
-        trees.remove(name, dir_fd=directory)
 
 
 @contextmanager

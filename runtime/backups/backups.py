@@ -36,7 +36,6 @@ from runtime.paths import Paths, write_atomically
 from runtime.pausing import paused
 from runtime.records import ContainerRecord, read_containers
 from runtime.volumes import Volume, Volumes
-from runtime.volumes.copying import remove
 from runtime.volumes.filling import is_empty
 from runtime.volumes.records import read_claims
 from runtime.wishes import VolumeRequest
@@ -312,7 +311,7 @@ class Backups:
                 _sync(made)
                 write_atomically(mark, b"")
                 for name in set(os.listdir(to)) - {new.name}:
-                    remove(data / name)
+                    trees.discard(data / name)
                 for name in os.listdir(made):
                     os.rename(name, name, src_dir_fd=made, dst_dir_fd=to)
                 status = os.fstat(made)
@@ -326,7 +325,7 @@ class Backups:
 
     def _unpack(self, new: Path, file: BinaryIO, summary: Summary, operation: str, subject: str) -> int:
         """At `new`, which is returned open. Fault disk-full before it begins where there is no room."""
-        remove(new)
+        trees.discard(new)
         status = os.statvfs(new.parent)
         free = status.f_bavail * status.f_frsize
         if summary.tar > free:

@@ -10,7 +10,6 @@ from runtime.backups.holds import DRILLING, Holds
 from runtime.faults import Fault, faults
 from runtime.linux import trees
 from runtime.paths import Paths
-from runtime.volumes.copying import remove
 from runtime.volumes.records import Volume
 
 #: Beside a volume's data: what is to become them.
@@ -42,7 +41,7 @@ def clear(volume: Volume) -> None:
     if is_cut_off(volume):
         cause, hint = "a restore of it was cut off in the middle", "restore it again, or remove it"
         raise Fault("volume-refused", "mount volume", volume.name, cause, hint)
-    remove(volume.path / INSIDE)
+    trees.discard(volume.path / INSIDE)
 
 
 def found(paths: Paths, volumes: Sequence[Volume], holds: Holds) -> set[str]:

@@ -57,6 +57,16 @@ def remove(path: Path, *, dir_fd: int | None = None, ignore_errors: bool = False
         raise removal.error
 
 
+def discard(path: Path, *, dir_fd: int | None = None) -> None:
+    """Whatever is there, if anything: a directory with all in it, or what is none. OSError as of `remove`."""
+    try:
+        os.unlink(path, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        remove(path, dir_fd=dir_fd)
+
+
 class _Removal:
     """What is removed, and what went wrong first."""
 
@@ -74,7 +84,7 @@ class _Removal:
         try:
             while True:
                 cursor.arrive(self._clear(cursor.fd))
-                while not cursor.enter(self._not_entered):
+                while not cursor.enter(self._unless_gone):
                     if cursor.is_at_top:
                         return
                     name = cursor.back()
@@ -82,7 +92,7 @@ class _Removal:
         finally:
             cursor.close()
 
-    def _not_entered(self, error: OSError) -> None:
+    def _unless_gone(self, error: OSError) -> None:
         if error.errno != errno.ENOENT:
             self.failed(error)
 
@@ -92,12 +102,10 @@ class _Removal:
         for name in names:
             try:
                 os.unlink(name, dir_fd=fd)
-            except FileNotFoundError:
-                pass
             except IsADirectoryError:  # since a moment ago
                 children.append(name)
             except OSError as error:
-                self.failed(error)
+                self._unless_gone(error)
         return [name for name in children if self._is_full(name, fd)]
 
     def _is_full(self, name: str, fd: int) -> bool:
@@ -106,16 +114,14 @@ class _Removal:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return True
-            self._not_entered(error)
+            self._unless_gone(error)
         return False
 
     def _rmdir(self, name: str, fd: int) -> None:
         try:
             os.rmdir(name, dir_fd=fd)
-        except FileNotFoundError:
-            pass
         except OSError as error:
-            self.failed(error)
+            self._unless_gone(error)
 
 
 class _Level:

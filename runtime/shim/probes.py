@@ -135,10 +135,7 @@ class Program(Probe):
         if self._pipe >= 0:
             self._read()
         if self._failure is None and child.report >= 0 and code >= launch.FAILED:
-            try:
-                self._failure = launch.read_report(child)
-            except BlockingIOError:
-                pass
+            self._reported()
         self._forget()
         failure = self._failure
         if failure is not None and failure.lost_profile and self._starts < STARTS:

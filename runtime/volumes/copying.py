@@ -32,18 +32,6 @@ def sync(path: Path) -> None:
         os.fsync(directory)
 
 
-def remove(path: Path) -> None:
-    """Whatever is there, if anything: containers that have the volume may have made it."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        trees.remove(path)
-    else:
-        os.unlink(path)
-
-
 def copy_tree(source: Path, to: Path, status: os.stat_result) -> None:
     """Make `to` what the directory `source` (or a link of /proc/self/fd) with this `status` is."""
     _copy_directory(source, to, status, _Linked())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime.linux import openat2, trees
 from runtime.metadata import give_metadata
-from runtime.volumes.copying import copy_tree, remove, sync
+from runtime.volumes.copying import copy_tree, sync
 
 #: What mkfs leaves at the root of a file system.
 _FOUND = "lost+found"
@@ -25,7 +25,7 @@ def fill(data: Path, rootfs: Path, target: str, *, mounted: bool) -> bool:
     begun. False when nothing was there to be copied, so that another user may fill it later."""
     parent, mark = (data, ".stead") if mounted else (data.parent, "")
     copying, copied = parent / f"{mark}_copy", parent / f"{mark}_copied"
-    remove(copying)
+    trees.discard(copying)
     whole = _open_copy(copied)
     if whole is None:
         if not is_empty(data, mounted=mounted):

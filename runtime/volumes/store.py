@@ -24,8 +24,8 @@ from runtime.backups.holds import Holds
 from runtime.database import Database
 from runtime.faults import Fault, faults
 from runtime.inside import clone_mount, same_process
-from runtime.linux import mounts, pidfd, trees
-from runtime.paths import Paths
+from runtime.linux import mounts, pidfd
+from runtime.paths import Paths, delete_tree
 from runtime.usage import tree_size
 from runtime.volumes import backing as backings
 from runtime.volumes import fates, filling
@@ -193,11 +193,7 @@ class Volumes:
 
     def _discard(self, aside: Path) -> None:
         """Another process may be at it, too."""
-        while aside.exists():
-            try:
-                trees.remove(aside)
-            except FileNotFoundError:
-                pass
+        delete_tree(aside)
         _remove_if_empty(aside.parent)
 
     # ------------------------------------------------------------ anonymous volumes
