@@ -14,6 +14,7 @@ import pytest
 from agent.sources.git import GitFailed, GitSettings, GitSource, unpack
 from agent.sources.revision import Failure
 from runtime.linux.trees import remove
+from tests.deep import dig
 from tests.kernel.test_sources import checkout, commit, follow
 
 
@@ -102,17 +103,9 @@ def test_nothing_is_made_below_a_link_of_a_tree(tmp_path: Path) -> None:
 
 
 def test_a_tree_that_is_too_deep_is_refused_until_it_is_mended(tmp_path: Path) -> None:
-    """As deep as paths are long: a level for two bytes."""
     work = checkout(tmp_path)
     commit(work, {"a.toml": "one"})
-    fd = os.open(work, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=fd)
-        below = os.open("d", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = below
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
-    os.close(fd)
+    dig(work, 1500, "d")
     commit(work, {"b.toml": "two"})
 
     def act(take: Callable[..., Any]) -> None:
