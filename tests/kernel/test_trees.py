@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.linux import mounts, trees
+from tests.at_once import at_once
 from tests.deep import dig
 
 #: More than Python calls itself, and more than a path of four bytes a level has room for.
@@ -99,19 +99,7 @@ def test_two_that_remove_one_tree_both_succeed(top: Path) -> None:
     for number in range(50):
         (top / f"{number}/a/b").mkdir(parents=True)
         (top / f"{number}/a/b/file").touch()
-    errors: list[OSError] = []
-
-    def run() -> None:
-        try:
-            trees.remove(top)
-        except OSError as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    errors = at_once(2, lambda: trees.remove(top))
     assert not top.exists()
     assert all(isinstance(error, FileNotFoundError) for error in errors)
 

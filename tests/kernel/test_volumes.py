@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from runtime.volumes import VOLUMES_SCHEMA, Volumes
 from runtime.volumes.mounting import Mounting, User
 from runtime.wishes import ContainerRequest, VolumeRequest
 from specs.values import ImageRef, MountPoint
+from tests.at_once import at_once
 from tests.kernel.engine_box import engine
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners")]
@@ -195,20 +195,7 @@ def test_capabilities_devices_and_odd_files_are_copied_and_sockets_are_not(
 
 def test_first_use_by_many_at_once_copies_once(volumes: Volumes, rootfs: Path) -> None:
     path = create(volumes)
-    failures: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            use(volumes, rootfs, target="/var/data")
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    assert at_once(8, lambda: use(volumes, rootfs, target="/var/data")) == []
     assert sorted(os.listdir(path)) == ["deep", "file", "link", "pipe", "program"]
 
 

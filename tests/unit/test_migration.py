@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from runtime.net.fabric import NET_SCHEMA
 from runtime.volumes import VOLUMES_SCHEMA
 from runtime.wishes import NetworkOptions
 from specs.values import ImageRef
+from tests.at_once import at_once
 
 SCHEMAS = (IMAGES_SCHEMA, NET_SCHEMA, VOLUMES_SCHEMA)
 
@@ -115,20 +115,7 @@ def test_networks_of_an_older_layout_have_no_ipv6_and_nothing_about_them_is_new(
 
 
 def test_several_may_open_an_old_file_at_once(first: Path) -> None:
-    wrong: list[BaseException] = []
-
-    def open_it() -> None:
-        try:
-            Database(first, SCHEMAS).close()
-        except BaseException as error:
-            wrong.append(error)
-
-    threads = [threading.Thread(target=open_it) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    assert at_once(8, lambda: Database(first, SCHEMAS).close()) == []
     assert layout(first)[0] == VERSION
 
 
