@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -147,14 +148,20 @@ class Soak:
             return read_leases(database)
 
 
-def lost_lines(box: Box, number: int) -> list[int]:
-    """What a logger wrote down as said, and its log does not have."""
+def said_lines(box: Box, number: int) -> set[int]:
+    """What a logger wrote down as said."""
     place = box.paths.volumes / "default" / f"said{number}" / "_data"
-    said = {int(word) for file in place.iterdir() for word in file.read_text().split()}
-    told = {
-        int(line.split()[1]) for line in box.well("logs", f"log{number}").splitlines() if line[:5] == "line "
-    }
-    return sorted(said - told)
+    return {int(word) for file in place.iterdir() for word in file.read_text().split()}
+
+
+def told_lines(box: Box, number: int) -> set[int]:
+    """What its log has."""
+    lines = box.well("logs", f"log{number}").splitlines()
+    return {int(line.split()[1]) for line in lines if line[:5] == "line "}
+
+
+def lost_lines(box: Box, said: Mapping[int, set[int]]) -> dict[int, list[int]]:
+    return {number: sorted(lines - told_lines(box, number)) for number, lines in said.items()}
 
 
 def test_kills_at_random_break_no_promise(box: Box, agent: Agent) -> None:
@@ -184,7 +191,11 @@ def test_kills_at_random_break_no_promise(box: Box, agent: Agent) -> None:
     assert answer.stdout == "well\n", answer.stderr
     until(lambda: box.stead("plan", str(box.specs))[0] == 0, "nothing is left to do")
     box.settled()
-    lost = {number: lost_lines(box, number) for number in range(LOGGERS)}
+    said = {number: said_lines(box, number) for number in range(LOGGERS)}
+    print(f"said: { {number: max(lines) for number, lines in said.items()} }")
+    end = time.monotonic() + 10.0
+    while any((lost := lost_lines(box, said)).values()) and time.monotonic() < end:
+        time.sleep(0.1)  # they speak still: what was said a moment ago may be in the pipe yet
     assert not any(lost.values()), lost
 
 
