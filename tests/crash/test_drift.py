@@ -198,8 +198,18 @@ def test_a_killed_name_server_is_back_at_once_and_nobody_is_restarted(shop: Shop
 
 
 def test_all_drift_at_once_is_repaired_without_a_nudge(shop: Shop) -> None:
-    """Within the agent's own period: nobody tells it."""
+    """Within the agent's own period: nobody tells it. A look that had begun before it was taken repairs the
+    bridge with the rest, without having seen that it was missing: then all is taken once more."""
     before = shop.box.ps()
+    for _ in range(4):
+        take_all(shop, before)
+        if shop.counted("bridge") >= 1 and shop.agent.metric("stead_drift_total") >= 3:
+            break
+    assert shop.counted("bridge") >= 1, "it was taken first"
+    assert shop.agent.metric("stead_drift_total") >= 3, "the rest may come back with what was seen besides"
+
+
+def take_all(shop: Shop, before: dict[str, Row]) -> None:
     for take, _ in DRIFT:
         if take not in (no_link, no_table, no_port, other_limits):  # gone with what is taken besides
             take(shop, before["default/web"])
@@ -209,8 +219,6 @@ def test_all_drift_at_once_is_repaired_without_a_nudge(shop: Shop) -> None:
     until(shop.agent.converged, "the agent knows")
     assert shop.box.ps() == before
     shop.box.settled()
-    # a look that had begun before may see the last of it alone, of which all the rest comes back
-    assert shop.agent.metric("stead_drift_total") >= 1
 
 
 def test_a_killed_cgroup_or_shim_costs_one_run_and_no_more(shop: Shop) -> None:
