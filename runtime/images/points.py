@@ -9,6 +9,7 @@ attributes, since the topmost of several counts (Documentation/filesystems/overl
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +19,6 @@ from pathlib import Path
 from runtime.images.lowers import Found, Lowers
 from runtime.linux import overlay, trees
 from runtime.metadata import copy_metadata
-from runtime.paths import beside
 
 #: What all containers mount something on.
 DIRECTORIES = (b"dev", b"etc", b"proc", b"sys")
@@ -62,18 +62,27 @@ class Points:
                     self._known.pop(name, None)
 
     def _make(self, place: Path, layers: Sequence[Path]) -> None:
+        """One after the other, so that every unfinished one that is found is a crash's."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        new = beside(place)
-        trees.remove(new, ignore_errors=True)
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with closing(Lowers(-1, [str(layer) for layer in reversed(layers)])) as below:
-                _directory(os.fsencode(new), below.lookup(b""))
-                _fill(os.fsencode(new), below)
-            os.rename(new, place)
-        except OSError:
-            trees.remove(new, ignore_errors=True)
-            if not place.is_dir():  # another one was faster
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            for name in os.listdir(self._directory):
+                if name.startswith("."):
+                    trees.remove(self._directory / name, ignore_errors=True)
+            if place.is_dir():
+                return  # another one was faster
+            new = self._directory / f".{place.name}.tmp"
+            try:
+                with closing(Lowers(-1, [str(layer) for layer in reversed(layers)])) as below:
+                    _directory(os.fsencode(new), below.lookup(b""))
+                    _fill(os.fsencode(new), below)
+                os.rename(new, place)
+            except OSError:
+                trees.remove(new, ignore_errors=True)
                 raise
+        finally:
+            os.close(fd)
 
 
 def _fill(new: bytes, below: Lowers) -> None:

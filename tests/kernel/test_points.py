@@ -116,6 +116,13 @@ def test_many_at_once_make_one(tmp_path: Path) -> None:
     assert os.listdir(points) == ["image"]
 
 
+def test_what_a_power_cut_left_goes_when_the_next_is_made(tmp_path: Path) -> None:
+    (tmp_path / "a" / f".image.{os.getpid()}.tmp" / "dev").mkdir(parents=True)  # a number that is used again
+    (tmp_path / "a" / ".image.tmp" / "etc").mkdir(parents=True)
+    assert set(over(tmp_path / "a", layer(tmp_path / "image"))) == ALL
+    assert os.listdir(tmp_path / "a") == ["image"]
+
+
 def test_those_of_images_that_are_gone_go(tmp_path: Path) -> None:
     points = Points(tmp_path / "a")
     images = [layer(tmp_path / name) for name in ("one", "two")]

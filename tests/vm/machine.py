@@ -90,7 +90,7 @@ class Machine:
         done = subprocess.run(
             [self.tool, verb, self.name, *words], capture_output=True, text=True, timeout=timeout
         )
-        assert done.returncode == 0, f"vm {verb}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"vm {verb}: {done.stdout}{done.stderr}\n{self.console()}"
         return done.stdout
 
     def run(self, script: str, *, code: int | None = 0, timeout: float = COMMAND) -> str:
@@ -98,8 +98,16 @@ class Machine:
         command = [self.tool, "run", self.name, "--stdin", "--timeout", f"{timeout:g}", "--", "sh", "-es"]
         done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=timeout + 30)
         text = done.stdout + done.stderr
+        if text.startswith(f"vm: {self.name}: "):  # it did not answer
+            text += self.console()
         assert code is None or done.returncode == code, f"exit {done.returncode} of: {script}\n{text}"
         return text
+
+    def console(self) -> str:
+        """The end of what the kernel and systemd wrote to it, and whether the machine is on."""
+        words = ([self.tool, "log", self.name], [self.tool, "list"])
+        said = [subprocess.run(w, capture_output=True, text=True, timeout=60).stdout for w in words]
+        return "\n".join([*said[0].splitlines()[-40:], said[1]])
 
     def reboot(self) -> None:
         """systemctl reboot, asked for a moment later: who asks has its answer before the machine goes."""
