@@ -298,7 +298,9 @@ class Engine:
         with self._lock:
             wanted = {name: item.desired for name, item in self._state.wanted.items()}
             known, clock, uptime = self.memory.jobs, self._clock.time(), self._clock.monotonic()
-            noted = jobs.note(wanted, observed, known, self._flights, clock, self._zone, asked, uptime)
+            noted = jobs.note(
+                wanted, observed, known, self._flights, clock, self._zone, asked, uptime, self._orders
+            )
             self.memory = replace(self.memory, jobs=noted.jobs)
         histories = {
             container.name: container.job.history

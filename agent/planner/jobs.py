@@ -34,6 +34,7 @@ from types import MappingProxyType
 
 from agent.planner.model import JOB_RUNS, Blocked, Cause, RunJob, Step, StopContainer, Subject, World
 from agent.planner.runs import Due, Ended, Job, Run
+from agent.planner.updates import NONE, Orders, suspension
 from runtime.observations import Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredJob
 from specs.schedule import Schedule
@@ -72,6 +73,7 @@ def note(
     zone: tzinfo,
     asked: Mapping[str, Sequence[float]] = _NOBODY,
     uptime: float = 0.0,
+    orders: Orders = NONE,
 ) -> Noted:
     """What is known of every job after a look at `clock`, which is `uptime` seconds after the machine's boot
     (0.0: nobody knows); `asked` is when somebody asked for a run. Jobs that their source no longer declares
@@ -86,7 +88,8 @@ def note(
             if have is not None and is_service(have):
                 have = None  # it is to be replaced, and no run
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone, uptime)
-            work.wanted = want.desired == "running" and not want.suspend and name not in observed.hand_stops
+            held = want.suspend or suspension(orders, want, name, source, clock)
+            work.wanted = want.desired == "running" and not held and name not in observed.hand_stops
             found[name] = work.run(asked.get(name, ()), look=Subject("container", name) not in flying)
             ended += work.ended
     return Noted(dict(sorted(found.items())), tuple(ended))

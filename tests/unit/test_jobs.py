@@ -11,6 +11,7 @@ import pytest
 from agent.planner import jobs
 from agent.planner.model import Memory, RunJob, StopContainer, Subject, World
 from agent.planner.runs import Due, Ended, Job
+from agent.planner.updates import Order, Orders
 from runtime.observations import Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredJob
 from specs.schedule import Schedule
@@ -410,6 +411,22 @@ def test_what_is_not_wanted_to_run_does_not_come() -> None:
     observed = Observed(containers={"s/job": bench.have})
     noted = jobs.note(stopped, observed, bench.known, (), NOON + 5 * HOUR, UTC)
     assert noted.jobs["s/job"].queue == () and noted.jobs["s/job"].next_at is None
+
+
+@pytest.mark.parametrize("scope", ["s/job", "s", "source:s"])
+def test_what_a_person_suspended_makes_up_for_its_times_by_one_run(scope: str) -> None:
+    """As `suspend` in its spec: that its policy is to queue does not bring them all at the end."""
+    bench = Bench(concurrency_policy="queue")
+    bench.look()
+    observed = Observed(containers={"s/job": bench.have})
+    orders = Orders(suspended={scope: Order(NOON, "root", until=NOON + 5 * HOUR)})
+    for hour in (1, 2, 3, 4, 6):
+        clock = NOON + hour * HOUR + 600
+        noted = jobs.note(bench.wanted, observed, bench.known, (), clock, UTC, orders=orders)
+        bench.known = dict(noted.jobs)
+        assert noted.ended == ()
+        assert (bench.job.queue == ()) == (hour < 5) and (bench.job.next_at is None) == (hour < 5)
+    assert bench.job.queue == (Due(NOON + 6 * HOUR, "catch-up"),)
 
 
 def test_a_job_that_is_no_longer_declared_is_forgotten_and_those_of_other_sources_are_not() -> None:
