@@ -127,6 +127,15 @@ def ask(path: Path, name: str, at: float) -> None:
         raise from_sqlite(error, "write journal", str(path)) from error
 
 
+def is_asked(path: Path, name: str, at: float) -> bool:
+    """Whether a run that was asked for at this time was not taken yet."""
+    with reading(path) as connection:
+        if connection is None:
+            return False
+        query = "SELECT count(*) FROM asked WHERE name = ? AND at = ?"
+        return bool(connection.execute(query, (name, at)).fetchone()[0])
+
+
 def read_jobs(path: Path) -> dict[str, Job]:
     """By container's name."""
     with reading(path) as connection:

@@ -6,7 +6,8 @@ Two pure halves. `note` takes in what a look found: it moves a job's memory on a
     a time comes     nothing runs or waits         it is queued
                      one runs, or waits   skip     it is skipped
                                           queue    it is queued, QUEUED at most
-                                          replace  it is the queue, and what runs is stopped
+                                          replace  it is the queue, and what runs is stopped; what
+                                                   waited is skipped
     a time passed    catch_up once                 the last of those that passed comes as if it came now
     unseen           catch_up skip                 it is missed
     a run ends       exit code 0                   ok
@@ -138,6 +139,7 @@ class _Note:
             self._come()
         for at in asked:
             self._admit(Due(at, "hand"))
+        self._give_way(0 if look or self.job.run is not None else 1)
         next_at = _next(self.plan.schedule, self.job.settled, self.zone) if self.wanted else None
         return replace(self.job, next_at=next_at)
 
@@ -261,12 +263,21 @@ class _Note:
     def _admit(self, due: Due) -> None:
         job, queue, policy = self.job, self.job.queue, self.plan.concurrency_policy
         free = job.run is None and not queue and not (self.have is not None and _busy(self.have))
-        if free or policy == "replace":
-            self.job = replace(job, queue=(due,))
-        elif policy == "queue" and len(queue) < QUEUED:
+        if free or policy == "replace" or (policy == "queue" and len(queue) < QUEUED):
             self.job = replace(job, queue=(*queue, due))
         else:
             self._line(due, "skipped", text="another run had not ended")
+
+    def _give_way(self, begins: int) -> None:
+        """To the newest run that waits, where it takes the place of others; `begins` first ones are perhaps
+        being started now. What is to be tried again has its line already."""
+        queue = self.job.queue
+        if self.plan.concurrency_policy != "replace" or len(queue) <= begins + 1:
+            return
+        for due in queue[begins:-1]:
+            if due.attempt == 1:
+                self._line(due, "skipped", text="the next run took its place")
+        self.job = replace(self.job, queue=(*queue[:begins], queue[-1]))
 
 
 def is_service(have: ObservedContainer) -> bool:

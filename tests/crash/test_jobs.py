@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from typing import Any
 
 import pytest
 
-from tests.crash.agents import Agent
+from tests.crash.agents import COMMAND, Agent
+from tests.crash.bomb import REPOSITORY
 from tests.crash.box import Box, until
 
 pytestmark = [
@@ -45,6 +47,19 @@ image = "busy:1"
 command = ["sh", "-c", "while [ ! -e /runs/end ]; do usleep 20000; done"]
 volumes = ["runs:/runs"]
 schedule = "@yearly"
+"""
+
+
+TURNS = """
+[volume.runs]
+prune = true
+
+[container.turns]
+image = "busy:1"
+command = ["sh", "-c", "[ -e /runs/end ] && exit; trap '' TERM; : > /runs/end; while :; do usleep 9999; done"]
+stop_grace_period = "5s"
+volumes = ["runs:/runs"]
+schedule = { cron = "@yearly", concurrency_policy = "replace" }
 """
 
 
@@ -106,6 +121,32 @@ def test_jobs_run_on_time_fail_hang_and_outlive_the_agent(box: Box, agent: Agent
     ended = [row for row in history(box, "beat") if row["Result"] == "ok"]
     assert len(beat.read_text().splitlines()) - len(ended) in (0, 1), "every run has its line"
     assert len({row["Due"] for row in ended}) == len(ended), "no time is served twice"
+
+
+def waits_for_run(box: Box, name: str) -> subprocess.Popen[str]:
+    roots = ["--root", str(box.paths.root), "--run", str(box.paths.run)]
+    command = [*COMMAND, *roots, "job", "run", "--wait", name]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def test_who_waits_for_a_run_that_does_not_come_is_told(box: Box, agent: Agent) -> None:
+    (box.specs / "jobs.toml").write_text(TURNS)
+    agent.start()
+    until(lambda: len(jobs(box)) == 1, "the agent knows its job")
+    until(agent.converged, "it converges")
+    box.well("job", "run", "turns")
+    until(lambda: jobs(box)["default/turns"]["State"] == "running", "it runs")
+    second = waits_for_run(box, "turns")
+    until(lambda: box.ps()["default/turns"]["phase"] == "stopping", "the first one is to go")
+    box.well("job", "run", "turns")
+    try:
+        said = second.communicate(timeout=30)[1]
+    finally:
+        second.kill()
+    assert said == "stead: default/turns: skipped: the next run took its place\n"
+    assert second.returncode == 1
+    until(lambda: history(box, "turns")[-1]["Result"] == "ok", "the last one runs")
+    agent.end()
 
 
 def test_a_run_that_is_asked_for_without_an_agent_waits_for_one(box: Box, agent: Agent) -> None:

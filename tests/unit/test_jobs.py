@@ -135,6 +135,44 @@ def test_a_time_that_comes_while_a_run_runs(policy: str, noted: list[str], queue
     assert ("due since 2026-03-10 14:00:00" in bench.next()) == bool(queue)
 
 
+def test_a_run_that_is_replaced_before_it_began_has_its_line() -> None:
+    """Whoever waits for its end is told that there will be none."""
+    bench = Bench(concurrency_policy="replace")
+    bench.look()
+    assert bench.look(NOON + 100, NOON + 98, NOON + 99) == ["skipped"]
+    assert [(line.due, line.text) for line in bench.told] == [(NOON + 98, "the next run took its place")]
+    assert [item.at for item in bench.job.queue] == [NOON + 99]
+    assert bench.look(NOON + HOUR) == ["skipped"]
+    assert [item.at for item in bench.job.queue] == [NOON + HOUR]
+
+
+def test_a_run_that_is_replaced_while_it_is_begun_is_stopped_then() -> None:
+    bench = Bench(concurrency_policy="replace")
+    bench.look()
+    bench.look(NOON + HOUR)
+    (first,) = bench.job.queue
+    observed, flying = Observed(containers={"s/job": bench.have}), {Subject("container", "s/job")}
+    for hour in (2, 3):
+        noted = jobs.note(bench.wanted, observed, bench.known, flying, NOON + hour * HOUR, UTC)
+        bench.known = dict(noted.jobs)
+    assert [line.due for line in noted.ended] == [NOON + 2 * HOUR], "the one that is begun is none of these"
+    bench.known = dict(jobs.begun(bench.known, "s/job", first))
+    bench.runs()
+    assert bench.look(NOON + 3 * HOUR + 1) == []
+    assert "the next run takes its place" in bench.next()
+
+
+def test_what_replaces_a_run_does_not_wait_for_its_retry() -> None:
+    bench = Bench(concurrency_policy="replace", retries=3, retry_delay=600.0)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.look(NOON + 2 * HOUR)
+    bench.ends(1)
+    assert bench.look() == ["failed"]
+    assert "is due since 2026-03-10 14:00:00" in bench.next()
+
+
 def test_no_more_than_so_many_runs_wait() -> None:
     bench = Bench("* * * * *", concurrency_policy="queue")
     bench.look(NOON + 60)

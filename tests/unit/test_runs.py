@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent import clock, runs
+from agent.cli.jobs import run as job_run
+from agent.cli.main import Problem
 from agent.converge import Engine
 from agent.journal import Journal
 from agent.planner.runs import Due, Ended, Job, Run
 from agent.runs import JobBook
+from runtime.paths import Paths
 from specs.desired import DesiredJob
 from specs.schedule import Schedule
 from tests.builders import container, desired
@@ -76,6 +79,20 @@ def test_a_run_that_is_asked_for_is_taken_once(journal: Journal, tmp_path: Path)
     runs.ask(tmp_path / "journal.db", "s/job", 7.0)  # meanwhile
     book.write({}, [], {}, asked)
     assert book.asked() == {"s/job": [7.0]}
+
+
+def test_who_waits_for_a_run_whose_line_is_gone_is_told(tmp_path: Path) -> None:
+    """The history is short, and others came after it."""
+    paths = Paths(tmp_path, tmp_path / "run")
+    journal = Journal(paths.journal)
+    book = JobBook(journal)
+    runs.ask(paths.journal, "s/job", 5.0)
+    lines = [replace(LINE, due=5.0, result="ok"), replace(LINE, due=6.0)]
+    book.write({"s/job": replace(JOB, queue=(), run=None)}, lines, {"s/job": 1}, book.asked())
+    with pytest.raises(Problem, match="s/job: its run has left the history: other lines came after it"):
+        job_run.ended(paths, "s/job", 5.0)
+    assert job_run.ended(paths, "s/job", 6.0).result == "failed"
+    journal.close()
 
 
 def test_nothing_is_written_while_nothing_changes(journal: Journal) -> None:

@@ -37,10 +37,11 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         return 0
     if not lives:
         raise Problem(f"no agent runs on {paths.root}: {name} runs when one does")
-    line = _wait(paths, name, at)
+    line = ended(paths, name, at)
     if line.result != "ok":
         text = f": {line.text}" if line.text else ""
-        raise Problem(f"{name}: {line.result} (exit code {line.exit_code}){text}", line.exit_code or 1)
+        code = "" if line.exit_code is None else f" (exit code {line.exit_code})"
+        raise Problem(f"{name}: {line.result}{code}{text}", line.exit_code or 1)
     return 0
 
 
@@ -54,17 +55,20 @@ def _agent_lives(paths: Paths) -> bool:
     return True
 
 
-def _wait(paths: Paths, name: str, at: float) -> Ended:
-    """The last line of the run that was asked for at this time."""
-    from agent.runs import read_jobs, read_runs
+def ended(paths: Paths, name: str, at: float) -> Ended:
+    """The last line of the run that was asked for at this time, once it has come to its end. Problem when
+    there will be none."""
+    from agent.runs import is_asked, read_jobs, read_runs
 
     while True:
+        asked = is_asked(paths.journal, name, at)  # first: what becomes of it is written when that goes
         job = read_jobs(paths.journal).get(name)
         if job is None:
             raise Problem(f"{name} is no longer a job")
         coming = {item.at for item in job.queue} | ({job.run.due.at} if job.run is not None else set())
-        if at not in coming:
+        if not asked and at not in coming:
             found = [line for line in read_runs(paths.journal, name) if line.due == at]
             if found:
                 return found[0]
+            raise Problem(f"{name}: its run has left the history: other lines came after it")
         time.sleep(PERIOD)
