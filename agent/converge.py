@@ -298,6 +298,9 @@ class Engine:
         with self._lock:
             wanted = {name: item.desired for name, item in self._state.wanted.items()}
             known, clock, uptime = self.memory.jobs, self._clock.time(), self._clock.monotonic()
+            # those of a source of which nothing is in force yet wait for it
+            waits = {name for name, job in known.items() if job.source not in wanted}
+            asked = {name: times for name, times in asked.items() if name not in waits}
             noted = jobs.note(
                 wanted, observed, known, self._flights, clock, self._zone, asked, uptime, self._orders
             )

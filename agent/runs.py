@@ -30,6 +30,7 @@ class JobBook:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._written = self._load()
+        self._taken: set[tuple[str, float]] = set()  # what was asked for, and cannot be deleted for now
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -40,10 +41,11 @@ class JobBook:
         return _jobs(self._journal.query("SELECT name, state FROM jobs"))
 
     def asked(self) -> dict[str, list[float]]:
-        """When runs were asked for, by container; they are to be given back to `write`."""
+        """When runs were asked for, by container; those that are taken are to be given back to `write`."""
         found: dict[str, list[float]] = {}
         for row in self._journal.query("SELECT name, at FROM asked ORDER BY id"):
-            found.setdefault(row["name"], []).append(row["at"])
+            if (row["name"], row["at"]) not in self._taken:
+                found.setdefault(row["name"], []).append(row["at"])
         return found
 
     def write(
@@ -57,7 +59,8 @@ class JobBook:
         each; `asked` are taken."""
         changed = {name: job for name, job in jobs.items() if self._written.get(name) != job}
         gone = self._written.keys() - jobs.keys()
-        if not changed and not gone and not ended and not asked:
+        taken = self._taken | {(name, at) for name, times in asked.items() for at in times}
+        if not changed and not gone and not ended and not taken:
             return
 
         def change(connection: sqlite3.Connection) -> None:
@@ -71,13 +74,11 @@ class JobBook:
                 _insert(connection, line)
             for name in {line.name for line in ended}:
                 _prune(connection, name, histories.get(name, DEFAULT_HISTORY))
-            for name, times in asked.items():
-                connection.executemany(
-                    "DELETE FROM asked WHERE name = ? AND at = ?", [(name, at) for at in times]
-                )
+            connection.executemany("DELETE FROM asked WHERE name = ? AND at = ?", sorted(taken))
 
+        self._taken = taken
         if self._journal.write(change):
-            self._written = dict(jobs)
+            self._written, self._taken = dict(jobs), set()
 
 
 def _insert(connection: sqlite3.Connection, line: Ended) -> None:

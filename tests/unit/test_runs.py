@@ -81,6 +81,38 @@ def test_a_run_that_is_asked_for_is_taken_once(journal: Journal, tmp_path: Path)
     assert book.asked() == {"s/job": [7.0]}
 
 
+def test_a_run_that_was_asked_for_waits_for_its_source(journal: Journal, tmp_path: Path) -> None:
+    """As where the agent starts, and what was in force cannot be read before its source was looked at."""
+    book = JobBook(journal)
+    book.write({"s/job": replace(JOB, queue=(), run=None)}, [], {}, {})
+    runs.ask(tmp_path / "journal.db", "s/job", 5.0)
+    runs.ask(tmp_path / "journal.db", "t/unknown", 6.0)
+    engine = Engine(FakeRuntime(), journal)
+    engine.keep_schedules()
+    engine.round()
+    assert book.asked() == {"s/job": [5.0]}
+    engine.want(desired("s", container("s/job", job=DesiredJob(Schedule.parse("@yearly")))))
+    engine.round()
+    assert book.asked() == {}
+    assert engine.memory.jobs["s/job"].queue == (Due(5.0, "hand"),)
+    engine.close()
+
+
+def test_a_run_that_was_asked_for_is_taken_once_where_nothing_can_be_written(journal: Journal) -> None:
+    """As on a disk that is full: it ran again and again, with every look."""
+    book = JobBook(journal)
+    journal.write(lambda connection: connection.execute("INSERT INTO asked (name, at) VALUES ('s/job', 5.0)"))
+    asked = book.asked()
+    assert asked == {"s/job": [5.0]}
+    journal.query("PRAGMA query_only = 1")
+    book.write({"s/job": JOB}, [], {}, asked)
+    assert journal.trouble and book.asked() == {}
+    journal.query("PRAGMA query_only = 0")
+    book.write({"s/job": JOB}, [], {}, {})
+    assert not journal.trouble
+    assert journal.query("SELECT count(*) FROM asked")[0][0] == 0
+
+
 def test_who_waits_for_a_run_whose_line_is_gone_is_told(tmp_path: Path) -> None:
     """The history is short, and others came after it."""
     paths = Paths(tmp_path, tmp_path / "run")
