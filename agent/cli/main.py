@@ -148,6 +148,10 @@ def entry() -> NoReturn:
         from runtime.linux import standard
 
         standard.fill()
+    if not all(map(os.get_blocking, range(3))):
+        from runtime.linux import standard
+
+        standard.wait()
     try:
         code = main()
     except SystemExit as end:  # of argparse

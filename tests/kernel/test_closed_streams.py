@@ -1,18 +1,22 @@
-"""Commands whose standard input, output or error was closed by who started them. Needs root."""
+"""Commands whose standard input, output or error was closed, or made not to wait, by who started them. Needs
+root."""
 
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.kernel.docker_box import Said
-from tests.kernel.hand_box import BUSYBOX, Hand, hand
+from tests.kernel.hand_box import BUSYBOX, Hand, hand, until
 
 pytestmark = [
     pytest.mark.root,
@@ -75,3 +79,49 @@ def test_other_commands_do_without_it(box: Hand, closed: str, words: tuple[str, 
 
 def test_what_went_wrong_is_not_said_on_the_output_instead(box: Hand) -> None:
     assert say(box, "2>&-", "exec", "not-there", "true") == Said(1, "", "")
+
+
+LINES = 4000  # of 70 bytes: more than a pipe holds
+MANY = f'i=0; while [ $i -lt {LINES} ]; do echo "$i {"x" * 64}"; i=$((i+1)); done'
+
+
+@pytest.mark.parametrize("words", ["logs", "exec", "run"])
+def test_output_that_does_not_wait_for_its_reader_loses_nothing(box: Hand, words: str) -> None:
+    """As ssh, Node.js and others leave a pipe or a terminal that they share with us: O_NONBLOCK."""
+    if words == "logs":
+        box.do("run", "--name", "much", "--network", "none", BUSYBOX, "sh", "-c", MANY)
+    command = {
+        "logs": ("logs", "much"),
+        "exec": ("exec", "web", "sh", "-c", MANY),
+        "run": ("run", "--rm", "--network", "none", BUSYBOX, "sh", "-c", MANY),
+    }
+    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    started = [sys.executable, "-c", ENTRY, *roots, *command[words]]
+    with subprocess.Popen(started, stdout=writer, stderr=subprocess.PIPE, text=True) as said:
+        try:
+            until(lambda: not select.select([], [writer], [], 0)[1])  # it is full
+            assert not os.get_blocking(writer)  # it is theirs, too
+        finally:
+            os.close(writer)
+        with open(reader, "rb") as file:
+            found = file.read().splitlines()
+        assert (said.wait(TIMEOUT), said.stderr and said.stderr.read()) == (0, "")
+    assert [int(line.split()[0]) for line in found] == list(range(LINES))
+
+
+def test_input_that_has_nothing_yet_is_not_at_its_end(box: Hand) -> None:
+    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
+    words = ("run", "--rm", "-i", "--network", "none", BUSYBOX, "sh", "-c", "echo begun; cat")
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    started = [sys.executable, "-c", ENTRY, *roots, *words]
+    with subprocess.Popen(started, stdin=reader, stdout=subprocess.PIPE) as said:
+        os.close(reader)
+        assert said.stdout is not None and said.stdout.readline() == b"begun\n"
+        time.sleep(0.2)  # an end of its input would reach it by now
+        with suppress(BrokenPipeError):
+            os.write(writer, b"later\n")
+        os.close(writer)
+        assert (said.stdout.read(), said.wait(TIMEOUT)) == (b"later\n", 0)
