@@ -4,6 +4,7 @@ Needs root."""
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 from collections.abc import Iterator
@@ -114,6 +115,29 @@ def test_exec_leaves_its_program_by_the_same_keys(box: Hand) -> None:
     assert any(box.run(*shells).out.strip() == "1" for _ in range(10))
     assert box.run("exec", "host", "cat", "/hup").code == 1
     box.do("rm", "-f", "host")
+
+
+@pytest.mark.parametrize("verb", ["exec", "run"])
+def test_a_large_paste_into_a_program_that_answers_each_line_goes_on(box: Hand, verb: str) -> None:
+    """The program does not read while nobody takes what it says, and neither end may wait for the other."""
+    repeat = 'stty raw -echo; echo ready; while read x; do echo "$x $x $x $x"; done'
+    box.do("run", "-d", "--name", "paste", BUSYBOX, "sleep", "1000")
+    where = ("paste",) if verb == "exec" else ("--rm", BUSYBOX)
+    with typed(box, verb, "-it", *where, "sh", "-c", repeat) as terminal:
+        terminal.expect("ready")
+        pasted, heard = b"".join(b"%069d\n" % number for number in range(4000)), 0
+        os.set_blocking(terminal.fd, False)
+        left = memoryview(pasted)
+        while heard < 4 * len(pasted):
+            reads, writes, _ = select.select([terminal.fd], [terminal.fd] if left else [], [], 30)
+            assert reads or writes, f"nothing moves: {len(left)} bytes are left, {heard} came"
+            if reads:
+                heard += len(os.read(terminal.fd, 65536))
+            elif writes:
+                with suppress(BlockingIOError):
+                    left = left[os.write(terminal.fd, left[:4096]) :]
+    terminal.ended_somehow()
+    box.do("rm", "-f", "paste")
 
 
 def _sockets(box: Hand, name: str) -> int:

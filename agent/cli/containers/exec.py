@@ -192,6 +192,7 @@ def _terminal(live: Path, process: dict[str, object], keys: bytes, interactive: 
             _copy(program.master, detacher, interactive)
         if not detacher.detached:
             return program.wait()
+        os.set_blocking(program.master, True)
         _hold(program.master)
     print("read escape sequence", file=sys.stderr)  # the terminal is ours again; the program goes on
     return 0
@@ -214,22 +215,44 @@ def _hold(master: int) -> None:
 
 
 def _copy(master: int, detacher: Detacher, interactive: bool) -> None:
-    """Ends when the terminal's last user has closed it: EIO, or an end of file; or at the keys."""
+    """Ends when the terminal's last user has closed it: EIO, or an end of file; or at the keys.
+
+    What is typed or pasted waits here until the program takes it, one chunk of it; meanwhile what the program
+    says is read on, since it may read no more before somebody has taken that."""
+    os.set_blocking(master, False)
     poll = select.poll()
-    poll.register(master, select.POLLIN)
-    if interactive:
-        poll.register(0, select.POLLIN)
+    typing, kept = interactive, b""
     while not detacher.detached:
-        for fd, _ in poll.poll():
-            try:
-                data = os.read(fd, _CHUNK)
-            except OSError:
-                data = b""
-            if fd == master:
-                if not data:
-                    return
-                os.write(1, data)
-            elif data:
-                os.write(master, detacher.feed(data))
-            else:
+        poll.register(master, select.POLLIN | (select.POLLOUT if kept else 0))
+        if typing and not kept:
+            poll.register(0, select.POLLIN)
+        for fd, events in poll.poll():
+            if fd == 0:
                 poll.unregister(0)
+                data = _read(0)
+                typing, kept = bool(data), detacher.feed(data)
+            elif events & ~select.POLLOUT:
+                if not (data := _read(master)):
+                    return
+                while data:
+                    data = data[os.write(1, data) :]
+        if kept:
+            kept = kept[_put(master, kept) :]
+
+
+def _read(fd: int) -> bytes:
+    """Empty at its end."""
+    try:
+        return os.read(fd, _CHUNK)
+    except OSError:
+        return b""
+
+
+def _put(master: int, data: bytes) -> int:
+    """Bytes that the terminal took; all, where it has ended."""
+    try:
+        return os.write(master, data)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return len(data)
