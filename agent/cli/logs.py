@@ -28,9 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     directory = attend.log_directory(paths, options.name)
     _must_be_kept(paths, options.name)
-    now = time.time()
-    since = None if options.since is None else moment(options.since, now)
-    until = None if options.until is None else moment(options.until, now)
+    since, until = _moment(options.since), _moment(options.until)
     outputs = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
     tail = _lines(options.tail)
     for at, stream, line in logs.read(directory, since=since, until=until, tail=tail, follow=options.follow):
@@ -55,7 +53,7 @@ def _must_be_kept(paths: Paths, name: str) -> None:
 
 
 def _lines(text: str) -> int | None:
-    """None for all: also a negative number, as docker has it. Raises Problem."""
+    """None for all: also a negative number, and one that no list is as long as. Raises Problem."""
     from agent.cli.main import Problem
 
     if text == "all":
@@ -64,25 +62,13 @@ def _lines(text: str) -> int | None:
         number = int(text)
     except ValueError:
         raise Problem(f"cannot read --tail {text!r}: write a number or all", 2) from None
-    return None if number < 0 else number
+    return number if 0 <= number < sys.maxsize else None
 
 
-def moment(text: str, now: float) -> float:
-    """Seconds since the epoch. Raises Problem for what is no time."""
-    from datetime import datetime
+def _moment(text: str | None) -> float | None:
+    """Raises Problem."""
+    if text is None:
+        return None
+    from agent.cli.images.choosing import moment  # few ask for it
 
-    from agent.cli.main import Problem
-    from specs.values import Duration
-
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        pass
-    try:
-        return now - float(Duration.parse(text))
-    except ValueError as error:
-        raise Problem(f"cannot read time {text!r}: write 10m, 2026-01-31T12:00:00Z or seconds", 2) from error
+    return moment(text, time.time())

@@ -77,6 +77,18 @@ def test_output_is_shown_on_the_stream_that_it_was_written_to(stead: Stead, web:
     stead("logs", "--tail", "some", web, code=2)
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "-inf", "9" * 400])
+def test_a_number_that_is_no_time_is_said(stead: Stead, web: str, text: str) -> None:
+    for option in ("--since", "--until"):
+        stead("logs", f"{option}={text}", web, code=2)
+        assert stead.errors.startswith(f"stead: cannot read time {text!r}: write ")
+        stead("events", "--until", "0s", f"{option}={text}", code=2)
+
+
+def test_more_lines_than_there_can_be_are_all(stead: Stead, web: str) -> None:
+    assert stead("logs", "-n", "9" * 20, web) == ["out", "last"]
+
+
 def test_a_follower_of_output_ends_with_the_time_that_it_was_given(
     box: Engine, stead: Stead, web: str
 ) -> None:

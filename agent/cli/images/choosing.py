@@ -122,7 +122,7 @@ def moment(text: str, now: float) -> float:
 
     from specs.values import Duration
 
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+    if re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]*)?", text, re.ASCII):
         return float(text)
     try:
         if _GO_DURATION.fullmatch(text):
