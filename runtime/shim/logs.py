@@ -2,8 +2,8 @@
 
 A log directory holds `<n>.log`, the raw bytes of both streams as they came, and `<n>.idx`, one
 messages.INDEX_RECORD a chunk; n grows, nothing is renamed, so a reader follows across rotation without a gap.
-A chunk is on disk before its record, a reader believes records only. At `max_size` the next number begins and
-the oldest files beyond `max_files` are deleted.
+A chunk is on disk before its record, a reader believes records only. At `max_size`, and where somebody has
+deleted or cut the files, the next number begins; the oldest files beyond `max_files` are deleted.
 
 The application never waits for us longer than for the disk itself: when the disk is full its output is thrown
 away and counted, and every second the disk is tried again.
@@ -173,7 +173,7 @@ class LogWriter:
             except OSError:
                 self._fail()
                 return False
-        if self._is_full():  # the limit was lowered
+        if self._is_full() or self._is_gone():  # the limit was lowered; or a person was here
             self._rotate()
             return self._log >= 0
         return True
@@ -181,6 +181,13 @@ class LogWriter:
     def _is_full(self) -> bool:
         """The index has the same limit: of a program that writes byte by byte it is the larger file."""
         return max(self._offset, self._records * messages.INDEX_RECORD.size) >= self._max_size
+
+    def _is_gone(self) -> bool:
+        """Whether somebody has deleted or cut the files: what went on in them would not be found."""
+        log, index = os.fstat(self._log), os.fstat(self._index)
+        if not log.st_nlink or not index.st_nlink:
+            return True
+        return log.st_size < self._offset or index.st_size < self._records * messages.INDEX_RECORD.size
 
     def _fail(self) -> None:
         """Give the disk a rest. The files are closed, since opening mends what was half written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -193,6 +194,38 @@ def test_limits_can_be_lowered(source: Source) -> None:
     source.say(b"y" * 500)
     source.say(b"z\n")
     assert len(file_numbers(source.directory)) == 1
+
+
+@pytest.mark.parametrize("endings", [("log",), ("idx",), ("log", "idx")], ids="+".join)
+@pytest.mark.parametrize("how", ["cut", "deleted", "deleted with its directory"])
+def test_what_comes_after_somebody_emptied_the_files_is_kept_and_followed(
+    source: Source, how: str, endings: tuple[str, ...]
+) -> None:
+    found: list[bytes] = []
+
+    def follow() -> None:
+        found.extend(data for _, _, data in logs.read(source.directory, follow=True))
+
+    before = [b"old %d\n" % number for number in range(50)]
+    for line in before:
+        source.say(line)
+    reader = threading.Thread(target=follow)
+    reader.start()
+    until(lambda: found == before)
+    for ending in endings:
+        if how == "cut":
+            os.truncate(source.directory / f"0.{ending}", 0)
+        else:
+            (source.directory / f"0.{ending}").unlink()
+    if how == "deleted with its directory":
+        shutil.rmtree(source.directory)
+    after = [b"new %d\n" % number for number in range(5)]
+    for line in after:
+        source.say(line)
+    until(lambda: found == before + after)
+    (source.directory.parent / "exit.json").write_text("{}")
+    reader.join(10)
+    assert lines(source) == after
 
 
 def test_the_end_of_the_pipe_is_told(tmp_path: Path) -> None:
