@@ -232,7 +232,7 @@ class _Lines:
 
     def __init__(self, raw: bool) -> None:
         self._raw = raw
-        self._open: dict[int, tuple[int, bytes]] = {}  # stream -> time, bytes of a line without end
+        self._open: dict[int, tuple[int, bytearray]] = {}  # stream -> time, bytes of a line without end
 
     def feed(self, entry: Entry) -> Iterator[Entry]:
         moment, stream, data = entry
@@ -241,8 +241,12 @@ class _Lines:
         if self._raw:
             yield entry
             return
-        began, before = self._open.pop(stream, (moment, b""))
-        lines = _split(before + data)
+        began, before = self._open.setdefault(stream, (moment, bytearray()))
+        before += data  # in place: a line may come byte by byte
+        if b"\n" not in data and len(before) < MAX_LINE:
+            return
+        del self._open[stream]
+        lines = _split(bytes(before))
         for line in lines[:-1]:
             yield began, stream, line
             began = moment
@@ -250,11 +254,11 @@ class _Lines:
         if last.endswith(b"\n") or len(last) >= MAX_LINE:
             yield began, stream, last
         else:
-            self._open[stream] = (began, last)
+            self._open[stream] = (began, bytearray(last))
 
     def rest(self) -> list[Entry]:
         """What has no newline yet, oldest first."""
-        rest = sorted((began, stream, data) for stream, (began, data) in self._open.items())
+        rest = sorted((began, stream, bytes(data)) for stream, (began, data) in self._open.items())
         self._open.clear()
         return rest
 

@@ -129,6 +129,17 @@ def test_a_program_that_writes_byte_by_byte_fills_no_disk_with_its_index(source:
     source.reader_fd, source.writer_fd, source.writer = again.reader_fd, again.writer_fd, again.writer
 
 
+def test_a_long_line_that_came_byte_by_byte_is_read_at_once(tmp_path: Path) -> None:
+    """Dots of progress: each of them must not cost as much as the line is long by then."""
+    count = 300_000
+    (tmp_path / "0.log").write_bytes(b"." * count + b"\n")
+    records = [INDEX_RECORD.pack(offset, 1, STDOUT, 0, 0, offset) for offset in range(count + 1)]
+    (tmp_path / "0.idx").write_bytes(b"".join(records))
+    began = time.monotonic()
+    assert [data for _, _, data in logs.read(tmp_path)] == [b"." * count + b"\n"]
+    assert time.monotonic() - began < 7.0
+
+
 def test_a_follower_reads_on_across_rotation_and_ends_with_the_container(source: Source) -> None:
     found: list[bytes] = []
     source.writer.limit(4096, 100)
