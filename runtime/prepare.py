@@ -36,7 +36,7 @@ from runtime.net.fabric import Fabric
 from runtime.net.files import ETC, hostname_of
 from runtime.paths import USERNS, Paths, delete_tree, write_atomically
 from runtime.records import ContainerRecord
-from runtime.restarts import NO_RESTARTS, Restarts
+from runtime.restarts import NO_RESTARTS, RESTARTS, Restarts
 from runtime.salvage import salvage
 from runtime.shim import client
 from runtime.users import find_user
@@ -167,6 +167,7 @@ class Preparation:
         with faults("write bundle of", record.name):
             write_atomically(home / "config.json", _json(config), durable=False)
             write_atomically(home / "supervise.json", _json(document), durable=False)
+            (home / RESTARTS).unlink(missing_ok=True)  # of the start before: the counts are in the former now
         ground.named.wait()
         if ground.network.done() or any(name.startswith("net.") for name in request.sysctls):
             ground.network.result()  # settings of interfaces are for those that there are

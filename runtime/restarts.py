@@ -32,7 +32,7 @@ def read(live: Path, home: Path, *, goes_on: bool) -> Restarts:
     with its machine or alone; then the streak goes on too, and is none of a new start's else.
 
     The live record is gone after a stop and after a power cut, the exit record is there after an end only;
-    RESTARTS is there from the first restart on, and supervise.json says what the last start began with.
+    RESTARTS is there from the first restart after a start on, and supervise.json says what that began with.
     """
     for state in (client.read_state(live), client.read_exit(home)):
         if state is not None:

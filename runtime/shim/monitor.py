@@ -264,7 +264,7 @@ class Monitor:
         self._execed_at = time.monotonic()
         self.health.begin()
         if self._memory.streak:
-            self._well_timer = self.loop.after(self.restart.reset_after, self._does_well)
+            self._does_well()
         self._advance("execed", started_at=time.time(), error="", next_start_at=0.0, **self.health.standing())
         self.happened("start")
         if not self._ending:
@@ -355,11 +355,15 @@ class Monitor:
         self._save(next_start_at=time.time() + decision.delay)
 
     def _does_well(self) -> None:
-        """A run that was restarted is long enough now, if its probe says so too: the streak is over."""
-        if self.health.standing()["health"] in (supervise.NONE, supervise.HEALTHY):
-            self._save(streak=0)
+        """A run that was restarted ends the streak as soon as no end of it would go on with it."""
+        health, liveness = self.health.standing()["health"], self.health.liveness()
+        left = supervise.until_well(self.restart, self._execed_at, time.monotonic(), health, liveness)
+        if left > 0:
+            self._well_timer = self.loop.after(left, self._does_well)
         else:
-            self._well_timer = self.loop.after(self.restart.reset_after, self._does_well)
+            self._memory = self._memory._replace(streak=0)
+            self._save(streak=0)
+            self._keep_counts()
 
     def _finish(self, event: str) -> None:
         """The last word: the container is left alone, and so the shim ends."""
@@ -399,9 +403,8 @@ class Monitor:
         self.thaw()
         running = self.child is not None
         self._advance("stop")
-        if (
-            running and not self._execed_at
-        ):  # PID 1 ignores signals that it has no handler for: pid_namespaces(7)
+        # PID 1 ignores signals that it has no handler for: pid_namespaces(7)
+        if running and not self._execed_at:
             timeout = 0.0
         if not running:
             self.loop.cancel(self._timer)

@@ -304,6 +304,21 @@ def well_for(started_at: float, now: float, memory: HealthMemory | None, *, unhe
     return now - memory.healthy_since
 
 
+#: Seconds until what is not healthy is asked again whether it did well, at least.
+ASKED_AGAIN = 0.1
+
+
+def until_well(
+    policy: RestartPolicy, started_at: float, now: float, health: str, memory: HealthMemory | None
+) -> float:
+    """Seconds until a run that goes on may have done well for long enough, however it ends then: also because
+    its probe fails. 0: it has. `memory` is that of liveness."""
+    if health not in (NONE, HEALTHY):
+        return max(ASKED_AGAIN, policy.reset_after)
+    did = well_for(started_at, now, memory, unhealthy=memory is not None)
+    return max(0.0, policy.reset_after - did)
+
+
 def _seconds(document: Mapping[str, Any], key: str, default: float) -> float:
     value = document.get(key)
     return default if value is None else max(0.0, float(value))

@@ -25,6 +25,8 @@ from tests.kernel.shim_box import BUSYBOX, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
+SOON = {"interval": 0.05, "start_interval": 0.05, "timeout": 5.0, "retries": 2}
+
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
@@ -42,6 +44,15 @@ def _alone(box: Engine) -> Iterator[None]:
 
 def gone(box: Engine, name: str) -> bool:
     return not pidfd.is_alive(box.state(name).shim_pid, box.state(name).shim_start)
+
+
+def cut_power(box: Engine, name: str) -> None:
+    """No shim, nothing under /run, no word of an end; and it is started, as after a boot."""
+    state = box.state(name)
+    os.kill(state.shim_pid, signal.SIGKILL)
+    until(lambda: not pidfd.is_alive(state.shim_pid, state.shim_start))
+    box.runtime.containers._preparation.clear(box.id(name))
+    box.runtime.start_container(name)
 
 
 # ---------------------------------------------------------------- restarts
@@ -128,12 +139,35 @@ def test_the_count_of_restarts_outlives_a_stop_and_a_power_cut(box: Engine) -> N
     assert box.state(name).restarts == 2
     os.kill(box.state(name).pid, signal.SIGKILL)
     until(lambda: box.state(name).restarts == 3 and box.state(name).phase == "running")
-    state = box.state(name)  # a power cut: no shim, nothing under /run, no word of an end
-    os.kill(state.shim_pid, signal.SIGKILL)
-    until(lambda: not pidfd.is_alive(state.shim_pid, state.shim_start))
-    box.runtime.containers._preparation.clear(box.id(name))
-    box.runtime.start_container(name)
+    cut_power(box, name)
     assert (box.state(name).restarts, box.state(name).streak) == (3, 1)
+    box.runtime.remove_container(name)
+
+
+def test_a_power_cut_brings_no_crash_loop_back_that_was_over(box: Engine) -> None:
+    name = box.start("sleep 1000", restart=RestartRequest("always", initial=0.01, reset_after=0.5))
+    for count in (1, 2, 3):
+        os.kill(box.state(name).pid, signal.SIGKILL)
+        until(lambda count=count: box.state(name).restarts == count and box.state(name).phase == "running")
+    until(lambda: box.state(name).streak == 0)
+    counts = box.home(name) / "restarts.json"
+    until(lambda: json.loads(counts.read_bytes())["streak"] == 0)
+    cut_power(box, name)
+    assert (box.state(name).restarts, box.state(name).streak) == (3, 0)
+    box.runtime.remove_container(name)
+
+
+def test_what_a_start_by_hand_began_anew_is_not_taken_back_by_a_power_cut(box: Engine) -> None:
+    name = box.start("sleep 1000", restart=RestartRequest("on-failure", 2, initial=0.01, max=0.02))
+    for _ in range(2):
+        before = box.state(name).pid
+        os.kill(before, signal.SIGKILL)
+        until(lambda before=before: box.state(name).pid not in (0, before))
+    box.runtime.stop_container(name)
+    box.runtime.start_container(name)
+    assert (box.state(name).restarts, box.state(name).attempts, box.state(name).streak) == (2, 0, 0)
+    cut_power(box, name)
+    assert (box.state(name).restarts, box.state(name).attempts, box.state(name).streak) == (2, 0, 0)
     box.runtime.remove_container(name)
 
 
@@ -174,6 +208,27 @@ def test_a_crash_loop_is_shown_as_such_until_a_run_does_well(box: Engine) -> Non
     assert box.runtime.observe().containers[name].crash_loop  # it runs, and has yet to do well
     until(lambda: not box.runtime.observe().containers[name].crash_loop)
     assert box.state(name).streak == 0
+    box.runtime.remove_container(name)
+
+
+def test_a_crash_loop_is_over_when_the_probe_has_said_so_for_long_enough(box: Engine) -> None:
+    """Not before: a probe that fails then goes on with the streak."""
+    probe = ProbeRequest(shell="test -e /tmp/up", start_period=60.0, **{**SOON, "retries": 1})
+    policy = RestartRequest("always", initial=0.01, reset_after=3.0)
+    name = box.start("rm -f /tmp/up; echo begun; exec sleep 1000", probe=probe, restart=policy)
+    for count in (1, 2):
+        os.kill(box.state(name).pid, signal.SIGKILL)
+        until(lambda count=count: box.output(name).count("begun") == count + 1)
+    up = box.paths.rootfs(box.id(name)) / "tmp/up"
+    time.sleep(2.5)
+    up.touch()
+    time.sleep(1.5)
+    assert (box.state(name).health, box.state(name).streak) == ("healthy", 2)
+    up.unlink()
+    until(lambda: box.output(name).count("begun") == 4)
+    assert box.state(name).streak == 3
+    up.touch()
+    until(lambda: box.state(name).streak == 0)
     box.runtime.remove_container(name)
 
 
@@ -229,8 +284,6 @@ def test_a_program_that_is_killed_by_a_signal_has_128_plus_its_number(box: Engin
 
 
 # ---------------------------------------------------------------- health
-
-SOON = {"interval": 0.05, "start_interval": 0.05, "timeout": 5.0, "retries": 2}
 
 
 def test_a_probe_runs_as_the_container_does_and_its_last_results_are_kept(box: Engine) -> None:

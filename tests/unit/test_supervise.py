@@ -22,6 +22,7 @@ from runtime.shim.supervise import (
     on_unhealthy,
     reason,
     restart_policy,
+    until_well,
     well_for,
 )
 
@@ -177,6 +178,18 @@ def test_a_container_that_never_was_healthy_did_not_do_well_however_long_it_ran(
     assert well_for(0, 500, never, unhealthy=True) == 0
     assert well_for(0, 500, succeed(POLICY, never, 400), unhealthy=True) == 100
     assert well_for(0, 500, never, unhealthy=False) == 500
+
+
+def test_a_run_has_done_well_when_no_end_of_it_would_go_on_with_the_streak() -> None:
+    policy = RestartPolicy(reset_after=10.0)
+    assert until_well(policy, 0.0, 4.0, "none", None) == 6.0
+    assert until_well(policy, 0.0, 11.0, "healthy", None) == 0.0  # a startup probe alone
+    begun = begin_health(HealthPolicy(), 0.0)
+    assert until_well(policy, 0.0, 60.0, "starting", begun) == 10.0
+    healthy = succeed(HealthPolicy(), begun, 58.0)
+    assert until_well(policy, 0.0, 60.0, "healthy", healthy) == 8.0
+    assert until_well(policy, 0.0, 68.0, "healthy", healthy) == 0.0
+    assert until_well(policy._replace(reset_after=0.0), 0.0, 1.0, "unhealthy", begun) > 0.0
 
 
 def test_a_health_policy_is_read_with_defaults() -> None:
