@@ -43,6 +43,7 @@ class Freezer:
                     raise Fault("container-paused", operation, record.name, cause) from None
             try:
                 self._cgroups.freeze(state.cgroup)
+                frozen.leave_trace(live)
             except BaseException:
                 self._thaw(record, state.cgroup)
                 raise

@@ -50,6 +50,7 @@ def paused(cgroups: Cgroups, groups: Sequence[tuple[str, str]], paths: Paths) ->
                     continue
                 stack.callback(go_on, path)
                 cgroups.freeze(path)
+                frozen.leave_trace(_live(paths, path))
         yield
 
 

@@ -3,6 +3,7 @@ what follows is decided in runtime.shim.supervise."""
 
 from __future__ import annotations
 
+import os
 import time
 
 from runtime.shim import messages, peers, probes, supervise, targets
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Seconds until a container that is frozen is looked at again.
 FROZEN = 0.2
+#: Of runtime.frozen: written anew whenever the container has been frozen.
+TRACE = "frozen"
 #: Bytes read of the container's hosts file.
 MAX_HOSTS = 1 << 20
 
@@ -22,15 +25,17 @@ _LOGS = dict(zip(supervise.KINDS, messages.PROBE_LOGS, strict=True))
 
 
 class Track:
-    """One kind of probe. `memory` is None while it does not run."""
+    """One kind of probe. `memory` is None while it does not run; `trace` is that of the last freezing before
+    its probe began."""
 
-    __slots__ = ("document", "memory", "policy", "probe", "timer")
+    __slots__ = ("document", "memory", "policy", "probe", "timer", "trace")
 
     def __init__(self, kind: str, document: Document) -> None:
         self.document, self.policy = document, supervise.policy_of(kind, document)
         self.memory: supervise.HealthMemory | None = None
         self.probe: probes.Probe | None = None
         self.timer: Timer | None = None
+        self.trace = 0
 
 
 class Health:
@@ -127,6 +132,7 @@ class Health:
         if shim.host.is_frozen(shim.cgroup):  # whoever is frozen is well, and cannot say so
             self._later(kind, track, FROZEN)
             return
+        track.trace = self._trace()
 
         def done(code: int, output: str) -> None:
             track.probe = None
@@ -145,6 +151,12 @@ class Health:
         except (OSError, ValueError) as error:
             done(probes.NO_ANSWER, str(error))
 
+    def _trace(self) -> int:
+        try:
+            return os.stat(TRACE, dir_fd=self._shim.live_fd).st_mtime_ns
+        except OSError:
+            return 0
+
     def _hosts(self) -> dict[str, str]:
         """What the container's /etc/hosts says, which the agent keeps in the bundle, and its peers."""
         try:
@@ -158,7 +170,8 @@ class Health:
         shim, before = self._shim, track.memory
         if before is None or shim.phase != supervise.RUNNING:
             return
-        if code and shim.host.is_frozen(shim.cgroup):  # it was frozen before it could answer
+        # it was frozen before it could answer, and still is or had no time left to
+        if code and (shim.host.is_frozen(shim.cgroup) or self._trace() != track.trace):
             self._later(kind, track, FROZEN)
             return
         track.memory = after = supervise.after_probe(

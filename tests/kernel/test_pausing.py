@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from runtime.commit import CommitRequest, Writings
 from runtime.faults import Fault
 from runtime.linux import cgroups
 from runtime.observations import Phase
+from runtime.pausing import paused
 from runtime.shim import client
 from runtime.wishes import ProbeRequest, RestartRequest
 from tests.kernel.engine_box import Engine, engine
@@ -123,6 +125,38 @@ def test_probes_rest_while_it_is_paused_and_go_on_afterwards(box: Engine) -> Non
     box.runtime.unpause_container(name)
     until(lambda: box.state(name).health_log[-1].started_at > last + 2.0)
     assert box.state(name).health == "healthy"
+    box.runtime.remove_container(name)
+
+
+@contextmanager
+def by_hand(box: Engine, name: str) -> Iterator[None]:
+    box.runtime.pause_container(name)
+    yield
+    box.runtime.unpause_container(name)
+
+
+def by_a_backup(box: Engine, name: str) -> AbstractContextManager[None]:
+    return paused(HOST, [(name, box.state(name).cgroup)], box.paths)
+
+
+@pytest.mark.parametrize("freeze", [by_hand, by_a_backup])
+def test_a_probe_that_was_frozen_for_a_while_does_not_fail_for_it(
+    box: Engine, freeze: Callable[[Engine, str], AbstractContextManager[None]]
+) -> None:
+    """It goes on before its time is over, and has too little left."""
+    shell = "touch /tmp/begun; i=0; while [ $((i+=1)) -le 20 ]; do sleep 0.1; done"
+    probe = ProbeRequest(shell=shell, interval=0.05, timeout=4.0, retries=1)
+    name = box.start("exec sleep 1000", probe=probe, restart=RestartRequest("always"))
+    until(lambda: box.state(name).health == "healthy")
+    begun = box.paths.rootfs(box.id(name)) / "tmp/begun"
+    begun.unlink()
+    until(begun.exists)
+    with freeze(box, name):
+        time.sleep(2.5)
+    last = time.time()
+    until(lambda: box.state(name).health_log[-1].started_at > last)
+    assert (box.state(name).health, box.state(name).restarts) == ("healthy", 0)
+    assert {result.exit_code for result in box.state(name).health_log} == {0}
     box.runtime.remove_container(name)
 
 
