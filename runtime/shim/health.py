@@ -53,14 +53,15 @@ class Health:
                 continue
             old = self._tracks.get(kind)
             tracks[kind] = old if old is not None and old.document == asked else Track(kind, asked)
-        has_begun = self.standing()["health"] in (supervise.NONE, supervise.HEALTHY)
+        had = self._tracks.get(supervise.STARTUP)
+        has_started = had is None or (had.memory is not None and had.memory.status == supervise.HEALTHY)
         before, self._tracks = self._tracks, tracks
         for kind, track in before.items():
             if tracks.get(kind) is not track:
                 self._halt(track)
         if self._shim.phase == supervise.RUNNING:
             startup = tracks.get(supervise.STARTUP)
-            if startup is not None and startup.memory is None and has_begun:
+            if startup is not None and startup.memory is None and has_started:
                 now = time.monotonic()
                 startup.memory = supervise.HealthMemory(supervise.HEALTHY, now, now, healthy_since=now)
             self.begin()

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -147,6 +148,26 @@ def test_with_a_startup_probe_alone_health_is_what_that_said(box: Engine) -> Non
     name = box.start("sleep 1000", startup=ProbeRequest(shell="false", **SOON))
     until(lambda: box.state(name).health == "unhealthy")  # its policy is no: it stays
     assert box.state(name).restarts == 0
+    box.runtime.remove_container(name)
+
+
+def test_a_startup_probe_that_is_changed_holds_from_the_next_run_on(box: Engine) -> None:
+    """Also while liveness has not said yet, or says no more, that it is well."""
+    name = box.start(
+        "sleep 1000",
+        startup=ProbeRequest(shell="true", **SOON),
+        probe=ProbeRequest(shell="false", on_failure="none", **SOON),
+        restart=AT_ONCE,
+    )
+    until(lambda: box.state(name).health == "unhealthy")
+    request = box.runtime.containers.record(name, "look at").decode()
+    box.runtime.adjust_container(replace(request, startup=ProbeRequest(shell="false", **SOON)))
+    adjusted, asked = time.time(), box.state(name).startup_log
+    until(lambda: box.state(name).health_log[0].started_at > adjusted)
+    assert (box.state(name).health, box.state(name).restarts) == ("unhealthy", 0)
+    assert box.state(name).startup_log == asked
+    os.kill(box.state(name).pid, 9)
+    until(lambda: box.state(name).restart_reasons.get("unhealthy"))
     box.runtime.remove_container(name)
 
 
