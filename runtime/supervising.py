@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from runtime import bundle
@@ -25,15 +26,15 @@ def document(
 ) -> dict[str, Any]:
     """The content of supervise.json."""
     config = image.config.get("config") or {}
-    probe = bundle.probe(request, config)
+    probe, shell = bundle.probe(request, config), config.get("Shell") or []
     return messages.supervise_document(
         id=record.id,
         name=record.name,
         cgroup=cgroup,
         restart=asdict(request.restart),
-        probe=_probe_document(probe),
-        startup=_probe_document(request.startup),
-        readiness=_probe_document(request.readiness),
+        probe=_probe_document(probe, shell),
+        startup=_probe_document(request.startup, shell),
+        readiness=_probe_document(request.readiness, shell),
         stop_signal=bundle.stop_signal(request, config),
         stop_timeout=request.stop_grace_period,
         log_max_size=request.log_max_size,
@@ -50,8 +51,13 @@ def document(
     )
 
 
-def _probe_document(probe: ProbeRequest | None) -> dict[str, Any] | None:
-    return None if probe is None else {key: v for key, v in asdict(probe).items() if key != "given"}
+def _probe_document(probe: ProbeRequest | None, shell: Sequence[str]) -> dict[str, Any] | None:
+    """`shell` is the image's SHELL, which a line is given to; empty: the shim's, /bin/sh."""
+    if probe is None:
+        return None
+    if probe.shell and shell:
+        probe = replace(probe, exec=(*shell, probe.shell), shell="")
+    return {key: v for key, v in asdict(probe).items() if key != "given"}
 
 
 def will_be_idle(request: ContainerRequest, image: StoredImage) -> bool:

@@ -391,6 +391,25 @@ def test_the_images_own_words_hold_unless_the_request_overrides_them(box: Engine
 # ---------------------------------------------------------------- logs
 
 
+def test_a_line_for_a_shell_is_given_to_the_images_shell(box: Engine, tmp_path: Path) -> None:
+    """SHELL of a Dockerfile, as docker does it; there is no /bin/sh."""
+    layout = Layout(tmp_path / "layout")
+    items = [directory("bin"), file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)]
+    config = {
+        "Cmd": ["/bin/busybox", "sleep", "1000"],
+        "Shell": ["/bin/busybox", "sh", "-ec"],
+        "Healthcheck": {"Test": ["CMD-SHELL", "echo $-"], "Interval": 50_000_000},
+    }
+    layout.image([layer(*items)], config=config)
+    reference = ImageRef.parse("tests/shell:1")
+    box.runtime.import_image(tmp_path / "layout", reference)
+    name = box.create(image=reference, command=None, readiness=ProbeRequest(shell="echo ready", **SOON))
+    box.runtime.start_container(name)
+    until(lambda: box.state(name).health == "healthy" and box.state(name).ready)
+    assert "e" in box.state(name).health_log[-1].output
+    box.runtime.remove_container(name)
+
+
 def test_a_reader_that_does_not_read_never_holds_up_the_program(box: Engine) -> None:
     name = box.create("echo first; yes 0123456789abcdef | head -c 34000000; echo last")
     box.runtime.start_container(name)
