@@ -142,10 +142,12 @@ class Containers:
     def _begin(self, record: ContainerRecord) -> None:
         state = client.read_state(self._paths.live(record.id))
         if state is not None and client.is_alive(state):
-            if state.phase not in (*supervise.FINAL, Phase.LOST):
-                return
-            with _started(record):  # it has ended just now
-                client.wait_gone(state)
+            with _started(record):
+                if state.phase == Phase.BACKOFF:
+                    client.start_now(self._paths.live(record.id))
+                if state.phase not in (*supervise.FINAL, Phase.LOST):
+                    return
+                client.wait_gone(state)  # it has ended just now
         request = record.decode()
         volumes = {mount.source for mount in request.mounts if mount.kind == "volume" and mount.source}
         volumes.update(read_anonymous(self._database.read(), record.name).values())

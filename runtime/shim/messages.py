@@ -10,7 +10,7 @@ packet `{"v":1,"ok":true,...}` or `{"v":1,"ok":false,"error":text}`:
     ping | state                     -> "state": the record below
     stop   signal, timeout           -> answered when the container has ended and exit.json is written
     kill   signal                    -> sends the signal to the container's first process
-    start                            -> ends a backoff: the next start is tried now
+    start                            -> ends a backoff: the next start is tried now, and counts begin anew
     adjust supervise                 -> keys of the supervise document to be changed in place
     resize rows, columns             -> of the container's terminal
     exec   process, tty   fds 0 1 2  -> "pid"; later an event packet {"v":1,"event":"exited","exit_code":n};

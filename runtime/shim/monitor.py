@@ -369,7 +369,7 @@ class Monitor:
         """The last word: the container is left alone, and so the shim ends."""
         self._advance(event, health=supervise.NONE, next_start_at=0.0)
         if self._ending != SHUTDOWN:
-            self._write_exit()
+            self._write(EXIT, self.state(), durable=not self.document.get("brief"))
         if self._ending == STOP:
             self.happened("stop")
         self._tell(self._failure or launch.Failure("stop", "it was stopped while it started"))
@@ -453,9 +453,12 @@ class Monitor:
                 self.note(f"cannot thaw cgroup {self.cgroup}: {error}")
 
     def start_now(self) -> None:
-        """End a backoff early. Harmless in any other phase."""
+        """End a backoff early, and begin anew to count. Harmless in any other phase."""
         if self.phase == supervise.BACKOFF and self._timer is not None:
             self.loop.cancel(self._timer)
+            self._memory = supervise.RestartMemory()
+            self._record.update(streak=0, attempts=0)
+            self._keep_counts()
             self.start()
 
     def adjust(self, change: Document) -> None:
@@ -525,16 +528,14 @@ class Monitor:
     def _save(self, announce: bool = True, **changes: Any) -> None:
         """Rewrite state.json in one rename and tell the agent. What fails is noted: the container matters
         more."""
-        self._record.update(changes, phase="lost" if self._lost() else self.phase)
+        lost = self._ending == SHUTDOWN and self.phase in supervise.FINAL
+        self._record.update(changes, phase="lost" if lost else self.phase)
         try:
             write_at(self.live_fd, STATE, messages.encode(self.state()))
         except OSError as error:
             self.note(f"cannot write {STATE}: {error}")
         if announce:
             self._announce()
-
-    def _lost(self) -> bool:
-        return self._ending == SHUTDOWN and self.phase in supervise.FINAL
 
     def _announce(self) -> None:
         path = str(self.document.get("events_socket") or "")
@@ -552,9 +553,6 @@ class Monitor:
                 os.close(fd)
         except OSError:
             pass  # no agent listens: it will read the record
-
-    def _write_exit(self) -> None:
-        self._write(EXIT, self.state(), durable=not self.document.get("brief"))
 
     def _keep_counts(self) -> None:
         """For the start after a power cut, which leaves nothing under /run."""

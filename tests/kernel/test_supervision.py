@@ -171,6 +171,20 @@ def test_what_a_start_by_hand_began_anew_is_not_taken_back_by_a_power_cut(box: E
     box.runtime.remove_container(name)
 
 
+def test_a_start_by_hand_ends_a_backoff_and_begins_anew(box: Engine) -> None:
+    name = box.start(
+        "test -e /tmp/well && exec sleep 1000; exit 1", restart=RestartRequest("always", initial=60.0)
+    )
+    until(lambda: box.state(name).phase == "backoff")
+    (box.paths.rootfs(box.id(name)) / "tmp/well").touch()
+    box.runtime.start_container(name)
+    until(lambda: box.state(name).phase == "running")
+    assert (box.state(name).restarts, box.state(name).streak, box.state(name).attempts) == (2, 0, 0)
+    cut_power(box, name)
+    assert (box.state(name).restarts, box.state(name).streak) == (2, 0)
+    box.runtime.remove_container(name)
+
+
 def test_the_tries_of_on_failure_are_counted_on_when_the_shim_is_killed(box: Engine) -> None:
     policy = RestartRequest("on-failure", 2, initial=0.01, max=0.02)
     name = box.start("sleep 1000", restart=policy)
@@ -217,8 +231,9 @@ def test_a_crash_loop_is_over_when_the_probe_has_said_so_for_long_enough(box: En
     policy = RestartRequest("always", initial=0.01, reset_after=3.0)
     name = box.start("rm -f /tmp/up; echo begun; exec sleep 1000", probe=probe, restart=policy)
     for count in (1, 2):
+        until(lambda count=count: box.output(name).count("begun") == count)
         os.kill(box.state(name).pid, signal.SIGKILL)
-        until(lambda count=count: box.output(name).count("begun") == count + 1)
+    until(lambda: box.output(name).count("begun") == 3)
     up = box.paths.rootfs(box.id(name)) / "tmp/up"
     time.sleep(2.5)
     up.touch()
