@@ -64,7 +64,7 @@ def judge(desired: Desired, seen: Seen, restarts: dict[str, int], now: float) ->
         if have.busy:  # what was seen may be half of what was done
             pending.append(f"container {name} was acted on while it was looked at")
             continue
-        first = restarts.setdefault(have.id, have.restarts)
+        first = restarts.setdefault(have.id, have.own_restarts)
         state, text = _look(want, have, first, now)
         if state == "pending":
             pending.append(text)
@@ -103,12 +103,12 @@ def _look(want: DesiredContainer, have: ObservedContainer, first: int, now: floa
         if job and have.exit_code == 0:
             return "well", ""
         return "failed", f"{name} exited with code {have.exit_code}{killed}{_tail(have)}"
-    backoff = have.phase is Phase.BACKOFF and have.restarts >= LOOP
-    if backoff or have.restarts - first >= LOOP:
+    backoff = have.phase is Phase.BACKOFF and have.own_restarts >= LOOP
+    if backoff or have.own_restarts - first >= LOOP:
         return "failed", f"{name} keeps ending (exit code {have.exit_code}{killed}){_tail(have)}"
     if have.phase is not Phase.RUNNING:
         return "pending", f"{name} is {have.phase}"
-    if have.restarts > first and now - have.started_at < STEADY:
+    if have.own_restarts > first and now - have.started_at < STEADY:
         return "pending", f"{name} was restarted just now"
     if have.health is Health.UNHEALTHY:
         return "failed", f"{name} is unhealthy"

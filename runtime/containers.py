@@ -30,7 +30,6 @@ from runtime.observations import HandStop, Phase, retired
 from runtime.paths import Paths, delete_tree
 from runtime.prepare import Preparation, anonymous_of, cgroup_path
 from runtime.records import (
-    CREATED,
     RUNNING,
     STOPPED,
     ContainerRecord,
@@ -42,7 +41,6 @@ from runtime.records import (
     set_wanted,
     update_request,
 )
-from runtime.requests import encode_request
 from runtime.restarts import Restarts
 from runtime.shim import client, forking, supervise
 from runtime.spares import Spares
@@ -112,7 +110,7 @@ class Containers:
             check_runs(image.config, host_platform(), request.name)
             self._zygote.warm()  # a start follows
             with self._spares.id() as id, self._database.write(durable=False) as connection:
-                record = _record(id, request, image.id, now)
+                record = ContainerRecord.of(id, request, image.id, now)
                 if read_container(connection, request.name) is not None:
                     raise Fault("container-exists", "create container", request.name, "the name is taken")
                 self._images.use(image.id, request.name)
@@ -575,23 +573,8 @@ def _started(record: ContainerRecord) -> Iterator[None]:
         yield
     except client.ShimError as error:
         cause = f"{error.message} (exit code {error.exit_code})"
-        raise Fault("start-failed", "start container", record.name, cause) from error
-
-
-def _record(id: str, request: ContainerRequest, image_id: str, now: float) -> ContainerRecord:
-    return ContainerRecord(
-        id=id,
-        name=request.name,
-        source=request.source,
-        project=request.project,
-        identity=request.identity,
-        adjustable=request.adjustable,
-        image=str(request.image),
-        image_id=image_id,
-        request=encode_request(request),
-        wanted=CREATED,
-        created_at=now,
-    )
+        code = "container-not-running" if supervise.OWNER_ENDED in error.message else "start-failed"
+        raise Fault(code, "start container", record.name, cause) from error
 
 
 def _mounted(request: ContainerRequest) -> list[str]:

@@ -28,9 +28,11 @@ KINDS = ("pid", "ipc", "uts")
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """`namespaces`: kind -> file; `shm`: the directory that is /dev/shm, empty for one of its own."""
+    """`namespaces`: kind -> file; `owners`: kind -> directory under run; `shm`: the directory that is
+    /dev/shm, empty for one of its own."""
 
     namespaces: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)
     shm: str = ""
 
 
@@ -47,20 +49,23 @@ class Joining:
     def prepare(self, record: ContainerRecord, request: ContainerRequest) -> Joined:
         """Everything bound and mounted. Repeatable. Fault container-not-running: the owner of a namespace
         has no process that holds it."""
-        found = {kind: self._bind(record, kind, owner) for kind, owner in joined(request)}
+        found: dict[str, str] = {}
+        owners: dict[str, str] = {}
+        for kind, owner in joined(request):
+            found[kind], owners[kind] = self._bind(record, kind, owner)
         owner = owner_in(request.ipc_mode)
         if owner:
             shm = self._shm(self._owner(request.name, "ipc", owner)[0])
             if not mounts.is_mounted(shm):
                 cause, hint = f"container {owner} does not share its memory", 'it needs ipc "shareable"'
                 raise Fault("request-invalid", "start container", request.name, cause, hint)
-            return Joined(found, str(shm))
+            return Joined(found, owners, str(shm))
         if request.ipc_mode == "shareable":
             shm = self._shm(record)
             with faults("mount /dev/shm of", request.name):
                 self._mount_shm(shm, request.shm_size or DEFAULT_SHM)
-            return Joined(found, str(shm))
-        return Joined(found)
+            return Joined(found, owners, str(shm))
+        return Joined(found, owners)
 
     def clear(self, id: str) -> None:
         """Unbind and unmount. Repeatable."""
@@ -86,15 +91,16 @@ class Joining:
         finally:
             os.close(fd)
 
-    def _bind(self, record: ContainerRecord, kind: str, owner: str) -> str:
+    def _bind(self, record: ContainerRecord, kind: str, owner: str) -> tuple[str, str]:
+        """(its file, the owner's directory)"""
         path = namespace_file(self._paths, record.id, kind)
-        _, pid = self._owner(record.name, kind, owner)
+        theirs, pid = self._owner(record.name, kind, owner)
         with faults(f"join {kind} namespace of {owner} for", record.name):
             path.touch(mode=0o600)
             while mounts.is_mounted(path):
                 mounts.unmount(path)
             mounts.bind(Path(f"/proc/{pid}/ns/{kind}"), path, recursive=False)
-        return str(path)
+        return str(path), str(self._paths.live(theirs.id))
 
     def _owner(self, name: str, kind: str, owner: str) -> tuple[ContainerRecord, int]:
         """Its record and the pid of its program."""

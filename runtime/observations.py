@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from runtime.shim.supervise import OWNER
 from runtime.shim.supervise import PROBE_STOPPED as PROBE_STOPPED
 from specs.values import PortBinding
 
@@ -104,6 +105,11 @@ class ObservedContainer:
     restart_policy: str = ""  # as it was asked for
     auto_remove: str = ""  # as in ContainerRequest
     busy: bool = False  # this process acted on it while it was looked at
+
+    @property
+    def own_restarts(self) -> int:
+        """Without those because the owner of its pid namespace ended, which are no fault of its own."""
+        return self.restarts - dict(self.restart_reasons).get(OWNER, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ from runtime.paths import Paths
 from runtime.prepare import SLICE, cgroup_path, kernel_limits
 from runtime.records import CREATED, RUNNING, STOPPED, ContainerRecord, read_containers
 from runtime.requests import encode
-from runtime.shim import client
-from runtime.shim.supervise import is_crash_loop
+from runtime.shim import client, documents
+from runtime.shim.supervise import OWNER_ENDED, is_crash_loop
 from runtime.stops import read_stops
 from runtime.volumes import Volumes
 from runtime.volumes.fates import Fate, read_fates
@@ -329,7 +329,8 @@ class Observer:
             if theirs is not None and bound is not None and bound != theirs:
                 text = f"container {owner}, whose network it has, has been given another one"
                 found.append(Defect("netns", text, restart=True))
-        found += self._joined_defects(id, request, seen)
+        if not self._awaits_owner(id, state, request, seen):
+            found += self._joined_defects(id, request, seen)
         if request.files and str(secrets.mounted_at(self._paths, id)) not in seen.mounts:
             found.append(Defect("secrets", "the files of its secrets and configs are gone"))
         joined = {network for network, _ in seen.net.addresses.get(id, ())}
@@ -354,6 +355,18 @@ class Observer:
                 text = f"container {owner}, whose {kind} namespace it has, has been given another one"
                 found.append(Defect("joined", text, restart=True))
         return found
+
+    def _awaits_owner(self, id: str, state: client.State, request: ContainerRequest, seen: _Seen) -> bool:
+        """Whether its shim joins what the owners have next: they are still the ones that it knows."""
+        if state.pid or state.error != OWNER_ENDED:
+            return False
+        try:
+            known = documents.read(f"{self._homes}/{id}", "supervise.json").get("joins") or {}
+        except (OSError, ValueError):
+            return False
+        return all(
+            known.get(kind) == f"{self._live}/{seen.ids.get(owner)}" for kind, owner in joined(request)
+        )
 
     def _mount_defects(self, id: str, request: ContainerRequest, seen: _Seen) -> list[Defect]:
         """What was mounted for the container itself, and what its volumes lie on."""

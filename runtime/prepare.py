@@ -162,6 +162,8 @@ class Preparation:
         setting = self._setting(record, request, image, tuple(given), joining, ids)
         config = bundle.oci_config(machine.attainable(request), image.config.get("config") or {}, setting)
         document = supervising.document(paths, record, request, image, restarts, cgroup=cgroup_path(id))
+        if joining.owners:
+            document["joins"] = joining.owners
         if log is not None:
             document["log"] = log
         with faults("write bundle of", record.name):

@@ -33,6 +33,25 @@ class ContainerRecord(NamedTuple):
     wanted: str
     created_at: float
 
+    @classmethod
+    def of(cls, id: str, request: ContainerRequest, image_id: str, created_at: float) -> ContainerRecord:
+        """Of a container that was never started."""
+        from runtime.requests import encode_request
+
+        return cls(
+            id=id,
+            name=request.name,
+            source=request.source,
+            project=request.project,
+            identity=request.identity,
+            adjustable=request.adjustable,
+            image=str(request.image),
+            image_id=image_id,
+            request=encode_request(request),
+            wanted=CREATED,
+            created_at=created_at,
+        )
+
     def decode(self) -> ContainerRequest:
         from runtime.requests import decode_request
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.loosened import loosened
 from runtime.observations import Defect, Health, ObservedContainer, Phase
@@ -22,6 +22,7 @@ class FakeContainer:
     started_at: float = 0.0
     started_ticks: int = 0
     restarts: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     addresses: tuple[tuple[str, str], ...] = ()
     mounted: tuple[tuple[str, str], ...] = ()  # (reference, image id)
     defects: tuple[Defect, ...] = ()
@@ -49,6 +50,7 @@ def observed(container: FakeContainer) -> ObservedContainer:
         started_at=container.started_at,
         started_ticks=container.started_ticks if container.phase is Phase.RUNNING else 0,
         restarts=container.restarts,
+        restart_reasons=tuple(sorted(container.reasons.items())),
         health=container.health,
         ready=container.ready,
         error=container.error,

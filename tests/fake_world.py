@@ -57,13 +57,14 @@ class FakeWorld:
         with self._lock:
             return bool(self._containers[name].phase is Phase.RUNNING)
 
-    def restart(self, name: str) -> None:
-        """Its shim did so: the program had ended."""
+    def restart(self, name: str, reason: str = "failure") -> None:
+        """Its shim did so: the program had ended, for one of supervise.REASONS."""
         with self._lock:
             container = self._containers[name]
             self._starts += 1
             container.phase, container.started_ticks = Phase.RUNNING, self._starts
             container.restarts += 1
+            container.reasons[reason] = container.reasons.get(reason, 0) + 1
 
     def set_health(self, name: str, health: Health) -> None:
         with self._lock:

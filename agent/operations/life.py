@@ -16,10 +16,10 @@ from typing import Any
 from agent.operations import naming
 from runtime import attend, events
 from runtime.faults import Fault
+from runtime.linux import signals
 from runtime.local import LocalRuntime
 from runtime.observations import HandStop, Phase
 from runtime.records import ContainerRecord
-from runtime.shim.monitor import signal_number
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _LONGEST = 200
@@ -77,7 +77,7 @@ def kill(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     """
     record = naming.container(runtime, str(args["name"]), "kill container")
     signal = _signal({"signal": args.get("signal") or "KILL"}, record)
-    if signal_number(signal) == 9 and not record.source and attend.is_up(runtime.paths, record):
+    if signals.number_of(signal) == 9 and not record.source and attend.is_up(runtime.paths, record):
         runtime.containers.stop(record.name, signal="SIGKILL", timeout=0.0)
         _remove_by_itself(runtime, record)
     else:
@@ -158,7 +158,7 @@ def _signal(args: Mapping[str, Any], record: ContainerRecord) -> str:
     name = str(args.get("signal") or "").upper()
     try:
         if name:
-            signal_number(name)
+            signals.number_of(name)
     except ValueError:
         raise Fault("request-invalid", "signal container", record.name, f"{name!r} is no signal") from None
     return name

@@ -107,6 +107,7 @@ def plan(world: World) -> Plan:
     steps, held = _without_suspended(world, steps)
     blocked += held
     looks = [decision.next_look for decision in decisions if decision.next_look is not None]
+    looks += [item.next_look for item in moves.values() if item.next_look is not None]
     blocked = [_with_place(world, item) for item in blocked]
     return replace(_assemble(world, _after_sweep(world, steps), blocked), next_look=min(looks, default=None))
 

@@ -48,10 +48,11 @@ MOVES = frozenset({"retire", "remove", "create", "start", "stop"})
 class Rollout:
     """`waits`: why a stale container of the service is not replaced yet, and until when that is known.
     `state` is for people and metrics: rolling, paused-rollout, rolled-back, rollout-failed, pinned; empty
-    where there is nothing to tell."""
+    where there is nothing to tell. `next_look`: when it may be otherwise although nothing happens."""
 
     waits: Mapping[str, Blocked] = field(default_factory=dict)
     state: Blocked | None = None
+    next_look: float | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class _Count:
     up: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # of those that are done
     until: float | None = None  # when one that is moving is done, if nothing happens
+    recovery: float | None = None  # when one that failed, and does well now, has done so for long enough
 
     @property
     def total(self) -> int:
@@ -101,7 +103,9 @@ def decide(
         name: Blocked(Subject("container", name), reason, until, "waits", choice.source) for name in waits
     }
     going = bool(count.moving) or until is not None
-    return Rollout(blocked, _state(world, choice, count, going))
+    settles = _earliest(count.until, count.recovery)
+    next_look = settles if settles is not None and settles > world.now else None
+    return Rollout(blocked, _state(world, choice, count, going), next_look)
 
 
 def _is_paused(choice: Choice, count: _Count) -> bool:
@@ -134,6 +138,9 @@ def _counted(
         elif known is not None and not known.standing and failing(world, want, known.key):
             count.done.append(name)
             count.failed.append(name)
+            watch = world.memory.watched.get(name)
+            if watch is not None and watch.since is not None:
+                count.recovery = _earliest(count.recovery, watch.since + want.update.monitor)
         elif known is not None and known.standing and Key.of(have) == known.key:
             count.done.append(name)  # what happens to it is no matter of the rollout
         else:

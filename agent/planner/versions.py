@@ -231,7 +231,7 @@ def _watched(world: World, have: ObservedContainer, last: Watch | None) -> Watch
     key, ready = Key.of(have), is_ready(have)
     if last is None or last.id != have.id or last.key != key:
         other = last is not None and last.id != have.id
-        counts = (0, 0) if other else (have.restarts, _unhealthy(have))
+        counts = (0, 0) if other else (have.own_restarts, _unhealthy(have))
         # who looks for the first time at all takes it that it is ready since it runs
         ran = 0.0 if last is not None else max(0.0, world.clock - have.started_at)
         since = world.now - ran if ready else None
@@ -420,7 +420,7 @@ def failing(world: World, want: DesiredContainer, key: Key) -> str:
     killed = ", killed because it used too much memory" if have.oom_killed else ""
     if have.phase is Phase.EXITED and not did_well(want, have):
         return f"{name} exited with code {have.exit_code}{killed}"
-    if have.restarts - watch.restarts >= LOOP:
+    if have.own_restarts - watch.restarts >= LOOP:
         return f"{name} keeps ending (exit code {have.exit_code}{killed})"
     if have.health is Health.UNHEALTHY or _unhealthy(have) > watch.unhealthy:
         return f"{name} is unhealthy"

@@ -66,6 +66,8 @@ class Waiting:
         after: set[str] = set()
         for dependency in sorted(want.depends_on, key=lambda d: d.container):
             ids, why, code = self._dependency(source, dependency)
+            if not ids and not why and (why := self._has_no_process(want, dependency.container)):
+                code = "waits"
             if why and not dependency.required and self._fails(source, dependency):
                 continue
             if why:
@@ -73,6 +75,14 @@ class Waiting:
                 return frozenset(), Blocked(Subject("container", name), text, None, code, source)
             after |= ids
         return frozenset(after), None
+
+    def _has_no_process(self, want: DesiredContainer, owner: str) -> str:
+        """Why the container whose namespace `want` is to be in cannot give it, though it was started."""
+        have = self._world.observed.containers.get(owner)
+        shared = f"container:{owner}" in (want.pid_mode, want.ipc_mode, want.uts_mode)
+        if have is None or not shared or have.phase in (Phase.RUNNING, Phase.PAUSED):
+            return ""
+        return f", whose namespace it has, to run: it is {have.phase}"
 
     def _fails(self, source: str, dependency: Dependency) -> bool:
         """Whether an optional dependency that is not what it is to be is not on its way there, either."""

@@ -62,3 +62,21 @@ def is_seen(pid: int, number: int) -> bool:
     except (OSError, ValueError, IndexError):
         return True
     return len(masks) != 2 or bool((masks[0] | masks[1]) >> (number - 1) & 1)
+
+
+def number_of(name: str | int, default: int = SIGTERM) -> int:
+    """ "SIGTERM", "term", "15", "SIGRTMIN+3", "SIGRTMAX-2". ValueError when there is no such signal."""
+    text = str(name or "").upper()
+    if not text:
+        return int(default)
+    if text.isdigit():
+        number = int(text)
+    else:
+        base, sign, offset = text.removeprefix("SIG").partition("-" if "-" in text else "+")
+        found = getattr(_signal, f"SIG{base}", None)
+        if found is None or base.startswith("_"):
+            raise ValueError(f"cannot send signal {name}: unknown")
+        number = int(found) + int(f"{sign}{offset}" or 0)
+    if not 1 <= number <= 64:
+        raise ValueError(f"cannot send signal {name}: unknown")
+    return number

@@ -19,18 +19,10 @@ END = 10.0
 
 def signal_number(text: str) -> int:
     """ "TERM", "SIGTERM", "15", "RTMIN+3"; 0 asks whether it is there. OciFailure when there is none such."""
-    import signal
-
-    name = text.upper().removeprefix("SIG")
-    if name.isdigit():
-        number = int(name)
-    else:
-        base, _, offset = name.partition("+")
-        found = getattr(signal, f"SIG{base}", None)
-        number = int(found) + int(offset or 0) if found is not None and base[:1].isalpha() else -1
-    if not 0 <= number <= 64:
-        raise OciFailure(f"unknown signal {text!r}")
-    return number
+    try:
+        return 0 if text == "0" else signals.number_of(text or "-")
+    except ValueError:
+        raise OciFailure(f"unknown signal {text!r}") from None
 
 
 def state(record: records.Record, host: cgroups.Cgroups) -> dict[str, Any]:

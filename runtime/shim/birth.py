@@ -27,11 +27,11 @@ _NAME = ctypes.create_string_buffer(b"stead-shim")
 _NAME_AT = ctypes.addressof(_NAME)
 
 
-def _read(request: Mapping[str, Any]) -> monitor.Bundle:
+def _read(request: Mapping[str, Any]) -> documents.Bundle:
     """What a spawn request names. OSError, ValueError, KeyError."""
     path = str(request["bundle"])
     supervise, config = (documents.read(path, name) for name in ("supervise.json", "config.json"))
-    return monitor.Bundle(path, str(request["live"]), supervise, config)
+    return documents.Bundle(path, str(request["live"]), supervise, config)
 
 
 def run(data: bytes, report: int, host: cgroup_files.Cgroups, noted: keeper.Handler) -> None:
@@ -105,7 +105,7 @@ def _go_on(data: bytes, host: cgroup_files.Cgroups, taken: keeper.Taken) -> None
         file.seek(0)  # the starter wrote through the same open file
         run = messages.decode(file.read())
     request = messages.decode(data)
-    bundle = monitor.Bundle(str(request["bundle"]), str(request["live"]), run["supervise"], run["config"])
+    bundle = documents.Bundle(str(request["bundle"]), str(request["live"]), run["supervise"], run["config"])
     shim: monitor.Monitor | None = None
     try:
         shim = monitor.Monitor(bundle, host, None, pid=os.getpid(), taken=taken, run=run)

@@ -11,7 +11,7 @@ import array
 import os
 import signal
 
-from runtime.linux import pidfd
+from runtime.linux import pidfd, signals
 from runtime.shim import launch, messages, supervise
 from runtime.shim.loop import Loop
 
@@ -316,6 +316,4 @@ def _request_of(fds: list[int]) -> Message:
 
 
 def _signal(request: Message) -> int:
-    from runtime.shim.monitor import signal_number
-
-    return signal_number(request.get("signal") or "")
+    return signals.number_of(request.get("signal") or "")

@@ -13,7 +13,7 @@ import os
 
 from runtime.linux import apparmor, fork, jsontext, mounts, namespaces, pidfd, signals
 from runtime.linux import cgroups as cgroup_files
-from runtime.shim import init, spaces
+from runtime.shim import init, spaces, supervise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -378,8 +378,7 @@ def _enter_pids(path: str) -> None:
 
 def _joins_nothing(error: OSError, path: str) -> OSError:
     """pid_namespaces(7): fork(2) fails with ENOMEM where the namespace's first process has ended."""
-    text = "the container whose pid namespace it has has ended"
-    return OSError(error.errno, text, path) if error.errno == errno.ENOMEM else error
+    return OSError(error.errno, supervise.OWNER_ENDED, path) if error.errno == errno.ENOMEM else error
 
 
 def oom_score(score: int) -> None:

@@ -199,7 +199,8 @@ def supervise_document(
     `attempts` are of a run that goes on; `cgroup` is relative to each hierarchy's root; `events_log` is a
     directory (runtime.shim.chronicle); `log` is of a logger other than our files (runtime.loggers); one
     that is `brief` goes with its end, so that no record of that must outlive a power cut; sizes are bytes,
-    times seconds."""
+    times seconds. Beside these there are `joins`: the owners' directories under run of namespaces that are
+    others', by kind (runtime.shim.owners)."""
     document = {
         "v": VERSION,
         "id": id,

@@ -19,6 +19,7 @@ from runtime.linux import cgroups as cgroup_files
 from runtime.linux import pidfd, signals
 from runtime.shim import chronicle, early, keeper, launch, messages, supervise
 from runtime.shim.control import Control
+from runtime.shim.documents import Bundle, write_at
 from runtime.shim.health import Health
 from runtime.shim.logs import LogWriter
 from runtime.shim.loop import Loop, Timer
@@ -41,33 +42,6 @@ MAX_NOTES = 65536
 
 # Why a run is being ended.
 NOTHING, STOP, SHUTDOWN, UNHEALTHY, UNHEALTHY_STOP = "", "stop", "shutdown", "unhealthy", "unhealthy-stop"
-
-
-def signal_number(name: str | int, default: int = signal.SIGTERM) -> int:
-    """ "SIGTERM", "term", "15", "SIGRTMIN+3", "SIGRTMAX-2". ValueError when there is no such signal."""
-    text = str(name or "").upper()
-    if not text:
-        return int(default)
-    if text.isdigit():
-        number = int(text)
-    else:
-        base, sign, offset = text.removeprefix("SIG").partition("-" if "-" in text else "+")
-        found = getattr(signal, f"SIG{base}", None)
-        if found is None or base.startswith("_"):
-            raise ValueError(f"cannot send signal {name}: unknown")
-        number = int(found) + int(f"{sign}{offset}" or 0)
-    if not 1 <= number <= 64:
-        raise ValueError(f"cannot send signal {name}: unknown")
-    return number
-
-
-class Bundle:
-    """What a shim is told at its birth: directories, supervise.json and config.json."""
-
-    __slots__ = ("config", "live", "path", "supervise")
-
-    def __init__(self, path: str, live: str, supervise: Document, config: Document) -> None:
-        self.path, self.live, self.supervise, self.config = path, live, supervise, config
 
 
 class Monitor:
@@ -332,12 +306,16 @@ class Monitor:
         if self._report is not None and self._failure is not None:
             self._finish("leave")  # it never ran: who asked for it is told, and decides
             return
-        decision = supervise.after_end(self.restart, self._memory, end)
+        taken_along = self._is_taken_along()
+        memory = supervise.RestartMemory() if taken_along else self._memory
+        decision = supervise.after_end(self.restart, memory, end)
         if isinstance(decision, supervise.Leave):
             self._finish("leave")
             return
-        self._memory = decision.memory
-        why = supervise.reason(end, started=self._failure is None, oom=self._record["oom_killed"])
+        why = supervise.OWNER
+        if not taken_along:
+            self._memory = decision.memory
+            why = supervise.reason(end, started=self._failure is None, oom=self._record["oom_killed"])
         reasons = self._record["restart_reasons"]
         self._record.update(
             restarts=self._record["restarts"] + 1,
@@ -346,6 +324,10 @@ class Monitor:
             attempts=self._memory.attempts,
         )
         self.phase = supervise.advance(self.phase, "retry")
+        if taken_along:
+            self._await_owner(launch.AGAIN if self._failure else 0.0)
+            self._keep_counts()
+            return
         if decision.delay <= 0:
             self.start()
             self._keep_counts()  # not before: it is a write to a disk
@@ -353,6 +335,33 @@ class Monitor:
         self._keep_counts()
         self._timer = self.loop.after(decision.delay, self.start)
         self._save(next_start_at=time.time() + decision.delay)
+
+    def _is_taken_along(self) -> bool:
+        """Whether it ended as the pid namespace did that it has from another one, by no fault of its own."""
+        if not self.document.get("joins") or not self.launcher.pidns:
+            return False
+        from runtime.shim import owners  # few containers join another one
+
+        return owners.is_over(self.launcher.pidns)
+
+    def _await_owner(self, pause: float) -> None:
+        """Go on with the namespaces that its owner has next, as soon as it runs."""
+        from runtime.shim import owners
+
+        def look() -> None:
+            try:
+                runs = owners.renew(self.document["joins"], self._live)
+            except OSError as error:
+                self.note(f"cannot join namespaces of others: {error}")
+                runs = False
+            if runs:
+                self.start()
+            else:
+                self._await_owner(min(max(owners.SOON, 2 * pause), owners.LONGEST))
+
+        self._timer = self.loop.after(pause, look)
+        if self._record["error"] != supervise.OWNER_ENDED:
+            self._save(error=supervise.OWNER_ENDED)
 
     def _does_well(self) -> None:
         """A run that was restarted ends the streak as soon as no end of it would go on with it."""
@@ -426,7 +435,7 @@ class Monitor:
         self.stop(self.stop_signal(), float(self.document.get("stop_timeout", 10.0)), why)
 
     def stop_signal(self) -> int:
-        return signal_number(self.document.get("stop_signal") or "SIGTERM")
+        return signals.number_of(self.document.get("stop_signal") or "SIGTERM")
 
     def kill_all(self) -> None:
         """SIGKILL to every process of the container."""
@@ -455,11 +464,12 @@ class Monitor:
     def start_now(self) -> None:
         """End a backoff early, and begin anew to count. Harmless in any other phase."""
         if self.phase == supervise.BACKOFF and self._timer is not None:
-            self.loop.cancel(self._timer)
+            timer = self._timer
+            self.loop.cancel(timer)
             self._memory = supervise.RestartMemory()
             self._record.update(streak=0, attempts=0)
             self._keep_counts()
-            self.start()
+            timer.call()
 
     def adjust(self, change: Document) -> None:
         """New values for what may change while it runs. ValueError when they cannot be read; nothing is
@@ -579,20 +589,3 @@ class Monitor:
             return self.host.oom_kills(self.cgroup)
         except OSError:
             return 0
-
-
-def write_at(directory: int, name: str, data: bytes, *, durable: bool = False) -> None:
-    """Replace the file `name` in the open directory; no reader ever sees half of it."""
-    temporary = f".{name}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    try:
-        written = os.write(fd, data)
-        if written != len(data):
-            raise OSError(28, "no space left", name)
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    if durable:
-        os.fsync(directory)

@@ -6,7 +6,8 @@ well for `reset_after` seconds ends the streak, so that the next restart happens
 the time since exec, but for a run that ended because its probe failed it is the time since the probe first
 succeeded: a container that never becomes healthy is restarted ever more seldom, however long each run lasts.
 `on-failure:N` counts restarts since the shim was started, as Docker counts them since `docker start`.
-A start that fails counts as a run of 0 s which ended with a failure.
+A start that fails counts as a run of 0 s which ended with a failure. What ended with the pid namespace that
+it has from another container is started anew as soon as that one is, and none of this counts it.
 
 Health. Failures do not count while the container is starting: within `start_period`, and within the first
 `interval`, in which Docker would not probe at all; probing there only lets a success be seen sooner. The
@@ -72,6 +73,8 @@ TRANSITIONS: dict[tuple[str, str], str] = {
 FINAL = (EXITED, STOPPED)
 #: `error` of a container that its probe has stopped, by on_failure: stop.
 PROBE_STOPPED = "stopped because its probe failed"
+#: Why nothing can be started in a pid namespace whose first process has ended.
+OWNER_ENDED = "the container whose pid namespace it has has ended"
 
 
 class InvalidTransition(Exception):
@@ -143,9 +146,11 @@ def restart_policy(document: Mapping[str, Any]) -> RestartPolicy:
     )
 
 
+#: The reason of a restart that is no fault of the container: the one whose pid namespace it has ended.
+OWNER = "owner"
 #: Why a container was started anew, for its record: it could not be started, its probe failed, the kernel
-#: killed it for memory, it was killed by a signal, it failed, it ended well.
-REASONS = ("start", "unhealthy", "oom", "signal", "failure", "success")
+#: killed it for memory, it was killed by a signal, it failed, it ended well, or OWNER.
+REASONS = ("start", "unhealthy", "oom", "signal", "failure", "success", OWNER)
 
 
 def reason(end: End, *, started: bool, oom: bool) -> str:

@@ -72,6 +72,8 @@ def test_who_depends_on_what_was_started_anew_follows_once(box: Box, agent: Agen
     os.kill(before["db"]["pid"], signal.SIGKILL)
     until(lambda: rows(box)["db"]["restarts"] == 1, "its shim restarts it")
     until(lambda: rows(box)["proxy"]["pid"] not in (0, before["proxy"]["pid"]), "the last one follows")
+    assert agent.metric("stead_container_restarts_total", name="default/inside") == 1, "not for its tries"
+    assert nobody_is_at_fault(agent)
     until(agent.converged, "the agent has nothing to do")
     after = rows(box)
     assert after["web"]["pid"] != before["web"]["pid"], "it says restart"
@@ -85,6 +87,7 @@ def test_who_depends_on_what_was_started_anew_follows_once(box: Box, agent: Agen
     spread(box, SHOP.replace("[container.db]\n", '[container.db]\nenvironment = { NEW = "1" }\n'))
     until(lambda: rows(box).get("db", after["db"])["id"] != after["db"]["id"], "the database is replaced")
     until(lambda: actions(box).count("stop container default/proxy") == 2, "the last one follows")
+    assert nobody_is_at_fault(agent)
     until(agent.converged, "the agent has nothing to do")
     again = rows(box)
     assert again["aside"] == after["aside"] and again["init"] == after["init"], "nothing else was touched"
@@ -98,6 +101,10 @@ def test_who_depends_on_what_was_started_anew_follows_once(box: Box, agent: Agen
     assert Path(log).read_text() == "once\n", "what has completed is not run again"
     agent.end()
     box.settled()
+
+
+def nobody_is_at_fault(agent: Agent) -> bool:
+    return all(item["code"] != "rollout-failed" for item in agent.status()["blocked"])
 
 
 def actions(box: Box) -> list[str]:

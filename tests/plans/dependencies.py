@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agent.planner import versions
 from runtime.observations import Health, Phase
+from runtime.shim.supervise import OWNER
 from specs.desired import Dependency, Desired, Probe, Restart
 from tests.builders import container, desired
 from tests.plans.scene import Scene
@@ -113,7 +115,39 @@ def one_shot_after_a_reboot() -> Scene:
     return scene
 
 
+def inside(mode: str) -> Scene:
+    """A database, and a container that has a namespace of it."""
+    guest = container("s/guest", depends_on=(Dependency("s/db"),), line=5, **{mode: "container:s/db"})
+    return up(desired("s", container("s/db", line=1), guest))
+
+
+def namespace_of_one_that_is_between_two_runs() -> Scene:
+    """The owner was started, which is enough for others; it has no namespace now."""
+    scene = inside("pid_mode")
+    scene.runtime.set_phase("s/db", Phase.BACKOFF)
+    scene.runtime.lose("s/guest")
+    return scene
+
+
+def namespace_of_one_that_runs() -> Scene:
+    scene = inside("ipc_mode")
+    scene.runtime.lose("s/guest")
+    return scene
+
+
+def ended_with_the_owner_of_its_namespace() -> Scene:
+    """As often as can be: it is no fault of its own, and there is nothing to do."""
+    scene = inside("pid_mode")
+    scene.plan()
+    for _ in range(versions.LOOP):
+        scene.runtime.restart("s/guest", OWNER)
+    return scene
+
+
 SCENES = [
+    namespace_of_one_that_is_between_two_runs,
+    namespace_of_one_that_runs,
+    ended_with_the_owner_of_its_namespace,
     dependency_that_its_shim_restarted,
     dependency_that_was_restarted_and_followed,
     dependency_that_was_restarted_and_followed_by_all,

@@ -32,10 +32,12 @@ from agent.verdict import judge
 from runtime.faults import Fault
 from runtime.images.garbage import Limits as CollectLimits
 from runtime.observations import Health, Observed, ObservedContainer, Phase
+from runtime.shim.supervise import OWNER
 from specs.desired import Attachment, Desired, Probe, Restart, Update
 from specs.values import MountPoint
 from tests.builders import container, desired, network, volume
 from tests.fake_runtime import FakeRuntime
+from tests.plans.rollouts import first_deployment_that_fails
 
 QUICK = Limits(transient_initial=0.01, transient_max=0.02, failure_initial=0.01, failure_max=0.02)
 PROBE = Probe(tcp=":80")
@@ -286,6 +288,29 @@ def test_the_end_of_the_last_run_is_no_fault_of_a_version_that_is_being_started(
     done = replace(world, observed=Observed(containers={"s/web": replace(have, exit_code=0)}))
     once = replace(want, restart=Restart("no"))
     assert versions.settled(done, once, done.observed.containers["s/web"]) == (how == "nothing")
+
+
+def test_what_failed_and_does_well_now_is_looked_at_when_it_has_done_so_for_long_enough() -> None:
+    """Nothing else wakes the agent then: on a slow machine it looks by itself once a minute."""
+    scene = first_deployment_that_fails()
+    assert scene.plan().next_look is None
+    scene.runtime.set_health("s/web-1", Health.HEALTHY)
+    assert "there is no good version" in str(scene.plan())
+    due = scene.plan().next_look
+    assert due is not None and due == scene.now + 2.0
+    scene.now = due
+    assert scene.plan().empty
+
+
+def test_a_container_that_ends_with_the_owner_of_its_namespace_is_not_said_to_keep_ending() -> None:
+    have = ObservedContainer("1", "s/web", "s", "", "", "", "busybox", "", Phase.RUNNING, pid=1, restarts=9)
+    want = desired("s", container("s/web"))
+    restarts = {"1": 0}
+    for reason, told in ((OWNER, ()), ("signal", ("container s/web keeps ending (exit code None)",))):
+        seen = Round(
+            Observed(containers={"s/web": replace(have, restart_reasons=((reason, 9),))}), Plan(), {}, 0.0
+        )
+        assert judge(want, seen, restarts, 1e9).failures == told
 
 
 def test_a_container_that_was_acted_on_while_it_was_looked_at_is_not_judged_yet() -> None:
