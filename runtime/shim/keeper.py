@@ -137,6 +137,22 @@ def run(report: int, noted: Handler, start: Starter) -> Taken | None:
     return Taken(fds, outputs, log, wakes, told)
 
 
+def rehearse(*others: tuple[Callable[..., object], object]) -> None:
+    """Look up what `run` will: the interpreter remembers by name and type where it found something, and
+    counts the names that it remembers. `others`: functions on the way to `run`, and whose attributes they
+    look up."""
+    line, theirs = socketpair(AF_UNIX, _LINE)
+    things: tuple[object, ...] = (line, new_poll(), _MOST, os, b"", {})
+    for name in run.__code__.co_names:
+        for thing in things:
+            getattr(thing, name, None)
+    for function, other in others:
+        for name in function.__code__.co_names:
+            getattr(other, name, None)
+    line.close()
+    theirs.close()
+
+
 def give(line: _socket.socket, head: bytes, document: bytes, fds: Sequence[int]) -> bool:
     """Hand over. False when the kernel does not take it: then nothing has changed."""
     try:

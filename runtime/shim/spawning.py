@@ -10,7 +10,7 @@ import sys
 from os import close, dup2, fork, setsid
 
 from runtime.linux import cgroups, libc, signals
-from runtime.shim import birth, hierarchies, launch
+from runtime.shim import birth, hierarchies, keeper, launch, messages
 
 SHIMS = "stead.slice/shims"
 #: Bytes of a request.
@@ -32,6 +32,12 @@ def prepare() -> cgroups.Cgroups:
     host.create(SHIMS)
     host.add(SHIMS, 0)
     return host
+
+
+def rehearse() -> None:
+    """What the fork of a keeper will look up: see there."""
+    others = [(birth.run, thing) for thing in (messages, keeper, libc)]
+    keeper.rehearse(*others, (_spawn, birth), (_spawn, os))
 
 
 def serve(control: _socket.socket, host: cgroups.Cgroups) -> None:

@@ -52,6 +52,7 @@ def main() -> int:
     sharing.make_immortal()
     gc.disable()
     gc.freeze()
+    spawning.rehearse()
     spawning.serve(control, host)
     return 0
 
