@@ -13,11 +13,13 @@ from pathlib import Path
 from runtime.database import Database
 from runtime.faults import Fault, from_oserror
 from runtime.linux import namespaces
+from runtime.linux.regular import read_regular
 from runtime.net import addresses, contents, firewall, links, listening, loopback, ports, records
 from runtime.net.contents import Contents, Element, Publication, Zone, port_of
 from runtime.net.foreign import Foreign
 from runtime.net.records import NetworkRecord, PortRow, by_container, published_on
 from runtime.observations import Defect
+from runtime.paths import write_atomically
 from specs.values import PortBinding
 
 #: Seconds between two looks at connections that are to end.
@@ -240,10 +242,11 @@ class Publishing:
 
         A connection that was sent on its way before the ports led elsewhere may come a little later: on a
         busy machine the kernel delivers between two namespaces when it gets to it. So it must be quiet for a
-        while."""
+        while. A drain that was broken off, as by a kill of the agent, has only what is left of its time."""
         rows = records.read_ports(self._database.read(), id)
         wanted = {row.binding.container_port for row in rows if row.binding.protocol == "tcp"}
-        begin = busy = time.monotonic()
+        busy = time.monotonic()
+        begin = busy - _drained_for(netns.with_name(f"{netns.name}.drain")) if wanted else busy
         while wanted and netns.exists():
             with namespaces.in_netns(netns):
                 left = listening.connected() & wanted
@@ -429,3 +432,17 @@ def _targets(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, 
 def _name(connection: sqlite3.Connection, id: str) -> str:
     row = connection.execute("SELECT name FROM endpoints WHERE container = ?", (id,)).fetchone()
     return id if row is None else str(row["name"])
+
+
+def _drained_for(mark: Path) -> float:
+    """Seconds since the first call for this mark, which is made if it is not there."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        return max(0.0, now - float(read_regular(mark)))
+    except (OSError, ValueError):
+        pass
+    try:
+        write_atomically(mark, repr(now).encode(), durable=False)
+    except OSError:  # a full disk: it begins anew after a kill
+        pass
+    return 0.0

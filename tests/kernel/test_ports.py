@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -284,6 +285,10 @@ def test_a_replaced_backend_loses_no_connection_and_old_ones_live_on() -> None:
             node.fabric.publish(only=old)
             assert {ask(machine.outside, HOST, 8080) for _ in range(20)} == {"new"}
             assert ask(machine.outside, HOST, 8081) is None
+            begin = time.monotonic()
+            assert not node.fabric.drain(old, node.netns[old], 1.0) and time.monotonic() - begin >= 1.0
+            begin = time.monotonic()  # as an agent does that comes after one that was killed meanwhile
+            assert not node.fabric.drain(old, node.netns[old], 1.0) and time.monotonic() - begin < 0.5
             client.sendall(b"still here")
             kept.settimeout(5)
             assert kept.recv(100) == b"still here"
