@@ -15,6 +15,9 @@ Two pure halves. `note` takes in what a look found: it moves a job's memory on a
                      after its deadline            deadline: it was stopped by us
                      replace, one is queued        replaced: likewise
                      stopped by somebody           stopped
+                     another one runs in its       stopped: somebody restarted it, which is a run by hand
+                     place
+                     its container was removed     stopped
                      its supervisor is gone        lost
     failed, deadline, lost: tried again at the head of the queue, `retries` times, `retry_delay` doubling to
     an hour after the end. What waits to be tried again counts as running.
@@ -91,7 +94,8 @@ def note(
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone, uptime)
             held = want.suspend or suspension(orders, want, name, source, clock)
             work.wanted = want.desired == "running" and not held and name not in observed.hand_stops
-            found[name] = work.run(asked.get(name, ()), look=Subject("container", name) not in flying)
+            moved = Subject("container", name) in flying or (have is not None and have.busy)
+            found[name] = work.run(asked.get(name, ()), look=not moved)  # else it may be half of a restart
             ended += work.ended
     return Noted(dict(sorted(found.items())), tuple(ended))
 
@@ -159,9 +163,9 @@ class _Note:
     def _look(self) -> None:
         have, run = self.have, self.job.run
         if have is not None and have.phase in _RAN and have.started_at not in (0.0, self.job.seen):
-            if run is not None and run.began:
-                self._end("lost", None, self.clock, "another run began")
-                run = None
+            if run is not None and run.began:  # nobody but a person starts one while another is known
+                self._end("stopped", None, have.started_at, "restarted by hand")
+                run = Run(Due(have.started_at, "hand"))
             if run is None:
                 run = Run(*self._unknown(have.started_at))
             self.job = replace(self.job, run=replace(run, began=have.started_at), seen=have.started_at)
@@ -171,7 +175,7 @@ class _Note:
             # its start found the last run still at its end, and did nothing
             self.job = replace(self.job, queue=(self.job.run.due, *self.job.queue), run=None)
         elif have is None or have.phase is Phase.CREATED:
-            self._end("lost", None, self.clock, "the container was removed")
+            self._end("stopped", None, self.clock, "the container was removed")
         elif have.phase is Phase.LOST:
             self._end("lost", None, self.clock, "its supervisor was killed, or the machine went down")
         elif have.phase in (Phase.EXITED, Phase.STOPPED):

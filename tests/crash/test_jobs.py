@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.planner.runs import RESULTS
 from tests.crash.agents import COMMAND, Agent
 from tests.crash.bomb import REPOSITORY
 from tests.crash.box import Box, until
@@ -60,6 +61,20 @@ command = ["sh", "-c", "[ -e /runs/end ] && exit; trap '' TERM; : > /runs/end; w
 stop_grace_period = "5s"
 volumes = ["runs:/runs"]
 schedule = { cron = "@yearly", concurrency_policy = "replace" }
+"""
+
+
+RETRIED = """
+[container.long]
+image = "busy:1"
+command = ["sleep", "1000"]
+stop_grace_period = "100ms"
+schedule = { cron = "@yearly", retries = 3, retry_delay = "100ms" }
+
+[container.marks]
+image = "busy:1"
+command = ["true"]
+schedule = "@every 1s"
 """
 
 
@@ -162,4 +177,33 @@ def test_a_run_that_is_asked_for_without_an_agent_waits_for_one(box: Box, agent:
     gone = SPECS[SPECS.index("[container.hangs]") : SPECS.index("[container.long]")]
     (box.specs / "jobs.toml").write_text(SPECS.replace("@every 1s", "@yearly").replace(gone, ""))
     until(lambda: "default/hangs" not in jobs(box), "a job that nothing declares is forgotten")
+    agent.end()
+
+
+def results(box: Box, name: str) -> list[str]:
+    """Those that ended, and "running" for one that was seen to begin."""
+    table = box.well("job", "history", name).splitlines()[1:]
+    return [word for line in table for word in line.split() if word in ("running", *RESULTS)]
+
+
+def test_a_run_that_a_person_ends_is_told_so_and_not_tried_again(box: Box, agent: Agent) -> None:
+    """By a restart, which is a run by hand, and by removing its container, which is made anew."""
+    (box.specs / "jobs.toml").write_text(RETRIED)
+    agent.start()
+    until(lambda: len(jobs(box)) == 2, "the agent knows its jobs")
+    box.well("job", "run", "long")
+    until(lambda: results(box, "long") == ["running"], "it runs")
+    box.well("restart", "long")
+    until(lambda: len(history(box, "long")) == 1, "the end of the run is told")
+    until(lambda: results(box, "long") == ["stopped", "running"], "the next one runs")
+    box.well("rm", "-f", "long")
+    until(lambda: len(history(box, "long")) == 2, "the end of the run is told")
+    count = len(history(box, "marks"))
+    until(lambda: len(history(box, "marks")) > count + 2, "time goes on", 30.0)
+    found = [(row["Trigger"], row["Attempt"], row["Result"], row["Text"]) for row in history(box, "long")]
+    assert found == [
+        ("hand", "1", "stopped", "restarted by hand"),
+        ("hand", "1", "stopped", "the container was removed"),
+    ]
+    assert box.ps()["default/long"]["phase"] == "created"
     agent.end()

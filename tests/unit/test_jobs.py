@@ -291,6 +291,51 @@ def test_a_run_that_somebody_stopped_is_not_tried_again() -> None:
     assert bench.look() == ["stopped"] and bench.job.queue == ()
 
 
+def test_a_run_that_somebody_restarted_was_stopped_and_is_no_retry() -> None:
+    """`stead restart` while nobody looked: the run that it began is one by hand, whatever waits."""
+    bench = Bench(retries=2, concurrency_policy="queue")
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.look(NOON + 2 * HOUR)
+    bench.clock = NOON + 2 * HOUR + 5
+    bench.runs()
+    assert bench.look(NOON + 2 * HOUR + 6) == ["stopped"]
+    (line,) = bench.told
+    assert (line.attempt, line.ended, line.text) == (1, NOON + 2 * HOUR + 5, "restarted by hand")
+    assert bench.job.run is not None and bench.job.run.due == Due(NOON + 2 * HOUR + 5, "hand")
+    assert [item.at for item in bench.job.queue] == [NOON + 2 * HOUR]
+
+
+def test_what_is_seen_in_the_middle_of_a_restart_is_not_the_end_of_a_run() -> None:
+    bench = Bench(retries=2)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.look()
+    before = bench.have
+    bench.have = replace(before, phase=Phase.LOST, started_at=0.0, busy=True)
+    assert bench.look(NOON + HOUR + 5) == [] and bench.next() == ""
+    bench.have = before
+    bench.runs()
+    assert bench.look(NOON + HOUR + 6) == ["stopped"]
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_run_whose_container_somebody_removed_is_not_tried_again(seen: bool) -> None:
+    """`stead rm -f`, which makes the container anew."""
+    bench = Bench(retries=2)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.look()
+    made = replace(bench.have, id="2", phase=Phase.CREATED, started_at=0.0, created_at=NOON + HOUR + 5)
+    there = {} if seen else {"s/job": made}
+    noted = jobs.note(bench.wanted, Observed(containers=there), bench.known, (), NOON + HOUR + 5, UTC)
+    assert [(line.result, line.text) for line in noted.ended] == [("stopped", "the container was removed")]
+    assert noted.jobs["s/job"].queue == () and noted.jobs["s/job"].run is None
+
+
 @pytest.mark.parametrize(("retries", "again"), [(0, False), (1, True)])
 def test_a_run_that_a_power_cut_ends_is_lost(retries: int, again: bool) -> None:
     bench = Bench(retries=retries)
