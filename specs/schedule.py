@@ -3,7 +3,7 @@
 Five fields: minute, hour, day of the month, month, day of the week; in each `*`, numbers, ranges `1-5`, lists
 `1,3`, steps `*/15`, `10-50/20`, and English names of months and days (`jan`, `mon`; Sunday is 0 and 7). When
 both days are restricted one of them is enough, as crontab(5) has it. A `CRON_TZ=Europe/Berlin` in front says
-where the clock hangs; without one it is the machine's own.
+where the clock hangs; without one it is the machine's own. `@every` has no clock, and takes none.
 
 When clocks change, as cron(8) of Debian does it: a time that does not exist on that day is due when the
 clocks have jumped, and a time that comes twice is due at the first one. That is for times that are fixed;
@@ -69,12 +69,15 @@ class Schedule:
     def parse(cls, text: str) -> Schedule:
         """ValueError says what cannot be read, and what could."""
         words = text.split()
-        zone = ""
-        if words and words[0].startswith(_ZONE):
-            zone = words.pop(0).partition("=")[2]
+        where = words.pop(0) if words and words[0].startswith(_ZONE) else ""
+        zone = where.partition("=")[2]
+        if where:
             _find_zone(zone, text)
         if words and words[0].lower() == "@every":
-            return cls(text, every=_interval(text, words[1:]), zone=zone)
+            if where:
+                cause = "@every counts from the time before, in every time zone"
+                raise ValueError(f"cannot use schedule {text!r}: {cause}; leave {where} out")
+            return cls(text, every=_interval(text, words[1:]))
         if len(words) == 1 and words[0].startswith("@"):
             words = _nickname(text, words[0]).split()
         if len(words) != len(_FIELDS):

@@ -125,6 +125,8 @@ def test_where_the_hour_is_any_the_clock_on_the_wall_is_followed() -> None:
         ("@every 0s", "at least 1s"),
         ("CRON_TZ=Mars/Base 0 3 * * *", "there is no time zone 'Mars/Base'"),
         ("CRON_TZ=../../etc/passwd 0 3 * * *", "there is no time zone"),
+        ("CRON_TZ=Europe/Berlin @every 6h", "@every counts from the time before, in every time zone"),
+        ("TZ=UTC @EVERY 6h", "leave TZ=UTC out"),
         ("٣ * * * *", "is no minute"),
     ],
 )
