@@ -100,7 +100,7 @@ def _look(want: DesiredContainer, have: ObservedContainer, first: int, now: floa
     killed = ", killed because it used too much memory" if have.oom_killed else ""
     if have.phase is Phase.EXITED:
         job = want.restart.policy in ("no", "on-failure")
-        if job and have.exit_code == 0:
+        if job and have.completed:
             return "well", ""
         return "failed", f"{name} exited with code {have.exit_code}{killed}{_tail(have)}"
     backoff = have.phase is Phase.BACKOFF and have.own_restarts >= LOOP

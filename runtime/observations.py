@@ -107,6 +107,11 @@ class ObservedContainer:
     busy: bool = False  # this process acted on it while it was looked at
 
     @property
+    def completed(self) -> bool:
+        """Its program ran to its end and that was good; not where it was told to end, as by its probe."""
+        return self.phase is Phase.EXITED and self.exit_code == 0 and not self.error
+
+    @property
     def own_restarts(self) -> int:
         """Without those because the owner of its pid namespace ended, which are no fault of its own."""
         return self.restarts - dict(self.restart_reasons).get(OWNER, 0)

@@ -10,7 +10,7 @@ Two pure halves. `note` takes in what a look found: it moves a job's memory on a
                                                    waited is skipped
     a time passed    catch_up once                 the last of those that passed comes as if it came now
     unseen           catch_up skip                 it is missed
-    a run ends       exit code 0                   ok
+    a run ends       exit code 0                   ok; failed, where its probe stopped it
                      else                          failed
                      after its deadline            deadline: it was stopped by us
                      replace, one is queued        replaced: likewise
@@ -201,8 +201,8 @@ class _Note:
         run, deadline = self.job.run, self.plan.deadline
         ended = have.finished_at or self.clock
         late = run is not None and deadline and run.age(ended) >= deadline
-        if have.phase is Phase.EXITED and (have.exit_code or not late):
-            return "failed" if have.exit_code else "ok"
+        if have.phase is Phase.EXITED and not (have.completed and late):
+            return "ok" if have.completed else "failed"
         if late:
             return "deadline"
         return "replaced" if self.job.queue and self.plan.concurrency_policy == "replace" else "stopped"

@@ -292,7 +292,7 @@ def is_ready(have: ObservedContainer) -> bool:
 def did_well(want: DesiredContainer, have: ObservedContainer) -> bool:
     """It ran to its end, as it should."""
     job = want.restart.policy in ("no", "on-failure")
-    return job and have.phase is Phase.EXITED and have.exit_code == 0 and not have.error
+    return job and have.completed
 
 
 def _is_moved(world: World, have: ObservedContainer) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent.planner.decision import Decision
 from agent.planner.model import Blocked, CreateContainer, RemoveContainer, Step, Subject, World
-from runtime.observations import Health, ObservedContainer, Phase
+from runtime.observations import PROBE_STOPPED, Health, ObservedContainer, Phase
 from specs.desired import Dependency, DesiredContainer
 from specs.values import PortBinding, addresses_meet
 
@@ -192,14 +192,16 @@ def met(dependency: Dependency, have: ObservedContainer) -> bool:
         case "healthy":
             return have.phase is Phase.RUNNING and have.health is Health.HEALTHY
         case "completed":
-            return have.phase is Phase.EXITED and have.exit_code == 0
+            return have.completed
         case _:
             return have.phase in _STARTED
 
 
 def _unmet(dependency: Dependency, have: ObservedContainer) -> tuple[str, str]:
     if dependency.condition == "completed" and have.phase is Phase.EXITED:
-        return f"it exited with code {have.exit_code}", "dependency-failed"
+        stopped = have.error == PROBE_STOPPED
+        how = f"was {PROBE_STOPPED}" if stopped else f"exited with code {have.exit_code}"
+        return f"it {how}", "dependency-failed"
     if dependency.condition == "healthy" and have.phase is Phase.RUNNING:
         if have.health is Health.NONE:
             return "it has no health check", "dependency-failed"

@@ -310,6 +310,8 @@ class Monitor:
         memory = supervise.RestartMemory() if taken_along else self._memory
         decision = supervise.after_end(self.restart, memory, end)
         if isinstance(decision, supervise.Leave):
+            if end.unhealthy:
+                self._record["error"] = supervise.PROBE_STOPPED
             self._finish("leave")
             return
         why = supervise.OWNER

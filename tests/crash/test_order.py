@@ -50,6 +50,18 @@ prune = true
 """
 
 
+STOPPED = f"""
+[container.init]
+image = "busy:1"
+command = ["sh", "-c", "trap 'exit 0' TERM; while :; do usleep 20000; done"]
+restart = "on-failure"
+healthcheck = {{ test = "false", interval = "100ms", retries = 1, on_failure = "stop" }}
+
+[container.web]
+{SLEEPER}depends_on = {{ init = "completed" }}
+"""
+
+
 def rows(box: Box) -> dict[str, dict[str, Any]]:
     return {name.removeprefix("default/"): row for name, row in box.ps().items()}
 
@@ -101,6 +113,20 @@ def test_who_depends_on_what_was_started_anew_follows_once(box: Box, agent: Agen
     assert Path(log).read_text() == "once\n", "what has completed is not run again"
     agent.end()
     box.settled()
+
+
+def test_what_its_probe_stopped_has_not_completed(box: Box, agent: Agent) -> None:
+    """Also where its program, told to end, ends with 0."""
+    spread(box, STOPPED)
+    agent.start()
+    agent.until_blocked("default/web")
+    until(lambda: rows(box)["init"]["phase"] == "exited", "its probe stops it")
+    until(lambda: "its probe failed" in agent.blocked("default/web").get("reason", ""), "it is said")
+    (web,) = agent.until_blocked("default/web")
+    assert rows(box)["init"]["exit_code"] == 0 and rows(box)["web"]["phase"] == "created"
+    reason = "waits for container default/init to be completed: it was stopped because its probe failed"
+    assert (web["reason"], web["code"]) == (reason, "dependency-failed")
+    agent.end()
 
 
 def nobody_is_at_fault(agent: Agent) -> bool:

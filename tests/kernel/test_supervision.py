@@ -17,6 +17,7 @@ import pytest
 
 from runtime import logs
 from runtime.linux import pidfd
+from runtime.observations import PROBE_STOPPED
 from runtime.wishes import ProbeRequest, RestartRequest
 from specs.values import ImageRef
 from tests.kernel.engine_box import Engine, engine
@@ -363,6 +364,21 @@ def test_what_follows_a_failed_probe_is_as_asked_for(box: Engine, on_failure: st
         until(lambda: box.state(name).health == "unhealthy")
     seen = box.runtime.observe().containers[name]
     assert (seen.phase, seen.restarts) == (phase, 1 if on_failure == "restart" else 0)
+    box.runtime.remove_container(name)
+
+
+def test_a_try_that_a_probe_ends_and_that_was_the_last_is_told_so(box: Engine) -> None:
+    """Its program may end with 0 for that; it has not completed."""
+    probe = ProbeRequest(shell="test ! -e /tmp/down", **SOON)
+    name = box.start(
+        "trap 'exit 0' TERM; touch /tmp/down; while :; do sleep 0.02; done",
+        probe=probe,
+        restart=RestartRequest("on-failure", max_retries=1, initial=0.01),
+        stop_grace_period=5.0,
+    )
+    until(lambda: gone(box, name))
+    seen = box.runtime.observe().containers[name]
+    assert (seen.phase, seen.restarts, seen.exit_code, seen.error) == ("exited", 1, 0, PROBE_STOPPED)
     box.runtime.remove_container(name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.planner import versions
-from runtime.observations import Health, Phase
+from runtime.observations import PROBE_STOPPED, Health, Phase
 from runtime.shim.supervise import OWNER
 from specs.desired import Dependency, Desired, Probe, Restart
 from tests.builders import container, desired
@@ -85,6 +85,14 @@ def one_shot_that_failed() -> Scene:
     return scene
 
 
+def one_shot_that_its_probe_stopped() -> Scene:
+    """That its program ended well, since it was told to end, is no completion."""
+    scene = up(chain("completed"))
+    scene.runtime.exit("s/db", 0)
+    scene.runtime.set_phase("s/db", Phase.EXITED, error=PROBE_STOPPED)
+    return scene
+
+
 def optional_one_shot_that_failed() -> Scene:
     scene = up(chain("completed", required=False))
     scene.runtime.exit("s/db", 3)
@@ -157,6 +165,7 @@ SCENES = [
     restarted_dependency_that_is_healthy_again,
     one_shot_that_has_completed,
     one_shot_that_failed,
+    one_shot_that_its_probe_stopped,
     optional_one_shot_that_failed,
     optional_one_shot_that_still_works,
     optional_dependency_that_cannot_be_started,

@@ -12,7 +12,7 @@ from agent.planner import jobs
 from agent.planner.model import Memory, RunJob, StopContainer, Subject, World
 from agent.planner.runs import Due, Ended, Job
 from agent.planner.updates import Order, Orders
-from runtime.observations import Observed, ObservedContainer, Phase
+from runtime.observations import PROBE_STOPPED, Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredJob
 from specs.schedule import Schedule
 from tests.builders import container, desired
@@ -319,6 +319,19 @@ def test_what_is_seen_in_the_middle_of_a_restart_is_not_the_end_of_a_run() -> No
     bench.have = before
     bench.runs()
     assert bench.look(NOON + HOUR + 6) == ["stopped"]
+
+
+def test_a_run_that_its_probe_stopped_has_failed_however_its_program_ended() -> None:
+    """`on_failure = "stop"` of its healthcheck."""
+    bench = Bench(retries=1)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.look()
+    bench.ends(0)
+    bench.have = replace(bench.have, error=PROBE_STOPPED)
+    assert bench.look() == ["failed"] and len(bench.job.queue) == 1
+    assert bench.told[0].text == PROBE_STOPPED and bench.job.last_success == 0.0
 
 
 @pytest.mark.parametrize("seen", [False, True])
