@@ -52,9 +52,9 @@ QUEUED = 10
 GRACE = 90.0
 #: seconds by which the clock may be set back without times coming again
 JUMP = 3 * 3600.0
-#: seconds by which the clock may wander during a run before it is taken to have been set, and by which the
-#: first process may be there before its program: it may have waited for its container (runtime/spares.py)
-WANDER, AHEAD = 10.0, 60.0
+#: seconds by which the clock may wander during a run before that is noted, and by which the first process may
+#: be there before its program: it may have waited for its container (runtime/spares.py)
+WANDER, AHEAD = 0.5, 60.0
 #: ticks in a second of times in /proc: sysconf(3), _SC_CLK_TCK
 TICKS = 100.0
 #: the longest pause before a retry, in seconds
@@ -181,13 +181,27 @@ class _Note:
         elif have.phase in (Phase.EXITED, Phase.STOPPED):
             self._end(self._result(have), have.exit_code, have.finished_at or self.clock, have.error)
         elif have.started_ticks and self.uptime:
-            self._clock_set(have.started_at, self.uptime - have.started_ticks / TICKS)
+            self._measure(have.started_ticks / TICKS)
 
-    def _clock_set(self, began: float, age: float) -> None:
-        """The kernel knows how long it runs, whatever was done to the clock."""
-        run, by = self.job.run, self.clock - age - began
-        if run is not None and not -AHEAD - WANDER < by - run.clock_set < WANDER:
-            self.job = replace(self.job, run=replace(run, clock_set=by))
+    def _measure(self, born: float) -> None:
+        """The kernel knows how long it runs, whatever is done to the clock; `born` is when its first process
+        was made, in seconds after boot."""
+        run = self.job.run
+        assert run is not None
+        guess = self.uptime - (self.clock - run.began)
+        since = run.since or min(max(guess, born), born + AHEAD)
+        by = self.clock - run.began - (self.uptime - since)
+        if abs(by - run.clock_set) < WANDER:
+            by = run.clock_set
+        self.job = replace(self.job, run=replace(run, clock_set=by, since=since))
+
+    def _took(self, run: Run, ended: float) -> float:
+        """Seconds, of one that ended at `ended` by a clock that may have been set since anyone looked."""
+        most = self.uptime - run.since
+        took = most - max(0.0, self.clock - ended)
+        if not run.since or took < 0 or ended < self.clock - self.uptime:  # or that was before this boot
+            return run.age(ended)
+        return took
 
     def _unknown(self, began: float) -> tuple[Due]:
         """A run that nobody remembers: the agent ended after it began one, or somebody started it by hand."""
@@ -200,7 +214,7 @@ class _Note:
     def _result(self, have: ObservedContainer) -> str:
         run, deadline = self.job.run, self.plan.deadline
         ended = have.finished_at or self.clock
-        late = run is not None and deadline and run.age(ended) >= deadline
+        late = run is not None and deadline and self._took(run, ended) >= deadline
         if have.phase is Phase.EXITED and not (have.completed and late):
             return "ok" if have.completed else "failed"
         if late:

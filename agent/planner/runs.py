@@ -18,11 +18,13 @@ class Due:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One that has begun. `began` 0.0: its start succeeded, and nobody has seen it yet. `clock_set`: by how
-    many seconds the machine's clock was set forward since."""
+    many seconds the machine's clock was set forward since. `since`: when it began, in seconds after the
+    machine's boot; 0.0: not known."""
 
     due: Due
     began: float = 0.0
     clock_set: float = 0.0
+    since: float = 0.0
 
     def age(self, clock: float) -> float:
         """Seconds that it has run for at `clock`."""

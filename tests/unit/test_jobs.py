@@ -218,6 +218,47 @@ def test_a_deadline_is_of_the_run_and_not_of_the_clock(by: float) -> None:
     assert bench.look(NOON + HOUR + by + 602, uptime=652.0)[-1:] == ["deadline"]
 
 
+@pytest.mark.parametrize("by", [HOUR, -HOUR, 9.0, -60.0])
+def test_a_clock_that_is_set_just_before_a_run_ends_does_not_change_how_it_ended(by: float) -> None:
+    """Nobody looks between the one and the other."""
+    for age, result in ((595, "ok"), (605, "deadline")):
+        bench = Bench(deadline=600.0)
+        bench.look()
+        bench.look(NOON + HOUR)
+        bench.start()
+        bench.have = replace(bench.have, started_ticks=5000)
+        bench.look(NOON + HOUR + 1, uptime=51.0)
+        bench.ends(0, at=NOON + HOUR + by + age)
+        assert bench.look(NOON + HOUR + by + age + 3, uptime=50.0 + age + 3)[-1:] == [result]
+
+
+@pytest.mark.parametrize("by", [9.0, -60.0])
+def test_a_clock_that_is_set_by_little_does_not_move_a_short_deadline(by: float) -> None:
+    bench = Bench(deadline=5.0)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.have = replace(bench.have, started_ticks=4990)
+    bench.look(NOON + HOUR, uptime=50.0)
+    bench.look(NOON + HOUR + by + 4, uptime=54.0)
+    assert bench.next() == ""
+    bench.look(NOON + HOUR + by + 5, uptime=55.0)
+    assert "stop container s/job: runs for longer than 5 s" in bench.next()
+
+
+def test_a_run_that_had_ended_before_the_machine_was_restarted_is_measured_by_the_clock() -> None:
+    """Seconds since boot count anew: those of its start are of another count."""
+    bench = Bench(deadline=600.0)
+    bench.look()
+    bench.look(NOON + HOUR)
+    bench.start()
+    bench.have = replace(bench.have, started_ticks=5000)
+    bench.look(NOON + HOUR + 1, uptime=51.0)
+    bench.ends(0, at=NOON + HOUR + 20)
+    bench.have = replace(bench.have, started_ticks=0)
+    assert bench.look(NOON + 3 * HOUR, uptime=1200.0)[-1:] == ["ok"]
+
+
 def test_a_process_that_waited_for_its_program_is_no_older_than_that() -> None:
     """One in a place that had been made ahead: runtime/spares.py."""
     bench = Bench(deadline=600.0)
