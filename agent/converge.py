@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent import stores
@@ -143,6 +143,7 @@ class Engine:
         #: whether backups of volumes are made when they are due
         self.backing_up = False
         self._book: JobBook | None = None
+        self._sources: Collection[str] | None = None
         #: whether something is done about containers that no source declares
         self.by_hand = False
         self._zone = local_zone()
@@ -168,8 +169,10 @@ class Engine:
         self._executor.close()
         self._collect()
 
-    def keep_schedules(self) -> None:
-        """Jobs run at their times from now on: whoever calls this goes on calling `round`."""
+    def keep_schedules(self, sources: Collection[str] | None = None) -> None:
+        """Jobs run at their times from now on: whoever calls this goes on calling `round`. `sources` are
+        those in the settings (None: whatever a job is of)."""
+        self._sources = sources
         if self._journal is not None:
             self._book = JobBook(self._journal)
             self.memory = replace(self.memory, jobs=self._book.jobs)
@@ -299,10 +302,19 @@ class Engine:
             wanted = {name: item.desired for name, item in self._state.wanted.items()}
             known, clock, uptime = self.memory.jobs, self._clock.time(), self._clock.monotonic()
             # those of a source of which nothing is in force yet wait for it
-            waits = {name for name, job in known.items() if job.source not in wanted}
+            waits = {name for name, job in known.items() if job.source not in wanted and not job.orphan}
             asked = {name: times for name, times in asked.items() if name not in waits}
             noted = jobs.note(
-                wanted, observed, known, self._flights, clock, self._zone, asked, uptime, self._orders
+                wanted,
+                observed,
+                known,
+                self._flights,
+                clock,
+                self._zone,
+                asked,
+                uptime,
+                self._orders,
+                self._sources,
             )
             self.memory = replace(self.memory, jobs=noted.jobs)
         histories = {

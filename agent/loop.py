@@ -141,7 +141,7 @@ class Agent:
                 on_notice=self._notice,
             )
             self._engine.backing_up = self._engine.by_hand = True
-            self._engine.keep_schedules()
+            self._engine.keep_schedules({feed.name for feed in self._feeds})
             stack.callback(self._listen())
             self._deaths = Deaths(self._loop, partial(self._because, "shim"))
             stack.callback(self._deaths.close)

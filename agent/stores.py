@@ -63,6 +63,7 @@ def jobs(known: Mapping[str, Job], clock: float) -> tuple[JobView, ...]:
 def job(name: str, known: Job, clock: float) -> JobView:
     waits = known.queue[0] if known.queue else None
     state = "running" if known.run is not None else "waiting" if waits is not None else "idle"
+    state = "orphan" if known.orphan else state
     last = known.last
     return JobView(
         name=name,
@@ -78,4 +79,5 @@ def job(name: str, known: Job, clock: float) -> JobView:
         last_ended=last.ended if last is not None else 0.0,
         last_success=known.last_success,
         results=dict(known.results),
+        held=known.held,
     )

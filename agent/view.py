@@ -91,9 +91,10 @@ class BackupView:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """Of a container with a schedule. `state`: idle | waiting (a run is due, or to be tried again) | running.
-    `began` is of the run that runs (0.0: none); `last_*` of the newest one that ran. `retry_at`: when the run
-    that waits may begin."""
+    """Of a container with a schedule. `state`: idle | waiting (a run is due, or to be tried again) |
+    running | orphan (its source is not in the settings). `held`: why no run begins until a person does
+    something. `began` is of the run that runs (0.0: none); `last_*` of the newest one that ran.
+    `retry_at`: when the run that waits may begin."""
 
     name: str
     source: str
@@ -108,6 +109,7 @@ class JobView:
     last_ended: float = 0.0
     last_success: float = 0.0
     results: Mapping[str, int] = field(default_factory=dict)
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,8 @@ def _backup(item: Any, now: float) -> str:
 def _job(item: Any, now: float) -> str:
     """Whether it runs, how the last run went, and what comes next."""
     words = [item["state"]] if item["state"] != "idle" else []
+    if item["state"] == "orphan":
+        words = [f"orphan: {item['held']}", f"it goes with: stead rm -f {item['name']}"]
     if item["last_ended"]:
         code = "" if item["last_result"] == "ok" else f" (exit code {item['last_exit_code']})"
         took = f"in {item['last_ended'] - item['last_began']:.1f} s"

@@ -15,8 +15,11 @@ def run(runtime: LocalRuntime, args: Mapping[str, Any]) -> float:
     """`name` is the full name of a job. It is written down, for the next round of the agent that lives or
     that comes. Returns when it was asked for, by which its line in the history is known (`due`)."""
     name, at = str(args["name"]), time.time()
-    if name not in runs.read_jobs(runtime.paths.journal):
+    job = runs.read_jobs(runtime.paths.journal).get(name)
+    if job is None:
         raise Fault("container-not-found", "run job", name, "no source declares such a job")
+    if job.orphan:
+        raise Fault("request-invalid", "run job", name, job.held)
     runs.ask(runtime.paths.journal, name, at)
     return at
 

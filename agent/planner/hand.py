@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from agent.planner.decision import Decision, chain
 from agent.planner.model import (
@@ -34,7 +33,8 @@ from agent.planner.model import (
     Subject,
     World,
 )
-from runtime.observations import HandStop, ObservedContainer, Phase
+from agent.planner.updates import hand_stopped
+from runtime.observations import ObservedContainer, Phase
 from specs.desired import DesiredContainer
 
 #: seconds after its end in which whoever waits for a container removes it himself
@@ -52,21 +52,13 @@ def beside(
     if stop is None or want.desired == "stopped":
         return decision
     subject = Subject("container", want.name)
-    blocked = Blocked(subject, said(want.name, stop), None, HELD, source)
+    blocked = Blocked(subject, hand_stopped(want.name, stop), None, HELD, source)
     if have is not None and have.phase in _RUNS:
         cause = Cause("phase", f"is {have.phase}, was stopped by hand")
         step = Step(subject, StopContainer(want.name), cause, source=source, basis=have.id)
         return replace(chain(world, step), blocked=blocked)
     steps = tuple(step for step in decision.steps if step.verb not in ("start", "stop"))
     return Decision(steps, decision.blocked or blocked, decision.next_look)
-
-
-def said(name: str, stop: HandStop) -> str:
-    """Stable: it is asserted in tests, and written to the journal when it changes."""
-    at = datetime.fromtimestamp(stop.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    where = f" on {stop.terminal}" if stop.terminal else ""
-    why = f": {stop.reason}" if stop.reason else ""
-    return f"stopped by {stop.who or 'somebody'}{where} at {at}{why}; `stead start {name}` hands it back"
 
 
 def unmanaged(world: World) -> Iterator[Decision]:

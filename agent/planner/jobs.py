@@ -38,7 +38,7 @@ from types import MappingProxyType
 
 from agent.planner.model import JOB_RUNS, Blocked, Cause, RunJob, Step, StopContainer, Subject, World
 from agent.planner.runs import Due, Ended, Job, Run
-from agent.planner.updates import NONE, Orders, suspension
+from agent.planner.updates import NONE, Orders, hand_stopped, suspension
 from runtime.observations import Observed, ObservedContainer, Phase
 from specs.desired import Desired, DesiredContainer, DesiredJob
 from specs.schedule import Schedule
@@ -78,11 +78,13 @@ def note(
     asked: Mapping[str, Sequence[float]] = _NOBODY,
     uptime: float = 0.0,
     orders: Orders = NONE,
+    sources: Collection[str] | None = None,
 ) -> Noted:
     """What is known of every job after a look at `clock`, which is `uptime` seconds after the machine's boot
     (0.0: nobody knows); `asked` is when somebody asked for a run. Jobs that their source no longer declares
-    are forgotten; those of other sources stay."""
-    found = {name: job for name, job in jobs.items() if job.source not in desired}
+    are forgotten; those of other sources stay, of such as are not in `sources` (None: all are) as long as
+    their containers do."""
+    found = _others({name: job for name, job in jobs.items() if job.source not in desired}, observed, sources)
     ended: list[Ended] = []
     for source, wanted in desired.items():
         for name, want in wanted.containers.items():
@@ -92,12 +94,35 @@ def note(
             if have is not None and is_service(have):
                 have = None  # it is to be replaced, and no run
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone, uptime)
-            held = want.suspend or suspension(orders, want, name, source, clock)
-            work.wanted = want.desired == "running" and not held and name not in observed.hand_stops
+            work.held = _held(want, source, observed, orders, clock)
             moved = Subject("container", name) in flying or (have is not None and have.busy)
             found[name] = work.run(asked.get(name, ()), look=not moved)  # else it may be half of a restart
             ended += work.ended
     return Noted(dict(sorted(found.items())), tuple(ended))
+
+
+def _others(jobs: Mapping[str, Job], observed: Observed, sources: Collection[str] | None) -> dict[str, Job]:
+    found = {}
+    for name, job in jobs.items():
+        have = observed.containers.get(name)
+        if sources is None or job.source in sources:
+            found[name] = job
+        elif have is not None and have.source == job.source:
+            why = f"its source {job.source} is not in the settings"
+            found[name] = replace(job, orphan=True, next_at=None, held=why)
+    return found
+
+
+def _held(want: DesiredContainer, source: str, observed: Observed, orders: Orders, clock: float) -> str:
+    """Why no run of it begins until a person does something about it; as it is told of any container."""
+    if want.desired != "running":
+        return f"its spec says that it is to be stopped ({want.place})"
+    if reason := suspension(orders, want, want.name, source, clock):
+        return reason
+    if want.suspend:
+        return f"suspended: {want.suspend}"
+    stop = observed.hand_stops.get(want.name)
+    return "" if stop is None else hand_stopped(want.name, stop)
 
 
 def begun(jobs: Mapping[str, Job], name: str, due: Due) -> Mapping[str, Job]:
@@ -129,7 +154,7 @@ class _Note:
             _first(have, clock), seen=0.0 if have is None or _busy(have) else have.started_at
         )
         self.ended: list[Ended] = []
-        self.wanted = True  # False: its times pass
+        self.held = ""  # else its times pass
 
     def run(self, asked: Sequence[float], *, look: bool) -> Job:
         schedule = str(self.plan.schedule)
@@ -139,13 +164,13 @@ class _Note:
         self._clock_set_back()
         if look:
             self._look()
-        if self.wanted:
+        if not self.held:
             self._come()
         for at in asked:
             self._admit(Due(at, "hand"))
         self._give_way(0 if look or self.job.run is not None else 1)
-        next_at = _next(self.plan.schedule, self.job.settled, self.zone) if self.wanted else None
-        return replace(self.job, next_at=next_at)
+        next_at = _next(self.plan.schedule, self.job.settled, self.zone) if not self.held else None
+        return replace(self.job, next_at=next_at, held=self.held, orphan=False)
 
     def _clock_set_back(self) -> None:
         following = _next(self.plan.schedule, self.job.settled, self.zone)

@@ -56,7 +56,9 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class Job:
     """`settled`: all times of the schedule up to then are dealt with. `seen`: start of the newest run that
-    was noted. `results` counts by RESULTS since the job is known. `last` is the last run that really ran."""
+    was noted. `results` counts by RESULTS since the job is known. `last` is the last run that really ran.
+    `held`: why none begins until a person does something about it; empty: nobody keeps it from running.
+    `orphan`: that its source is not in the settings."""
 
     settled: float
     source: str = ""
@@ -68,3 +70,5 @@ class Job:
     last: Ended | None = None
     last_success: float = 0.0  # when the last good run ended
     results: tuple[tuple[str, int], ...] = ()
+    held: str = ""
+    orphan: bool = False

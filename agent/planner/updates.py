@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-from runtime.observations import ObservedContainer
+from runtime.observations import HandStop, ObservedContainer
 from specs.desired import DesiredContainer, DesiredImage, DesiredNetwork, DesiredVolume
 
 #: versions of a service that are remembered, revisions of a version
@@ -137,6 +138,14 @@ def suspension(orders: Orders, want: DesiredContainer | None, name: str, source:
         scope = "" if "/" in key else f" with all of {key.replace(':', ' ')}"
         return f"suspended by {order.who}{scope}: {order.reason or 'no reason given'}"
     return ""
+
+
+def hand_stopped(name: str, stop: HandStop) -> str:
+    """Stable: it is asserted in tests, and written to the journal when it changes."""
+    at = datetime.fromtimestamp(stop.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    where = f" on {stop.terminal}" if stop.terminal else ""
+    why = f": {stop.reason}" if stop.reason else ""
+    return f"stopped by {stop.who or 'somebody'}{where} at {at}{why}; `stead start {name}` hands it back"
 
 
 def suspended_until(

@@ -73,8 +73,33 @@ schedule = { cron = "@yearly", retries = 3, retry_delay = "100ms" }
 
 [container.marks]
 image = "busy:1"
-command = ["true"]
+command = ["sh", "-c", "exit"]
 schedule = "@every 1s"
+"""
+
+
+HELD = """
+[container.never]
+image = "busy:1"
+command = ["sh", "-c", "exit"]
+suspend = "too slow"
+schedule = "@yearly"
+
+[container.stopped]
+image = "busy:1"
+command = ["sh", "-c", "exit"]
+schedule = "@yearly"
+
+[container.waits]
+image = "busy:1"
+command = ["sh", "-c", "exit"]
+depends_on = { base = "healthy" }
+schedule = "@yearly"
+
+[container.base]
+image = "busy:1"
+command = ["sleep", "1000"]
+stop_grace_period = "100ms"
 """
 
 
@@ -206,4 +231,61 @@ def test_a_run_that_a_person_ends_is_told_so_and_not_tried_again(box: Box, agent
         ("hand", "1", "stopped", "the container was removed"),
     ]
     assert box.ps()["default/long"]["phase"] == "created"
+    agent.end()
+
+
+def test_who_waits_for_a_run_that_is_kept_from_beginning_is_told_why(box: Box, agent: Agent) -> None:
+    (box.specs / "jobs.toml").write_text(HELD)
+    agent.start()
+    until(lambda: len(jobs(box)) == 3 and len(box.ps()) == 3, "the agent has its jobs")
+    code, text = box.stead("job", "run", "--wait", "never")
+    assert code == 1 and text.startswith("stead: default/never does not begin: suspended: too slow")
+    box.well("stop", "--reason", "no disk", "stopped")
+    code, text = box.stead("job", "run", "--wait", "stopped")
+    assert code == 1 and "default/stopped does not begin: stopped by" in text and "no disk;" in text
+    assert "default/stopped (it runs when this ends: stopped by" in box.well("job", "run", "stopped")
+    box.well("start", "stopped")
+    until(lambda: [row["Result"] for row in history(box, "stopped")][-1:] == ["ok"], "it runs then")
+    box.well("job", "run", "--wait", "stopped")
+
+    waiting = waits_for_run(box, "waits")
+    try:
+        assert waiting.stderr is not None
+        line = waiting.stderr.readline()
+    finally:
+        waiting.kill()
+        waiting.communicate(timeout=30)
+    assert line == (
+        "default/waits waits: waits for container default/base to be healthy: it has no health check\n"
+    )
+    agent.end()
+
+
+def test_a_job_whose_source_left_the_settings_is_an_orphan_until_its_container_goes(
+    box: Box, agent: Agent
+) -> None:
+    (box.specs / "jobs.toml").write_text(RETRIED)
+    agent.start()
+    until(lambda: len(jobs(box)) == 2 and len(history(box, "marks")) > 0, "the agent has its jobs")
+    agent.end()
+    settings = agent.settings.read_text()
+    other = box.base / "other"
+    other.mkdir()
+    agent.settings.write_text(settings.replace(str(box.specs), str(other)).replace("shop", "other"))
+    agent.start()
+    until(agent.converged, "it has nothing to do")
+    found = jobs(box)
+    assert {row["State"] for row in found.values()} == {"orphan"}
+    assert found["default/marks"]["Next"] == "-" and len(history(box, "marks")) > 0
+    said = "job: default/marks: @every 1s; orphan: its source shop is not in the settings; "
+    assert said + "it goes with: stead rm -f default/marks" in box.stead("status")[1]
+    code, text = box.stead("job", "run", "--wait", "marks")
+    assert code == 1 and "source shop is not in the settings" in text
+    box.well("rm", "-f", "marks")
+    until(lambda: set(jobs(box)) == {"default/long"}, "it goes with its container")
+    agent.end()
+    agent.settings.write_text(settings)
+    agent.start()
+    until(lambda: jobs(box).get("default/marks", {}).get("Result") == "ok", "it runs again")
+    assert jobs(box)["default/long"]["State"] == "idle"
     agent.end()

@@ -25,6 +25,7 @@ HEADS = {
     "Success": "LAST SUCCESS",
     "Next": "NEXT",
     "Source": "SOURCE",
+    "Held": "HELD",
 }
 COLUMNS = ("Name", "Schedule", "State", "Last", "Took", "Result", "Next")
 
@@ -62,6 +63,7 @@ def row(view: JobView, now: float) -> dict[str, Any]:
         "Success": _ago(view.last_success, now),
         "Next": "-" if view.next_at is None else f"in {table.age(view.next_at - now)}",
         "Source": view.source,
+        "Held": view.held,
     }
 
 
