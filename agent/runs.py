@@ -30,6 +30,7 @@ class JobBook:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._written = self._load()
+        self._kept: dict[str, int] = {}  # lines of each history, as they were last asked for
         self._taken: set[tuple[str, float]] = set()  # what was asked for, and cannot be deleted for now
 
     @property
@@ -60,7 +61,8 @@ class JobBook:
         changed = {name: job for name, job in jobs.items() if self._written.get(name) != job}
         gone = self._written.keys() - jobs.keys()
         taken = self._taken | {(name, at) for name, times in asked.items() for at in times}
-        if not changed and not gone and not ended and not taken:
+        other = {name for name, keep in histories.items() if self._kept.get(name) != keep}
+        if not changed and not gone and not ended and not taken and not other:
             return
 
         def change(connection: sqlite3.Connection) -> None:
@@ -72,13 +74,13 @@ class JobBook:
                 connection.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (name, state))
             for line in ended:
                 _insert(connection, line)
-            for name in {line.name for line in ended}:
+            for name in {line.name for line in ended} | other:
                 _prune(connection, name, histories.get(name, DEFAULT_HISTORY))
             connection.executemany("DELETE FROM asked WHERE name = ? AND at = ?", sorted(taken))
 
         self._taken = taken
         if self._journal.write(change):
-            self._written, self._taken = dict(jobs), set()
+            self._written, self._taken, self._kept = dict(jobs), set(), dict(histories)
 
 
 def _insert(connection: sqlite3.Connection, line: Ended) -> None:

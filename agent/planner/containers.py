@@ -197,7 +197,7 @@ def _declared(
 ) -> Decision:
     if have is None:
         return _make(world, source, want, Cause("missing", "does not exist", want.place), None, ground)
-    if cause is not None and want.job is not None and have.phase in jobs.BUSY and not jobs.is_service(have):
+    if cause is not None and want.job is not None and jobs.runs(world, have) and not jobs.is_service(have):
         found, waits = jobs.outlived(world, source, want, have, str(cause))
         decision = Decision(blocked=waits) if waits is not None else chain(world, *found)
         return replace(decision, next_look=jobs.next_look(world, want))

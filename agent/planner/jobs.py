@@ -95,6 +95,7 @@ def note(
                 have = None  # it is to be replaced, and no run
             work = _Note(want, want.job, source, jobs.get(name), have, clock, zone, uptime)
             work.held = _held(want, source, observed, orders, clock)
+            work.ended_for_good = want.desired != "running" or name in observed.hand_stops
             moved = Subject("container", name) in flying or (have is not None and have.busy)
             found[name] = work.run(asked.get(name, ()), look=not moved)  # else it may be half of a restart
             ended += work.ended
@@ -155,6 +156,7 @@ class _Note:
         )
         self.ended: list[Ended] = []
         self.held = ""  # else its times pass
+        self.ended_for_good = False  # what runs is stopped for no run's sake
 
     def run(self, asked: Sequence[float], *, look: bool) -> Job:
         schedule = str(self.plan.schedule)
@@ -240,6 +242,8 @@ class _Note:
         run, deadline = self.job.run, self.plan.deadline
         ended = have.finished_at or self.clock
         late = run is not None and deadline and self._took(run, ended) >= deadline
+        if have.phase is Phase.STOPPED and self.ended_for_good:
+            return "stopped"
         if have.phase is Phase.EXITED and not (have.completed and late):
             return "ok" if have.completed else "failed"
         if late:
@@ -326,6 +330,12 @@ class _Note:
 def is_service(have: ObservedContainer) -> bool:
     """Whether it was made before its specs gave it a schedule: it need not come to an end by itself."""
     return have.restart_policy in ("always", "unless-stopped", "on-failure")
+
+
+def runs(world: World, have: ObservedContainer) -> bool:
+    """Whether a run of it has not ended, or nobody could note its end yet, as somebody acts on it."""
+    job = world.memory.jobs.get(have.name)
+    return have.phase in BUSY or (have.busy and job is not None and job.run is not None)
 
 
 def _busy(have: ObservedContainer) -> bool:

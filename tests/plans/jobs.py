@@ -47,6 +47,14 @@ def job_that_is_declared() -> Scene:
     return Scene(clock=NOON).want(desired("s", volume("s/data"), job()))
 
 
+def job_that_a_person_acts_on_when_its_spec_changed() -> Scene:
+    """Its run was not noted yet: the container goes when that is known."""
+    scene = running().want(desired("s", volume("s/data"), job("new")))
+    scene.runtime.exit("s/job", 0)
+    scene.runtime.busy = {"s/job"}
+    return look(scene, NOON + 5402)
+
+
 def job_that_is_not_due() -> Scene:
     return look(made(), NOON + 5000)
 
@@ -126,6 +134,7 @@ def job_that_was_lost() -> Scene:
 
 SCENES = [
     job_that_is_declared,
+    job_that_a_person_acts_on_when_its_spec_changed,
     job_that_is_not_due,
     job_that_is_due,
     job_that_was_missed,

@@ -10,9 +10,9 @@ import pytest
 from agent import stores
 from agent.planner import jobs
 from agent.planner.updates import Order, Orders
-from runtime.observations import HandStop, Observed
+from runtime.observations import HandStop, Observed, Phase
 from tests.builders import desired
-from tests.job_bench import NOON, Bench
+from tests.job_bench import HOUR, NOON, Bench
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,21 @@ def test_a_job_whose_source_left_the_settings_stays_as_long_as_its_container() -
     back = jobs.note(bench.wanted, observed, left, (), NOON + 62, UTC, sources={"s"}).jobs
     assert back == bench.known
     assert jobs.note({}, Observed(), left, (), NOON + 62, UTC, sources={"t"}).jobs == {}
+
+
+@pytest.mark.parametrize("spec", ["running", "stopped"])
+def test_a_run_that_is_stopped_for_good_gave_way_to_none_and_was_not_too_long(spec: str) -> None:
+    """By a person or by its spec; the one is no `replaced`, the other no `deadline`, which is tried again."""
+    for deadline, concurrency_policy in ((0.0, "replace"), (600.0, "skip")):
+        bench = Bench(retries=1, deadline=deadline, concurrency_policy=concurrency_policy)
+        bench.look()
+        bench.look(NOON + HOUR)
+        bench.start()
+        bench.look(NOON + 2 * HOUR)
+        bench.ends(143, Phase.STOPPED)
+        stops = {} if spec == "stopped" else {"s/job": HandStop(NOON + 2 * HOUR, "ann")}
+        wanted = {"s": desired("s", replace(bench.want, desired=spec))}
+        observed = Observed(containers={"s/job": bench.have}, hand_stops=stops)
+        noted = jobs.note(wanted, observed, bench.known, (), NOON + 2 * HOUR + 1, UTC)
+        assert [line.result for line in noted.ended] == ["stopped"]
+        assert all(item.attempt == 1 for item in noted.jobs["s/job"].queue), "it is not tried again"

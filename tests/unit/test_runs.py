@@ -61,6 +61,15 @@ def test_a_history_is_as_long_as_its_spec_says(journal: Journal, tmp_path: Path)
     assert [line.due for line in found] == [29.0, 28.0, 27.0, 26.0]
 
 
+def test_a_history_that_is_to_be_shorter_is_so_at_once(journal: Journal, tmp_path: Path) -> None:
+    book = JobBook(journal)
+    book.write({"s/job": JOB}, [replace(LINE, due=float(number)) for number in range(9)], {"s/job": 9}, {})
+    book.write({"s/job": JOB}, [], {"s/job": 2}, {})
+    assert [line.due for line in runs.read_runs(tmp_path / "journal.db", "s/job")] == [8.0, 7.0]
+    JobBook(journal).write({"s/job": JOB}, [], {"s/job": 1}, {})  # an agent that found the spec changed
+    assert [line.due for line in runs.read_runs(tmp_path / "journal.db", "s/job")] == [8.0]
+
+
 def test_a_job_that_is_forgotten_takes_its_history_along(journal: Journal, tmp_path: Path) -> None:
     book = JobBook(journal)
     book.write({"s/job": JOB, "s/other": JOB}, [LINE, replace(LINE, name="s/other")], {}, {})
