@@ -20,7 +20,7 @@ from agent.journal import Journal, connect, reading
 from agent.planner.runs import Due, Ended, Job, Run
 from runtime.database import from_sqlite
 
-#: lines of a history that are written for what its spec does not say
+#: lines of a history, of each kind, for what its spec does not say
 DEFAULT_HISTORY = 10
 
 
@@ -90,8 +90,11 @@ def _insert(connection: sqlite3.Connection, line: Ended) -> None:
 
 
 def _prune(connection: sqlite3.Connection, name: str, keep: int) -> None:
-    old = "DELETE FROM runs WHERE name = ? AND id NOT IN (SELECT id FROM runs WHERE name = ? ORDER BY id DESC"
-    connection.execute(f"{old} LIMIT ?)", (name, name, keep))
+    """The newest so many runs stay, and as many of the times at which it did not run."""
+    for kind in ("began > 0", "began = 0"):
+        newest = f"SELECT id FROM runs WHERE name = ? AND {kind} ORDER BY id DESC LIMIT ?"
+        old = f"DELETE FROM runs WHERE name = ? AND {kind} AND id NOT IN ({newest})"
+        connection.execute(old, (name, name, keep))
 
 
 def _jobs(rows: Sequence[sqlite3.Row]) -> dict[str, Job]:

@@ -61,6 +61,17 @@ def test_a_history_is_as_long_as_its_spec_says(journal: Journal, tmp_path: Path)
     assert [line.due for line in found] == [29.0, 28.0, 27.0, 26.0]
 
 
+def test_times_at_which_a_job_did_not_run_push_no_run_out_of_its_history(
+    journal: Journal, tmp_path: Path
+) -> None:
+    """As those that come every minute while one run goes on for an hour."""
+    book = JobBook(journal)
+    skipped = [replace(LINE, due=float(n), began=0.0, exit_code=None, result="skipped") for n in range(60)]
+    book.write({"s/job": JOB}, [LINE, *skipped, replace(LINE, due=60.0)], {"s/job": 2}, {})
+    found = [(line.due, line.result) for line in runs.read_runs(tmp_path / "journal.db", "s/job")]
+    assert found == [(60.0, "failed"), (59.0, "skipped"), (58.0, "skipped"), (10.0, "failed")]
+
+
 def test_a_history_that_is_to_be_shorter_is_so_at_once(journal: Journal, tmp_path: Path) -> None:
     book = JobBook(journal)
     book.write({"s/job": JOB}, [replace(LINE, due=float(number)) for number in range(9)], {"s/job": 9}, {})
