@@ -11,13 +11,13 @@ import select
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from runtime.faults import from_oserror
 from runtime.linux.regular import open_regular
 from runtime.shim.logs import file_numbers
-from runtime.shim.messages import INDEX_RECORD, STDERR, STDOUT
+from runtime.shim.messages import FLAG_ENDED, INDEX_RECORD, STDERR, STDOUT
 
 #: A line longer than this comes in pieces (bytes).
 MAX_LINE = 1024 * 1024
@@ -29,15 +29,17 @@ POLL = 0.05
 Entry = tuple[int, int, bytes]  # time in ns, stream (1 stdout, 2 stderr), bytes
 Record = tuple[int, int, int, int, int, int]  # as messages.INDEX_RECORD
 
-#: ns between two floats that are times of this century: what was written at the time asked for is shown
-_ULP = 256
+#: ns; later than any record's time
+_FOREVER = 1 << 64
+#: instead of a stream: a run ended here
+_END = 0
 
 
 def read(
     log_dir: Path,
     *,
-    since: float | None = None,
-    until: float | None = None,
+    since: int | None = None,
+    until: int | None = None,
     tail: int | None = None,
     follow: bool = False,
     streams: tuple[int, ...] = (STDOUT, STDERR),
@@ -45,28 +47,32 @@ def read(
     ended: Callable[[], bool] | None = None,
     wake: int = -1,
 ) -> Iterator[Entry]:
-    """Lines with their newline, oldest first; a line carries the time of its first byte.
+    """Lines with their newline, oldest first; a line carries the time of its first byte. One that its
+    program did not end before it ended itself has no newline (`has_no_end`).
 
-    `since` and `until` are seconds since the epoch, `tail` a number of lines. `follow` goes on with what
-    comes, across rotation, until `ended()` is true (default: the container has an exit record, or its files
-    are gone). `raw` yields chunks as they came rather than lines, for terminals; `tail` then counts chunks.
+    `since` and `until` are ns since the epoch, and both are shown; `tail` is a number of lines. `follow` goes
+    on with what comes, across rotation, until `ended()` is true (default: the container has an exit record,
+    or its files are gone). `raw` yields chunks as they came rather than lines, for terminals; `tail` then
+    counts chunks.
     `ended` is asked again when the descriptor `wake` becomes readable. Fault kernel-error for files that are
     none.
     """
     reader = _Reader(Path(log_dir), streams)
     lines = _Lines(raw)
-    since_ns = 0 if since is None else int(since * 1e9) - _ULP
-    until_ns = None if until is None else int(until * 1e9)
-    reader.seek_time(since_ns)
+    since, until = since or 0, _FOREVER if until is None else until
+    reader.seek_time(since, raw)
     if tail is not None:
         reader.seek_tail(tail)
-    kept = _present(reader, lines, not follow)
-    for entry in kept if tail is None else deque(kept, maxlen=tail):
-        if until_ns is not None and entry[0] >= until_ns:
-            return
-        yield entry
+    kept = (entry for entry in _present(reader, lines, not follow) if entry[0] >= since)
+    yield from _before(until, kept if tail is None else deque(kept, maxlen=tail), lines)
     if follow:
-        yield from _follow(reader, lines, wake, until_ns, ended or _has_ended(reader.directory))
+        found = _follow(reader, lines, wake, until, ended or _has_ended(reader.directory))
+        yield from (entry for entry in found if entry[0] >= since)
+
+
+def has_no_end(line: bytes) -> bool:
+    """Whether what follows of its stream is another line all the same."""
+    return not line.endswith(b"\n") and len(line) < MAX_LINE
 
 
 def _present(reader: _Reader, lines: _Lines, whole: bool) -> Iterator[Entry]:
@@ -76,19 +82,26 @@ def _present(reader: _Reader, lines: _Lines, whole: bool) -> Iterator[Entry]:
         yield from lines.rest()
 
 
+def _before(until: int, found: Iterable[Entry], lines: _Lines) -> Iterator[Entry]:
+    """Without what is later. One that is, of one stream, may come before one of the other that is not, but
+    has been seen to begin by then."""
+    for entry in found:
+        if entry[0] <= until:
+            yield entry
+        elif lines.oldest() > until:
+            return
+
+
 def _follow(
-    reader: _Reader, lines: _Lines, wake: int, until_ns: int | None, ended: Callable[[], bool]
+    reader: _Reader, lines: _Lines, wake: int, until: int, ended: Callable[[], bool]
 ) -> Iterator[Entry]:
     """What has ended is not watched: that takes longer than to read it."""
     watch: _Watch | None = None
     try:
         while True:
             last = ended()  # asked before reading: what was written before the end is still found
-            last = last or (until_ns is not None and time.time_ns() >= until_ns)
-            for line in _present(reader, lines, last):
-                if until_ns is not None and line[0] >= until_ns:
-                    return
-                yield line
+            last = last or time.time_ns() > until
+            yield from _before(until, _present(reader, lines, last), lines)
             if last:
                 return
             if watch is None:  # of what came before it, it says nothing: so there is another look
@@ -120,10 +133,40 @@ class _Reader:
         self._number = -1  # of the file to be read; -1: the oldest there is
         self._position = 0  # records of its index that are read
 
-    def seek_time(self, since_ns: int) -> None:
-        """To the first chunk that came at `since_ns` or later."""
+    def seek_time(self, since_ns: int, raw: bool) -> None:
+        """To the first chunk that came at `since_ns` or later; where lines are wanted, back to where those
+        began that go on in it."""
         if since_ns <= 0:
             return
+        self._seek_chunk(since_ns)
+        if not raw and self._number >= 0:
+            self._seek_begin()
+
+    def _seek_begin(self) -> None:
+        """Back to where each stream that is within a line began it, or to MAX_LINE of it."""
+        streams = dict.fromkeys(self._streams, 0)  # those that may be, and the bytes of it
+        begin = self._number, self._position
+        for number in reversed([n for n in _numbers(self.directory) if n <= self._number]):
+            records = self._records(number)
+            at = min(self._position, len(records)) if number == self._number else len(records)
+            with _Data(self.directory, number) as data:
+                while streams and at:
+                    at -= 1
+                    stream, flags = records[at][2:4]
+                    if stream in streams:
+                        found = data.read(records[at])
+                        if streams[stream] or not found.endswith(b"\n"):
+                            begin = number, at
+                        streams[stream] += len(found)
+                        if b"\n" in found or streams[stream] >= MAX_LINE:
+                            del streams[stream]
+                    if flags & FLAG_ENDED:
+                        streams.clear()
+            if not streams:
+                break
+        self._number, self._position = begin
+
+    def _seek_chunk(self, since_ns: int) -> None:
         for number in _numbers(self.directory):
             records = self._records(number)
             self._number = number
@@ -172,6 +215,8 @@ class _Reader:
         with _Data(self.directory, number) as data:
             for record in records:
                 self._position += 1
+                if record[3] & FLAG_ENDED:
+                    yield record[5], _END, b""
                 if record[2] in self._streams:
                     yield record[5], record[2], data.read(record)
 
@@ -236,6 +281,8 @@ class _Lines:
 
     def feed(self, entry: Entry) -> Iterator[Entry]:
         moment, stream, data = entry
+        if stream == _END:
+            yield from self.rest()
         if not data:
             return
         if self._raw:
@@ -255,6 +302,10 @@ class _Lines:
             yield began, stream, last
         else:
             self._open[stream] = (began, bytearray(last))
+
+    def oldest(self) -> int:
+        """When the first of those began that have no newline yet."""
+        return min((began for began, _ in self._open.values()), default=_FOREVER)
 
     def rest(self) -> list[Entry]:
         """What has no newline yet, oldest first."""

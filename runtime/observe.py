@@ -404,7 +404,7 @@ class Observer:
             lines = list(logs.read(self._paths.container(life.record.id) / "log", tail=TAIL_LINES))
         except (OSError, Fault):
             return ""
-        text = b"".join(line for _, _, line in lines)
+        text = b"".join(line + b"\n" * logs.has_no_end(line) for _, _, line in lines)
         return text[-TAIL_BYTES:].decode("utf-8", "replace").rstrip("\n")
 
     # ------------------------------------------------------------ the rest

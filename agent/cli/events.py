@@ -4,6 +4,7 @@ an agent runs or not."""
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from agent.cli.main import Problem, need_root
@@ -22,6 +23,7 @@ TYPES = ("agent", "container", "image", "network", "volume")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser._negative_number_matcher = re.compile("-[0-9]")  # --until -10m: that is no option
     text = "what happened since then, too: how long ago (10m), RFC 3339, seconds since 1970"
     parser.add_argument("--since", metavar="TIME", help=text)
     parser.add_argument("--until", metavar="TIME", help="end there; written as for --since")
@@ -30,23 +32,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    from agent.cli.images.choosing import moment
+    from agent.cli.images.choosing import moment_ns
     from runtime import events
 
     need_root()
-    now = time.time()
-    since = None if options.since is None else moment(options.since, now)
-    until = None if options.until is None else moment(options.until, now)
+    now = time.time_ns()
+    since = now if options.since is None else moment_ns(options.since, now)
+    until = None if options.until is None else moment_ns(options.until, now)
     accepts, show = accepting(read_filters(options.filter)), showing(options.format)
 
     def left() -> float | None:
-        return None if until is None else until - time.time()
+        return None if until is None else (until - time.time_ns()) / 1e9
 
     whole = events.follow(paths.root, replay=True, left=left)
-    first = int((now if since is None else since) * 1e9)
-    last = None if until is None else int(until * 1e9)
     for item in enriched(whole, known(paths)):
-        if item.at >= first and (last is None or item.at <= last) and accepts(item):
+        if item.at >= since and (until is None or item.at <= until) and accepts(item):
             print(show(item), flush=True)
     return 0
 

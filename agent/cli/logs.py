@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
+    parser._negative_number_matcher = re.compile("-[0-9]")  # --since -10m: that is no option
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     parser.add_argument("--since", metavar="TIME", help="RFC 3339, seconds since 1970, or how long ago: 10m")
-    parser.add_argument("--until", metavar="TIME", help="only what came before, written as for --since")
+    parser.add_argument("--until", metavar="TIME", help="nothing that came later, written as for --since")
     parser.add_argument("-n", "--tail", metavar="N", default="all", help="only the last N lines, or all")
     parser.add_argument("-t", "--timestamps", action="store_true", help="UTC time before each line")
     text = "further attributes before each line: our own log has none, so a blank"
@@ -28,13 +30,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     directory = attend.log_directory(paths, options.name)
     _must_be_kept(paths, options.name)
-    since, until = _moment(options.since), _moment(options.until)
+    now = time.time_ns()
+    since, until = _moment(options.since, now), _moment(options.until, now)
     outputs = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
-    tail = _lines(options.tail)
+    tail, broken = _lines(options.tail), set[int]()
     for at, stream, line in logs.read(directory, since=since, until=until, tail=tail, follow=options.follow):
         before = b" " if options.details else b""
         if options.timestamps:
             before = f"{logs.format_time(at)} ".encode() + before
+        if stream in broken:  # of a run that ended within a line; what follows is another one's
+            before = b"\n" + before
+        (broken.add if logs.has_no_end(line) else broken.discard)(stream)
         output = outputs[stream]
         output.write(before + line)
         output.flush()
@@ -65,10 +71,10 @@ def _lines(text: str) -> int | None:
     return number if 0 <= number < sys.maxsize else None
 
 
-def _moment(text: str | None) -> float | None:
-    """Raises Problem."""
+def _moment(text: str | None, now: int) -> int | None:
+    """In ns. Raises Problem."""
     if text is None:
         return None
-    from agent.cli.images.choosing import moment  # few ask for it
+    from agent.cli.images.choosing import moment_ns  # few ask for it
 
-    return moment(text, time.time())
+    return moment_ns(text, now)

@@ -117,6 +117,7 @@ class Forwarding(LogWriter):
 
     def run_ended(self) -> None:
         """Lines without an end are at theirs."""
+        super().run_ended()
         self._ends.append(self._queue.put)
         self._pump()
 
@@ -375,8 +376,10 @@ class Lines:
 
     def __init__(self, unfinished: dict[int, bytes]) -> None:
         self.unfinished = dict(unfinished)
+        self._moment = 0  # of the last chunk
 
     def feed(self, stream: int, moment: int, data: bytes) -> list[Message]:
+        self._moment = moment
         *lines, last = (self.unfinished.pop(stream, b"") + data).split(b"\n")
         found = []
         for line in lines:
@@ -393,7 +396,7 @@ class Lines:
 
     def rest(self) -> list[Message]:
         """Lines that will have no end."""
-        now = time.time_ns()
-        found = [Message(stream, now, data, False) for stream, data in sorted(self.unfinished.items())]
+        moment = self._moment or time.time_ns()
+        found = [Message(stream, moment, data, False) for stream, data in sorted(self.unfinished.items())]
         self.unfinished = {}
         return found

@@ -104,7 +104,24 @@ class LogWriter:
                 self._fail()
 
     def run_ended(self) -> None:
-        """What was written without an end of line has none."""
+        """What was written without an end of line has none. Repeatable."""
+        if self._log < 0 and not file_numbers(self.directory):
+            return
+        self._flags |= messages.FLAG_ENDED
+        if not self._usable():
+            return  # the next chunk says it
+        if self._records:
+            size = messages.INDEX_RECORD.size
+            length = messages.INDEX_RECORD.unpack(os.pread(self._index, size, (self._records - 1) * size))[1]
+        else:
+            length = self._number
+        if not length:  # it was said, or there is nothing before
+            self._flags &= ~messages.FLAG_ENDED
+            return
+        try:
+            self._record(0, messages.STDOUT)
+        except OSError:
+            self._fail()
 
     def close(self) -> None:
         for fd in (self._log, self._index, self._null):
@@ -226,7 +243,7 @@ class LogWriter:
         while count:
             last = messages.INDEX_RECORD.unpack(os.pread(self._index, size, (count - 1) * size))
             known = last[0] + last[1]
-            if last[1] and (known <= end or not self._rebooted):
+            if (last[1] or last[3]) and (known <= end or not self._rebooted):
                 break
             count, known = count - 1, 0
         os.ftruncate(self._index, count * size)

@@ -64,6 +64,8 @@ STDOUT, STDERR = 1, 2
 FLAG_DROPPED = 1
 #: bytes that a killed shim had written without an index record; their time is when they were found
 FLAG_RECOVERED = 2
+#: a run ended before this chunk, which may have no bytes: lines that were begun by then have no end
+FLAG_ENDED = 4
 
 
 def index_record(offset: int, length: int, stream: int, flags: int, time_ns: int) -> bytes:

@@ -79,6 +79,8 @@ class Monitor:
         else:
             self.launcher = launch.Launcher(bundle.config, bundle.path, self.cgroup, host)
         self.log = (taken and taken.log) or self._open_log()
+        if taken is None:
+            self.log.run_ended()  # one whose shim was killed did not say so
         self.child: launch.Child | None = None
         self.streams: Streams | None = None
         self._memory = supervise.RestartMemory(

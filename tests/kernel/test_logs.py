@@ -14,7 +14,7 @@ import pytest
 
 from runtime import logs
 from runtime.shim.logs import LogWriter, file_numbers
-from runtime.shim.messages import FLAG_DROPPED, INDEX_RECORD, STDERR, STDOUT
+from runtime.shim.messages import FLAG_DROPPED, FLAG_ENDED, INDEX_RECORD, STDERR, STDOUT
 from tests.kernel.shim_box import until
 
 
@@ -90,11 +90,98 @@ def test_since_until_and_tail_choose(source: Source) -> None:
     for number in range(5):
         source.say(b"%d\n" % number)
     moments = [moment for moment, _, _ in logs.read(source.directory)]
-    assert lines(source, since=(moments[3] + 500) / 1e9)[-1:] == [b"4\n"]
+    assert lines(source, since=moments[3] + 1) == [b"4\n"]
     assert lines(source, tail=2) == [b"3\n", b"4\n"]
     assert lines(source, tail=0) == []
     assert lines(source, tail=99) == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n"]
-    assert lines(source, until=0.0) == []
+    assert lines(source, until=0) == []
+
+
+def test_since_and_until_take_the_line_whose_time_they_are(source: Source) -> None:
+    for number in range(3):
+        source.say(b"%d\n" % number)
+    moments = [moment for moment, _, _ in logs.read(source.directory)]
+    assert lines(source, until=moments[1]) == [b"0\n", b"1\n"]
+    assert lines(source, until=moments[1] - 1) == [b"0\n"]
+    assert lines(source, since=moments[1]) == [b"1\n", b"2\n"]
+    assert lines(source, since=moments[1], until=moments[1]) == [b"1\n"]
+    assert lines(source, since=moments[1], until=moments[1], follow=True) == [b"1\n"]
+
+
+def test_since_begins_with_a_whole_line(source: Source) -> None:
+    source.say(b"before\nbeg")
+    source.say(b"error ", STDERR)
+    source.say(b"un ")
+    middle = time.time_ns()
+    source.say(b"here\nafter\n")
+    source.say(b"here\nlast\n", STDERR)
+    assert lines(source, since=middle) == [b"after\n", b"last\n"]
+    assert lines(source, since=middle, raw=True) == [b"here\nafter\n", b"here\nlast\n"]
+    assert lines(source, since=1, until=middle) == [b"before\n", b"begun here\n", b"error here\n"]
+
+
+def test_since_does_not_read_what_a_silent_stream_leaves_before_it(source: Source) -> None:
+    source.say(b"error\n", STDERR)
+    for number in range(1000):
+        source.say(b"%d\n" % number)
+    reader = logs._Reader(source.directory, (STDOUT, STDERR))
+    reader.seek_time(time.time_ns(), raw=False)
+    assert list(reader.entries()) == []
+
+
+def test_the_last_words_of_a_run_are_a_line_of_their_own(source: Source) -> None:
+    source.say(b"one\nboom")
+    source.say(b"bang", STDERR)
+    between = time.time_ns()
+    source.writer.run_ended()
+    source.writer.run_ended()
+    records = (source.directory / "0.idx").stat().st_size // INDEX_RECORD.size
+    source.say(b"two\n")
+    source.say(b"err\n", STDERR)
+    assert records == 3
+    assert lines(source) == [b"one\n", b"boom", b"bang", b"two\n", b"err\n"]
+    assert lines(source, since=between) == [b"two\n", b"err\n"]
+    assert lines(source, streams=(STDERR,)) == [b"bang", b"err\n"]
+    assert lines(source, tail=3) == [b"bang", b"two\n", b"err\n"]
+    assert b"".join(lines(source, raw=True)) == b"one\nboombangtwo\nerr\n"
+
+
+def test_runs_are_apart_where_a_file_was_full_and_where_a_shim_was_killed(source: Source) -> None:
+    source.say(b"x" * 4096)  # which begins another file
+    source.writer.run_ended()
+    source.say(b"boom")
+    source.writer.close()
+    source.writer = LogWriter(str(source.directory), 4096, 3)
+    source.writer.run_ended()
+    source.say(b"next\n")
+    source.writer.close()
+    source.writer = LogWriter(str(source.directory), 4096, 3)
+    source.writer.run_ended()
+    source.writer.close()
+    source.writer = LogWriter(str(source.directory), 4096, 3)  # the last record, which has no bytes, stays
+    source.say(b"last\n")
+    assert lines(source) == [b"x" * 4096, b"boom", b"next\n", b"last\n"]
+    assert flags(source.directory).count(FLAG_ENDED) == 3
+
+
+def test_a_run_without_output_leaves_no_files(source: Source) -> None:
+    source.writer.run_ended()
+    assert not source.directory.exists()
+
+
+def test_a_follower_hears_the_last_words_when_the_run_ends(source: Source) -> None:
+    found: list[bytes] = []
+
+    def follow() -> None:
+        found.extend(data for _, _, data in logs.read(source.directory, follow=True))
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    source.say(b"boom")
+    source.writer.run_ended()
+    until(lambda: found == [b"boom"])
+    (source.directory.parent / "exit.json").write_text("{}")
+    reader.join(10)
 
 
 def test_files_are_rotated_and_the_oldest_deleted(source: Source) -> None:

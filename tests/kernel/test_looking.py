@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-from runtime.wishes import LimitsRequest, ProbeRequest
+from runtime.shim import client
+from runtime.wishes import LimitsRequest, ProbeRequest, RestartRequest
 from specs.values import ImageRef, PortBinding
 from tests.kernel.engine_box import Engine, engine
 from tests.kernel.images_box import Layout, directory, file, layer, symlink
@@ -83,6 +84,42 @@ def test_a_number_that_is_no_time_is_said(stead: Stead, web: str, text: str) -> 
         stead("logs", f"{option}={text}", web, code=2)
         assert stead.errors.startswith(f"stead: cannot read time {text!r}: write ")
         stead("events", "--until", "0s", f"{option}={text}", code=2)
+
+
+def test_a_time_that_was_printed_is_that_of_its_line(stead: Stead, web: str) -> None:
+    out, last = (line.partition(" ") for line in stead("logs", "-t", web))
+    errors = stead.errors.strip().partition(" ")
+    assert stead("logs", "--until", out[0], web) == ["out"]
+    assert stead("logs", "--until", last[0], web) == ["out", "last"]
+    assert stead("logs", "--since", last[0], web) == ["last"]
+    assert stead("logs", "--since", last[0].replace("Z", "+00:00"), "--until", last[0], web) == ["last"]
+    assert not stead.errors
+    stead("logs", "--since", errors[0], "--until", errors[0], web)
+    assert stead.errors == "errors\n"
+
+
+def test_a_negative_duration_lies_ahead_as_in_docker(stead: Stead, web: str) -> None:
+    assert stead("logs", "--since=-10m", web) == []
+    assert stead("logs", "--until=-10m", web) == ["out", "last"]
+    assert stead("logs", "--until", "-10m", "--since", "+10m", web) == ["out", "last"]
+    stead("logs", "--since=-10x", web, code=2)
+    assert "write how long ago (24h)" in stead.errors
+
+
+def test_the_last_words_of_a_run_and_the_first_of_the_next_are_two_lines(box: Engine, stead: Stead) -> None:
+    name = box.start("echo line; printf boom; printf bang >&2", restart=RestartRequest("on-failure", 0))
+    try:
+        until(lambda: client.read_exit(box.home(name)))
+        box.runtime.start_container(name)
+        until(lambda: box.output(name) == "line\nboomline\nboom" and client.read_exit(box.home(name)))
+        assert stead("logs", name) == ["line", "boom", "line", "boom"]
+        assert stead.errors == "bang\nbang"
+        times = [line.partition("Z ") for line in stead("logs", "-t", name)]
+        assert [line for _, _, line in times] == ["line", "boom", "line", "boom"]
+        assert stead("logs", "--since", times[2][0] + "Z", name) == ["line", "boom"]
+        assert stead("logs", "-n", "5", name) == ["boom", "line", "boom"]
+    finally:
+        box.runtime.remove_container(name)
 
 
 def test_more_lines_than_there_can_be_are_all(stead: Stead, web: str) -> None:

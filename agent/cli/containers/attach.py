@@ -42,6 +42,6 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         stdin=not options.no_stdin and bool(request.get("stdin_open") or request.get("tty")),
         keys=keys,
         proxy=options.sig_proxy == "true",
-        since=time.time(),
+        since=time.time_ns(),
     ).run()
     return 0 if code is None else code

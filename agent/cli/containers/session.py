@@ -40,7 +40,7 @@ class Session:
         stdin: bool,
         keys: bytes = b"",
         proxy: bool = True,
-        since: float | None = None,
+        since: int | None = None,
         close_stdin: bool = False,
         streams: tuple[int, ...] = (1, 2),
     ) -> None:

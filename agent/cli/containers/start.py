@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     keys = leaving.keys_of(options)
     record = attend.find(paths, options.names[0])
     request = json.loads(record.request)
-    since = time.time()
+    since = time.time_ns()
     calling.call(paths, "start", name=record.id)
     code = session.Session(
         paths,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from runtime.images.listing import Listed
 
-_GO_DURATION = re.compile(r"([0-9]*\.?[0-9]+(ns|us|µs|ms|s|m|h|d|w))+")
+_GO_DURATION = re.compile(r"([+-]?)((?:[0-9]*\.?[0-9]+(ns|us|µs|ms|s|m|h|d|w))+)")
+_NS = 1_000_000_000
 _TRUE, _FALSE = frozenset({"1", "true", "t"}), frozenset({"0", "false", "f"})
 
 
@@ -117,20 +118,35 @@ def _truth(value: str) -> bool:
 
 
 def moment(text: str, now: float) -> float:
-    """A time (RFC 3339, a date, seconds since the epoch) or how long ago (10m, 1h30m). Raises Problem."""
+    """As `moment_ns`, in seconds since the epoch."""
+    return moment_ns(text, round(now * _NS)) / _NS
+
+
+def moment_ns(text: str, now: int) -> int:
+    """A time (RFC 3339, a date, seconds since the epoch) or how long ago (10m, 1h30m; -10m lies ahead, as in
+    docker), to the nanosecond: what `logs -t` printed is that time. Raises Problem."""
     from datetime import datetime
 
     from specs.values import Duration
 
-    if re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]*)?", text, re.ASCII):
-        return float(text)
+    if number := re.fullmatch(r"(-?)([0-9]{1,12})(?:\.([0-9]*))?", text, re.ASCII):
+        found = int(number[2]) * _NS + _fraction(number[3])
+        return -found if number[1] else found
     try:
-        if _GO_DURATION.fullmatch(text):
-            return now - float(Duration.parse(text))
-        return datetime.fromisoformat(text).timestamp()
+        if ago := _GO_DURATION.fullmatch(text):
+            length = round(Duration.parse(ago[2]) * _NS)
+            return now + length if ago[1] == "-" else now - length
+        at = datetime.fromisoformat(text)  # takes more digits than it keeps
+        digits = re.search(r"[.,]([0-9]+)", text)
+        return int(at.replace(microsecond=0).timestamp()) * _NS + _fraction(digits[1] if digits else "")
     except (ValueError, OverflowError):
         wanted = "write how long ago (24h), a date (2024-05-31), a time (2024-05-31T12:00:00Z)"
         raise Problem(f"cannot read time {text!r}: {wanted} or seconds since 1970", 2) from None
+
+
+def _fraction(digits: str | None) -> int:
+    """Nanoseconds, of what stands after the point."""
+    return int((digits or "")[:9].ljust(9, "0"))
 
 
 def created(text: str) -> float:
