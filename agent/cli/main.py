@@ -200,6 +200,14 @@ def _refused(error: OSError) -> int:
     return 1
 
 
+def unreadable_input() -> str:
+    """What is to be said of a standard input that gives nothing, or nothing."""
+    from runtime.linux import standard
+
+    why = standard.unreadable()
+    return why and f"cannot read standard input: {why}"
+
+
 def _silence() -> None:
     """What is printed from now on, or was kept to be, is for nobody."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -229,7 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_full(error):
             return _refused(error)
         if not _is_of_disk(error):
-            raise
+            if not (why := unreadable_input()):
+                raise
+            print(f"stead: {why}", file=sys.stderr)
+            return 1
         print(f"stead: cannot write {error.filename}: {str(error.strerror).lower()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

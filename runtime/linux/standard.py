@@ -34,6 +34,19 @@ def wait() -> None:
             os.set_blocking(fd, True)
 
 
+def unreadable() -> str:
+    """Why 0 cannot be read, or nothing: who says `0>file`, and nohup, which leaves it so on purpose."""
+    import fcntl
+
+    try:
+        flags = fcntl.fcntl(0, fcntl.F_GETFL)
+    except OSError as error:
+        return str(error.strerror).lower()
+    if flags & os.O_ACCMODE == os.O_WRONLY or flags & os.O_PATH:
+        return "it is not open for reading"
+    return ""
+
+
 def _opened_anew(fd: int) -> bool:
     """False where that cannot be, or would be another thing: a regular file would begin at its beginning."""
     import fcntl  # not for everybody

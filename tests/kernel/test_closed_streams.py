@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +126,45 @@ def test_input_that_has_nothing_yet_is_not_at_its_end(box: Hand) -> None:
             os.write(writer, b"later\n")
         os.close(writer)
         assert (said.stdout.read(), said.wait(TIMEOUT)) == (b"later\n", 0)
+
+
+READS = "cat; echo out"
+
+
+def given(box: Hand, stdin: int, *words: str) -> Said:
+    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
+    command = [sys.executable, "-c", ENTRY, *roots, *words]
+    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=TIMEOUT)
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def test_input_that_is_only_to_be_written_to_is_empty_and_said(box: Hand) -> None:
+    """As nohup leaves it, and `0>file`; to wait for a pipe's writing end would be to wait for ever."""
+    why = "stead: cannot read standard input: it is not open for reading\n"
+    null, (reader, writer) = os.open(os.devnull, os.O_WRONLY), os.pipe()
+    try:
+        for stdin in (null, writer):
+            run = ("run", "--rm", "-i", "--network", "none", BUSYBOX, "sh", "-c", READS)
+            assert given(box, stdin, *run) == Said(0, "out\n", why)
+            assert given(box, stdin, "exec", "-i", "web", "sh", "-c", READS) == Said(0, "out\n", why)
+            assert given(box, stdin, "exec", "web", "echo", "out") == Said(0, "out\n", "")
+            assert given(box, stdin, "cp", "-", "web:/tmp") == Said(1, "", why)
+    finally:
+        for fd in (null, reader, writer):
+            os.close(fd)
+
+
+def test_a_directory_as_input_is_empty_and_said(box: Hand, tmp_path: Path) -> None:
+    """By the command in /usr/local/bin, since Python itself would end."""
+    python = tmp_path / "venv/bin/stead"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable}\n{ENTRY}\n")
+    python.chmod(0o700)
+    command = tmp_path / "stead"
+    command.write_text(Path("contrib/bin/stead.sh").read_text().replace("/opt/stead/", f"{tmp_path}/"))
+    command.chmod(0o700)
+    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
+    words = [str(command), *roots, "exec", "-i", "web", "sh", "-c", "cat; echo out; exit 3"]
+    said = shell(words, f"<{tmp_path}")
+    assert said == Said(3, "out\n", "stead: cannot read standard input: it is a directory\n")
+    assert shell(words, "</dev/null") == Said(3, "out\n", "")

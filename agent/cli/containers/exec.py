@@ -11,7 +11,7 @@ import sys
 
 from agent.cli.containers import leaving, words
 from agent.cli.containers.detaching import Detacher
-from agent.cli.main import Problem, need_root
+from agent.cli.main import Problem, need_root, unreadable_input
 from runtime import attend
 from runtime.faults import Fault
 from runtime.shim import client
@@ -103,6 +103,9 @@ def _plain(live: Path, process: dict[str, object], interactive: bool) -> int:
         for number, name in ((signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")):
             signal.signal(number, lambda *_, name=name: session.signal(name))
         pump = _Pump(to_input, {from_output: 1, from_errors: 2})
+        if interactive and (why := unreadable_input()):  # its end, as in docker, which says nothing
+            print(f"stead: {why}", file=sys.stderr)
+            interactive = False
         if not interactive:
             pump.end_input()
         pump.run(session.fileno())
@@ -162,7 +165,7 @@ class _Pump:
 
     def _feed(self) -> None:
         """One chunk is kept at most."""
-        waited, data = bool(self._kept), self._kept or os.read(0, _CHUNK)
+        waited, data = bool(self._kept), self._kept or _read(0)
         if not data:
             self.end_input()
             return

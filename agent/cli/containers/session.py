@@ -12,7 +12,7 @@ import sys
 import threading
 
 from agent.cli.containers.detaching import Detacher
-from agent.cli.main import Problem
+from agent.cli.main import Problem, unreadable_input
 from runtime import logs
 from runtime.shim import client
 
@@ -116,6 +116,8 @@ class Session:
         """Standard input, in a thread of its own: it may wait for ever, and so may the container."""
         attached = self._attached
         assert attached is not None
+        if why := unreadable_input():
+            print(f"stead: {why}", file=sys.stderr)
         while True:
             try:
                 data = os.read(0, _CHUNK)
