@@ -168,3 +168,10 @@ def test_a_directory_as_input_is_empty_and_said(box: Hand, tmp_path: Path) -> No
     said = shell(words, f"<{tmp_path}")
     assert said == Said(3, "out\n", "stead: cannot read standard input: it is a directory\n")
     assert shell(words, "</dev/null") == Said(3, "out\n", "")
+
+
+def test_an_archive_that_is_cut_is_no_success(box: Hand, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(b"\x1f\x8b\x08\0\0")
+    said = say(box, f"<{cut}", "cp", "-", "web:/tmp")
+    assert said == Said(1, "", "stead: cannot read standard input: it is damaged\n")

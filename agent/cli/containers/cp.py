@@ -6,7 +6,7 @@ import os
 import sys
 
 from agent.cli import formatting
-from agent.cli.main import Problem, need_root
+from agent.cli.main import Problem, need_root, unreadable_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,15 +89,20 @@ def _extract(copying: Copying, destination: str, owner: tuple[int, int] | None) 
                 view = memoryview(piece)
                 while view:
                     view = view[os.write(writing, view) :]
+        except BrokenPipeError:  # nobody needs more of it
+            pass
         except (OSError, CompressionError):
             os._exit(1)
         os._exit(0)
     os.close(writing)
     try:
-        return copying.extract(reading, destination, owner=owner)
+        found = copying.extract(reading, destination, owner=owner)
     finally:
         os.close(reading)
-        os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, 0)
+    if status:
+        raise Problem(unreadable_input() or "cannot read standard input: it is damaged")
+    return found
 
 
 def _owner(paths: Paths, record: ContainerRecord) -> tuple[int, int] | None:
