@@ -224,9 +224,9 @@ class Connection(Probe):
         except OSError as error:
             self._finish(1, (error.strerror or "").lower())
             return
-        self._keep(data)
+        self._output = bytearray(targets.final(bytes(self._output + data)))  # of the others there may be many
         answer = bytes(self._output)
-        if data and targets.END not in targets.final(answer) and len(answer) < messages.HEALTH_LOG_BYTES:
+        if data and not targets.is_whole(answer) and len(answer) < messages.HEALTH_LOG_BYTES:
             return
         self._finish(0 if self._target.is_well(answer) else 1, "" if answer else NOTHING)
 
@@ -297,9 +297,9 @@ def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> 
         plain.connect((target.address, target.port))
         with context.wrap_socket(plain, server_hostname=target.tls) as connection:
             connection.sendall(target.request)
-            while targets.END not in targets.final(answer) and len(answer) < messages.HEALTH_LOG_BYTES:
+            while not targets.is_whole(answer) and len(answer) < messages.HEALTH_LOG_BYTES:
                 data = connection.recv(messages.HEALTH_LOG_BYTES)
-                answer += data
+                answer = targets.final(answer + data)
                 if not data:
                     break
     except OSError as error:

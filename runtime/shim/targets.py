@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 #: Ranges of HTTP statuses that are well where the probe does not say: as Kubernetes has it.
 STATUSES = ((200, 399),)
-#: The end of an answer's head; and the status after which the protocol is another one: it is the last.
-END, SWITCHES = b"\r\n\r\n", 101
+#: The ends of an answer's head: a line may end without a carriage return (RFC 9112, section 2.2); and the
+#: status after which the protocol is another one: it is the last.
+_ENDS, SWITCHES = (b"\n\r\n", b"\n\n"), 101
 _LOCAL = ("", "localhost", "0.0.0.0", "[::]")
 
 
@@ -98,15 +99,28 @@ def statuses(text: object) -> Sequence[tuple[int, int]]:
 
 def final(answer: bytes) -> bytes:
     """Without answers that only say that another one follows: RFC 9110, section 15.2."""
-    while END in answer and 100 <= (code := status_code(answer)) < 200 and code != SWITCHES:
-        answer = answer.partition(END)[2]
+    while 100 <= (code := status_code(answer)) < 200 and code != SWITCHES and (end := _end(answer)):
+        answer = answer[end:]
     return answer
+
+
+def is_whole(answer: bytes) -> bool:
+    """Whether the head of the last answer has come."""
+    return _end(final(answer)) > 0
+
+
+def _end(answer: bytes) -> int:
+    """Where the head ends; 0: later."""
+    ends = [at + len(end) for end in _ENDS if (at := answer.find(end)) >= 0]
+    return min(ends, default=0)
 
 
 def status_code(answer: bytes) -> int:
     """Of an HTTP answer's first line; 0 when it is none."""
-    word = answer[:64].partition(b" ")[2][:3]
-    return int(word) if answer.startswith(b"HTTP/") and word.isdigit() else 0
+    words = answer[:64].split(b"\n")[0].split()
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or len(words[1]) != 3 or not words[1].isdigit():
+        return 0
+    return int(words[1])
 
 
 def read_hosts(text: str) -> dict[str, str]:

@@ -266,10 +266,12 @@ class Server:
             except OSError:
                 return
             with peer, contextlib.suppress(OSError):
-                peer.settimeout(5)
+                peer.settimeout(10)
                 line = self._context.wrap_socket(peer, server_side=True) if self._context else peer
                 self.requests.append(line.recv(65536))
                 line.sendall(self._answer)
+                if self._answer.endswith((b"\n\n", b"\n\r\n")):
+                    line.recv(1)  # as one that keeps the connection: whoever has the head has all
                 line.close()
 
     def __enter__(self) -> Server:
@@ -292,6 +294,18 @@ class Server:
         (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "", "healthy"),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n", "100-399", "unhealthy"),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "101", "healthy"),
+        (b"HTTP/1.1 200 OK\nX: 1\n\n", "", "healthy"),
+        (b"HTTP/1.0 200 OK\n\n", "", "healthy"),
+        (
+            b"HTTP/1.1 103 Hints\nLink: "
+            + b"x" * 3000
+            + b"\n\nHTTP/1.1 200 OK\r\nX: "
+            + b"x" * 3000
+            + b"\n\r\n",
+            "",
+            "healthy",
+        ),
+        (b"HTTP/1.1 200 OK\r\nX: 1,\r\n 2\r\n\r\n", "", "healthy"),
         (b"SSH-2.0-x\r\n\r\n", "", "unhealthy"),
         (b"", "", "unhealthy"),
     ],

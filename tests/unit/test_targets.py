@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime.shim.targets import Target, read_hosts, statuses, target, words
+from runtime.shim.targets import Target, final, is_whole, read_hosts, statuses, target, words
 
 HOSTS = read_hosts("127.0.0.1\tlocalhost\n10.88.0.2 web web.local # us\n\n10.88.0.3 db\n10.88.0.9 db\n")
 
@@ -82,12 +82,31 @@ def test_commands() -> None:
         (b"HTTP/1.0 302 Found\r\n", True),
         (b"HTTP/1.1 404 Not Found\r\n", False),
         (b"HTTP/1.1 200\r\n", True),
+        (b"HTTP/1.0 200\n\n", True),
+        (b"HTTP/1.1  200 OK\n", True),
+        (b"HTTP/1.1 2000 OK\r\n", False),
+        (b"HTTP/1.1\n200 OK\n", False),
+        (b"HTTP/1.1 \r\n\r\n", False),
         (b"220 smtp ready", False),
         (b"", False),
     ],
 )
 def test_statuses_of_200_to_399_are_healthy(answer: bytes, expected: bool) -> None:
     assert Target("127.0.0.1", 80).is_well(answer) is expected
+
+
+@pytest.mark.parametrize("line", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n"])
+def test_a_head_ends_with_an_empty_line_however_lines_end(line: bytes, blank: bytes) -> None:
+    early = b"HTTP/1.1 100 Continue" + line + blank
+    head = b"HTTP/1.0 200 OK" + line + b"X: 1," + line + b" 2" + line
+    for answer in (head, early + head, early + early + head):
+        assert not is_whole(answer)
+        assert is_whole(answer + blank)
+        assert is_whole(answer + blank + b"body" + line + blank)
+        assert final(answer + blank) == head + blank
+    assert not is_whole(early)
+    assert is_whole(b"HTTP/1.1 101 Switching Protocols" + line + blank)
 
 
 def test_the_statuses_that_are_well_can_be_said() -> None:
