@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 NO_ANSWER = -1
 #: Seconds that a killed process may take to end, and how many may be left that cannot be waited for yet.
 END, MOST_LEFT = 1.0, 16
+#: How often a tree of processes that forks on is pursued, after so many seconds, for how many; what is said.
+PURSUITS, PURSUE, PURSUIT = 30, 2.0, 0.3
+FORKS_ON = "; what it started forks faster than it can be killed, which goes on"
 #: How often a probe is started whose profile somebody takes away meanwhile: that says nothing of the program.
 STARTS = 5
 #: What is said of a connection that was closed at once.
@@ -49,6 +52,7 @@ class Probe:
         self._timeout = timeout
         self._done: Done | None = done
         self._output = bytearray()
+        self._left = ""  # what is to be said of processes that it left
         self.child: launch.Child | None = None
         self._timer = loop.after(timeout, self._late)
 
@@ -65,6 +69,7 @@ class Probe:
         self._end()
         if done is not None:
             text = readable(self._output[: messages.HEALTH_LOG_BYTES])
+            message += self._left
             done(code, f"{message}: {text}" if message and text else message or text)
 
     def _end(self) -> None:
@@ -154,9 +159,12 @@ class Program(Probe):
         super()._end()
         child = self.child
         if child is not None:
-            kill_tree(self._launcher.pids, child.pid)
-            child.signal(signal.SIGKILL)
-            pidfd.wait(child.pidfd, END)
+            if kill_tree(self._launcher.pids, child.pid):
+                pidfd.wait(child.pidfd, END)
+            else:
+                self._left = FORKS_ON
+                fd, pid = os.dup(child.pidfd), child.pid
+                self._loop.after(PURSUE, lambda: _pursue(self._loop, self._launcher, pid, fd))
             if launch.exit_code(child) is None:  # a traced one is its tracer's, also when dead: ptrace(2)
                 self._launcher.leave(self._loop, child)
             self._forget()
@@ -309,27 +317,62 @@ def _ask_tls(launcher: launch.Launcher, target: targets.Target, writer: int) -> 
     return 0 if target.is_well(answer) else 1
 
 
-def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -> None:
-    """SIGKILL `root`, and of `pids()` (all of the container) its descendants and all of its session, until
-    none is found that lives.
+def kill_tree(pids: Callable[[], list[int]], root: int, deadline: float = 1.0) -> bool:
+    """SIGKILL `root`, and of `pids()` (all of the container) its descendants and all of its session. False:
+    they fork faster than that for `deadline` seconds; `root` is then stopped, and this may be called again.
 
     `root` lives and is the reaper of what lost its parent, so that no descendant is missed, whatever session
-    it went to. The first pass stops what it finds, so that nothing is forked between looking and killing.
+    it went to: it is the last to be killed. The first pass stops what it finds, so that nothing is forked
+    between looking and killing. Each pass has a time of its own.
     """
-    end = time.monotonic() + deadline
+    settled = False
     for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGKILL):
-        known: set[int] = {root}
-        while time.monotonic() < end:
-            found = {pid for pid in pids() if pid not in known and _belongs(pid, root, known)}
-            if not found:
-                break
-            known |= found
-        for pid in known - {root}:
-            _signal(pid, number, root, known)
-        try:
-            os.kill(root, number)  # a child of ours: its number is its own. The last, for it is the reaper
-        except ProcessLookupError:
-            pass
+        _signal_root(root, signal.SIGSTOP)
+        settled = _pass(pids, root, number, time.monotonic() + deadline / 3)
+    if settled:
+        _signal_root(root, signal.SIGKILL)
+    return settled
+
+
+def _pass(pids: Callable[[], list[int]], root: int, number: int, end: float) -> bool:
+    """Signal at once whoever is found, the newest first: it may live for a moment only. Whether a look found
+    nobody before `end`."""
+    known = {root}
+    while True:
+        before = len(known)
+        for pid in sorted(pids(), reverse=True):
+            if pid not in known and _belongs(pid, root, known):
+                _signal(pid, number, root, known)
+                known.add(pid)
+        if len(known) == before:
+            return True
+        if time.monotonic() >= end:
+            return False
+
+
+def _signal_root(root: int, number: int) -> None:
+    """A child of ours, not yet waited for: its number is its own."""
+    try:
+        os.kill(root, number)
+    except ProcessLookupError:
+        pass
+
+
+def _pursue(loop: Loop, launcher: launch.Launcher, root: int, fd: int, tries: int = PURSUITS) -> None:
+    """Go on with `kill_tree`, as long as `root`, whose pidfd is `fd`, has not been waited for."""
+    try:
+        pidfd.send_signal(fd, signal.SIGSTOP)
+    except ProcessLookupError:
+        tries = 0
+    else:
+        if kill_tree(launcher.pids, root, PURSUIT):
+            tries = 0
+        elif tries == 1:
+            _signal_root(root, signal.SIGKILL)
+    if tries > 1:
+        loop.after(PURSUE, lambda: _pursue(loop, launcher, root, fd, tries - 1))
+    else:
+        os.close(fd)
 
 
 def _signal(pid: int, number: int, root: int, known: set[int]) -> None:
@@ -348,11 +391,14 @@ def _signal(pid: int, number: int, root: int, known: set[int]) -> None:
 
 
 def _belongs(pid: int, root: int, known: set[int]) -> bool:
-    """proc_pid_stat(5): fields 3 state, 4 parent, 6 session."""
+    """Whether it lives. proc_pid_stat(5): fields 3 state, 4 parent, 6 session, 20 threads: the first of them
+    may have ended before the others."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             stat = file.read()
     except OSError:
         return False
-    state, parent, _, session = stat[stat.rindex(b")") + 2 :].split()[:4]
-    return state not in (b"Z", b"X") and (int(parent) in known or int(session) == root)
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+        return False
+    return int(fields[1]) in known or int(fields[3]) == root
