@@ -122,7 +122,8 @@ class Forwarding(LogWriter):
         self._pump()
 
     def close(self) -> None:
-        """Whoever ends gives the logger time to take the rest; what it does not take is in the files."""
+        """Whoever ends gives the logger time to take the rest. What it does not take is in the files, and for
+        a shim that follows to send; until then it is dropped."""
         end = time.monotonic() + LONGEST_FAREWELL
         self._loop.cancel(self._timer)
         self._timer = None
@@ -135,6 +136,8 @@ class Forwarding(LogWriter):
                 break
         self._wait(False)
         self._loop.cancel(self._timer)
+        self._loop.cancel(self._note)
+        self.dropped += self._left()
         self._sender.close()
         self._queue.close()
         super().close()
@@ -143,6 +146,11 @@ class Forwarding(LogWriter):
         number = self._number
         super()._record(length, stream)
         self._queue.grew(number, length)
+
+    def _left(self) -> int:
+        """Bytes that were not sent."""
+        pending = sum(len(message.data) + (not message.partial) for message in self._pending)
+        return pending + sum(map(len, self._lines.unfinished.values())) + self._queue.waiting
 
     # -- sending
 
@@ -207,10 +215,11 @@ class Forwarding(LogWriter):
             waits = self._queue.size
             self._lines = Lines({})
             self._queue.done({})
-            if self._note is None:
-                self._note = self._loop.after(RETRY, self._tell)
-        if self._queue.lost:
-            self.dropped, self._queue.lost = self.dropped + self._queue.lost, 0
+            self._note = self._note or self._loop.after(RETRY, self._tell)
+        if self._queue.lost or self._sender.lost:
+            self.dropped += self._queue.lost + self._sender.lost
+            self._queue.lost = self._sender.lost = 0
+            self._note = self._note or self._loop.after(RETRY, self._tell)
         self.full = self._blocking and not self._absent and waits > self._limit
         if self.on_room is not None and (self._absent or self._queue.size <= self._limit // 2):
             call, self.on_room = self.on_room, None
@@ -240,8 +249,12 @@ class Queue:
             self._recover(numbers)
 
     @property
+    def waiting(self) -> int:
+        return max(0, self.put - self.taken)
+
+    @property
     def size(self) -> int:
-        return max(0, self.put - self.taken) + self._under_way
+        return self.waiting + self._under_way
 
     def grew(self, number: int, length: int) -> None:
         """There is a record more in that file."""

@@ -388,7 +388,13 @@ class Monitor:
         self._tell(self._failure or launch.Failure("stop", "it was stopped while it started"))
         if self.control is not None:
             self.control.ended(self._record["exit_code"])
+        dropped = self.log.dropped
         self.log.close()
+        if self.log.dropped != dropped:
+            self.note(f"its logger did not take {self.log.dropped - dropped} bytes of output in time")
+            self._log_dropped()
+            if self._ending != SHUTDOWN:
+                self._write(EXIT, self.state(), durable=False)
         self.loop.ended = True
 
     def abandon(self) -> None:

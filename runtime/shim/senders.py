@@ -13,6 +13,7 @@ import fcntl
 import os
 import select
 import socket
+import sys
 import time
 
 from runtime.shim.messages import STDERR
@@ -27,6 +28,8 @@ ERROR, INFO = 3, 6
 DAEMON = 3
 #: Seals of a memfd, which journald insists on: fcntl(2).
 F_ADD_SEALS, SEALS = 1033, 0x0F
+#: Bytes of a line that a datagram must hold; where it does not, the line is left out.
+LEAST = 64
 RFC3164, RFC5424, RFC5424_MICRO = "rfc3164", "rfc5424", "rfc5424micro"
 
 
@@ -54,19 +57,23 @@ class Sender:
         self._encode, self._files = encode, files
         self._socket: socket.socket | None = None
         self._rest = b""  # of a message that a stream took in part
+        self._most = sys.maxsize  # bytes of a line that a datagram holds, as far as is known
+        self.lost = 0  # bytes of lines that none holds
 
     def send(self, message: Message) -> bool:
         """False: not now, `fileno` will be writable. OSError: nobody is there."""
         line = self._open()
         if not self.flush():
             return False
-        data = self._encode(message)
         try:
             if self._kind == socket.SOCK_STREAM:
                 _see_that_it_stays(line)
+                data = self._encode(message)
                 self._rest = data[line.send(data) :]
+            elif self._files:
+                self._entry(line, self._encode(message))
             else:
-                self._datagram(line, data)
+                self._datagrams(line, message)
         except BlockingIOError:
             return False
         return True
@@ -104,11 +111,31 @@ class Sender:
                 raise OSError(code, os.strerror(code))
         return self._socket
 
-    def _datagram(self, line: socket.socket, data: bytes) -> None:
+    def _datagrams(self, line: socket.socket, message: Message) -> None:
+        """A line that is too large for one goes in several, as one of more than MAX_LINE does; what is sent
+        is taken from `message`. BlockingIOError as in send(2)."""
+        while True:
+            piece = message.data[: self._most]
+            part = Message(message.stream, message.moment, piece, message.partial)
+            try:
+                line.send(self._encode(part))
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                if len(piece) <= LEAST:
+                    self.lost += len(message.data)
+                    return
+                self._most = max(LEAST, len(piece) // 2)
+                continue
+            message.data = message.data[len(piece) :]
+            if not message.data:
+                return
+
+    def _entry(self, line: socket.socket, data: bytes) -> None:
         try:
             line.send(data)
         except OSError as error:
-            if error.errno != errno.EMSGSIZE or not self._files:
+            if error.errno != errno.EMSGSIZE:
                 raise
             fd = os.memfd_create("journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             try:
