@@ -154,22 +154,6 @@ def test_input_that_is_only_to_be_written_to_is_empty_and_said(box: Hand) -> Non
             os.close(fd)
 
 
-def test_a_directory_as_input_is_empty_and_said(box: Hand, tmp_path: Path) -> None:
-    """By the command in /usr/local/bin, since Python itself would end."""
-    python = tmp_path / "venv/bin/stead"
-    python.parent.mkdir(parents=True)
-    python.write_text(f"#!{sys.executable}\n{ENTRY}\n")
-    python.chmod(0o700)
-    command = tmp_path / "stead"
-    command.write_text(Path("contrib/bin/stead.sh").read_text().replace("/opt/stead/", f"{tmp_path}/"))
-    command.chmod(0o700)
-    roots = ("--root", str(box.paths.root), "--run", str(box.paths.run))
-    words = [str(command), *roots, "exec", "-i", "web", "sh", "-c", "cat; echo out; exit 3"]
-    said = shell(words, f"<{tmp_path}")
-    assert said == Said(3, "out\n", "stead: cannot read standard input: it is a directory\n")
-    assert shell(words, "</dev/null") == Said(3, "out\n", "")
-
-
 def test_an_archive_that_is_cut_is_no_success(box: Hand, tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(b"\x1f\x8b\x08\0\0")
