@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 
 from agent.cli import formatting
 from agent.cli.images import choosing, rows
-from agent.cli.main import Problem, need_root
+from agent.cli.main import need_root
 from runtime import usage
 
 TYPE_CHECKING = False
@@ -85,20 +84,9 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     details = _details(found, time.time())
     if options.format in ("", "table"):
         print("\n".join(_tables(details, found)))
-    elif options.format == "json":
-        print(json.dumps(details, ensure_ascii=False, separators=(",", ":")))
     else:
-        _render(options.format, details)
+        print(formatting.one(details, options.format))
     return 0
-
-
-def _render(format: str, details: Mapping[str, Any]) -> None:
-    from agent.cli.template import Template, TemplateError
-
-    try:
-        print(Template.read(format).render(details))
-    except TemplateError as error:
-        raise Problem(f"cannot read format {format!r}: {error}", 2) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,20 @@ def lines(
         raise Problem(f"cannot read format {format!r}: {error}", 2) from error
 
 
+def one(document: Mapping[str, Any], format: str) -> str:
+    """A single thing by a template, or "json". Raises Problem, which says where the template is wrong."""
+    from agent.cli.template import Template, TemplateError
+    from agent.cli.template_functions import Written
+
+    if format.strip() == "json":
+        shown = document.document if isinstance(document, Written) else document
+        return json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return Template.read(format).render(document)
+    except TemplateError as error:
+        raise Problem(f"cannot read format {format!r}: {error}", 2) from error
+
+
 def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
     from agent.cli.template_functions import Labelled
 

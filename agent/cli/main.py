@@ -121,6 +121,8 @@ COMMANDS: Commands = {
         "stead network ls",
     ),
     "volume": ("volume", "make, list, remove and back up volumes", "stead volume ls"),
+    "version": ("version", "say which releases this command and the agent are", "stead version"),
+    "info": ("info", "say what this machine has for containers, and how many there are", "stead info"),
     "system": ("system", "show what this machine keeps", "stead system df"),
     "oci": (
         "oci",

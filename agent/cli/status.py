@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0
 
 
+class NoAgent(Problem):
+    """Nobody listens."""
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all that the agent says")
 
@@ -43,7 +47,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def ask(paths: Paths, path: str) -> Any:
-    """A document of the agent's. Problem when none answers."""
+    """A document of the agent's. Problem when none answers, NoAgent where there is none."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
             connection.settimeout(TIMEOUT)
@@ -58,7 +62,7 @@ def ask(paths: Paths, path: str) -> Any:
                 head, _, body = answer.read().partition(b"\r\n\r\n")
     except (FileNotFoundError, ConnectionError) as error:
         hint = "start it with `systemctl start stead` or `stead agent`; `stead ps` works without it"
-        raise Problem(f"no agent runs on {paths.root}: {hint}") from error
+        raise NoAgent(f"no agent runs on {paths.root}: {hint}") from error
     except PermissionError as error:
         raise Problem("this needs root, or the group that listen.group names") from error
     except TimeoutError as error:

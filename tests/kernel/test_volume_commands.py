@@ -159,7 +159,9 @@ def test_prune_takes_anonymous_volumes_and_on_demand_those_made_by_hand(
     (path / "file").write_bytes(b"x" * 2000)
 
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert "WARNING! This will remove anonymous volumes not used" in stead("volume", "prune", code=1)
+    assert "WARNING! This will remove anonymous volumes not used" in stead("volume", "prune")
+    assert "Total reclaimed space: 0B" in stead("image", "prune")
+    assert "Are you sure" in stead("network", "prune")
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     text = stead("volume", "prune")
     assert sorted(text.partition("Deleted Volumes:\n")[2].split()[:2]) == sorted([anonymous, dangling])

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     limit = _size(options.keep_storage)
     before = _before(options.filter)
     if not options.force and sys.stdin.isatty() and not _agreed():
-        return 1
+        return 0
     with rows.removing(paths) as collector:
         cache = Cache(collector.catalog.database)
         shared = cache.shared()

@@ -36,7 +36,8 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     filters, now = choosing.read(options.filter, FILTERS), time.time()
     choosing.chosen(filters, (), now)  # a wrong time is said before anything is asked
     if not options.force and not asking.agreed("all stopped containers that no source declares"):
-        return 1
+        print(f"Total reclaimed space: {formatting.size(0)}")
+        return 0  # as docker
     removed, freed, failed = [], 0, False
     for item in choosing.chosen(filters, prunable(paths), now):
         size = tree_size(paths.container(item.record.id) / "upper")

@@ -34,7 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> int:
     wanted = choosing.read(options.filter, FILTERS, now=time.time(), made=lambda _: 0.0)
     if not options.force and not asking.agreed(_named(options.all)):
-        return 1
+        print(f"Total reclaimed space: {formatting.size(0)}")
+        return 0  # as docker
     needed, kept = _of_rollbacks(paths), set()
     with rows.removing(paths) as collector:
         labels: dict[str, Mapping[str, str]] = {}

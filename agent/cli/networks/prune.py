@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     now = time.time()
     choosing.chosen(options.filter, FILTERS, (), (), now)  # wrong filters are said before anything is asked
     if not options.force and not asking.agreed("all networks made by hand that no container is on"):
-        return 1
+        return 0
     removed = []
     with LocalRuntime(paths) as runtime:
         connection = runtime.database.read()
