@@ -40,6 +40,7 @@ class Around:
     containers: Mapping[str, str] = field(default_factory=dict)
     mounts: Sequence[MountPoint] = ()
     files: Mapping[str, str] = field(default_factory=dict)  # by the names that the fields have for them
+    called: str = ""  # what the person wrote for the image
 
 
 def on_some_network(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +67,16 @@ def named_volumes(table: Mapping[str, Any]) -> list[str]:
         elif item.get("type") == "volume" and item.get("source"):
             found[str(item["source"])] = None
     return list(found)
+
+
+def volume_labels(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """By the name of the volume, for those that are made by this: `volume.labels` of the long form."""
+    found: dict[str, dict[str, str]] = {}
+    for item in table.get("volumes", ()):
+        if not isinstance(item, str) and item.get("type") == "volume" and item.get("source"):
+            labels = (item.get("volume") or {}).get("labels") or {}
+            found.setdefault(str(item["source"]), {}).update(labels)
+    return found
 
 
 def other_containers(table: Mapping[str, Any]) -> list[str]:
@@ -95,6 +106,7 @@ def request(
         project="",
         service=name,
         auto_remove=auto_remove,
+        image_called=around.called,
         **{key: back.get(value, value) for key, value in _modes(made).items()},
         networks=tuple(replace(one, network=back[one.network]) for one in made.networks),
         mounts=made.mounts + tuple(mount for mount in around.mounts if mount.target not in taken),
@@ -148,10 +160,13 @@ def _document(table: Mapping[str, Any], around: Around) -> tuple[dict[str, Any],
 
 
 def _with_key(item: Any, known: Mapping[str, str]) -> Any:
-    """The same with the volume's key in the document instead of its name."""
+    """The same with the volume's key in the document instead of its name; labels are the volume's own."""
     if not isinstance(item, str):
         source = item.get("source")
-        return {**item, "source": known[source]} if source in known and item["type"] == "volume" else item
+        if source not in known or item["type"] != "volume":
+            return item
+        options = {key: value for key, value in (item.get("volume") or {}).items() if key != "labels"}
+        return {**item, "source": known[source], "volume": options or None}
     name, colon, rest = item.partition(":")
     return f"{known[name]}:{rest}" if colon and name in known else item
 

@@ -51,12 +51,14 @@ def tell(root: Path, type: str, action: str, id: str, name: str, **attributes: A
 
 
 def tell_container(root: Path, action: str, record: ContainerRecord, **more: Any) -> None:
-    """With its image and labels."""
+    """With its image, as it was written on the command line, and labels."""
     try:
-        labels = json.loads(record.request).get("labels") or {}
+        request = json.loads(record.request)
     except ValueError:
-        labels = {}
-    said = {**{str(key): value for key, value in labels.items()}, "image": record.image, **more}
+        request = {}
+    labels = request.get("labels") or {}
+    image = request.get("image_called") or record.image
+    said = {**{str(key): value for key, value in labels.items()}, "image": image, **more}
     tell(root, "container", action, record.id, record.name, **said)
 
 

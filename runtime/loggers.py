@@ -34,7 +34,7 @@ def document(request: ContainerRequest, id: str, image_id: str) -> dict[str, Any
             "CONTAINER_ID_FULL": id,
             "CONTAINER_NAME": request.name,
             "CONTAINER_TAG": tag,
-            "IMAGE_NAME": request.image.familiar,
+            "IMAGE_NAME": request.image_called or request.image.familiar,
             "SYSLOG_IDENTIFIER": tag,
         }
         return {"driver": "journald", "address": JOURNAL, "fields": fields, **waiting}
@@ -58,7 +58,7 @@ def _tag(template: str, request: ContainerRequest, id: str, image_id: str) -> st
         "Name": request.name,
         "ImageID": image[:SHORT_ID],
         "ImageFullID": image,
-        "ImageName": request.image.familiar,
+        "ImageName": request.image_called or request.image.familiar,
         "DaemonName": "stead",
     }
     return re.sub(r"\{\{\.(\w+)\}\}", lambda found: words.get(found[1], ""), template or "{{.ID}}")

@@ -169,6 +169,7 @@ class ContainerRequest:
     adjustable: str  # fingerprint of what `adjust_container` changes in place
     facets: str  # canonical JSON behind both fingerprints
     image: ImageRef
+    image_called: str = ""  # what a person wrote for it on the command line, which people are shown
     image_id: str = ""  # that very image, whatever `image` is the name of by now; empty: what it names
     drain: float = 5.0  # seconds that connections have to end, where others take the new ones
     project: str = ""

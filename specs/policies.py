@@ -28,6 +28,8 @@ from specs.shapes import (
     CpuCount,
     Flag,
     Mistake,
+    ProbeDelay,
+    ProbeSeconds,
     Seconds,
     Size,
     SomeSeconds,
@@ -162,11 +164,11 @@ class HealthPhase(Model):
     ) = None
     http: Annotated[str, BeforeValidator(_http), WithJsonSchema({"type": "string"})] | None = None
     tcp: Annotated[str, BeforeValidator(_tcp), WithJsonSchema({"type": ["string", "integer"]})] | None = None
-    interval: SomeSeconds | None = None
-    timeout: SomeSeconds | None = None
+    interval: ProbeSeconds | None = None
+    timeout: ProbeSeconds | None = None
     retries: Annotated[int, *whole(1, 10_000)] | None = None
-    start_period: Seconds | None = None
-    start_interval: SomeSeconds | None = None
+    start_period: ProbeDelay | None = None
+    start_interval: ProbeSeconds | None = None
     method: Annotated[str, *one_of(*METHODS)] | None = None
     headers: Annotated[dict[str, str], *shapes.shape(_headers, {"type": "object"})] | None = None
     expect_status: (

@@ -156,6 +156,7 @@ def size(value: Any) -> int:
 
 #: Docker's; less cannot hold a process that is about to start.
 MIN_MEMORY = 6 << 20
+_SHORTEST = 0.001  # seconds: docker's smallest time of a probe
 
 
 def memory(value: Any) -> int:
@@ -183,6 +184,19 @@ def positive_duration(value: Any) -> float:
     if found <= 0:
         raise Mistake("a duration of nothing makes no sense here")
     return found
+
+
+def probe_duration(value: Any) -> float:
+    """Not below docker's shortest one."""
+    found = positive_duration(value)
+    if found < _SHORTEST:
+        raise Mistake("it cannot be less than one millisecond")
+    return found
+
+
+def probe_delay(value: Any) -> float:
+    """Likewise, or none."""
+    return probe_duration(value) if duration(value) else 0.0
 
 
 def cpus(value: Any) -> float:
@@ -521,6 +535,8 @@ Size = Annotated[int, *shape(size, {"type": ["string", "integer"]}, "bytes, or a
 Memory = Annotated[int, *shape(memory, {"type": ["string", "integer"]}, "bytes, or a size such as 512MiB")]
 SwapSize = Annotated[int, *shape(swap_size, {"type": ["string", "integer"]}, "a size, or -1 for no limit")]
 Seconds = Annotated[float, *shape(duration, {"type": "string"}, "a duration such as 1m30s")]
+ProbeDelay = Annotated[float, *shape(probe_delay, {"type": "string"}, "a duration such as 1m30s")]
+ProbeSeconds = Annotated[float, *shape(probe_duration, {"type": "string"}, "a duration such as 1m30s")]
 SomeSeconds = Annotated[float, *shape(positive_duration, {"type": "string"}, "a duration such as 1m30s")]
 CpuCount = Annotated[float, *shape(cpus, {"type": ["string", "number"]}, "processors, such as 0.5")]
 Texts = Annotated[tuple[str, ...], *shape(listed(text), _LIST_SCHEMA)]

@@ -202,7 +202,7 @@ def _container(item: usage.ContainerUse, phase: str, now: float) -> dict[str, An
 
     return {
         "ID": item.record.id[:12],
-        "Image": ImageRef.parse(item.record.image).familiar,
+        "Image": str(item.record.decode().image_called or ImageRef.parse(item.record.image).familiar),
         "LocalVolumes": str(item.volumes),
         "Size": formatting.size(item.size, DIGITS),
         "CreatedSince": f"{formatting.duration(now - item.record.created_at)} ago",

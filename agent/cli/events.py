@@ -57,8 +57,9 @@ def known(paths: Paths) -> dict[str, dict[str, str]]:
 
     found = {}
     for record in attend.read_all(paths):
-        labels = json.loads(record.request).get("labels") or {}
-        found[record.id] = {**{str(k): str(v) for k, v in labels.items()}, "image": record.image}
+        request = json.loads(record.request)
+        labels = {str(k): str(v) for k, v in (request.get("labels") or {}).items()}
+        found[record.id] = {**labels, "image": request.get("image_called") or record.image}
     return found
 
 
@@ -132,8 +133,14 @@ def _fits(item: Happened, key: str, value: str) -> bool:
 
 def _forms(image: str) -> set[str]:
     """As it may be written: with and without its registry, with and without its tag."""
-    familiar = image.removeprefix("docker.io/library/").removeprefix("docker.io/")
-    return {image, familiar, *(name.rpartition(":")[0] for name in (image, familiar) if ":" in name)} - {""}
+    from specs.values import ImageRef
+
+    try:
+        ref = ImageRef.parse(image)
+    except ValueError:
+        return {image} - {""}
+    names = (str(ref), ref.familiar)
+    return {image, *names, *(name.rpartition(":")[0] for name in names)} - {""}
 
 
 # ---------------------------------------------------------------- how

@@ -139,7 +139,7 @@ def _row(item: Seen, now: float, options: argparse.Namespace, wanted: frozenset[
     record, whole = item.record, options.no_trunc
     made: Mapping[str, Any] = {
         "ID": lambda: record.id if whole else record.id[:SHORT_ID],
-        "Image": lambda: familiar(record.image),
+        "Image": lambda: _image(item, whole),
         "Command": lambda: _command(item.words, whole),
         "CreatedAt": lambda: time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(record.created_at)),
         "RunningFor": lambda: f"{formatting.duration(now - record.created_at)} ago",
@@ -161,8 +161,16 @@ def _row(item: Seen, now: float, options: argparse.Namespace, wanted: frozenset[
     return {name: make() if name in wanted else "" for name, make in made.items()}
 
 
-def familiar(image: str) -> str:
-    return image.removeprefix("docker.io/library/").removeprefix("docker.io/")
+def _image(item: Seen, whole: bool) -> str:
+    """As it was written, unless that means another image by now, or none: then its id is shown, as docker
+    does. A digest is for those who want all of it."""
+    id, written = item.record.image_id, item.image
+    digits = written.removeprefix("sha256:")
+    if id.startswith((written, f"sha256:{digits}")):
+        return written if whole else digits[:SHORT_ID]
+    if item.names.get(item.record.image) != id:
+        return id if whole else id.removeprefix("sha256:")[:SHORT_ID]
+    return written if whole else written.partition("@")[0]
 
 
 def _short(text: str, whole: bool) -> str:

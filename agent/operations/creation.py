@@ -53,11 +53,13 @@ def create(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         },
         mounts=_mounts_from(runtime, args.get("volumes_from") or ()),
         files=args.get("files") or {},
+        called=str(args["image"]),
     )
     request = byhand.request(name, table, around, auto_remove=str(args.get("auto_remove") or ""))
+    labels = byhand.volume_labels(table)
     for volume in byhand.named_volumes(table):
         if runtime.volumes.get(volume) is None:
-            runtime.create_volume(VolumeRequest(volume, "", ""))
+            runtime.create_volume(VolumeRequest(volume, "", "", labels.get(volume, {})))
     id = runtime.containers.create(request, now=time.time(), image_id=image.id)
     return {"id": id, "name": name}
 

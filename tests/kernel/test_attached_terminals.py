@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,6 +116,32 @@ def test_exec_leaves_its_program_by_the_same_keys(box: Hand) -> None:
     assert any(box.run(*shells).out.strip() == "1" for _ in range(10))
     assert box.run("exec", "host", "cat", "/hup").code == 1
     box.do("rm", "-f", "host")
+
+
+@pytest.mark.parametrize("words", [("attach",), ("start", "-a", "-i"), ("attach", "--sig-proxy=false")])
+def test_a_client_on_a_terminal_ends_at_a_signal_by_itself_and_gives_the_terminal_back(
+    box: Hand, words: tuple[str, ...]
+) -> None:
+    script = "trap 'echo told >/told' TERM; echo ready; while true; do sleep 0.05; done"
+    box.do("create", "-it", "--name", "deaf", BUSYBOX, "sh", "-c", script)
+    alone = 0
+    if words[0] == "attach":
+        box.do("start", "deaf")
+        alone = _sockets(box, "deaf")
+    with typed(box, *words, "deaf") as terminal:
+        if words[0] == "attach":
+            until(lambda: _sockets(box, "deaf") > alone)
+        else:
+            terminal.expect("ready")
+        until(lambda: not _is_cooked(terminal))
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.ended() == 128 + signal.SIGTERM and _is_cooked(terminal)
+    assert box.phase("deaf") == "running" and box.run("exec", "deaf", "cat", "/told").code == 1
+    box.do("rm", "-f", "deaf")
+
+
+def _is_cooked(terminal: Terminal) -> bool:
+    return bool(termios.tcgetattr(terminal.fd)[3] & termios.ICANON)
 
 
 @pytest.mark.parametrize("verb", ["exec", "run"])

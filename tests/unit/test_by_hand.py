@@ -271,3 +271,35 @@ def test_small_documents_are_remembered_and_large_ones_not() -> None:
     large = "x" * 100_000
     assert request("-e", f"A={large}").environment["A"] == large
     assert byhand._resolved.cache_info() == after
+
+
+def test_labels_of_a_volume_that_is_made_are_its_own_and_no_matter_of_the_mount() -> None:
+    words = ("--mount", "type=volume,src=data,dst=/d,volume-label=tier=back,volume-label=x,volume-nocopy")
+    assert byhand.volume_labels(table(*words)) == {"data": {"tier": "back", "x": ""}}
+    assert request(*words).mounts == (MountPoint("volume", "data", "/d", nocopy=True),)
+    anonymous = request("--mount", "type=volume,dst=/d,volume-label=a=b").mounts
+    assert anonymous == (MountPoint("volume", "", "/d", labels=(("a", "b"),)),)
+
+
+@pytest.mark.parametrize("words", ["--isolation default", "--isolation=", "--runtime stead", "--runtime="])
+def test_what_there_is_one_kind_of_may_be_named(words: str) -> None:
+    assert request(*words.split()) == request()
+
+
+@pytest.mark.parametrize(("words", "hint"), [("--isolation hyperv", "default"), ("--runtime kata", "stead")])
+def test_another_kind_is_refused_with_the_one_that_there_is(words: str, hint: str) -> None:
+    with pytest.raises(Problem, match=hint) as raised:
+        request(*words.split())
+    assert raised.value.code == 125
+
+
+@pytest.mark.parametrize("option", ["interval", "timeout", "start-period", "start-interval"])
+def test_no_time_of_a_probe_is_below_a_millisecond(option: str) -> None:
+    with pytest.raises(Fault, match="cannot be less than one millisecond"):
+        request("--health-cmd", "true", f"--health-{option}", "999us")
+    assert request("--health-cmd", "true", f"--health-{option}", "1ms") != request("--health-cmd", "true")
+
+
+def test_nothing_of_a_probes_time_means_the_usual_one() -> None:
+    words = ("--health-interval", "0s", "--health-timeout", "0", "--health-retries", "0")
+    assert request("--health-cmd", "true", *words) == request("--health-cmd", "true")

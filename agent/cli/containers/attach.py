@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         record.id,
         stdin=not options.no_stdin and bool(request.get("stdin_open") or request.get("tty")),
         keys=keys,
-        proxy=options.sig_proxy == "true",
+        proxy=options.sig_proxy == "true" and not request.get("tty"),
         since=time.time_ns(),
     ).run()
     return 0 if code is None else code

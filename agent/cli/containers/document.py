@@ -123,16 +123,12 @@ def _results(log: Sequence[ProbeResult]) -> list[Document]:
 
 
 def config(item: Seen) -> Document:
-    """The image's config with what the container was given; the environment as the program has it."""
-    asked, image, process = item.request, item.image_config, item.config.get("process") or {}
+    """The image's config with what the container was given."""
+    asked, image = item.request, item.image_config
     own_entrypoint = asked.get("entrypoint") is not None
     command = asked.get("command")
     if command is None and not own_entrypoint:
         command = image.get("Cmd")
-    environment = process.get("env")
-    if environment is None:
-        given = {**_pairs(image.get("Env") or ()), **(asked.get("environment") or {})}
-        environment = [f"{key}={value}" for key, value in given.items()]
     found = {
         "Hostname": str(item.config.get("hostname") or asked.get("hostname") or item.record.id[:12]),
         "Domainname": asked.get("domainname") or "",
@@ -144,9 +140,9 @@ def config(item: Seen) -> Document:
         "Tty": bool(asked.get("tty")),
         "OpenStdin": bool(asked.get("stdin_open")),
         "StdinOnce": False,
-        "Env": list(environment),
+        "Env": _environment(asked, image),
         "Cmd": command,
-        "Image": item.record.image,
+        "Image": item.image,
         "Volumes": image.get("Volumes") or None,
         "WorkingDir": asked.get("working_dir") or image.get("WorkingDir") or "",
         "Entrypoint": asked["entrypoint"] if own_entrypoint else image.get("Entrypoint"),
@@ -157,6 +153,19 @@ def config(item: Seen) -> Document:
     }
     health = _healthcheck(asked.get("probe"), image.get("Healthcheck"))
     return {**found, "Healthcheck": health} if health else found
+
+
+def _environment(asked: Mapping[str, Any], image: Mapping[str, Any]) -> list[str]:
+    """What was said here, then what the image says beside, as docker has it, and PATH in any case. What every
+    program has by itself (HOSTNAME, HOME, TERM) is not what anybody asked for."""
+    said: dict[str, str] = dict(asked.get("environment") or {})
+    inherited = _pairs(image.get("Env") or ())
+    found = {**said, **{key: value for key, value in inherited.items() if key not in said}}
+    if "PATH" not in found:
+        from runtime.bundle import DEFAULT_PATH
+
+        found["PATH"] = DEFAULT_PATH
+    return [f"{key}={value}" for key, value in found.items()]
 
 
 def _pairs(entries: Any) -> dict[str, str]:

@@ -89,6 +89,8 @@ _ONE = (
     ),
     ("--volume-driver", "local", "of volumes that are made for it"),
     ("--platform", "OS/ARCH", "what its image is for"),
+    ("--isolation", "default", "there is one"),
+    ("--runtime", "stead", "there is one"),
     ("--cidfile", "FILE", "write its id there"),
 )
 _FLAGS = (

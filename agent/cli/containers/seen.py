@@ -46,9 +46,12 @@ class Seen:
         record: ContainerRecord,
         ports: list[dict[str, Any]],
         images: dict[str, dict[str, Any]] | None = None,
+        names: dict[str, str] | None = None,
     ) -> None:
-        """`images` are configs by id that were read already, and grows."""
+        """`images` are configs by id that were read already, and grows; `names` are the ids that names of
+        images mean, once they were read."""
         self.paths, self.record = paths, record
+        self._names = {} if names is None else names
         self._images = {} if images is None else images
         state = attend.live_state(paths, record)
         self.live = state is not None and state.phase not in FINAL
@@ -137,6 +140,23 @@ class Seen:
             return read_anonymous(connection, self.record.name)
 
     @property
+    def names(self) -> dict[str, str]:
+        """Full names of images -> ids."""
+        if not self._names:
+            from contextlib import closing
+
+            from runtime.database import connect
+
+            with closing(connect(self.paths.database, readonly=True)) as connection:
+                self._names.update(connection.execute("SELECT reference, image FROM image_names").fetchall())
+        return self._names
+
+    @property
+    def image(self) -> str:
+        """As it was written on the command line; of what a source declares, as people write it."""
+        return str(self.request.get("image_called") or familiar(self.record.image))
+
+    @property
     def words(self) -> list[str]:
         """The program and its arguments, as they are or would be."""
         if self.config:
@@ -187,6 +207,10 @@ class Seen:
         return sorted(found, key=_port_key)
 
 
+def familiar(image: str) -> str:
+    return image.removeprefix("docker.io/library/").removeprefix("docker.io/")
+
+
 def _port_key(text: str) -> tuple[int, str]:
     port, _, protocol = text.partition("/")
     first = port.partition("-")[0]
@@ -196,4 +220,5 @@ def _port_key(text: str) -> tuple[int, str]:
 def look(paths: Paths, records: Iterable[ContainerRecord]) -> list[Seen]:
     published = attend.read_ports(paths)
     images: dict[str, dict[str, Any]] = {}
-    return [Seen(paths, record, published.get(record.id, []), images) for record in records]
+    names: dict[str, str] = {}
+    return [Seen(paths, record, published.get(record.id, []), images, names) for record in records]

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         record.id,
         stdin=options.interactive and bool(request.get("stdin_open")),
         keys=keys,
-        proxy=options.sig_proxy == "true",
+        proxy=options.sig_proxy == "true" and not request.get("tty"),
         since=since,
         close_stdin=not request.get("tty"),
     ).run()

@@ -27,6 +27,8 @@ class Raw:
             self._before = termios.tcgetattr(0)
             tty.setraw(0, termios.TCSANOW)
             signal.signal(signal.SIGTSTP, self._stopped)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # it is nobody else's
+                signal.signal(signal.SIGTERM, _ended)
         signal.signal(signal.SIGWINCH, self._changed)
         self._changed()
         return self
@@ -35,6 +37,8 @@ class Raw:
         signal.signal(signal.SIGWINCH, signal.SIG_DFL)
         if self._before is not None:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            if signal.getsignal(signal.SIGTERM) == _ended:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             termios.tcsetattr(0, termios.TCSADRAIN, self._before)
 
     def _changed(self, *_: object) -> None:
@@ -50,3 +54,8 @@ class Raw:
         os.kill(os.getpid(), signal.SIGSTOP)
         tty.setraw(0, termios.TCSANOW)  # we go on
         self._changed()
+
+
+def _ended(*_: object) -> None:
+    """The terminal is given back on the way out."""
+    raise SystemExit(128 + signal.SIGTERM)

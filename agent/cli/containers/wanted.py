@@ -7,6 +7,8 @@ arguments.
 
 from __future__ import annotations
 
+import re
+
 from agent.cli.containers.words import pairs, whole
 from agent.cli.main import Problem
 
@@ -65,6 +67,8 @@ _NUMBERS = {
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 _HEALTH = ("interval", "timeout", "retries", "start_period", "start_interval")
 _MODES = ("none", "host")
+#: what `inspect` and `info` say of it
+RUNTIME = "stead"
 
 
 def table(
@@ -78,6 +82,7 @@ def table(
         raise Problem("cannot use --gpus: no driver brings its files in; use --device and -v", 125)
     if options.volume_driver not in (None, "", "local"):
         raise Problem(f"cannot use --volume-driver {options.volume_driver}: there is local only", 125)
+    _refuse_others(options)
     found: dict[str, Any] = {
         key: getattr(options, name) for name, key in _SAME.items() if getattr(options, name)
     }
@@ -110,6 +115,15 @@ def table(
             "options": pairs((), options.log_opt, None, read),
         }
     return {key: value for key, value in found.items() if value not in ("", [], {}) or key == "entrypoint"}
+
+
+def _refuse_others(options: argparse.Namespace) -> None:
+    """Of what docker has several kinds and we have one."""
+    if (options.isolation or "default").lower() != "default":
+        raise Problem(f"cannot use --isolation {options.isolation}: there is default only", 125)
+    if options.runtime not in (None, "", RUNTIME):
+        hint = f"leave it out, or write {RUNTIME}"
+        raise Problem(f"cannot use --runtime {options.runtime}: containers run in Stead's own; {hint}", 125)
 
 
 def _io_weight(text: str | None) -> int:
@@ -266,13 +280,16 @@ def _network(text: str) -> tuple[str, dict[str, Any]]:
     return name, body
 
 
+#: a duration or number of nothing: not said, as docker has it
+_ZERO = re.compile(r"0|(?:0+(?:\.0*)?(?:h|m|s|ms|us|µs|ns))+")
+
+
 def _health(options: argparse.Namespace) -> dict[str, Any]:
     """Without a word about probes the image's holds; what it says of a failure goes by the restart policy,
     since docker's users do not expect that a container without one is ended."""
+    words = {key: getattr(options, f"health_{key}") for key in _HEALTH}
     given: dict[str, Any] = {
-        key: getattr(options, f"health_{key}")
-        for key in _HEALTH
-        if getattr(options, f"health_{key}") is not None
+        key: word for key, word in words.items() if word is not None and not _ZERO.fullmatch(word)
     }
     if options.no_healthcheck:
         if given or options.health_cmd:
