@@ -8,8 +8,6 @@ is changed towards it, a record is deleted after the things it names are gone fr
 from __future__ import annotations
 
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,19 +43,17 @@ from runtime.restarts import Restarts
 from runtime.shim import client, forking, supervise
 from runtime.spares import Spares
 from runtime.stops import forget_stop, write_stop
+from runtime.turns import Turns
 from runtime.volumes import Volumes
 from runtime.volumes.records import read_anonymous
 from runtime.wishes import Attachment, ContainerRequest
 
 Result = TypeVar("Result")
 
-#: seconds; longer than any look takes
-ACTED = 60.0
-
 
 class Containers:
     """Thread-safe. Two actions on one container wait for each other; different containers run side by
-    side.
+    side. Each takes a full name, or an id: that is the same container when somebody renames it meanwhile.
     """
 
     def __init__(
@@ -82,9 +78,7 @@ class Containers:
         self._zygote = zygote
         self._holds = Holds(paths)
         self._spares = Spares(paths, preparation, zygote, self.busy, stays=stays)
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}  # by name: how many want it
-        self._locks_lock = threading.Lock()
-        self._acted: dict[str, float] = {}  # when the last action on a name ended, of late
+        self._turns = Turns()
         self._fresh: set[str] = set()  # ids that were made here and never started: nothing is left of them
 
     def close(self) -> None:
@@ -242,11 +236,11 @@ class Containers:
         live = self._paths.live(record.id)
         state = client.read_state(live)
         if state is None or not client.is_alive(state) or not state.pid:
-            raise Fault("container-not-running", "kill container", name, "it is not running")
+            raise Fault("container-not-running", "kill container", record.name, "it is not running")
         try:
             client.kill(live, signal)
         except client.ShimError as error:
-            raise Fault("shim-unreachable", "kill container", name, error.message) from error
+            raise Fault("shim-unreachable", "kill container", record.name, error.message) from error
 
     def _halt(
         self, record: ContainerRecord, *, signal: str = "", timeout: float | None = None, home: bool = False
@@ -301,11 +295,14 @@ class Containers:
     def rename(self, name: str, new: str) -> None:
         """The same container has another name from now on; it goes on, and its peers find it by that. Fault
         container-exists, container-not-found."""
+        which, name = name, self._called(name)
+        if name == new:
+            raise Fault("request-invalid", "rename container", name, "it is called that already")
         first, second = sorted((name, new))
         with self._alone(first), self._alone(second):
             with self._database.write() as connection:
-                record = read_container(connection, name)
-                if record is None:
+                record = read_container(connection, which)
+                if record is None or record.name != name:  # somebody was quicker
                     raise Fault("container-not-found", "rename container", name, "there is no such container")
                 if read_container(connection, new) is not None:
                     raise Fault("container-exists", "rename container", name, f"the name {new} is taken")
@@ -353,8 +350,8 @@ class Containers:
             if record is None:
                 return
             if ended and attend.is_up(self._paths, record):
-                hint = f"stop it with `stead stop {name}`, or remove it with -f"
-                raise Fault("container-running", "remove container", name, "it is running", hint)
+                hint = f"stop it with `stead stop {record.name}`, or remove it with -f"
+                raise Fault("container-running", "remove container", record.name, "it is running", hint)
             self._fresh.discard(record.id)
             self._despite_full_disk(record, lambda: self._want(record.id, STOPPED, durable=False))
             self._halt(record, signal="SIGKILL" if kill else "", timeout=0.0 if kill else None, home=True)
@@ -540,30 +537,23 @@ class Containers:
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
-        """Of two names the smaller one is asked for first. A lock is there as long as somebody needs it:
-        there is no end of names that people make up."""
-        with self._locks_lock:
-            lock, users = self._locks.get(name) or (threading.Lock(), 0)
-            self._locks[name] = (lock, users + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._locks_lock:
-                self._acted[name] = time.monotonic()
-                _, users = self._locks[name]
-                if users > 1:
-                    self._locks[name] = (lock, users - 1)
-                else:
-                    del self._locks[name]
+        """Nobody else acts on it meanwhile. Of two names the smaller one is asked for first. With an id it is
+        that container, whatever it is called by the time that its turn comes."""
+        while True:
+            called = self._called(name)
+            with self._turns.alone(called):
+                if self._called(name) == called:
+                    yield
+                    return
+
+    def _called(self, name: str) -> str:
+        record = read_container(self._database.read(), name)
+        return name if record is None else record.name
 
     def busy(self, since: float) -> set[str]:
         """Names on which this process has acted at any time since then, by time.monotonic(): what was seen of
-        them meanwhile may be half of it. What is older than ACTED is forgotten."""
-        oldest = time.monotonic() - ACTED
-        with self._locks_lock:
-            self._acted = {name: at for name, at in self._acted.items() if at >= oldest}
-            return {*self._locks, *(name for name, at in self._acted.items() if at >= since)}
+        them meanwhile may be half of it."""
+        return self._turns.busy(since)
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from runtime.local import LocalRuntime
 
 def pause(runtime: LocalRuntime, args: Mapping[str, Any]) -> None:
     """Faults of runtime.freezer."""
-    runtime.pause_container(naming.container(runtime, str(args["name"]), "pause container").name)
+    record = naming.container(runtime, str(args["name"]), "pause container")
+    runtime.pause_container(naming.surely(record))
 
 
 def unpause(runtime: LocalRuntime, args: Mapping[str, Any]) -> None:
     """Faults of runtime.freezer."""
-    runtime.unpause_container(naming.container(runtime, str(args["name"]), "unpause container").name)
+    record = naming.container(runtime, str(args["name"]), "unpause container")
+    runtime.unpause_container(naming.surely(record))
 
 
 OPERATIONS: Mapping[str, Callable[[LocalRuntime, Mapping[str, Any]], Any]] = {

@@ -35,7 +35,7 @@ def start(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     record = naming.container(runtime, str(args["name"]), "start container")
     if record.source:
         runtime.containers.hand_back(record.name)
-    runtime.start_container(record.name)
+    runtime.start_container(naming.surely(record))
     return _who(record)
 
 
@@ -50,7 +50,7 @@ def stop(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     signal = _signal(args, record)
     if timeout == 0:
         _hurry(runtime, record)
-    runtime.containers.stop(record.name, signal=signal, timeout=timeout)
+    runtime.containers.stop(naming.surely(record), signal=signal, timeout=timeout)
     _remove_by_itself(runtime, record)
     return _who(record)
 
@@ -64,7 +64,7 @@ def restart(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     signal = _signal(args, record)
     if record.source:
         runtime.containers.hand_back(record.name)
-    runtime.containers.restart(record.name, signal=signal, timeout=timeout)
+    runtime.containers.restart(naming.surely(record), signal=signal, timeout=timeout)
     events.tell_container(runtime.paths.root, "restart", record)
     return _who(record)
 
@@ -78,10 +78,10 @@ def kill(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
     record = naming.container(runtime, str(args["name"]), "kill container")
     signal = _signal({"signal": args.get("signal") or "KILL"}, record)
     if signals.number_of(signal) == 9 and not record.source and attend.is_up(runtime.paths, record):
-        runtime.containers.stop(record.name, signal="SIGKILL", timeout=0.0)
+        runtime.containers.stop(naming.surely(record), signal="SIGKILL", timeout=0.0)
         _remove_by_itself(runtime, record)
     else:
-        runtime.containers.kill(record.name, signal)
+        runtime.containers.kill(naming.surely(record), signal)
     return _who(record)
 
 
@@ -97,7 +97,7 @@ def rename(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         raise Fault("request-invalid", "rename container", record.name, cause)
     if new == record.name:
         raise Fault("request-invalid", "rename container", record.name, "it is called that already")
-    runtime.containers.rename(record.name, new)
+    runtime.containers.rename(record.id, new)
     return {"id": record.id, "name": new}
 
 
@@ -111,7 +111,8 @@ def remove(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         raise Fault("request-invalid", "remove container", record.name, declared(record), hint)
     if force:
         _hurry(runtime, record)
-    runtime.containers.remove(record.name, volumes=bool(args.get("volumes")), kill=force, ended=not force)
+    volumes = bool(args.get("volumes"))
+    runtime.containers.remove(naming.surely(record), volumes=volumes, kill=force, ended=not force)
     return _who(record)
 
 
@@ -134,13 +135,13 @@ def _hurry(runtime: LocalRuntime, record: ContainerRecord) -> None:
     state = attend.live_state(runtime.paths, record)
     if state is not None and state.phase == Phase.STOPPING:
         with suppress(Fault):  # it has ended meanwhile
-            runtime.containers.kill(record.name, "SIGKILL")
+            runtime.containers.kill(naming.surely(record), "SIGKILL")
 
 
 def _remove_by_itself(runtime: LocalRuntime, record: ContainerRecord) -> None:
     """One that goes when it has ended, and that nobody waits for."""
     if record.decode().auto_remove == "now":
-        runtime.containers.remove(record.name)
+        runtime.containers.remove(record.id)
 
 
 def _timeout(args: Mapping[str, Any], op: str) -> float | None:

@@ -31,7 +31,7 @@ def update(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         cause = f"source {record.source} declares it, and would change it back"
         raise Fault("request-invalid", "update container", record.name, cause, hint)
     table: dict[str, Any] = dict(args["table"])
-    runtime.containers.update(record.name, lambda before: _changed(record, before, table))
+    runtime.containers.update(naming.surely(record), lambda before: _changed(record, before, table))
     events.tell_container(runtime.paths.root, "update", record)
     return {"id": record.id, "name": record.name}
 

@@ -58,6 +58,12 @@ def container(runtime: LocalRuntime, text: str, operation: str) -> ContainerReco
     raise Fault("container-not-found", operation, text, cause, "see `stead ps -a`")
 
 
+def surely(record: ContainerRecord) -> str:
+    """What an action on it is told: its id, since somebody may rename it, and give its name to another one,
+    before the action begins. What a source declares keeps its name, which whatever replaces it has, too."""
+    return record.name if record.source else record.id
+
+
 def meant(runtime: LocalRuntime, texts: Sequence[str]) -> list[str]:
     """`texts`, with its replicas in the place of each name of a service, or last part of one, that no
     container has. One that fits those of several projects stays as it is."""

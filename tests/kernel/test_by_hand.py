@@ -9,12 +9,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from agent import calls
+from runtime.faults import Fault
+from runtime.local import LocalRuntime
 from runtime.shim import client
 from tests.kernel.hand_box import BUSYBOX, Hand, hand, until
 
@@ -216,6 +220,52 @@ def test_one_that_is_renamed_goes_on_and_is_found_by_its_new_name(box: Hand) -> 
     assert not box.home(id).exists()
 
 
+class _Meanwhile:
+    """The runtime as an operation finds it that has looked its name up, and before it acts on that."""
+
+    def __init__(self, runtime: LocalRuntime, act: Callable[[], None]) -> None:
+        self._runtime, self._act = runtime, [act]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("containers", "start_container", "pause_container") and self._act:
+            self._act.pop()()
+        return getattr(self._runtime, name)
+
+
+@pytest.mark.parametrize("op", ["discard", "remove", "stop", "kill", "start", "restart", "pause", "update"])
+def test_what_is_renamed_meanwhile_is_what_was_meant_and_not_who_took_its_name(alone: Hand, op: str) -> None:
+    words = ("--network", "none", BUSYBOX, "sleep", "1000")
+    alone.do("run", "-d", "--name", "meant", *words)
+    if op in ("remove", "start"):
+        alone.do("stop", "-t", "0", "meant")
+    with LocalRuntime(alone.paths) as runtime:
+
+        def rename() -> None:
+            runtime.containers.rename("meant", "moved")
+            alone.do("run", "-d", "--name", "meant", *words)
+
+        args = {"name": "meant", "timeout": 0, "table": {"restart": "always"}}
+        calls.perform(cast(LocalRuntime, _Meanwhile(runtime, rename)), op, args)
+        found = json.loads(alone.do("inspect", "meant"))[0]
+        assert found["State"]["Status"] == "running" and found["State"]["StartedAt"][:4] != "0001"
+        assert found["HostConfig"]["RestartPolicy"]["Name"] == "no"
+    wanted = {"discard": "gone", "remove": "gone", "stop": "stopped", "kill": "stopped", "pause": "paused"}
+    assert alone.phase("moved") == wanted.get(op, "running")
+    alone.do("rm", "-f", "meant", "moved")
+
+
+def test_of_two_names_at_once_one_is_given(alone: Hand) -> None:
+    alone.do("create", "--name", "first", "--network", "none", BUSYBOX, "true")
+    with LocalRuntime(alone.paths) as runtime:
+        act = lambda: runtime.containers.rename("first", "second")  # noqa: E731
+        with pytest.raises(Fault, match="it is called that already"):
+            calls.perform(
+                cast(LocalRuntime, _Meanwhile(runtime, act)), "rename", {"name": "first", "new": "second"}
+            )
+    assert alone.phase("second") == "created"
+    alone.do("rm", "second")
+
+
 def test_volumes_are_made_when_they_are_named_and_anonymous_ones_go_with_their_container(box: Hand) -> None:
     script = "echo 1 >/d/f; echo 2 >/own/f"
     box.do("run", "--rm", "-v", "data:/d", "-v", "/own", BUSYBOX, "sh", "-c", script)
@@ -228,6 +278,46 @@ def test_volumes_are_made_when_they_are_named_and_anonymous_ones_go_with_their_c
     box.do("rm", "-v", "keeper")
     assert box.do("volume", "ls", "-q") == "data"
     box.do("volume", "rm", "data")
+
+
+def test_a_volume_that_a_mount_makes_has_its_labels_and_one_that_is_there_keeps_its_own(box: Hand) -> None:
+    for label in ("tier=back", "tier=front"):
+        mount = f"type=volume,src=labelled,dst=/d,volume-label={label}"
+        box.do("run", "--rm", "--network", "none", "--mount", mount, BUSYBOX, "true")
+    assert box.do("volume", "inspect", "-f", "{{json .Labels}}", "labelled") == '{"tier":"back"}'
+    box.do("volume", "rm", "labelled")
+
+
+def test_the_image_is_shown_as_it_was_written_until_that_means_another_one(box: Hand) -> None:
+    id = box.do("image", "inspect", "-f", "{{.Id}}", BUSYBOX).removeprefix("sha256:")
+    box.do("image", "tag", BUSYBOX, "docker.io/library/shown:latest")
+    forms = ("shown", "shown:latest", "docker.io/library/shown", id[:12], f"sha256:{id}")
+    for number, written in enumerate(forms):
+        box.do("create", "--name", f"shown{number}", "--network", "none", written, "true")
+        assert box.do("inspect", "-f", "{{.Config.Image}} {{.Image}}", f"shown{number}") == (
+            f"{written} sha256:{id}"
+        )
+    column = ("ps", "-a", "-f", "name=shown", "--format", "{{.Image}}")
+    assert box.do(*column).split() == [id[:12], id[:12], "docker.io/library/shown", "shown:latest", "shown"]
+    events = box.do(
+        "events", "--since", "1h", "--until", "0s", "-f", "event=create", "-f", "image=shown:latest"
+    )
+    assert events.count("image=shown,") == 1 and len(events.splitlines()) == 3
+    box.do("image", "rm", "shown")
+    assert box.do(*column).split() == [id[:12]] * 5
+    assert box.do("inspect", "-f", "{{.Config.Image}}", "shown0") == "shown"
+    box.do("rm", *(f"shown{number}" for number in range(5)))
+
+
+def test_the_environment_that_is_shown_is_what_was_said_and_not_what_each_program_has(box: Hand) -> None:
+    words = ("--network", "none", "-e", "B=2", "-e", "A=1", BUSYBOX, "sleep", "1000")
+    box.do("create", "--name", "said", *words)
+    before = box.do("inspect", "-f", "{{json .Config.Env}}", "said")
+    box.do("start", "said")
+    assert box.do("inspect", "-f", "{{json .Config.Env}}", "said") == before
+    assert before.startswith('["A=1","B=2","PATH=') and "HOME" not in before and "HOSTNAME" not in before
+    assert "HOSTNAME=said" in box.do("exec", "said", "env")
+    box.do("rm", "-f", "said")
 
 
 def test_with_rm_it_goes_when_it_ends_whoever_waits(box: Hand) -> None:
