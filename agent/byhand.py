@@ -15,7 +15,7 @@ from typing import Any
 
 from agent import render
 from runtime.faults import Fault
-from runtime.wishes import ContainerRequest
+from runtime.wishes import ContainerRequest, VolumeRequest
 from specs.desired import Desired, DesiredImage
 from specs.problems import Problem
 from specs.resolve import resolve
@@ -69,13 +69,21 @@ def named_volumes(table: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def volume_labels(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By the name of the volume, for those that are made by this: `volume.labels` of the long form."""
-    found: dict[str, dict[str, str]] = {}
+#: of a volume itself, and not of how it is mounted
+_OF_VOLUME = ("labels", "driver_opts")
+
+
+def new_volumes(table: Mapping[str, Any]) -> dict[str, VolumeRequest]:
+    """Those that `volumes` names, by their names, with what the long form has for one that is made by it."""
+    found = {name: VolumeRequest(name, "", "") for name in named_volumes(table)}
     for item in table.get("volumes", ()):
-        if not isinstance(item, str) and item.get("type") == "volume" and item.get("source"):
-            labels = (item.get("volume") or {}).get("labels") or {}
-            found.setdefault(str(item["source"]), {}).update(labels)
+        if not isinstance(item, str) and item.get("type") == "volume" and item.get("source") in found:
+            name, said = str(item["source"]), item.get("volume") or {}
+            labels, options = (
+                {**old, **(said.get(key) or {})}
+                for key, old in zip(_OF_VOLUME, (found[name].labels, found[name].options), strict=True)
+            )
+            found[name] = replace(found[name], labels=labels, options=options)
     return found
 
 
@@ -165,7 +173,7 @@ def _with_key(item: Any, known: Mapping[str, str]) -> Any:
         source = item.get("source")
         if source not in known or item["type"] != "volume":
             return item
-        options = {key: value for key, value in (item.get("volume") or {}).items() if key != "labels"}
+        options = {key: value for key, value in (item.get("volume") or {}).items() if key not in _OF_VOLUME}
         return {**item, "source": known[source], "volume": options or None}
     name, colon, rest = item.partition(":")
     return f"{known[name]}:{rest}" if colon and name in known else item

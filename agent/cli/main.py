@@ -100,6 +100,22 @@ COMMANDS: Commands = {
     "history": ("history", "list what was done, newest last", "stead history"),
     "inspect": ("inspect", "show all that is known of one thing", "stead inspect container web"),
     "image": ("image", "bring, list, make and remove images", "stead image pull registry.example/web:1"),
+    "images": ("images.ls", "list images", "stead images --filter label=team=web"),
+    "pull": ("images.pull", "bring images from registries", "stead pull registry.example/web:1"),
+    "push": (
+        "images.push",
+        "bring an image to the registry of its name",
+        "stead push registry.example/web:1",
+    ),
+    "tag": ("images.tag", "give an image another name", "stead tag web:1 registry.example/web:1"),
+    "rmi": ("images.rm", "take names away, and images with their last name", "stead rmi web:1"),
+    "load": ("images.load", "bring in the images of a docker-archive or OCI layout", "stead load -i web.tar"),
+    "save": ("images.save", "write images to a file or directory", "stead save -o web.tar web:1"),
+    "import": (
+        "images.take",
+        "make an image of a file system or an archive",
+        "stead import rootfs/ web:1",
+    ),
     "build": ("build", "build an image from a Dockerfile", "stead build -t web:1 ."),
     "manifest": (
         "manifest",

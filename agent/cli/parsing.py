@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import itertools
 import os
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,15 @@ from runtime.roots import ROOT, RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from agent.cli.main import Commands
 
     Parser = argparse.ArgumentParser
+
+#: as Go reads them: strconv.ParseBool
+_TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 
 
 def call(words: Sequence[str]) -> int:
@@ -59,6 +64,44 @@ class _Version(argparse.Action):
         raise SystemExit(0)
 
 
+class _Parser(argparse.ArgumentParser):
+    """With docker's long form of flags: `--rm=true`, and `--rm=false` for one that is left out."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(None if args is None else list(self._short(args)), namespace)
+
+    def _short(self, words: Sequence[str]) -> Iterator[str]:
+        """What a command or a program has behind the options is as it was."""
+        rest = iter(words)
+        ends = any(
+            one.nargs in (argparse.REMAINDER, argparse.PARSER) for one in self._get_positional_actions()
+        )
+        for word in rest:
+            name, equals, value = word.partition("=")
+            action = self._option_string_actions.get(name)
+            is_flag = equals and isinstance(action, argparse._StoreTrueAction)
+            positional = word in ("", "-") or not word.startswith("-")
+            if word == "--" or (ends and positional):
+                yield word
+                break
+            if is_flag and value in _TRUE:
+                yield name
+            elif not is_flag or value not in _FALSE:
+                yield word
+                if not equals and not positional and self._takes_more(word):
+                    yield from itertools.islice(rest, 1)
+        yield from rest
+
+    def _takes_more(self, word: str) -> bool:
+        """Whether the next word is this option's; `-it` are two, and only the last one may have a value."""
+        action = self._option_string_actions.get(word)
+        if action is None and not word.startswith("--"):
+            options = [self._option_string_actions.get(f"-{letter}") for letter in word[1:]]
+            if all(isinstance(one, argparse._StoreTrueAction) for one in options[:-1]):
+                action = options[-1]
+        return action is not None and action.nargs is None
+
+
 class _Formatter(argparse.HelpFormatter):
     """argparse makes one for each option, and would import shutil to know how wide the terminal is."""
 
@@ -80,7 +123,7 @@ def _width() -> int:
 
 def _parser(words: Sequence[str]) -> Parser:
     """Only the command that is named is there and knows its options; else, for --help, all are."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="stead",
         description="Keep this machine in the state that a git repository or a directory declares.",
         epilog="`stead COMMAND --help` shows its options and an example.",

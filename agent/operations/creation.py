@@ -15,7 +15,7 @@ from runtime.images.catalog import StoredImage
 from runtime.local import LocalRuntime
 from runtime.records import read_container
 from runtime.volumes.records import read_anonymous
-from runtime.wishes import NetworkRequest, VolumeRequest
+from runtime.wishes import NetworkRequest
 from specs.values import ImageRef, MountPoint
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
@@ -56,10 +56,9 @@ def create(runtime: LocalRuntime, args: Mapping[str, Any]) -> dict[str, str]:
         called=str(args["image"]),
     )
     request = byhand.request(name, table, around, auto_remove=str(args.get("auto_remove") or ""))
-    labels = byhand.volume_labels(table)
-    for volume in byhand.named_volumes(table):
-        if runtime.volumes.get(volume) is None:
-            runtime.create_volume(VolumeRequest(volume, "", "", labels.get(volume, {})))
+    for volume in byhand.new_volumes(table).values():
+        if runtime.volumes.get(volume.name) is None:
+            runtime.create_volume(volume)
     id = runtime.containers.create(request, now=time.time(), image_id=image.id)
     return {"id": id, "name": name}
 

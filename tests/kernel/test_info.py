@@ -79,3 +79,12 @@ def test_info_tells_of_the_machine_and_its_agent(box: Hand) -> None:
     assert not walls & found["missing"].keys()
     assert found["agent"]["alive"] and found["agent"]["pid"] == box.agents[0].pid
     assert f" Agent: pid {box.agents[0].pid}, " in box.do("info")
+
+
+def test_images_are_handled_by_dockers_short_words_too(box: Hand, tmp_path: Path) -> None:
+    box.do("tag", BUSYBOX, "short:1")
+    assert box.do("images", "-q=true", "short") == box.do("image", "ls", "-q", "short") != ""
+    box.do("save", "-o", str(tmp_path / "short.tar"), "short:1")
+    assert "Untagged: short:1" in box.do("rmi", "--force=true", "short:1")
+    assert "short:1" in box.do("load", "-i", str(tmp_path / "short.tar"))
+    box.do("rmi", "short:1")

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from agent import byhand
+from agent.cli import parsing
 from agent.cli.containers import options, wanted
 from agent.cli.containers.detaching import Detacher, read_keys
 from agent.cli.main import Problem
 from agent.render import container_request
 from runtime.faults import Fault
-from runtime.wishes import Attachment, ContainerRequest, IoLimit, LimitsRequest, ProbeRequest
+from runtime.wishes import Attachment, ContainerRequest, IoLimit, LimitsRequest, ProbeRequest, VolumeRequest
 from specs.resolve import resolve
 from specs.values import ImageRef, MountPoint, PortBinding
 
@@ -275,7 +276,8 @@ def test_small_documents_are_remembered_and_large_ones_not() -> None:
 
 def test_labels_of_a_volume_that_is_made_are_its_own_and_no_matter_of_the_mount() -> None:
     words = ("--mount", "type=volume,src=data,dst=/d,volume-label=tier=back,volume-label=x,volume-nocopy")
-    assert byhand.volume_labels(table(*words)) == {"data": {"tier": "back", "x": ""}}
+    made = byhand.new_volumes(table(*words))
+    assert made == {"data": VolumeRequest("data", "", "", {"tier": "back", "x": ""})}
     assert request(*words).mounts == (MountPoint("volume", "data", "/d", nocopy=True),)
     anonymous = request("--mount", "type=volume,dst=/d,volume-label=a=b").mounts
     assert anonymous == (MountPoint("volume", "", "/d", labels=(("a", "b"),)),)
@@ -303,3 +305,49 @@ def test_no_time_of_a_probe_is_below_a_millisecond(option: str) -> None:
 def test_nothing_of_a_probes_time_means_the_usual_one() -> None:
     words = ("--health-interval", "0s", "--health-timeout", "0", "--health-retries", "0")
     assert request("--health-cmd", "true", *words) == request("--health-cmd", "true")
+
+
+def test_words_that_docker_takes_for_nothing_are_nothing() -> None:
+    words = (
+        "--memory-swappiness -1 --cpu-period 0 --cpu-quota 0 -m 0 --cpus 0 --pids-limit 0 -c 0 --shm-size 0"
+    )
+    assert request(*words.split()) == request()
+    assert request("--restart", "on-failure:0") == request("--restart", "on-failure")
+
+
+def test_a_key_has_blanks_on_the_command_line_and_not_in_a_file() -> None:
+    assert request("-l", "a b=c", "-e", "D E=f").labels == {"a b": "c"}
+    with pytest.raises(Problem, match="write KEY=VALUE"):
+        table("--label-file", "f", read={"f": "a b=c"})
+
+
+@pytest.mark.parametrize("flag", ["--cgroup-parent=/x", "--cpuset-mems=0", "--oom-kill-disable"])
+def test_what_is_not_taken_is_refused_by_name(flag: str) -> None:
+    with pytest.raises(Problem, match=f"cannot use {flag.partition('=')[0]}: "):
+        table(flag)
+
+
+def test_a_volume_is_made_with_the_options_of_a_mount_which_may_be_quoted() -> None:
+    text = (
+        'type=volume,src=v,dst=/d,volume-opt=type=tmpfs,volume-opt=device=tmpfs,"volume-opt=o=size=1m,uid=5"'
+    )
+    (made,) = byhand.new_volumes(table("--mount", text)).values()
+    assert made.options == {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=5"}
+    assert request("--mount", text).mounts == (MountPoint("volume", "v", "/d"),)
+
+
+def flags(*words: str) -> list[str]:
+    parser = parsing._Parser()
+    options.add_options(parser)
+    found = vars(parser.parse_args(words))
+    return [key for key, value in found.items() if value is True] + found["command"]
+
+
+def test_a_flag_may_have_a_value_as_gos_have() -> None:
+    assert flags("--init=true", "--tty=false", "-i=1", "web:1") == ["interactive", "init"]
+    assert flags("-e", "A=1", "-itv", "/a:/b", "--rm=T", "web:1") == ["interactive", "tty", "rm"]
+    assert flags("web:1", "prog", "--init=true", "-i") == ["prog", "--init=true", "-i"]
+    assert flags("-i", "-", "--init=true") == ["interactive", "--init=true"]
+    assert flags("", "--init=true") == ["--init=true"]
+    with pytest.raises(SystemExit):
+        flags("--init=perhaps", "web:1")

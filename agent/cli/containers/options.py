@@ -6,6 +6,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+#: docker's, and why they are not taken
+REFUSED = {
+    "--blkio-weight-device": "use --device-read-bps and the like",
+    "--cgroup-parent": "every container is in stead.slice",
+    "--cpu-rt-period": "write --cpus, or --ulimit rtprio=",
+    "--cpu-rt-runtime": "write --cpus, or --ulimit rtprio=",
+    "--cpuset-mems": "the kernel takes memory near the processors of --cpuset-cpus",
+    "--kernel-memory": "it counts as memory: write --memory",
+    "--storage-opt": "give what writes much a volume with a size",
+}
 #: (flags, metavar, help) of options that may be repeated
 _MANY = (
     ("-v --volume", "[SOURCE:]TARGET[:OPTIONS]", "mount a volume or a path of the host"),
@@ -91,6 +101,7 @@ _ONE = (
     ("--platform", "OS/ARCH", "what its image is for"),
     ("--isolation", "default", "there is one"),
     ("--runtime", "stead", "there is one"),
+    *((flag, "VALUE", f"refused: {reason}") for flag, reason in REFUSED.items()),
     ("--cidfile", "FILE", "write its id there"),
 )
 _FLAGS = (
@@ -102,6 +113,7 @@ _FLAGS = (
     ("--read-only", "its root file system cannot be written"),
     ("--init", "an init that passes signals on and reaps zombies"),
     ("--no-healthcheck", "no probe, also not the image's"),
+    ("--oom-kill-disable", "refused: write --oom-score-adj"),
     ("-q --quiet", "say nothing of a pull"),
 )
 

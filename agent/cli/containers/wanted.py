@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from agent.cli.containers.options import REFUSED
 from agent.cli.containers.words import pairs, whole
 from agent.cli.main import Problem
 
@@ -64,6 +65,8 @@ _NUMBERS = {
     "cpu_period": "cpu_period",
     "memory_swappiness": "mem_swappiness",
 }
+#: what docker takes for nothing
+_UNSAID = {"memory_swappiness": "-1", "cpu_period": "0", "cpu_quota": "0"}
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 _HEALTH = ("interval", "timeout", "retries", "start_period", "start_interval")
 _MODES = ("none", "host")
@@ -87,12 +90,12 @@ def table(
         key: getattr(options, name) for name, key in _SAME.items() if getattr(options, name)
     }
     for name, key in _NUMBERS.items():
-        if getattr(options, name) is not None:
+        if getattr(options, name) not in (None, _UNSAID.get(name)):
             found[key] = whole(f"--{name.replace('_', '-')}", getattr(options, name))
     if weight := _io_weight(options.blkio_weight):
         found["io_weight"] = weight
     found |= {
-        "restart": options.restart or "no",
+        "restart": (options.restart or "no").removesuffix(":0"),
         "environment": pairs(options.env_file, options.env, environment, read),
         "labels": pairs(options.label_file, options.label, None, read),
         "annotations": pairs((), options.annotation, None, read),
@@ -119,6 +122,11 @@ def table(
 
 def _refuse_others(options: argparse.Namespace) -> None:
     """Of what docker has several kinds and we have one."""
+    for flag, reason in REFUSED.items():
+        if getattr(options, flag[2:].replace("-", "_")):
+            raise Problem(f"cannot use {flag}: {reason}", 125)
+    if options.oom_kill_disable:
+        raise Problem("cannot use --oom-kill-disable: write --oom-score-adj", 125)
     if (options.isolation or "default").lower() != "default":
         raise Problem(f"cannot use --isolation {options.isolation}: there is default only", 125)
     if options.runtime not in (None, "", RUNTIME):
@@ -178,17 +186,30 @@ _MOUNT_PARTS: dict[str, tuple[str, str]] = {
 }
 
 
+#: of the volume, where this makes it
+_MOUNT_PAIRS = {"volume-label": "labels", "volume-opt": "driver_opts"}
+
+
+def _fields(text: str) -> list[str]:
+    """As docker: of CSV, so that one with a comma may be quoted."""
+    if '"' not in text:
+        return text.split(",")
+    import csv
+
+    return next(csv.reader([text]), [])
+
+
 def _mount(text: str) -> dict[str, Any]:
     """The long form of a spec, from docker's list of words."""
     found: dict[str, Any] = {"type": "volume"}
-    for word in text.split(","):
+    for word in _fields(text):
         key, equals, value = word.strip().partition("=")
         key = key.lower()
         if key == "volume-driver" and value in ("", "local"):
             continue
-        if key == "volume-label":
-            label, _, content = value.partition("=")
-            found.setdefault("volume", {}).setdefault("labels", {})[label] = content
+        if key in _MOUNT_PAIRS:
+            name, _, content = value.partition("=")
+            found.setdefault("volume", {}).setdefault(_MOUNT_PAIRS[key], {})[name] = content
         elif key in _MOUNT_PARTS:
             part, name = _MOUNT_PARTS[key]
             found.setdefault(part, {})[name] = value if equals else True

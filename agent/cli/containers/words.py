@@ -37,9 +37,10 @@ def asked(
     label is then empty (`environment` None)."""
     found: dict[str, str | None] = {}
     lines = [line.lstrip() for file in files for line in read(file).splitlines()]
-    for word in (*(line for line in lines if line and not line.startswith("#")), *words):
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for number, word in enumerate((*lines, *words)):
         key, equals, value = word.partition("=")
-        if not key or any(c.isspace() for c in key):
+        if not key or (number < len(lines) and any(c.isspace() for c in key)):  # as docker, of files only
             raise Problem(f"cannot read {word!r}: write KEY=VALUE", 125)
         found[key] = value if equals or environment is None else environment.get(key)
     return found
