@@ -50,9 +50,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
+    need_root()
     from agent.cli import specs
 
-    need_root()
     found = document(paths, specs.settings_of(options))
     print(formatting.one(found, options.format) if options.format else "\n".join(text(found, time.time())))
     return 0
