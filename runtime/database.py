@@ -260,7 +260,11 @@ class Database:
             try:
                 migrate(connection, schemas)
             except sqlite3.Error as error:
+                connection.close()
                 raise from_sqlite(error, "migrate database", str(path)) from error
+            except BaseException:
+                connection.close()
+                raise
 
     def read(self) -> sqlite3.Connection:
         """This thread's connection."""

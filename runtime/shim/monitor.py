@@ -301,17 +301,11 @@ class Monitor:
         if self._ending in (STOP, SHUTDOWN):
             self._finish("stopped")
             return
-        if self._ending == UNHEALTHY_STOP:
-            self._record["error"] = supervise.PROBE_STOPPED
-            self._finish("leave")
-            return
-        if self._report is not None and self._failure is not None:
-            self._finish("leave")  # it never ran: who asked for it is told, and decides
-            return
         taken_along = self._is_taken_along()
         memory = supervise.RestartMemory() if taken_along else self._memory
         decision = supervise.after_end(self.restart, memory, end)
-        if isinstance(decision, supervise.Leave):
+        never_ran = self._report is not None and self._failure is not None  # who asked is told, and decides
+        if never_ran or self._ending == UNHEALTHY_STOP or isinstance(decision, supervise.Leave):
             if end.unhealthy:
                 self._record["error"] = supervise.PROBE_STOPPED
             self._finish("leave")

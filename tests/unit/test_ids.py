@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,11 @@ def test_a_range_is_within_both_files_and_nobodys(
 
 
 @pytest.fixture
-def ids(tmp_path: Path) -> Ids:
+def ids(tmp_path: Path) -> Iterator[Ids]:
     (tmp_path / "subid").write_text("stead:1000:300\n")
     database = Database(tmp_path / "db", (IDS_SCHEMA,))
-    return Ids(database, "", tmp_path / "subid", tmp_path / "subid")
+    yield Ids(database, "", tmp_path / "subid", tmp_path / "subid")
+    database.close()
 
 
 def release(ids: Ids, id: str) -> None:
