@@ -190,8 +190,8 @@ class _Note:
     def _look(self) -> None:
         have, run = self.have, self.job.run
         if have is not None and have.phase in _RAN and have.started_at not in (0.0, self.job.seen):
-            if run is not None and run.began:  # nobody but a person starts one while another is known
-                self._end("stopped", None, have.started_at, "restarted by hand")
+            if run is not None and run.began:  # a person, or what stopped it for a backup
+                self._end("stopped", None, have.started_at, "restarted by hand, or for a backup")
                 run = Run(Due(have.started_at, "hand"))
             if run is None:
                 run = Run(*self._unknown(have.started_at))

@@ -227,7 +227,7 @@ def test_a_run_that_a_person_ends_is_told_so_and_not_tried_again(box: Box, agent
     until(lambda: len(history(box, "marks")) > count + 2, "time goes on", 30.0)
     found = [(row["Trigger"], row["Attempt"], row["Result"], row["Text"]) for row in history(box, "long")]
     assert found == [
-        ("hand", "1", "stopped", "restarted by hand"),
+        ("hand", "1", "stopped", "restarted by hand, or for a backup"),
         ("hand", "1", "stopped", "the container was removed"),
     ]
     assert box.ps()["default/long"]["phase"] == "created"
