@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOCK = "outputs.lock"
-#: s without anything to hold until it ends, and between two looks at pipes whose writers are gone
-IDLE, LOOK = 2.0, 60.0
+#: s without anything to hold until it ends; between two looks meanwhile at whether it can be reached, since
+#: who removes all of Stead wants it gone; and between two looks at pipes whose writers are gone
+IDLE, SOON, LOOK = 2.0, 0.05, 60.0
 #: s that a start is given to come to its `hold`: machines are busy
 START = 10.0
 #: s for which what nobody takes is kept
@@ -60,7 +61,7 @@ class Holder:
         """Until nothing was held for a while."""
         since = time.monotonic()
         while self._is_reachable() and (self._held or self._is_awaited(since)):
-            wait = IDLE if not self._held else LOOK if self._ended else None
+            wait = SOON if not self._held else LOOK if self._ended else None
             for fd, _ in self._poll.poll(None if wait is None else 1000 * wait):
                 if fd == self._listener.fileno():
                     self._serve()
