@@ -165,6 +165,8 @@ class Engine:
     def close(self) -> None:
         for name in self.runtime.observe().containers:
             self.runtime.remove_container(name)
+        for network in self.runtime.fabric.networks():  # the one that `stead run` makes
+            self.runtime.remove_network(network.name)
         self.runtime.close()
         assert os.listdir(self.paths.run / "containers") == []
         assert [mount.target for mount in mounts.table() if str(self.base) in mount.target] == []

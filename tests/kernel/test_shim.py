@@ -203,7 +203,7 @@ def test_a_stop_during_backoff_ends_at_once(container: Box) -> None:
 def test_a_whole_container_in_the_hosts_pid_namespace_is_killed(container: Box) -> None:
     container.with_host_pids()
     container.spawn(
-        "setsid sleep 1000 & setsid sleep 1000 & trap 'exit 0' TERM; while :; do sleep 0.05; done"
+        "trap 'exit 0' TERM; setsid sleep 1000 & setsid sleep 1000 & while :; do sleep 0.05; done"
     )
     until(lambda: len(container.host.pids(container.cgroup)) >= 3)
     client.stop(container.live)
