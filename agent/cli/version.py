@@ -11,6 +11,7 @@ import platform
 from agent.cli import formatting, status
 from agent.cli.main import Problem
 from agent.process import release
+from runtime.images.manifests import host_platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from runtime.paths import Paths
 
-#: machine of uname(2) -> the word of Go and of images
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "i386": "386"}
 _TITLES = {
     "Version": "Version:",
     "PythonVersion": "Python version:",
@@ -56,7 +55,7 @@ def _client() -> dict[str, Any]:
         "Version": release(),
         "PythonVersion": platform.python_version(),
         "Os": kernel.sysname.lower(),
-        "Arch": _ARCHITECTURES.get(kernel.machine, kernel.machine),
+        "Arch": host_platform().architecture,
         "KernelVersion": kernel.release,
     }
 
